@@ -1,0 +1,1 @@
+"""A fast CPU simulator of Deep Feedback Control."""

@@ -1,0 +1,22 @@
+"""The errors that a caller may want to tell from a plain `ValueError`."""
+
+
+class DivergenceError(ArithmeticError):
+    """A simulation or a parameter became non-finite.
+
+    Attributes:
+        layer: number of the layer (1 = first hidden layer), or None where it concerns no single layer.
+        epoch, minibatch: where in training it happened, or None outside training.
+        samples: indices of the samples concerned within the minibatch.
+    """
+
+    def __init__(self, message, *, layer=None, epoch=None, minibatch=None, samples=()):
+        super().__init__(message)
+        self.layer = layer
+        self.epoch = epoch
+        self.minibatch = minibatch
+        self.samples = tuple(samples)
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be honoured; the message names the key, the value and what is allowed."""
