@@ -1,0 +1,154 @@
+"""What every loader returns: training, validation and test arrays, checked on construction."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Inputs and targets of one part of a data set.
+
+    Args:
+        x: (N, n_0) inputs, float32 or float64.
+        y: (N,) int64 class labels, or (N, n_L) targets of the same type as `x`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __post_init__(self):
+        for name, array in (("x", self.x), ("y", self.y)):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"Split.{name} is {type(array).__name__}; must be a NumPy array")
+
+    def __len__(self):
+        return len(self.x)
+
+    def __repr__(self):
+        return f"Split(x={_form(self.x)}, y={_form(self.y)})"
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A data set in three parts.
+
+    Args:
+        name: what it is called in messages.
+        task: "classification" (labels) or "regression" (targets).
+        train, validation, test: the parts; `validation` is None where there is none.
+        n_outputs: number of classes or of target values, the n_L of a network for this data set.
+        source: one line that says where the data come from.
+
+    Raises:
+        ValueError: for empty, mismatched or non-finite arrays and for labels out of range. The message names
+            the part as `x_train`, `y_val` and so on, and the first offending sample.
+    """
+
+    name: str
+    task: Literal["classification", "regression"]
+    train: Split
+    validation: Split | None
+    test: Split
+    n_outputs: int
+    source: str
+
+    def __post_init__(self):
+        if self.task not in ("classification", "regression"):
+            raise ValueError(f"{self.name}: task = {self.task!r}; must be 'classification' or 'regression'")
+        for part, split in self.parts().items():
+            self._check_inputs(split.x, f"{self.name}: x_{part}")
+            check_same_length(split.x, split.y, self.name, part)
+            self._check_answers(split.y, f"{self.name}: y_{part}")
+
+    @property
+    def n_inputs(self):
+        """Number of inputs, the n_0 of a network for this data set."""
+        return self.train.x.shape[1]
+
+    @property
+    def summary(self):
+        """One line for people: name, sizes and source."""
+        sizes = ", ".join(f"{len(split):,} {part}" for part, split in self.parts().items())
+        kind = "classes" if self.task == "classification" else "targets"
+        return (
+            f"{self.name}: {self.n_inputs} inputs, {self.n_outputs} {kind}; samples: {sizes}; {self.source}"
+        )
+
+    def parts(self):
+        """The parts that exist, as {"train": ..., "val": ..., "test": ...}."""
+        parts = {"train": self.train, "val": self.validation, "test": self.test}
+        return {part: split for part, split in parts.items() if split is not None}
+
+    def _check_inputs(self, x, label):
+        check_matrix(x, label, "inputs")
+        if x.shape[1] != self.n_inputs:
+            raise ValueError(f"{label} has {x.shape[1]} inputs per sample, but x_train has {self.n_inputs}")
+        self._check_floats(x, label)
+
+    def _check_answers(self, y, label):
+        if self.task == "classification":
+            check_labels(y, label, self.n_outputs)
+            return
+        check_matrix(y, label, "targets")
+        if y.shape[1] != self.n_outputs:
+            raise ValueError(f"{label} has {y.shape[1]} targets per sample; expected {self.n_outputs}")
+        self._check_floats(y, label)
+
+    def _check_floats(self, values, label):
+        expected = self.train.x.dtype
+        if expected not in (np.float32, np.float64) or values.dtype != expected:
+            raise ValueError(
+                f"{label} is {values.dtype}; all inputs and targets must be float32, or all float64"
+            )
+        check_finite(values, label)
+
+
+def check_matrix(values, label, columns):
+    """Refuse anything but a (samples, columns) array with at least one of each."""
+    if values.ndim != 2:
+        raise ValueError(
+            f"{label} has shape {values.shape}; must have two dimensions, (samples, {columns})"
+            + (": flatten each sample, x.reshape(len(x), -1)" if values.ndim > 2 else "")
+            + (": one column is written x[:, None]" if values.ndim == 1 else "")
+        )
+    if 0 in values.shape:
+        raise ValueError(f"{label} is empty: its shape is {values.shape}, i.e. (samples, {columns})")
+
+
+def check_same_length(x, y, name, part):
+    """Refuse inputs and answers of different numbers of samples."""
+    if y.ndim == 0 or len(x) != len(y):
+        got = "a single value" if y.ndim == 0 else f"{len(y):,} samples"
+        raise ValueError(
+            f"{name}: x_{part} has {len(x):,} samples but y_{part} has {got}; must be the same number"
+        )
+
+
+def check_labels(y, label, n_classes):
+    """Refuse anything but (samples,) int64 labels in 0 .. n_classes - 1."""
+    if y.ndim != 1 or y.dtype != np.int64:
+        raise ValueError(f"{label} is {_form(y)}; class labels must be (samples,) of int64")
+    wrong = np.flatnonzero((y < 0) | (y >= n_classes))
+    if wrong.size:
+        raise ValueError(
+            f"{label} holds the label {y[wrong[0]]} (sample {wrong[0]}, {wrong.size:,} in all); "
+            f"labels must be 0 to {n_classes - 1}"
+        )
+
+
+def check_finite(values, label):
+    """Refuse NaN and infinity, naming the first; minimum and maximum find them without a temporary array."""
+    if np.isfinite(values.min()) and np.isfinite(values.max()):
+        return
+    wrong = np.argwhere(~np.isfinite(values))
+    sample, column = wrong[0]
+    raise ValueError(
+        f"{label} holds {values[sample, column]} (sample {sample}, column {column}, {len(wrong):,} in all); "
+        f"all values must be finite in {values.dtype}"
+    )
+
+
+def _form(array):
+    return f"{array.dtype} {array.shape}"

@@ -1,0 +1,184 @@
+"""A user's own data: a .npz or .h5 file with x_train, y_train, x_test, y_test and perhaps x_val, y_val."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from . import checks, splitting
+from .checks import DataUnavailableError
+from .dataset import DataSet, Split, check_labels, check_matrix, check_same_length
+
+NPZ, HDF5 = (".npz",), (".h5", ".hdf5")
+SUFFIXES = NPZ + HDF5
+REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION = ("x_val", "y_val")
+MOST_CLASSES = 100_000  # a larger label needs n_classes: it is rather a mistake than the size of a network
+
+
+def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
+    """Your own data from a .npz or .h5 file: x_train, y_train, x_test, y_test, and optionally x_val, y_val.
+
+    Inputs x are numbers of shape (samples, inputs), used as they are: scale them to a few units. Integer y of
+    shape (samples,) are class labels counted from 0 (classification); float y of shape (samples, outputs) are
+    targets (regression). Objects that would need pickle are refused.
+
+    Args:
+        path: the file.
+        validation_size: number of validation samples taken at random from x_train; 0 where the file has x_val
+            or no validation is wanted.
+        split_seed: which samples those are.
+        n_classes: number of classes; not set means the largest label in y_train plus one.
+    """
+    path = _existing(path)
+    arrays = _read(path)
+    _check_names(path, arrays)
+    task = _task(path, arrays)
+    splits = {
+        part: _split(path, part, arrays, task, dtype)
+        for part in ("train", "val", "test")
+        if f"x_{part}" in arrays
+    }
+    n_outputs = _n_outputs(path, task, splits, n_classes)
+    train, validation = _with_validation(path, splits, validation_size, split_seed)
+    return DataSet(str(path), task, train, validation, splits["test"], n_outputs, f"file {path}")
+
+
+def _existing(path):
+    if not isinstance(path, str | Path):
+        raise TypeError(
+            f"data option path = {path!r}: must be the path of a file that ends in {', '.join(SUFFIXES)}"
+        )
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataUnavailableError(
+            f"{path}: " + ("is not a file" if path.exists() else "there is no such file")
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    return path
+
+
+def _read(path):
+    """All arrays of the file whose names begin with x_ or y_."""
+    reader = _read_npz if path.suffix.lower() in NPZ else _read_hdf5
+    try:
+        return reader(path)
+    except (OSError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read, damaged or not a {path.suffix} file ({error})") from None
+
+
+def _read_npz(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: truncated or not a .npz file (write it with numpy.savez)")
+    with np.load(path, allow_pickle=False) as archive:
+        return {
+            name: _npz_array(path, archive, name) for name in archive.files if name.startswith(("x_", "y_"))
+        }
+
+
+def _npz_array(path, archive, name):
+    try:
+        return np.asarray(archive[name])
+    except ValueError as error:
+        raise ValueError(f"{path}: {name} cannot be read ({error}); store plain numbers") from None
+
+
+def _read_hdf5(path):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        return {name: np.asarray(item[()]) for name, item in arrays.items() if name.startswith(("x_", "y_"))}
+
+
+def _check_names(path, arrays):
+    """Refuse missing arrays, half a validation set, and other names in x_ or y_, which look misspelt."""
+    for name in arrays:
+        if name not in REQUIRED + VALIDATION:
+            raise checks.unknown_name(f"array in {path}:", name, list(REQUIRED + VALIDATION))
+    has_validation = any(name in arrays for name in VALIDATION)
+    missing = [name for name in REQUIRED + VALIDATION * has_validation if name not in arrays]
+    if missing:
+        present = ", ".join(sorted(arrays)) or "no array whose name begins with x_ or y_"
+        raise ValueError(f"{path}: {', '.join(missing)} missing; the file holds {present}")
+
+
+def _task(path, arrays):
+    """What y_train is: integers are labels, floats are targets."""
+    kind = arrays["y_train"].dtype.kind
+    if kind not in "iuf":
+        raise ValueError(
+            f"{path}: y_train is {arrays['y_train'].dtype}; must be integer labels or float targets"
+        )
+    return "regression" if kind == "f" else "classification"
+
+
+def _split(path, part, arrays, task, dtype):
+    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    x = _floats(x, f"{path}: x_{part}", dtype)
+    check_matrix(x, f"{path}: x_{part}", "inputs")
+    check_same_length(x, y, path, part)
+    label = f"{path}: y_{part}"
+    return Split(x, _targets(y, label, dtype) if task == "regression" else _labels(y, label))
+
+
+def _floats(values, label, dtype):
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{label} is {values.dtype}; must be numbers")
+    with np.errstate(over="ignore"):  # too large for float32: infinite now, refused as such by DataSet
+        return np.asarray(values, dtype=dtype, order="C")
+
+
+def _targets(y, label, dtype):
+    if y.dtype.kind != "f":
+        raise ValueError(
+            f"{label} is {y.dtype} but y_train holds floats; store targets as floats in every part"
+        )
+    if y.ndim == 1:
+        raise ValueError(
+            f"{label} is {y.dtype} of shape {y.shape}; store class labels as integers, "
+            "a single target per sample as y[:, None]"
+        )
+    return _floats(y, label, dtype)
+
+
+def _labels(y, label):
+    if y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{label} is {y.dtype} but y_train holds integers; store labels as integers in every part"
+        )
+    if y.ndim != 1:
+        raise ValueError(
+            f"{label} is {y.dtype} of shape {y.shape}; labels must be (samples,), targets must be floats"
+        )
+    return np.ascontiguousarray(y, dtype=np.int64)
+
+
+def _n_outputs(path, task, splits, n_classes):
+    labels = splits["train"].y
+    if task == "regression":
+        if n_classes is not None:
+            raise ValueError(
+                f"data option n_classes = {n_classes!r}: {path} holds float targets, which have no classes"
+            )
+        check_matrix(labels, f"{path}: y_train", "targets")
+        return labels.shape[1]
+    if n_classes is not None:
+        return checks.whole_number("n_classes", n_classes, least=1)
+    check_labels(labels, f"{path}: y_train", MOST_CLASSES)
+    return int(labels.max()) + 1
+
+
+def _with_validation(path, splits, validation_size, split_seed):
+    """Training and validation part: as in the file, or with `validation_size` samples held out."""
+    whole = splits["train"]
+    train, held_out = splitting.hold_out(splitting.random_order(len(whole), split_seed), validation_size)
+    if held_out is None:
+        return whole, splits.get("val")
+    if "val" in splits:
+        raise ValueError(f"data option validation_size = {validation_size}: {path} has x_val already; use 0")
+    return Split(whole.x[train], whole.y[train]), Split(whole.x[held_out], whole.y[held_out])
