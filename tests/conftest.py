@@ -1,0 +1,29 @@
+"""What the tests share: `--all` for the slow ones, and MNIST where it is on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; run with --all"))
+
+
+@pytest.fixture(scope="session")
+def mnist_dir():
+    """The folder with the MNIST files, which DFC_DATA_DIR names; skips where they are missing."""
+    folder = Path(os.environ.get("DFC_DATA_DIR", ""))
+    if not all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in MNIST_FILES):
+        pytest.skip("MNIST is not here: set DFC_DATA_DIR to the folder with its four files")
+    return folder
