@@ -1,0 +1,253 @@
+"""The configuration of a run: one validated, documented model; TOML in and out is in `config_file`.
+
+Every section is a frozen model whose fields say what they mean and in which unit. What a method does not use
+is refused when it is stated, so that no setting is accepted and ignored. The defaults are those of the preset
+`digits`.
+"""
+
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+from dfc_numba.config_rules import contradictions, unused_places
+from dfc_numba.controller import Controller
+
+Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
+Initialisation = Literal["xavier_normal", "xavier", "orthogonal"]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+ACTIVATIONS = Activation.__args__
+
+
+def _one_or_per_layer(allowed, what):
+    """A validator for one value, or a list with one value per layer (kept as a tuple)."""
+
+    def check(value):
+        values = value if isinstance(value, list | tuple) else [value]
+        if not values or not all(map(allowed, values)):
+            raise ValueError(f"must be {what}, or a list of them, one per layer")
+        return tuple(value) if isinstance(value, list | tuple) else value
+
+    return PlainValidator(check)
+
+
+def _is_positive(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+PerLayer = Annotated[float | tuple[float, ...], _one_or_per_layer(_is_positive, "a number greater than 0")]
+Activations = Annotated[
+    str | tuple[str, ...], _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS))
+]
+Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+
+
+class Section(BaseModel):
+    """What the sections have in common: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSection(Section):
+    """Where the samples come from."""
+
+    name: str = Field(
+        "digits",
+        description="data set: digits, student_teacher, mnist, ..., or file for a .npz or .h5 of your own",
+    )
+    options: dict[str, Any] = Field({}, description="options of this data set, such as the path of a file")
+
+
+class NetworkSection(Section):
+    """The network: hidden layers; the data set decides the number of inputs and outputs."""
+
+    hidden: Widths = Field((64, 64), description="units of each hidden layer")
+    hidden_activation: Activations = Field(
+        "tanh", description="one activation, or a list with one per hidden layer"
+    )
+    output_activation: Activation = Field(
+        "linear", description="activation of the output layer; the softmax belongs to the loss"
+    )
+    bias: bool = Field(True, description="whether the layers have biases")
+    init: Initialisation = Field("xavier_normal", description="initial forward weights")
+    feedback_init: Literal["xavier_normal", "xavier", "orthogonal", "weight_product"] = Field(
+        "xavier_normal", description="initial feedback weights; those of the output layer are the identity"
+    )
+    feedback_noise: NotNegative = Field(
+        0.0, description="standard deviation of noise added to feedback_init = weight_product"
+    )
+    start_from: str = Field(
+        "", description="path of a saved network whose weights the run starts from; empty for none"
+    )
+
+
+class TargetSection(Section):
+    """The loss, and the output target r* that the controller pursues."""
+
+    loss: Literal["cross_entropy", "mse"] = Field(
+        "cross_entropy", description="mean loss over the minibatch (mse: and the outputs)"
+    )
+    feedback: Literal["weak", "strong"] = Field(
+        "weak", description="weak: nudge the output; strong: the target itself"
+    )
+    step: Positive = Field(0.1, description="nudge: r* = r_L - step * gradient of the loss of a sample")
+    step_per: Literal["sample", "minibatch"] = Field(
+        "sample",
+        description="minibatch: each sample is nudged by step / batch size (the DFC paper's convention)",
+    )
+    class_value: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="target of the true class; the others share the rest"
+    )
+
+
+class TrainingSection(Section):
+    """What is learned, how long, with which numbers."""
+
+    method: Literal["dfc", "dfc-ss", "dfc-ssa", "bp", "dfa"] = Field("dfc", description="learning method")
+    rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
+        "nonlinear_difference", description="plasticity rule of the forward weights"
+    )
+    samples: Literal["all", "converged"] = Field(
+        "all", description="converged: samples that did not converge are left out"
+    )
+    epochs: Count = Field(5, description="epochs of forward learning")
+    batch_size: Count = Field(
+        32, description="samples per minibatch; the last one of an epoch may be smaller"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="seed of initialisation, order of samples and noise"
+    )
+    dtype: Literal["float64", "float32"] = Field("float64", description="numbers of network and simulation")
+    freeze_forward: bool = Field(False, description="learn the feedback weights only")
+
+
+class FeedbackSection(Section):
+    """Learning of the feedback weights from noise."""
+
+    train: bool = Field(True, description="whether the feedback weights learn")
+    pretraining_epochs: CountOrZero = Field(
+        1, description="epochs of feedback learning before the first forward epoch"
+    )
+    epochs: CountOrZero = Field(1, description="feedback epochs before each forward epoch")
+    extra_epochs: CountOrZero = Field(0, description="feedback epochs after each forward epoch")
+    scaling: bool = Field(False, description="scale layer i by (1 + tau_v / tau_noise) ** (L - i)")
+    sigma_floor: Positive = Field(0.01, description="the update is divided by max(sigma, sigma_floor) ** 2")
+    freeze_output: bool = Field(False, description="keep the feedback weights of the output layer")
+
+
+class _Optimizer(Section):
+    """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
+
+    name: Literal["sgd", "adam", "rmsprop"] = Field(
+        "adam", description="sgd (with momentum), adam, or centred rmsprop"
+    )
+    learning_rate: PerLayer = Field(0.001, description="one number, or a list with one per layer")
+    momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
+    beta1: BelowOne = Field(0.9, description="decay of adam's first moment, per update")
+    beta2: BelowOne = Field(0.999, description="decay of adam's second moment, per update")
+    epsilon: PerLayer = Field(
+        1e-8, description="adam's guard against division by zero, one number or one per layer"
+    )
+    weight_decay: NotNegative = Field(0.0, description="L2 term added to the gradient, per unit weight")
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient; none: no clipping")
+    clip_scope: Literal["layer", "tensor", "all"] = Field(
+        "layer", description="what clip_norm is the norm of"
+    )
+
+
+class OptimizerSection(_Optimizer):
+    """The optimiser of the forward weights."""
+
+    divide_by_step: bool = Field(False, description="divide the learning rate by target.step")
+
+
+class FeedbackOptimizerSection(_Optimizer):
+    """The optimisers of the feedback weights: one for the pre-training, another for the epochs afterwards."""
+
+    pretraining_learning_rate: PerLayer = Field(0.001, description="learning rate of the pre-training")
+
+
+DEFAULT_CONTROLLER = Controller(dt=0.02, steps=99)
+DEFAULT_FEEDBACK_CONTROLLER = Controller(dt=0.02, steps=49, alpha=0.5, k_p=0.0, proactive=False, sigma=0.1)
+
+
+def _controller_over(default):
+    """A validator that completes a table with some options of a controller by those of `default`."""
+
+    def fill(value):
+        return {**asdict(default), **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(fill)
+
+
+class Config(Section):
+    """Everything that a run depends on.
+
+    Raises:
+        pydantic.ValidationError: (a `ValueError`) for an unknown key, a value that is not allowed, a
+            contradiction, or a key that is stated although this run does not use it.
+    """
+
+    data: DataSection = Field(DataSection(), description="where the samples come from")
+    network: NetworkSection = Field(NetworkSection(), description="the network")
+    target: TargetSection = Field(TargetSection(), description="loss and output target")
+    training: TrainingSection = Field(TrainingSection(), description="what is learned, and how long")
+    controller: Annotated[Controller, _controller_over(DEFAULT_CONTROLLER)] = Field(
+        DEFAULT_CONTROLLER,
+        description="the simulation that the forward weights learn from; times in units of tau_u",
+    )
+    feedback: FeedbackSection = Field(
+        FeedbackSection(), description="learning of the feedback weights from noise"
+    )
+    feedback_controller: Annotated[Controller, _controller_over(DEFAULT_FEEDBACK_CONTROLLER)] = Field(
+        DEFAULT_FEEDBACK_CONTROLLER,
+        description="the simulation that the feedback weights learn from; times in units of tau_u",
+    )
+    optimizer: OptimizerSection = Field(OptimizerSection(), description="optimiser of the forward weights")
+    feedback_optimizer: FeedbackOptimizerSection = Field(
+        FeedbackOptimizerSection(), description="optimisers of the feedback weights"
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_unused(cls, table, handler, info):
+        config = handler(table)
+        unused = config.unused_keys() if (info.context or {}).get("refuse_unused", True) else {}
+        stated = [path for path in key_paths(table) if path in unused]
+        if stated:
+            raise ValueError(
+                f"{', '.join(stated)}: not used, because {unused[stated[0]]}; remove what is not used"
+            )
+        return config
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self):
+        remedies = contradictions(self)
+        if remedies:
+            raise ValueError("; ".join(remedies))
+        return self
+
+    def unused_keys(self):
+        """The keys, as `section.key`, that a run with this configuration does not use, and why."""
+        unused = {}
+        for place, reason in unused_places(self):
+            paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place)]
+            unused.update((path, reason) for path in paths if path not in unused)
+        return unused
+
+
+def section_keys(section):
+    """Names of the keys of a section, in order."""
+    kind = Config.model_fields[section].annotation
+    return [field.name for field in fields(kind)] if kind is Controller else list(kind.model_fields)
+
+
+def key_paths(table):
+    """The keys that a table of sections states, as `section.key`."""
+    sections = table.items() if isinstance(table, dict) else ()
+    return [f"{section}.{key}" for section, keys in sections if isinstance(keys, dict) for key in keys]

@@ -1,0 +1,278 @@
+"""The configuration: every field described, TOML there and back, overrides, and a clear sentence for every refusal."""
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from dfc_numba.config import Config, key_paths, section_keys
+from dfc_numba.config_file import (
+    descriptions,
+    load_config,
+    parsed_value,
+    preset_names,
+    preset_text,
+    preset_title,
+    to_toml,
+    tomllib,
+    validated,
+)
+from dfc_numba.config_rules import DFC_METHODS, OPTIMIZER_KEYS
+from dfc_numba.errors import ConfigurationError
+
+ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
+
+
+def refusal(*overrides, source=None):
+    """The message with which a configuration is refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(source, overrides)
+    return str(caught.value)
+
+
+def test_defaults_are_the_digits_preset():
+    assert Config() == load_config("digits")[0] == load_config()[0]
+
+
+@pytest.mark.parametrize("section", Config.model_fields)
+def test_every_key_has_a_description(section):
+    texts = descriptions(Config.model_fields[section].annotation)
+    assert set(texts) == set(section_keys(section))
+    assert all(texts.values())
+
+
+def test_the_methods_are_those_of_the_trainer():
+    from dfc_numba.methods import METHODS, TWO_PHASES
+
+    names = Config.model_fields["training"].annotation.model_fields["method"].annotation.__args__
+    assert set(names) == set(METHODS)
+    assert {name for name, method in METHODS.items() if method.phases == TWO_PHASES} == set(DFC_METHODS)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_states_every_key_that_it_uses_and_no_other(name):
+    config, _ = load_config(name)
+    stated = key_paths(tomllib.loads(preset_text(name)))
+    assert sorted(stated) == sorted(set(ALL_PATHS) - set(config.unused_keys()))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_names_itself_and_its_source(name):
+    assert preset_text(name).startswith("# ") and len(preset_title(name)) > 20
+    assert re.search(r"arXiv:|chosen by us", preset_text(name))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_toml_there_and_back(name):
+    config, _ = load_config(name)
+    assert validated(tomllib.loads(to_toml(config, "two\nlines"))) == config
+
+
+def test_toml_keeps_lists_nested_options_and_none():
+    overrides = ["data.name=file", 'data.options={path="a b.npz", deep={"odd key"=[1, [2.5, true]]}}']
+    overrides += [
+        "optimizer.learning_rate=[0.1,0.2,0.3]",
+        "network.hidden=[3,4]",
+        "network.hidden_activation=[tanh,relu]",
+    ]
+    config, _ = load_config(None, [*overrides, "controller.tau_apical=0.5", "optimizer.clip_norm=none"])
+    assert config.data.options == {"path": "a b.npz", "deep": {"odd key": [1, [2.5, True]]}}
+    assert config.optimizer.learning_rate == (0.1, 0.2, 0.3) and config.optimizer.clip_norm is None
+    assert validated(tomllib.loads(to_toml(config))) == config
+
+
+def test_a_file_needs_to_state_only_what_it_changes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[controller]\nk_p = 1.0\n[training]\nepochs = 7\n")
+    config, _ = load_config(path)
+    assert (config.controller.k_p, config.training.epochs) == (1.0, 7)
+    assert config.controller.steps == Config().controller.steps and config.network == Config().network
+
+
+@pytest.mark.parametrize("path", ALL_PATHS)
+def test_set_reaches_every_key(path):
+    """Each key is set to the value that it has already: it is found, parsed and validated, or refused as unused."""
+    section, key = path.split(".")
+    value = getattr(getattr(Config(), section), key)
+    text = to_toml(Config()).split(f"[{section}]")[1]
+    line = re.search(rf"^{key} = (.*?)(?:  #|$)", text, flags=re.MULTILINE)
+    if line is None:
+        assert "not used" in refusal(f"{path}={value}")
+    else:
+        assert load_config(None, [f"{path}={line[1].strip()}"])[0] == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("1e-3", 0.001), (".5", 0.5), ("true", True), ("True", True), ("None", "none"), ("mnist", "mnist"),
+        ('"3"', "3"), ("[1, 2]", [1, 2]), ("[tanh,relu]", ["tanh", "relu"]), ("/a/b.h5", "/a/b.h5"), ("", ""), ("{a = 1}", {"a": 1}),
+        ("[1, 2", "[1, 2"),
+    ],
+)  # fmt: skip
+def test_values_are_written_as_in_toml_or_python_or_plainly(text, value):
+    assert parsed_value(text) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", "training.epoch: no such key; did you mean 'epochs'?"),
+        ("trainin.epochs=3", r"\[trainin\]: no such section; did you mean 'training'?"),
+        ("training.momentum=0.5", r"training.momentum: no such key \(optimizer.momentum exists\)"),
+        ("training.epochs=0", "training.epochs = 0: must be greater than or equal to 1"),
+        ("training.epochs=many", 'training.epochs = "many": must be an integer'),
+        ("training.epochs=2.5", "training.epochs = 2.5: must be an integer"),
+        ("training.epochs=true", "training.epochs = true: must be an integer"),
+        ("training.epochs.deep=3", "training.epochs = { deep = 3 }: must be an integer"),
+        ("training.freeze_forward=1", "training.freeze_forward = 1: must be true or false"),
+        ("training.method=dfx", "must be 'dfc', .*; did you mean 'dfc'?"),
+        ("target.feedback=week", "target.feedback = \"week\": must be 'weak' or 'strong'; did you mean 'weak'?"),
+        ("target.class_value=1.5", "target.class_value = 1.5: must be less than or equal to 1"),
+        ("network.hidden=[]", r"network.hidden = \[\]: must have at least one entry"),
+        ("network.hidden=[3,0]", r"network.hidden\[1\] = 0: must be greater than or equal to 1"),
+        ("network.hidden=5", "network.hidden = 5: must be a list"),
+        ("network.hidden_activation=step", "network.hidden_activation = \"step\": must be one of linear, tanh"),
+        ("network.hidden_activation=[tanh]", "network.hidden_activation lists 1 values, .* it needs"),
+        ("optimizer.learning_rate=fast", "must be a number greater than 0, or a list of them, one per layer"),
+        ("optimizer.learning_rate=[0.1]", "optimizer.learning_rate lists 1 values, .* it needs"),
+        ("optimizer.learning_rate=-1", "must be a number greater than 0"),
+        ("optimizer.epsilon=nan", "optimizer.epsilon = nan: must be a number greater than 0"),
+        ("controller.sigma=nan", "controller.sigma = nan: must be a finite number"),
+        ("controller.steps=0", "controller.steps = 0: must be greater than or equal to 1"),
+        ("controller.dt=3", "controller: dt = 3 is larger than tau_v"),
+        ("controller.alpha=none", 'controller.alpha = "none": must be a number'),
+        ("controller.kp=1", "controller.kp: no such key; did you mean 'k_p'?"),
+        ("data.options=3", "data.options = 3: must be a table of keys"),
+        ("epochs=3", "write it as section.key=value, such as training.epochs=..."),
+        ("training.epochs", "write it as section.key=value"),
+        (".epochs=3", "write it as section.key=value"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_with_what_is_allowed(override, message):
+    assert re.search(message, refusal(override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.method=dfc-ssa", "target.feedback=strong"], "set target.feedback = 'weak', or training.method = 'dfc-ss'"),
+        (["controller.error=softmax"], "controller.error = 'softmax' needs target.feedback = 'strong'"),
+        (["feedback_controller.error=softmax"], "feedback_controller.error = 'softmax' needs target.feedback = 'strong'"),
+        (["controller.error=softmax", "target.feedback=strong"], "choose target.class_value below 1"),
+        (["controller.error=softmax", "target.feedback=strong", "target.class_value=0.9", "training.samples=converged"],
+         "would discard every sample"),
+        (["feedback_controller.sigma=0"], "set feedback_controller.sigma above 0, or feedback.train = false"),
+        (["feedback.pretraining_epochs=0", "feedback.epochs=0", "feedback.extra_epochs=0"], "without any feedback epochs"),
+        (["controller.jacobian_feedback=true"], "set feedback.train = false"),
+        (["feedback.scaling=true"], "set feedback_controller.tau_noise"),
+        (["training.freeze_forward=true", "feedback.train=false"], "leaves nothing to learn"),
+        (["training.freeze_forward=true", "training.method=bp"], "leaves nothing to learn"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused_with_what_to_change(overrides, message):
+    assert message in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "reason"),
+    [
+        (["training.method=bp"], "controller.dt=0.01", "training.method = 'bp' runs no controller"),
+        (["training.method=dfa"], "feedback.epochs=2", "training.method = 'dfa' runs no controller"),
+        (["training.method=bp"], "network.feedback_init=orthogonal", "no feedback weights of its own"),
+        (["training.method=bp"], "target.step=0.1", "has no output target"),
+        (["training.method=dfc-ssa"], "controller.k_p=1", "simulates nothing"),
+        (["feedback.train=false"], "feedback.epochs=2", "feedback.train = false"),
+        (["feedback.train=false"], "feedback_controller.dt=0.01", "feedback.train = false"),
+        (["training.freeze_forward=true"], "optimizer.momentum=0.5", "training.freeze_forward = true"),
+        (["target.feedback=strong"], "target.step_per=sample", "pursues the target itself"),
+        (["optimizer.name=sgd"], "optimizer.beta1=0.5", "optimizer.name = 'sgd'"),
+        (["optimizer.name=adam"], "optimizer.momentum=0.5", "optimizer.name = 'adam'"),
+        (["optimizer.clip_norm=none"], "optimizer.clip_scope=all", "optimizer.clip_norm = 'none'"),
+        (["network.feedback_init=orthogonal"], "network.feedback_noise=0.1", "only network.feedback_init"),
+        (["network.start_from=a.h5"], "network.init=xavier", "network.start_from is set"),
+        (["feedback.pretraining_epochs=0"], "feedback_optimizer.pretraining_learning_rate=1", "pretraining_epochs = 0"),
+        (["feedback.epochs=0", "feedback.extra_epochs=0"], "feedback_optimizer.learning_rate=1", "extra_epochs = 0"),
+    ],
+)  # fmt: skip
+def test_what_a_run_does_not_use_is_refused(overrides, path, reason):
+    text = refusal(*overrides, path)
+    assert f"{path.split('=')[0]}: not used, because" in text and reason in text
+
+
+@pytest.mark.parametrize(
+    ("override", "left_out"),
+    [
+        (
+            "training.method=bp",
+            {"controller", "feedback", "feedback_controller", "feedback_optimizer", "training.rule"},
+        ),
+        ("feedback.train=false", {"feedback_controller", "feedback_optimizer", "feedback.epochs"}),
+        ("optimizer.name=sgd", {"optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"}),
+    ],
+)
+def test_what_an_override_makes_meaningless_in_a_preset_is_left_out(override, left_out):
+    config, dropped = load_config("digits", [override])
+    assert left_out <= set(dropped)
+    assert not set(key_paths(tomllib.loads(to_toml(config)))) & set(config.unused_keys())
+
+
+def test_another_data_set_does_not_inherit_the_options_of_the_first():
+    config, _ = load_config("student-teacher", ["data.name=digits", "target.loss=cross_entropy"])
+    assert config.data.options == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_KEYS)
+def test_the_optimisers_are_those_of_the_configuration(name):
+    assert load_config(None, [f"optimizer.name={name}"])[0].optimizer.name == name
+
+
+def test_a_table_of_the_python_interface_is_checked_alike():
+    with pytest.raises(ValidationError, match="not used, because"):
+        Config.model_validate({"training": {"method": "bp"}, "controller": {"dt": 0.01}})
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    text = refusal(source="digit")
+    assert "did you mean 'digits'?" in text and all(name in text for name in preset_names())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[training\nepochs = 3", "is not a TOML file"),
+        (b"\xff\xfe", "is not a TOML file"),
+        (b"training = 3", "training = 3: must be a section with keys"),
+        (b"controller = 3", "controller = 3: must be a section with keys"),
+        (b"[training]\nepochs = 'x'\nseed = -1", 'epochs = "x": must be an integer'),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    text = refusal(source=str(path))
+    assert message in text and all(line.startswith(f"{path}: ") for line in text.splitlines())
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    assert "cannot be read (No such file or directory)" in refusal(source=str(tmp_path / "none.toml"))
+
+
+def test_published_presets_reproduce_the_published_numbers():
+    dfc, bp = load_config("mnist-dfc")[0], load_config("mnist-bp")[0]
+    nudge = dfc.target.step / dfc.training.batch_size
+    assert dfc.target.step_per == "minibatch" and nudge == pytest.approx(6.0894e-4, rel=1e-4)
+    assert dfc.optimizer.learning_rate / dfc.target.step == pytest.approx(1.18879e-3, rel=1e-5)
+    assert bp.optimizer.learning_rate / bp.target.step == pytest.approx(2.977646e-4, rel=1e-6)
+    assert dfc.optimizer.divide_by_step and bp.optimizer.divide_by_step
+    assert (dfc.optimizer.clip_scope, dfc.feedback_optimizer.clip_scope) == ("tensor", "all")
+    assert (dfc.controller.steps, dfc.feedback_controller.steps, dfc.feedback_controller.proactive) == (
+        999,
+        47,
+        False,
+    )
+
+
+def test_resolved_toml_is_aligned_and_short():
+    lines = to_toml(Config()).splitlines()
+    assert max(map(len, lines)) <= 125
