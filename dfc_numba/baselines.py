@@ -68,5 +68,4 @@ def _gradients(network, x, activity, deltas):
 
 def _slope(network, layer, activity):
     """phi_i'(v_i), (B, n_i)."""
-    name = (*network.hidden_activations, network.output_activation)[layer]
-    return SLOPES[name](activity.v[layer], activity.r[layer])
+    return SLOPES[network.activations[layer]](activity.v[layer], activity.r[layer])

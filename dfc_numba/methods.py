@@ -6,7 +6,6 @@ update of the forward weights and -1 times that of the feedback weights: these a
 published learning rates, epsilons and clipping norms refer to.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from dfc_numba import baselines
 from dfc_numba.optimizers import Gradients
 from dfc_numba.plasticity import feedback_update, forward_update
 from dfc_numba.targets import output_target
+from dfc_numba.validation import choice
 
 TWO_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
 FORWARD_ONLY = ("forward",)
@@ -77,11 +77,7 @@ class Method:
 
 def find(name):
     """The `Method` of this name; a ValueError with the nearest name for an unknown one."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"training.method is {name!r}; allowed are {', '.join(METHODS)}{hint}")
-    return METHODS[name]
+    return METHODS[choice("training.method", name, tuple(METHODS))]
 
 
 def controlled(network, minibatch, config, *, readout):
@@ -103,9 +99,8 @@ def controlled(network, minibatch, config, *, readout):
 def noise_driven(network, minibatch, config):
     """Minus the update of the feedback weights from noise, in a feedback phase (Meulemans et al. 2021).
 
-    The output target is constant: the feedforward output (weak), or the target itself (strong). The
-        pre-training controls the
-    difference r* - r_L also where training controls r* - softmax(r_L).
+    The output target is constant: the feedforward output (weak), or the target itself (strong). Pre-training
+    controls the difference r* - r_L also where training controls r* - softmax(r_L).
     """
     controller = config.feedback_controller
     if minibatch.phase == "pretraining":
@@ -114,7 +109,7 @@ def noise_driven(network, minibatch, config):
     update = feedback_update(
         network,
         minibatch.x,
-        minibatch.y if strong else network.predict(minibatch.x),
+        minibatch.y if strong else network.predict(minibatch.x, dtype="float64"),
         controller,
         noise=minibatch.noise,
         scaling=config.feedback.scaling,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.kernels import optimizers as kernels
+from dfc_numba.validation import choice
 
 CLIP_SCOPES = ("layer", "tensor", "all")
 RMSPROP_DEFAULTS = {"beta2": 0.95, "epsilon": 0.03}  # the values of the published code
@@ -27,7 +28,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimiser as data: kernel, names of the arrays kept per parameter array, the kernel's last arguments."""
+    """An optimiser as data: kernel, names of its arrays per parameter array, the kernel's last arguments."""
 
     kernel: Callable
     state: tuple
@@ -41,9 +42,9 @@ class Optimizer:
         layers: per layer the list of its parameter arrays (C-contiguous, changed in place); an empty list for
             a frozen layer.
         options: an object with the attributes of the configuration's section `[optimizer]`: `name` ("sgd",
-            "adam", "rmsprop"), `learning_rate` and `epsilon` (a number, or one per layer), `momentum` (sgd, rmsprop),
-            `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move), `weight_decay`,
-            `clip_norm` (None: no clipping), `clip_scope`.
+            "adam", "rmsprop"), `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
+            rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move),
+            `weight_decay`, `clip_norm` (None: no clipping), `clip_scope`.
         learning_rate: replaces `options.learning_rate`.
 
     Raises:
@@ -52,8 +53,7 @@ class Optimizer:
     """
 
     def __init__(self, layers, options, *, learning_rate=None):
-        _check_choice("optimizer.name", options.name, RULES)
-        _check_choice("optimizer.clip_scope", options.clip_scope, CLIP_SCOPES)
+        choice("optimizer.clip_scope", options.clip_scope, CLIP_SCOPES)
         if not all(array.flags.c_contiguous for layer in layers for array in layer):
             raise ValueError("an optimiser changes its arrays in place, so they have to be C-contiguous")
         self.options = options
@@ -62,7 +62,7 @@ class Optimizer:
         )
         self.epsilons = per_layer(options.epsilon, len(layers), "epsilon")
         self.steps = np.zeros(1, np.int64)
-        self._rule = RULES[options.name]
+        self._rule = RULES[choice("optimizer.name", options.name, tuple(RULES))]
         self._layers = [list(layer) for layer in layers]
         names = self._rule.state
         self._state = [[[np.zeros_like(array) for _ in names] for array in layer] for layer in layers]
@@ -127,11 +127,6 @@ def per_layer(value, layers, name):
     if len(value) != layers:
         raise ValueError(f"{name} has {len(value)} values for {layers} layers; give one, or one per layer")
     return [float(item) for item in value]
-
-
-def _check_choice(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
 
 
 def _sgd_numbers(options, rate, _epsilon, _steps):

@@ -113,11 +113,11 @@ class Trainer:
             there is no value). With the networks and the optimisers' arrays, this is all that evolves.
 
     Raises:
-        ValueError: for an unknown method, or a data set that does not fit the network.
+        ValueError: for an unknown method, or a data set that does not fit the network or the loss.
     """
 
     def __init__(self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None):
-        _check_fit(network, dataset)
+        _check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
         self.observers, self.threads = tuple(observers), threads
@@ -324,11 +324,16 @@ def _feedback_layers(feedback, freeze_output):
     return [*layers[:-1], []] if freeze_output else layers
 
 
-def _check_fit(network, dataset):
-    """Refuses a data set whose numbers of inputs and outputs are not the network's."""
+def _check_fit(network, dataset, loss):
+    """Refuses a data set whose numbers of inputs and outputs are not the network's, or unfit for the loss."""
     got, needed = (dataset.n_inputs, dataset.n_outputs), (network.sizes[0], network.sizes[-1])
     if got != needed:
         raise ValueError(
-            f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network {needed[0]} "
-            f"and {needed[1]}; create the network with the sizes of the data set"
+            f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network "
+            f"{needed[0]} and {needed[1]}; create the network with the sizes of the data set"
+        )
+    if loss == "cross_entropy" and dataset.task != "classification":
+        raise ValueError(
+            f"target.loss = 'cross_entropy' needs classes, but data set {dataset.name!r} is a regression; "
+            "set target.loss = 'mse'"
         )

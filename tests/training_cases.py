@@ -3,8 +3,8 @@
 A file `train_*.npz` holds a network (W{i}, b{i}, Q{i}), three minibatches (mb{m}_x, mb{m}_y) that every pass
 takes in the same order, the options in the names of the published code (`params_json`), and for every
 optimiser step k, in the order of `events` (fbinit, fb, fw), the draws e{k}_xi{i} of the simulation before it
-and the parameters e{k}_W{i}, e{k}_b{i}, e{k}_Q{i} after it. A compact file holds those parameters of some
-steps only; the number k always counts all steps.
+and the parameters e{k}_W{i}, e{k}_b{i}, e{k}_Q{i} after it. A compact file holds only those
+that the step changes.
 """
 
 import json
