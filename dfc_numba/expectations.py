@@ -1,0 +1,121 @@
+"""What a run will need, said before it starts: memory by counting, time by a short trial on this machine.
+
+The trial runs a few minibatches of every phase with few simulated steps, twice (the first time compiles), and
+extrapolates to the steps and minibatches of the run. It changes neither network nor data.
+"""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+
+from dfc_numba.training import Trainer
+
+TRIAL_STEPS = (8, 24)
+COPIES = 6  # the best weights, the networks being written, up to four moments
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run is expected to need.
+
+    Attributes:
+        memory: peak memory of the process in bytes.
+        seconds: run time, or None where the trial failed.
+    """
+
+    memory: int
+    seconds: float | None
+
+
+def expect(network, dataset, config, *, threads=None):
+    """The `Expectation` of a run."""
+    seconds = _expected_seconds(network, dataset, config, threads)
+    return Expectation(memory=_memory_so_far() + _memory_to_come(network), seconds=seconds)
+
+
+def _expected_seconds(network, dataset, config, threads):
+    """Time of the minibatches to do; None where the trial did not reach its end."""
+    trials = [_trial(network, dataset, config, steps, threads) for steps in (TRIAL_STEPS[0], *TRIAL_STEPS)]
+    if None in trials:
+        return None
+    _, few, more = trials
+    schedule = Trainer(network, dataset, config).schedule
+    per_pass = -(-len(dataset.train) // config.training.batch_size)
+    return sum(per_pass * _extrapolated(few, more, current.phase, config) for current in schedule)
+
+
+def _extrapolated(few, more, phase, config):
+    """Seconds of a minibatch with all its steps, on the line through the two trials."""
+    controller = config.controller if phase == "forward" else config.feedback_controller
+    per_step = max(more[phase] - few[phase], 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
+    return few[phase] + per_step * (controller.steps - TRIAL_STEPS[0])
+
+
+def _trial(network, dataset, config, steps, threads):
+    """Seconds of the fastest minibatch of each phase in a very short run, or None if it did not end well."""
+    watch = _Stopwatch()
+    trainer = Trainer(
+        network.copy(),
+        _first_samples(dataset, config),
+        _shortened(config, steps),
+        observers=[watch],
+        threads=threads,
+    )
+    return watch.seconds if trainer.run().status == "done" else None
+
+
+class _Stopwatch:
+    """An observer that keeps the time of the fastest minibatch of each phase."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def on_start(self, trainer):
+        self._last = time.perf_counter()
+
+    def on_minibatch(self, progress):
+        now = time.perf_counter()
+        self.seconds[progress.phase] = min(now - self._last, self.seconds.get(progress.phase, float("inf")))
+        self._last = now
+
+
+def _shortened(config, steps):
+    """The configuration with one epoch of each phase that there is, and `steps` simulated steps."""
+    feedback = config.feedback
+    epochs = {key: min(1, getattr(feedback, key)) for key in ("pretraining_epochs", "epochs", "extra_epochs")}
+    return config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"epochs": 1}),
+            "feedback": feedback.model_copy(update=epochs),
+            "controller": replace(config.controller, steps=steps),
+            "feedback_controller": replace(config.feedback_controller, steps=steps),
+        }
+    )
+
+
+def _first_samples(dataset, config):
+    """The data set with two full minibatches, and very few samples to evaluate."""
+    n_samples = min(2 * config.training.batch_size, len(dataset.train))
+    cut = {"train": n_samples, "validation": 1, "test": 1}
+    parts = {name: getattr(dataset, name) for name in cut}
+    return replace(
+        dataset,
+        **{
+            name: replace(split, x=split.x[: cut[name]], y=split.y[: cut[name]])
+            for name, split in parts.items()
+            if split is not None
+        },
+    )
+
+
+def _memory_to_come(network):
+    """Bytes of what a run keeps beyond the trial: the best weights, and the optimisers' moments."""
+    parameters = [*network.weights, *(network.biases or []), *network.feedback]
+    return COPIES * sum(array.nbytes for array in parameters)
+
+
+def _memory_so_far():
+    """Peak memory of the process in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

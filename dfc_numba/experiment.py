@@ -1,0 +1,181 @@
+"""One run from a configuration to a run directory: data, network, training, results."""
+
+import signal
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfc_numba import data
+from dfc_numba.environment import environment
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.expectations import expect
+from dfc_numba.network import Network
+from dfc_numba.run_directory import RunDirectory
+from dfc_numba.training import Trainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is left of a run.
+
+    Attributes:
+        outcome: the trainer's `Outcome`.
+        directory: path of the run directory.
+        rows: one dict per epoch with the columns of metrics.csv.
+        signal: number of the signal that interrupted the run, or None.
+    """
+
+    outcome: object
+    directory: Path
+    rows: list
+    signal: int | None = None
+
+
+class Experiment:
+    """A run that is about to start: its directory is claimed, its data are loaded, its network exists.
+
+    Args:
+        config: the resolved `Config`.
+        out: the run directory; None for the first free runs/<name>-NNN.
+        name: name of the run.
+        threads: number of threads; None for as many as there are.
+        command: the command line, for run.json.
+
+    Raises:
+        ConfigurationError: the directory holds a run or cannot be written to, the data set does not suit the
+            configuration, or a network to start from does not fit.
+        ValueError: from the data set's loader.
+    """
+
+    def __init__(self, config, *, out=None, name="run", threads=None, command=()):
+        data.check_options(config.data.name, config.data.options)
+        self.config, self.threads = config, threads
+        self.directory = RunDirectory.create(
+            config, path=out, name=name, command=list(command), environment=environment()
+        )
+        with self._discarded_on_failure():
+            self.dataset = load_data(config)
+            self.network = create_network(config, self.dataset)
+
+    def expect(self):
+        """The `Expectation` of the run: memory and time."""
+        with self._discarded_on_failure():
+            return expect(self.network, self.dataset, self.config, threads=self.threads)
+
+    def run(self, observers=()):
+        """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
+        observers = [self.directory, *observers]
+        trainer = Trainer(self.network, self.dataset, self.config, observers=observers, threads=self.threads)
+        try:
+            with stop_on_signals(trainer) as signals:
+                outcome = trainer.run()
+        except KeyboardInterrupt:
+            self.directory.close(
+                "interrupted", "interrupted at once; the weights are those of the last complete epoch"
+            )
+            raise
+        except Exception as error:
+            self.directory.close(
+                "failed", f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
+            )
+            raise
+        return Result(outcome, self.directory.path, trainer.rows, signals[0] if signals else None)
+
+    @contextmanager
+    def _discarded_on_failure(self):
+        """Leaves no run directory behind where a run cannot start."""
+        try:
+            yield
+        except BaseException:
+            self.directory.discard()
+            raise
+
+
+@contextmanager
+def stop_on_signals(trainer):
+    """The first Ctrl-C or termination request stops the trainer after its minibatch, the second one at once.
+
+    Yields the list of the signals that came.
+    """
+    came = []
+
+    def stop(number, _frame):
+        came.append(number)
+        restore()
+        trainer.request_stop(f"interrupted by {signal.Signals(number).name}")
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        restore()
+
+
+def load_data(config):
+    """The data set of a configuration; refuses a loss that does not suit it."""
+    dataset = data.load(config.data.name, dtype=config.training.dtype, **config.data.options)
+    if dataset.task == "regression" and config.target.loss == "cross_entropy":
+        raise ConfigurationError(
+            f"target.loss = 'cross_entropy' needs classes, which {dataset.name} has not; set target.loss = "
+            "'mse'"
+        )
+    if dataset.task == "regression" and config.target.class_value != 1:
+        raise ConfigurationError(
+            f"target.class_value has no meaning for {dataset.name}, which has no classes; set it to 1"
+        )
+    return dataset
+
+
+def create_network(config, dataset):
+    """The network of a configuration: new, or a saved one that has the same layers."""
+    options = config.network
+    sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
+    if options.start_from:
+        return _saved_network(config, sizes)
+    return Network.create(
+        sizes,
+        hidden_activation=options.hidden_activation,
+        output_activation=options.output_activation,
+        bias=options.bias,
+        init=options.init,
+        feedback_init=options.feedback_init,
+        feedback_noise=options.feedback_noise,
+        seed=config.training.seed,
+        dtype=config.training.dtype,
+    )
+
+
+def _saved_network(config, sizes):
+    """The network of `network.start_from`, which has to be what the configuration describes."""
+    options = config.network
+    try:
+        network = Network.load(options.start_from)
+    except OSError as error:
+        raise ConfigurationError(f"network.start_from: cannot read {options.start_from} ({error})") from None
+    activation, n_hidden = options.hidden_activation, len(options.hidden)
+    expected = {
+        "sizes": tuple(sizes),
+        "hidden_activation": (activation,) * n_hidden if isinstance(activation, str) else activation,
+        "output_activation": options.output_activation,
+        "bias": options.bias,
+        "dtype": config.training.dtype,
+    }
+    saved = {
+        "sizes": tuple(network.sizes),
+        "hidden_activation": tuple(network.hidden_activations),
+        "output_activation": network.output_activation,
+        "bias": network.biases is not None,
+        "dtype": network.dtype.name,
+    }
+    for key, value in expected.items():
+        if saved[key] != value:
+            raise ConfigurationError(
+                f"network.start_from: {options.start_from} has {key} = {saved[key]}, the configuration "
+                f"{value}; describe the saved network in [network] and training.dtype"
+            )
+    return network

@@ -1,0 +1,198 @@
+"""Progress of a run for people: live on a terminal, plain lines elsewhere; silent unless asked for.
+
+A display is an observer of the trainer. Lines about epochs go to standard output, what changes in between to
+standard error.
+"""
+
+import sys
+import time
+from math import isnan
+
+MINUTE = 60.0
+
+
+class NoDisplay:
+    """Shows nothing. A display is used as `with display:`, so that it can tidy up whatever happens."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class PlainDisplay(NoDisplay):
+    """A line per epoch on standard output and, between them, a line every so often on standard error.
+
+    Args:
+        interval: seconds between the lines on standard error.
+    """
+
+    def __init__(self, interval=MINUTE):
+        self._interval = interval
+        self._next_line = time.monotonic() + interval
+
+    def on_start(self, trainer):
+        """Learns how many epochs there will be."""
+        self._epochs = epoch_counts(trainer.config)
+
+    def on_minibatch(self, progress):
+        """Prints where the run stands, if the last line is long enough ago."""
+        if time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + self._interval
+            where = f"minibatch {progress.minibatch}/{progress.minibatches}"
+            texts = [f"{progress_text(progress, self._epochs)}, {where}", *progress_numbers(progress)]
+            print("  ".join(texts), file=sys.stderr, flush=True)
+
+    def on_epoch(self, row):
+        """Prints the epoch's results."""
+        print(epoch_line(row, self._epochs), flush=True)
+
+
+class LiveDisplay(NoDisplay):
+    """A bar on standard error that moves with every minibatch, and a line per epoch above it."""
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+        )
+        self._bar = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=True,
+        )
+
+    def on_start(self, trainer):
+        """Shows the bar."""
+        self._epochs = epoch_counts(trainer.config)
+        self._task = self._bar.add_task("starting", total=None, numbers="")
+        self._bar.start()
+
+    def on_minibatch(self, progress):
+        """Moves the bar."""
+        self._bar.update(
+            self._task,
+            description=progress_text(progress, self._epochs),
+            completed=progress.minibatch,
+            total=progress.minibatches,
+            numbers="  ".join(progress_numbers(progress)),
+        )
+
+    def on_epoch(self, row):
+        """Prints the epoch's results above the bar."""
+        print(epoch_line(row, self._epochs), flush=True)
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+
+def choose_display():
+    """A live display where standard error is a terminal, plain lines elsewhere."""
+    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
+
+
+def announce(experiment, left_out=()):
+    """Says on standard output what will run, where it is written to, and what it is expected to need."""
+    training, sizes = experiment.config.training, "-".join(map(str, experiment.network.sizes))
+    if left_out:
+        print(f"left out, because these settings do not use it: {', '.join(left_out)}")
+    print(experiment.dataset.summary)
+    print(
+        f"{training.method}, {sizes}, {training.dtype}: {training.epochs} epochs of minibatches of "
+        f"{training.batch_size}, seed {training.seed}; run directory {experiment.directory.path}"
+    )
+    print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
+    expected = experiment.expect()
+    known = expected.seconds is not None
+    time_text = f"about {duration(expected.seconds)}" if known else "unknown, the trial did not end well"
+    print(f"expected, from a short trial: time {time_text}; memory about {size(expected.memory)}", flush=True)
+
+
+def conclude(result):
+    """Says on standard output how the run ended and where its files are."""
+    outcome, directory = result.outcome, result.directory
+    if outcome.status != "done":
+        print(f"{outcome.status} after {outcome.epochs} complete epochs: {outcome.message}", file=sys.stderr)
+    if result.rows:
+        last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
+        print(f"test {_test_text(last)} at the end; best epoch {outcome.best_epoch}: test {_test_text(best)}")
+    files = sorted(file.name for file in directory.iterdir())
+    print(f"results: {directory} ({', '.join(files)})", flush=True)
+
+
+def _test_text(row):
+    """What counts on the test set: the accuracy, or for a regression the loss."""
+    accuracy = row["test_accuracy"]
+    return f"loss {row['test_loss']:.4g}" if isnan(accuracy) else f"accuracy {100 * accuracy:.2f} %"
+
+
+def epoch_counts(config):
+    """Numbers of epochs by phase, for texts such as "epoch 2/5"."""
+    return {"pretraining": config.feedback.pretraining_epochs, "forward": config.training.epochs}
+
+
+def progress_text(progress, epochs):
+    """Phase and epoch, such as "feedback, epoch 2/5"."""
+    total = epochs.get(progress.phase, epochs["forward"])
+    return f"{progress.phase}, epoch {progress.epoch}/{total}"
+
+
+def progress_numbers(progress):
+    """Loss, accuracy and time left, as far as they are known."""
+    known = progress.loss is not None, progress.accuracy is not None, progress.seconds_left is not None
+    makers = (
+        lambda: f"loss {progress.loss:.4g}",
+        lambda: f"accuracy {100 * progress.accuracy:.2f} %",
+        lambda: f"{duration(progress.seconds_left)} left",
+    )
+    return [make() for is_known, make in zip(known, makers, strict=True) if is_known]
+
+
+def epoch_line(row, epochs):
+    """The results of an epoch on one line."""
+    width = len(str(epochs["forward"]))
+    parts = [f"epoch {row['epoch']:>{width}}/{epochs['forward']}"]
+    parts += [text for name in ("train", "val", "test") if (text := score_text(row, name))]
+    return "   ".join([*parts, duration(row["seconds"])])
+
+
+def score_text(row, name):
+    """Loss and accuracy of one split; empty where there is none."""
+    loss, accuracy = row[f"{name}_loss"], row[f"{name}_accuracy"]
+    if isnan(loss):
+        return ""
+    return f"{name} {loss:.4g}" if isnan(accuracy) else f"{name} {loss:.4g} ({100 * accuracy:.2f} %)"
+
+
+def duration(seconds):
+    """Seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 5 h 10 min, 4 d 3 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
+    for unit, size, smaller, smaller_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller_size} {smaller}"
+    return f"{seconds} s"
+
+
+def size(n_bytes):
+    """Bytes as people say them: 35 MB, 1.2 GB."""
+    return (
+        f"{n_bytes / 1e9:.1f} GB"
+        if n_bytes >= 1e9
+        else f"{max(n_bytes / 1e6, 0.1):.2g} MB"
+        if n_bytes < 1e7
+        else f"{n_bytes / 1e6:.0f} MB"
+    )

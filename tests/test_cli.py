@@ -1,0 +1,237 @@
+"""The command line: what it prints, writes and returns, in real runs that are small."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from dfc_numba import cli
+from dfc_numba._version import __version__
+from dfc_numba.config_file import load_config, preset_names, preset_text
+from dfc_numba.run_directory import METRICS
+
+SMALL = ["--set=network.hidden=[8]", "--set=controller.steps=9", "--set=feedback_controller.steps=9"]
+
+
+def dfc(*arguments):
+    """The result of a command: exit code, standard output, standard error."""
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def started(*arguments, **options):
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "dfc_numba", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def rows(directory):
+    with open(directory / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def record(directory):
+    return json.loads((directory / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """The directory and the result of a small run."""
+    directory = tmp_path_factory.mktemp("runs") / "small"
+    return directory, dfc("train", *SMALL, "--epochs", 2, "--seed", 3, "--threads", 2, "--out", directory)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["presets", "-h"], ["info", "--help"]]
+)
+def test_help(arguments):
+    result = dfc(*arguments)
+    assert result.exit_code == 0 and "Usage: dfc" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_and_version_load_nothing_heavy(arguments):
+    code = "import sys; from dfc_numba.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    text = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    ).stdout
+    loaded = text.splitlines()[-1].split()
+    assert not {"numba", "numpy", "scipy", "h5py", "pydantic"} & set(loaded)
+
+
+def test_version():
+    assert dfc("--version").stdout == f"dfc-numba {__version__}\n"
+
+
+def test_presets_are_listed_with_their_titles():
+    lines = dfc("presets").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == preset_names()
+    assert {"digits", "student-teacher", "mnist-dfc", "mnist-bp"} <= set(preset_names())
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_is_printed_as_it_is(name):
+    assert dfc("presets", name).stdout == preset_text(name)
+
+
+def test_info_names_versions_processor_threads_and_cache():
+    text = dfc("info").stdout
+    assert all(
+        word in text for word in ("dfc_numba", "python", "numba", "processor", "available", "blas", "cache")
+    )
+
+
+def test_a_run_writes_its_directory(small_run):
+    directory, result = small_run
+    assert result.exit_code == 0
+    assert [row["epoch"] for row in rows(directory)] == ["1", "2"] and tuple(rows(directory)[0]) == METRICS
+    assert all(0 <= float(row["test_accuracy"]) <= 1 for row in rows(directory))
+    config, _ = load_config(directory / "config.toml")
+    assert (config.training.epochs, config.training.seed, config.network.hidden) == (2, 3, (8,))
+    run = record(directory)
+    assert (run["status"], run["results"]["epochs"]) == ("done", 2)
+    assert run["environment"]["dfc_numba"] == __version__ and run["environment"]["packages"]["numba"]
+
+
+def test_a_run_tells_what_it_expects_does_and_did(small_run):
+    directory, result = small_run
+    assert re.search(
+        r"expected, from a short trial: time about [\d.]+ \w+.*memory about [\d.]+ [MG]B", result.stdout
+    )
+    assert re.search(r"epoch 2/2   train [\d.]+ \([\d.]+ %\)   val .*   test .*   [\d.]+ s", result.stdout)
+    accuracy = float(rows(directory)[-1]["test_accuracy"])
+    assert f"test accuracy {100 * accuracy:.2f} % at the end" in result.stdout
+    assert (
+        f"results: {directory} (config.toml, metrics.csv, run.json, weights_best.h5, weights_last.h5)"
+        in result.stdout
+    )
+
+
+def test_the_resolved_configuration_repeats_the_run(small_run, tmp_path):
+    directory, _ = small_run
+    assert dfc("train", directory / "config.toml", "--out", tmp_path / "again").exit_code == 0
+    for row, other in zip(rows(directory), rows(tmp_path / "again"), strict=True):
+        assert {**row, "seconds": ""} == {**other, "seconds": ""}
+
+
+def test_a_run_starts_from_a_saved_network(small_run, tmp_path):
+    directory, _ = small_run
+    start = ["--set", f"network.start_from={directory / 'weights_last.h5'}"]
+    assert dfc("train", *SMALL, *start, "--epochs", 1, "--out", tmp_path / "warm").exit_code == 0
+    assert float(rows(tmp_path / "warm")[0]["train_loss"]) < float(rows(directory)[0]["train_loss"])
+    refused = dfc("train", *start, "--out", tmp_path / "other")
+    assert refused.exit_code == 2 and "has sizes" in refused.stderr and not (tmp_path / "other").exists()
+
+
+def test_a_run_is_never_overwritten(small_run):
+    directory, _ = small_run
+    before = {file.name: file.read_bytes() for file in directory.iterdir()}
+    result = dfc("train", *SMALL, "--epochs", 1, "--out", directory)
+    assert result.exit_code == 2 and "never overwritten" in result.stderr
+    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("method", ["dfc", "dfc-ss", "dfc-ssa", "bp", "dfa"])
+def test_every_method_runs(tmp_path, method):
+    settings = SMALL if method in ("dfc", "dfc-ss") else SMALL[:1]
+    result = dfc(
+        "train", *settings, f"--set=training.method={method}", "--epochs", 1, "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def test_a_run_of_single_precision(tmp_path):
+    result = dfc("train", *SMALL, "--epochs", 1, "--dtype", "float32", "--out", tmp_path / "run")
+    assert result.exit_code == 0 and "float32" in result.stdout
+
+
+def test_a_regression_reports_losses(tmp_path):
+    options = ["--set=data.options={train_size=64, validation_size=0, test_size=32, teacher_hidden=[20]}"]
+    steps = [
+        "--set=controller.steps=9",
+        "--set=feedback_controller.steps=9",
+        "--set=feedback.pretraining_epochs=1",
+    ]
+    result = dfc("train", "student-teacher", *options, *steps, "--epochs", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"test loss [\d.e-]+ at the end", result.stdout) and "accuracy" not in result.stdout
+    assert rows(tmp_path / "run")[0]["val_loss"] == "nan"
+
+
+def test_divergence_ends_with_1_and_says_where_and_what_to_change(tmp_path):
+    wild = ["--set=optimizer.name=sgd", "--set=optimizer.learning_rate=1e200"]
+    result = dfc("train", *SMALL, *wild, "--epochs", 3, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert all(
+        word in result.stderr for word in ("layer", "epoch", "minibatch", "lower optimizer.learning_rate")
+    )
+    assert "Traceback" not in result.output and record(tmp_path / "run")["status"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "did you mean 'digits'?"),
+        (["nowhere.toml"], "cannot be read"),
+        (["--set", "training.epoch=3"], "did you mean 'epochs'?"),
+        (["--set", "data.name=digit"], "did you mean 'digits'?"),
+        (["--set", "data.options.what=3"], "what"),
+        (["--epochs", "0"], "training.epochs = 0: must be greater than or equal to 1"),
+        (["--dtype", "float16"], "must be 'float64' or 'float32'"),
+        (["--threads", "0"], "threads"),
+        (["--set", "network.start_from=nowhere.h5"], "nowhere.h5"),
+        (["student-teacher", "--set", "target.loss=cross_entropy"], "set target.loss = 'mse'"),
+        (["student-teacher", "--set", "target.class_value=0.9"], "class_value has no meaning"),
+        (["--out", os.devnull], "cannot write to"),
+    ],
+)
+def test_wrong_use_ends_with_2_before_any_work(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = dfc("train", *arguments)
+    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_an_unknown_preset_is_refused_by_the_list_too():
+    result = dfc("presets", "digit")
+    assert result.exit_code == 2 and "did you mean 'digits'?" in result.stderr
+
+
+def test_an_unexpected_error_ends_with_1_and_is_recorded(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the moon is full")
+
+    monkeypatch.setattr("dfc_numba.run_directory.RunDirectory.on_epoch", fail)
+    result = dfc("train", *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "RuntimeError: the moon is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    run = record(tmp_path / "run")
+    assert run["status"] == "failed" and "on_epoch" in run["traceback"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, name):
+    directory, number = tmp_path / "run", signal.Signals[name]
+    process = started("train", *SMALL, "--epochs", 100000, "--out", directory)
+    while not (directory / "weights_last.h5").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert (
+        f"interrupted by {name}" in errors and "Traceback" not in errors and f"results: {directory}" in output
+    )
+    run = record(directory)
+    assert run["status"] == "interrupted" and run["results"]["epochs"] == len(rows(directory)) >= 1
+    assert not list(directory.glob(".*.tmp"))
