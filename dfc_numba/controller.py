@@ -93,6 +93,11 @@ class Controller:
         return self.sigma if self.sigma_output is None else self.sigma_output
 
     @property
+    def steady_leak(self):
+        """The leak in the steady state r* - r_L = steady_leak * u, whichever quantity leaks."""
+        return self.alpha if self.leak == "total" else self.alpha / (1.0 + self.alpha * self.k_p)
+
+    @property
     def transmission_is_instant(self):
         """Whether a layer sees the new rates of the layer below."""
         return self.instant_transmission or self.instant_dynamics

@@ -1,0 +1,124 @@
+"""The steady state of the feedback phase without simulating it, and the Jacobian that governs it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.validation import choice, samples
+
+METHODS = ("linear",)
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """The controlled network at rest; B samples, lists have one entry per layer.
+
+    Attributes:
+        u: (B, n_L) control signal.
+        v, r: lists of (B, n_i): somatic voltages and rates. delta_v: v - v_ff, what the controller adds.
+        converged: (B,) whether a steady state was found. iterations: (B,) that it took.
+        residual: (B,) norm of r* - r_L - alpha u, of which the steady state of the nonlinear network is the root.
+    """
+
+    u: np.ndarray
+    v: list
+    r: list
+    delta_v: list
+    converged: np.ndarray
+    iterations: np.ndarray
+    residual: np.ndarray
+
+
+def output_jacobian(network, x):
+    """J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
+
+        J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))      (DFC, Meulemans et al. 2021, section 3.1)
+
+    Args:
+        x: inputs (B, n_0).
+
+    Raises:
+        ValueError, TypeError: for inputs that do not fit.
+    """
+    x = samples("x", x, network.sizes[0])
+    return np.concatenate(_jacobian_blocks(network, network.forward(x, dtype="float64").v), axis=2)
+
+
+def _jacobian_blocks(network, voltages):
+    slopes = [DERIVATIVES[name](v) for name, v in zip(network.activations, voltages, strict=True)]
+    blocks = [np.eye(network.sizes[-1]) * slopes[-1][:, None, :]]
+    for i in reversed(range(len(slopes) - 1)):
+        above = network.weights[i + 1].astype(np.float64)
+        blocks.insert(0, blocks[0] @ above * slopes[i][:, None, :])
+    return blocks
+
+
+def steady_state(network, x, target, controller, *, method="linear"):
+    """The steady state that the controller reaches.
+
+    "linear" linearises at the feedforward state (DFC, Meulemans et al. 2021, lemma 1; DFC-SSA):
+
+        u = (J Q + alpha I)^{-1} (r* - r_L),  delta_v = Q u,  v_i = W_i r_{i-1} + b_i + delta_v_i,  r_i = phi(v_i)
+
+    with J^T for Q where the controller has jacobian_feedback.
+
+    Args:
+        x: inputs (B, n_0). target: r*, (B, n_L).
+        controller: a `Controller`, of which the steady state depends on alpha, leak, error and jacobian_feedback.
+
+    Returns:
+        a `SteadyState`, in float64.
+
+    Raises:
+        ValueError: for an unknown method, or error="softmax", whose steady state is not linear in u.
+    """
+    choice("method", method, METHODS)
+    if controller.error == "softmax":
+        raise ValueError(
+            "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in the output: "
+            "use error='difference', or simulate"
+        )
+    x = samples("x", x, network.sizes[0])
+    target = samples("target", target, network.sizes[-1], count=len(x))
+    activity = network.forward(x, dtype="float64")
+    jacobian = np.concatenate(_jacobian_blocks(network, activity.v), axis=2)
+    feedback = _feedback(network, controller, jacobian)
+    u = _solve(jacobian @ feedback, controller.steady_leak, target - activity.r[-1])
+    delta = (feedback @ u[:, :, None])[:, :, 0]
+    delta_v = np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
+    v, r = _propagate(network, x, delta_v)
+    residual = np.linalg.norm(target - r[-1] - controller.steady_leak * u, axis=1)
+    return SteadyState(u, v, r, delta_v, np.isfinite(residual), np.ones(len(x), np.int64), residual)
+
+
+def _feedback(network, controller, jacobian):
+    """(B or 1, sum n_i, n_L) feedback weights."""
+    if controller.jacobian_feedback:
+        return jacobian.transpose(0, 2, 1)
+    return np.concatenate(network.feedback)[None].astype(np.float64)
+
+
+def _solve(gain, alpha, gap):
+    """(gain + alpha I)^{-1} gap for every sample."""
+    matrix = gain + alpha * np.eye(gap.shape[1])
+    try:
+        return np.linalg.solve(matrix, gap[:, :, None])[:, :, 0]
+    except np.linalg.LinAlgError:
+        ranks = np.linalg.matrix_rank(matrix)
+        worst = int(np.argmin(ranks))
+        raise ValueError(
+            f"J Q + alpha I is singular (sample {worst}: rank {ranks[worst]} of {gap.shape[1]}), so there is no unique steady state; "
+            f"use alpha > {alpha:g} or other feedback weights"
+        ) from None
+
+
+def _propagate(network, x, delta_v):
+    """Voltages and rates of the network with delta_v added to the voltages of each layer."""
+    below, voltages, rates = x, [], []
+    for i, name in enumerate(network.activations):
+        basal = below @ network.weights[i].T.astype(np.float64) + (0.0 if network.biases is None else network.biases[i])
+        voltages.append(basal + delta_v[i])
+        rates.append(FUNCTIONS[name](voltages[-1]))
+        below = rates[-1]
+    return voltages, rates

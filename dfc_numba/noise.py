@@ -1,0 +1,66 @@
+"""Where the noise of a simulation comes from: a key for the generator in the kernels, or given draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.validation import floats
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """Names the standard normal draws of one minibatch.
+
+    A draw is a function of (seed, minibatch, sample, step, layer, unit) alone, so it does not depend on threads, on the
+    other samples, or on what ran before, and a replay needs only the key.
+
+    Args:
+        seed: any whole number from 0 to 2**64 - 1.
+        minibatch: number of the minibatch, 0 to 2**64 - 1.
+        samples: (B,) whole numbers that tell the samples apart, 0 to 2**32 - 1; None numbers them 0, 1, ...
+    """
+
+    seed: int
+    minibatch: int = 0
+    samples: object = None
+
+    def __post_init__(self):
+        for name in ("seed", "minibatch"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
+                raise ValueError(f"NoiseKey.{name} is {value!r}; a whole number from 0 to 2**64 - 1 is allowed")
+
+    def word(self):
+        """The 64-bit key of the generator: seed and minibatch, mixed."""
+        return np.uint64(np.random.SeedSequence([int(self.seed), int(self.minibatch)]).generate_state(1, np.uint64)[0])
+
+    def numbers(self, count):
+        """The numbers of `count` samples."""
+        if self.samples is None:
+            return np.arange(count, dtype=np.uint64)
+        numbers = np.asarray(self.samples)
+        if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
+            raise ValueError(f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected {count} whole numbers")
+        if numbers.min() < 0 or numbers.max() >= 2**32:
+            raise ValueError(f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed")
+        return numbers.astype(np.uint64)
+
+
+def as_key(noise):
+    """A NoiseKey from an int seed or a NoiseKey; None for anything else."""
+    if isinstance(noise, NoiseKey):
+        return noise
+    if isinstance(noise, int | np.integer) and not isinstance(noise, bool):
+        return NoiseKey(int(noise))
+    return None
+
+
+def given_draws(noise, times, samples, sizes, dtype):
+    """Given draws, one array (T, B, n_i) per layer, as one flat array `[layer][time][sample][unit]`."""
+    if not isinstance(noise, list | tuple) or len(noise) != len(sizes) - 1:
+        raise TypeError(
+            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays (T, B, n_i)"
+        )
+    shapes = [(times, samples, n) for n in sizes[1:]]
+    arrays = [floats(f"noise[{i}]", a, shape, dtype=dtype) for i, (a, shape) in enumerate(zip(noise, shapes, strict=True))]
+    return np.concatenate([array.ravel() for array in arrays])

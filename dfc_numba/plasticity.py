@@ -1,0 +1,223 @@
+"""Plasticity: the updates of the forward and the feedback weights that one feedback phase gives."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba import threads
+from dfc_numba.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.kernels import feedback_phase as kernel
+from dfc_numba.kernels.layout import layout, padded_rows
+from dfc_numba.kernels.multiply import add_outer
+from dfc_numba.phase import prepare, run
+from dfc_numba.equilibrium import steady_state
+from dfc_numba.validation import choice
+
+READOUTS = ("average", "final", "analytic")
+RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
+SAMPLES = ("all", "converged")
+SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
+OUTPUT_BLOCK = 32  # outputs whose part of an update one thread makes at a time
+
+
+@dataclass(frozen=True)
+class ForwardUpdate:
+    """Plasticity of the forward weights, per unit learning rate.
+
+    Attributes:
+        weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
+        converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated.
+    """
+
+    weights: list
+    biases: list | None
+    converged: np.ndarray | None = None
+    diverged: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FeedbackUpdate:
+    """Plasticity of the feedback weights, per unit learning rate: a list of (n_i, n_L)."""
+
+    feedback: list
+
+
+def forward_update(
+    network, x, target, controller, *, readout="average", rule="nonlinear_difference", samples="all", noise=None
+):
+    """The update Delta W of the forward weights and biases, averaged over the samples.
+
+        Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T       (DFC, Meulemans et al. 2021, equation 5)
+
+    Args:
+        x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
+        controller: a `Controller`.
+        readout: "average" over all T time points (DFC), "final" time point with v_ff made anew from its rates (DFC-SS),
+            or "analytic": the linearised steady state, without simulating (DFC-SSA).
+        rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
+            phi'(v of the feedforward pass) (v - v_ff) "derivative_matrix".
+        samples: "all", or "converged": a sample that has not converged contributes zero to the mean over all.
+        noise: as for `simulate`.
+
+    Returns:
+        a `ForwardUpdate` in the network's dtype; it is added to the weights, times a learning rate.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit, or that the readout cannot honour.
+    """
+    choice("readout", readout, READOUTS)
+    choice("rule", rule, RULES)
+    choice("samples", samples, SAMPLES)
+    if readout == "analytic":
+        _refuse_simulation_options(samples, noise)
+        return _analytic_update(network, x, target, controller, rule)
+    phase = prepare(network, x, target, controller, noise)
+    sums = run(phase, _task(readout, rule), only_converged=samples == "converged")
+    return _forward_update(phase, sums, readout)
+
+
+def _task(readout, rule, learn_feedback=False, high_pass_gain=0.0):
+    codes = {"average": kernel.AVERAGE, "final": kernel.FINAL, None: kernel.NO_READOUT}
+    return kernel.Task(codes[readout], RULES.index(rule), learn_feedback, high_pass_gain, 0)
+
+
+def _forward_update(phase, sums, readout):
+    below = [phase.x, *phase.feedforward_rates[:-1]]
+    if readout == "final":
+        below[1:] = [rate + deviation for rate, deviation in zip(below[1:], sums.rate[:-1], strict=True)]
+    times = phase.controller.time_points if readout == "average" else 1
+    totals = sums.outer if readout == "average" else None
+    weights, biases = outer_update(phase.network, sums.factor, below, phase.count * times, totals=totals)
+    return ForwardUpdate(weights, biases, sums.converged, sums.diverged)
+
+
+def outer_update(network, factors, below, count, *, totals=None):
+    """Weights and biases of (totals + sum over samples of factors_i below_i^T) / count.
+
+    Args:
+        factors, below: lists of (B, n_i) and (B, n_{i-1}). totals: what to add to, flat as in `Layout.outer`.
+    """
+    dtype = network.dtype
+    places = layout(network.sizes, dtype)
+    totals = np.zeros(places.outer[-1], dtype) if totals is None else totals
+    pieces = [(i, o) for i, n in enumerate(network.sizes[1:], 1) for o in range(0, n, OUTPUT_BLOCK)]
+    post = [padded_rows(factor, stride, dtype).ravel() for factor, stride in zip(factors, places.stride[1:], strict=True)]
+    pre = [padded_rows(rate, stride, dtype).ravel() for rate, stride in zip(below, places.stride[:-1], strict=True)]
+
+    def add(piece):
+        i, first = pieces[piece]
+        stride, outputs = places.stride[i - 1], min(OUTPUT_BLOCK, network.sizes[i] - first)
+        start = places.outer[i] + first * stride
+        add_outer(
+            totals, start, stride, outputs, post[i - 1], first, places.stride[i], pre[i - 1], 0, stride, len(below[0])
+        )  # fmt: skip
+
+    threads.run(len(pieces), add, work=2.0 * len(below[0]) * sum(w.size for w in network.weights))
+    weights = []
+    for i, n in enumerate(network.sizes[1:], 1):
+        block = totals[places.outer[i] : places.outer[i + 1]].reshape(n, places.stride[i - 1])
+        weights.append(block[:, : network.sizes[i - 1]] / dtype.type(count))
+    biases = None if network.biases is None else [(f.sum(axis=0) / count).astype(dtype) for f in factors]
+    return weights, biases
+
+
+def _refuse_simulation_options(samples, noise):
+    if noise is not None:
+        raise ValueError("readout='analytic' solves for the steady state and simulates nothing; leave out noise")
+    if samples != "all":
+        raise ValueError(f"readout='analytic' simulates nothing that could converge; samples={samples!r} needs 'average' or 'final'")
+
+
+def _analytic_update(network, x, target, controller, rule):
+    steady = steady_state(network, x, target, controller)
+    feedforward = network.forward(x, dtype="float64")
+    factors = []
+    for i, name in enumerate(network.activations):
+        factor = steady.delta_v[i]
+        if rule == "nonlinear_difference":
+            factor = FUNCTIONS[name](steady.v[i]) - FUNCTIONS[name](steady.v[i] - factor)
+        elif rule == "derivative_matrix":
+            factor = DERIVATIVES[name](feedforward.v[i]) * factor
+        factors.append(factor)
+    below = [np.asarray(x, np.float64), *steady.r[:-1]]
+    return ForwardUpdate(*outer_update(network, factors, below, len(below[0])))
+
+
+def feedback_update(
+    network, x, target, controller, *, noise=0, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR
+):
+    """The update Delta Q of the feedback weights from noise, averaged over time and samples.
+
+        Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T     (DFC, Meulemans et al. 2021, equation 13)
+
+    Weight decay is left to the optimiser.
+
+    Args:
+        x, target, controller, noise: as for `simulate`. For the two-phase rule with weak feedback the target is the
+            feedforward output, in float64: `network.predict(x, dtype="float64")`.
+        scaling: k_i = (1 + tau_v / tau_noise)^(L - i) instead of 1 (Strong-DFC, Meulemans et al. 2022).
+        high_pass: time constant tau_f of a high-pass filter on u, for the single-phase rule; None for none.
+        normalise: (sigma of the hidden layers, of the output layer) to divide by; None takes the controller's.
+        sigma_floor: what sigma_i is at least taken to be.
+
+    Returns:
+        a `FeedbackUpdate` in the network's dtype; it is added to the feedback weights, times a learning rate.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
+    divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
+    phase = prepare(network, x, target, controller, noise)
+    return _feedback_update(phase, run(phase, task), divisors)
+
+
+def forward_and_feedback_update(
+    network, x, target, controller, *, rule="nonlinear_difference", samples="all", noise=0, scaling=False, high_pass=None,
+    normalise=None, sigma_floor=SIGMA_FLOOR,
+):  # fmt: skip
+    """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
+
+    Arguments, errors and results as for `forward_update` and `feedback_update`: (ForwardUpdate, FeedbackUpdate).
+    """
+    choice("rule", rule, RULES)
+    choice("samples", samples, SAMPLES)
+    task = _feedback_task(controller, "average", rule, high_pass)
+    divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
+    phase = prepare(network, x, target, controller, noise)
+    sums = run(phase, task, only_converged=samples == "converged")
+    return _forward_update(phase, sums, "average"), _feedback_update(phase, sums, divisors)
+
+
+def _feedback_task(controller, readout, rule, high_pass):
+    if controller.jacobian_feedback:
+        raise ValueError("with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned")
+    if high_pass is not None and not (np.isfinite(high_pass) and high_pass >= controller.dt):
+        raise ValueError(f"high_pass is {high_pass!r}; a time constant >= dt = {controller.dt:g} is allowed, or None")
+    return _task(readout, rule, True, 0.0 if high_pass is None else controller.dt / high_pass)
+
+
+def _divisors(network, controller, scaling, normalise, sigma_floor):
+    """sigma_i^2 / k_i per layer."""
+    if not sigma_floor > 0:
+        raise ValueError(f"sigma_floor is {sigma_floor!r}; a positive number is allowed")
+    hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else normalise
+    depth = len(network.weights)
+    sigmas = [max(sigma, sigma_floor) for sigma in [hidden] * (depth - 1) + [output]]
+    if not scaling:
+        return [sigma**2 for sigma in sigmas]
+    if controller.tau_noise is None:
+        raise ValueError("scaling=True uses k_i = (1 + tau_v / tau_noise)^(L - i); set tau_noise, or scaling=False for white noise")
+    base = 1.0 + controller.tau_v / controller.tau_noise
+    return [sigma**2 / base ** (depth - 1 - i) for i, sigma in enumerate(sigmas)]
+
+
+def _feedback_update(phase, sums, divisors):
+    places, sizes, dtype = phase.places, phase.network.sizes, phase.network.dtype
+    count = phase.controller.steps * phase.count
+    updates = []
+    for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
+        block = sums.outer_feedback[places.outer_feedback[i] : places.outer_feedback[i + 1]]
+        block = block.reshape(sizes[-1], places.stride[i])[:, :n].T
+        updates.append(np.ascontiguousarray(block) * dtype.type(-1.0 / (count * divisor)))
+    return FeedbackUpdate(updates)

@@ -1,0 +1,68 @@
+"""Losses, and the output targets that the controller drives the network to. B samples, n_L outputs."""
+
+import numpy as np
+
+from dfc_numba.validation import choice, floats, labels, samples
+
+LOSSES = ("mse", "cross_entropy")
+
+
+def as_targets(y, n_outputs, *, count=None):
+    """Targets (B, n_L) in float64: integer labels (B,) become one-hot, arrays (B, n_L) stay.
+
+    Raises:
+        ValueError, TypeError: for labels out of range, a wrong shape, or numbers that are not finite.
+    """
+    if np.ndim(y) == 1:
+        numbers = labels("y", y, n_outputs, count=count)
+        return np.eye(n_outputs)[numbers]
+    return floats("y", y, (count, n_outputs))
+
+
+def mean_loss(output, y, loss):
+    """The mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output)."""
+    output, y = _checked(output, y, loss)
+    if loss == "mse":
+        return float(np.mean((output - y) ** 2))
+    return float(-np.mean(np.sum(y * _log_softmax(output), axis=1)))
+
+
+def output_gradient(output, y, loss):
+    """d(mean loss) / d output, (B, n_L) in float64."""
+    output, y = _checked(output, y, loss)
+    if loss == "mse":
+        return 2.0 * (output - y) / output.size
+    return (np.exp(_log_softmax(output)) * y.sum(axis=1, keepdims=True) - y) / len(output)
+
+
+def output_target(network, x, y, *, loss="mse", step=0.1):
+    """The output target of weak feedback, a small step down the loss from the feedforward output.
+
+        r* = r_L - step * B * d(mean loss) / d r_L          (DFC, Meulemans et al. 2021, equation 3)
+
+    Args:
+        x: inputs (B, n_0); y: targets (B, n_L), or integer labels (B,).
+        loss: "mse" or "cross_entropy" (of softmax(r_L)).
+        step: the nudge lambda per sample, a number >= 0; 0 gives the feedforward output itself.
+
+    Returns:
+        r*, (B, n_L), in float64 for either dtype of the network.
+    """
+    if not (np.isfinite(step) and step >= 0):
+        raise ValueError(f"step is {step!r}; a finite number >= 0 is allowed")
+    choice("loss", loss, LOSSES)
+    x = samples("x", x, network.sizes[0])
+    y = as_targets(y, network.sizes[-1], count=len(x))
+    output = network.predict(x, dtype="float64")
+    return output - step * len(x) * output_gradient(output, y, loss)
+
+
+def _checked(output, y, loss):
+    choice("loss", loss, LOSSES)
+    output = np.asarray(output, np.float64)
+    return output, as_targets(y, output.shape[1], count=len(output))
+
+
+def _log_softmax(output):
+    shifted = output - output.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

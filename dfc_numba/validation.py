@@ -1,0 +1,78 @@
+"""Checks of arguments: every function says what it was given, what is allowed, and what to do."""
+
+import difflib
+
+import numpy as np
+
+DTYPES = ("float32", "float64")
+
+
+def choice(name, value, allowed):
+    """`value` if it is one of `allowed`, else a ValueError that names the nearest."""
+    if value in allowed:
+        return value
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{hint}")
+
+
+def dtype_of(value):
+    """float32 or float64 as a NumPy dtype."""
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        name = value
+    return np.dtype(choice("dtype", name, DTYPES))
+
+
+def floats(name, value, shape, *, dtype="float64"):
+    """`value` as a C-ordered float array of `shape` (None: any length), finite throughout.
+
+    Raises:
+        TypeError: for something that is no array of numbers.
+        ValueError: for another shape, or a number that is not finite.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError
+        array = np.ascontiguousarray(array, dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, not {_described(value)}") from None
+    if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {array.shape}; expected ({wanted})")
+    return finite(name, array)
+
+
+def finite(name, array):
+    """The array, if all of it is finite."""
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name}{list(where)} is {array[where]}; every number must be finite")
+    return array
+
+
+def samples(name, value, columns, *, count=None, dtype="float64"):
+    """`value` as a (B, columns) array with at least one sample."""
+    array = floats(name, value, (count, columns), dtype=dtype)
+    if len(array) == 0:
+        raise ValueError(f"{name} holds no sample (shape {array.shape}); at least one is needed")
+    return array
+
+
+def labels(name, value, classes, *, count=None):
+    """`value` as (B,) class numbers in 0..classes - 1."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"{name} must be a one-dimensional array of integers, not {_described(value)}")
+    if count is not None and len(array) != count:
+        raise ValueError(f"{name} has {len(array)} labels for {count} samples")
+    if len(array) and not (0 <= array.min() and array.max() < classes):
+        raise ValueError(f"{name} holds labels from {array.min()} to {array.max()}; with {classes} outputs 0 to {classes - 1} are allowed")
+    return array
+
+
+def _described(value):
+    dtype = getattr(value, "dtype", None)
+    return f"{type(value).__name__} of dtype {dtype}, shape {value.shape}" if dtype is not None else repr(value)[:60]

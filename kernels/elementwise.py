@@ -1,0 +1,224 @@
+"""Exponentials, activation functions and their differences, in branch-free vector form.
+
+DFC learns from small differences phi(a + d) - phi(a), which vanish in rounding if they are taken from two large numbers.
+Here they are computed from the deviation d itself, with a relative error of a few units in the last place:
+
+    tanh(a + d) - tanh(a)       = C E / (B + S X),     E = exp(2 d) - 1,  X = exp(2 d)
+
+with S = 1 / (1 + exp(-2 a)), B = 1 / (1 + exp(2 a)), C = 2 S B, all of them positive, so that nothing cancels. The
+logistic function obeys the same formula with d and a in place of 2 d and 2 a and C = S B. Piecewise linear functions
+with slope s for negative arguments (relu: 0, leakyrelu: 0.2, linear: 1) obey
+
+    phi(a + d) - phi(a) = s d + (1 - s) (max(d, -a) + min(a, 0)).
+"""
+
+import math
+
+from dfc_numba.kernels.simd import (
+    clamp,
+    elementwise,
+    polynomial,
+    power_of_two,
+    round_to_integer,
+    select,
+    split_exponent,
+    square_root,
+)
+
+LN2_HIGH = {8: 0.6931471803691238, 4: 0.693359375}
+LN2_LOW = {8: 1.9082149292705877e-10, 4: -2.12194440e-4}
+# expm1(f) = f + f^2 (1/2! + f/3! + ...) on |f| <= ln(2)/2, cut where the remainder is below half a unit in the last place
+EXPM1_TERMS = {8: 12, 4: 6}
+# exp(EXPONENT_LIMIT) squared is still finite
+EXPONENT_LIMIT = {8: 354.0, 4: 44.0}
+# feedforward arguments beyond this are saturated; the remainder of the argument is shifted into the deviation
+ARGUMENT_LIMIT = {8: 300.0, 4: 24.0}
+
+
+def _reduced(x):
+    """(n, f) with x = n ln 2 + f and |f| <= ln(2)/2."""
+    size = x.dtype.itemsize
+    n = round_to_integer(x * math.log2(math.e))
+    return n, (x - n * LN2_HIGH[size]) - n * LN2_LOW[size]
+
+
+def _expm1_and_exp(x):
+    """(exp(x) - 1, exp(x)) for |x| within the range of normal numbers."""
+    n, f = _reduced(x)
+    tail = polynomial(f, [1.0 / math.factorial(k + 2) for k in range(EXPM1_TERMS[x.dtype.itemsize])])
+    scale = power_of_two(n)
+    small = f * f * tail + f
+    return scale * small + (scale - 1.0), scale * small + scale
+
+
+def _exponential(x):
+    """exp(x); inf where it overflows, the smallest normal number where it underflows."""
+    low, high = {8: (-708.0, 710.0), 4: (-87.0, 89.0)}[x.dtype.itemsize]
+    n, f = _reduced(clamp(x, low, high))
+    return power_of_two(n) * polynomial(f, [1.0 / math.factorial(k) for k in range(EXPM1_TERMS[x.dtype.itemsize] + 2)])
+
+
+# --- activation functions ---------------------------------------------------------------------------------------------
+
+
+@elementwise(outputs=["rate"], inputs=["v"])
+def tanh_rate(v):
+    """r = tanh(v)."""
+    limit = EXPONENT_LIMIT[v.dtype.itemsize]
+    expm1, _ = _expm1_and_exp(clamp(v + v, -limit, limit))
+    return expm1 / (expm1 + 2.0)
+
+
+@elementwise(outputs=["rate"], inputs=["v"])
+def sigmoid_rate(v):
+    """r = 1 / (1 + exp(-v))."""
+    return 1.0 / (1.0 + _exponential(-v))
+
+
+@elementwise(outputs=["rate"], inputs=["v"], scalars=["slope"])
+def piecewise_rate(v, slope):
+    """r = v for v > 0, slope v otherwise; slope 1 is the linear function, 0 relu, 0.2 leakyrelu."""
+    return select(v < 0.0, slope * v, v)
+
+
+@elementwise(outputs=["constants*4"], inputs=["v"], scalars=["slope"])
+def logistic_constants(v, slope):
+    """The constants S, B, C of the difference formula at the feedforward voltage v, and the clipped part of slope * v.
+
+    slope is 2 for tanh and 1 for sigmoid; the derivative phi'(v) is slope * C.
+    """
+    limit = ARGUMENT_LIMIT[v.dtype.itemsize]
+    scaled = slope * v
+    x = clamp(scaled, -limit, limit)
+    s = 1.0 / (1.0 + _exponential(-x))
+    b = 1.0 / (1.0 + _exponential(x))
+    return s, b, slope * s * b, scaled - x
+
+
+def _logistic_terms(deviation, s, b, shift, slope):
+    """(E, X, D) of the difference formula, D = B + S X."""
+    limit = EXPONENT_LIMIT[deviation.dtype.itemsize]
+    expm1, power = _expm1_and_exp(clamp(slope * deviation + shift, -limit, limit))
+    return expm1, power, b + s * power
+
+
+def _piecewise_difference(deviation, v_ff, slope):
+    rectified = select(deviation < -v_ff, -v_ff, deviation) + select(v_ff < 0.0, v_ff, 0.0)
+    return slope * deviation + (1.0 - slope) * rectified
+
+
+def _relaxed(v, basal, apical, gain):
+    """One Euler step of tau_v dv/dt = -v + v_ff + v_fb, gain = dt / tau_v; gain 1 gives v = v_ff + v_fb."""
+    return (1.0 - gain) * v + gain * (apical + basal)
+
+
+# --- one Euler step of a layer: soma, rate, postsynaptic factor -------------------------------------------------------
+# v, basal, apical, rate are deviations from the feedforward state; `factor` is phi(v) - phi(v_ff).
+
+
+@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"])
+def step_logistic(v, basal, apical, s, b, c, shift, gain, slope):
+    """Step of a tanh or sigmoid layer; both differences share one division."""
+    v = _relaxed(v, basal, apical, gain)
+    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
+    basal_e, _, basal_d = _logistic_terms(basal, s, b, shift, slope)
+    common = c / (soma_d * basal_d)
+    return v, soma_e * basal_d * common, (soma_e - basal_e) * common
+
+
+@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "apical", "constants*4"], scalars=["gain", "slope"])
+def step_logistic_first(v, apical, s, b, c, shift, gain, slope):
+    """The same for the first layer, whose basal voltage never leaves its feedforward value."""
+    v = (1.0 - gain) * v + gain * apical
+    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
+    rate = soma_e * c / soma_d
+    return v, rate, rate
+
+
+@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "v_ff"], scalars=["gain", "slope"])
+def step_piecewise(v, basal, apical, v_ff, gain, slope):
+    """Step of a linear, relu or leakyrelu layer."""
+    v = _relaxed(v, basal, apical, gain)
+    rate = _piecewise_difference(v, v_ff, slope)
+    return v, rate, rate - _piecewise_difference(basal, v_ff, slope)
+
+
+@elementwise(outputs=["factor"], inputs=["v", "basal", "constants*4"], scalars=["slope"])
+def difference_logistic(v, basal, s, b, c, shift, slope):
+    """phi(v) - phi(v_ff) of a tanh or sigmoid layer."""
+    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
+    basal_e, _, basal_d = _logistic_terms(basal, s, b, shift, slope)
+    return (soma_e - basal_e) * (c / (soma_d * basal_d))
+
+
+@elementwise(outputs=["factor"], inputs=["v", "basal", "v_ff"], scalars=["slope"])
+def difference_piecewise(v, basal, v_ff, slope):
+    """phi(v) - phi(v_ff) of a linear, relu or leakyrelu layer."""
+    return _piecewise_difference(v, v_ff, slope) - _piecewise_difference(basal, v_ff, slope)
+
+
+# --- derivatives --------------------------------------------------------------------------------------------------------
+
+
+@elementwise(outputs=["derivative"], inputs=["v", "constants*4"], scalars=["slope"])
+def derivative_logistic(v, s, b, c, shift, slope):
+    """phi'(v_ff + v) of a tanh or sigmoid layer, v the deviation."""
+    _, power, denominator = _logistic_terms(v, s, b, shift, slope)
+    return (slope * c / denominator) * (power / denominator)
+
+
+@elementwise(outputs=["derivative"], inputs=["v", "v_ff"], scalars=["slope"])
+def derivative_piecewise(v, v_ff, slope):
+    """phi'(v_ff + v) of a linear, relu or leakyrelu layer; 1 at the kink."""
+    return select(v + v_ff < 0.0, slope, 1.0 + 0.0 * v)
+
+
+# --- small linear passes ------------------------------------------------------------------------------------------------
+
+
+@elementwise(outputs=["out"], inputs=["x", "y"])
+def subtract(x, y):
+    """x - y."""
+    return x - y
+
+
+@elementwise(outputs=["out"], inputs=["x", "y"])
+def multiply(x, y):
+    """x * y."""
+    return x * y
+
+
+@elementwise(outputs=["out"], inputs=["x", "y"], scalars=["p", "q"])
+def combine(x, y, p, q):
+    """p x + q y: the Euler step of a low-pass filter with p = 1 - dt/tau, q = dt/tau, or a scaled addition with p = 1."""
+    return p * x + q * y
+
+
+# --- normal deviates ------------------------------------------------------------------------------------------------------
+
+
+def _log(x):
+    """Natural logarithm in single precision, for positive normal x."""
+    mantissa, exponent = split_exponent(x)
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)
+    series = polynomial(ratio * ratio, [2.0 / (2 * k + 1) for k in range(5)])
+    return exponent * math.log(2.0) + ratio * series
+
+
+def _cos_sin(turns):
+    """(cos, sin) of 2 pi turns for |turns| <= 1/2: series at a quarter of the angle, doubled twice."""
+    angle = turns * (0.5 * math.pi)
+    square = angle * angle
+    sin = angle * polynomial(square, [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(5)])
+    cos = polynomial(square, [(-1.0) ** k / math.factorial(2 * k) for k in range(6)])
+    for _ in range(2):
+        sin, cos = 2.0 * sin * cos, cos * cos - sin * sin
+    return cos, sin
+
+
+@elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"])
+def normal_pair(unsigned, signed):
+    """Two standard normal deviates from two random 32-bit words, one read as unsigned, one as signed (Box and Muller 1958)."""
+    radius = square_root(-2.0 * _log((unsigned + 0.5) * 2.0**-32))
+    cos, sin = _cos_sin(signed * 2.0**-32)
+    return radius * cos, radius * sin

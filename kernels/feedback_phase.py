@@ -1,0 +1,559 @@
+"""The feedback phase of one shard of samples, fused: controller, layers, noise, and the sums that the updates need.
+
+For step t -> t+1 (DFC, Meulemans et al. 2021, equations 4, 5 and 7; Euler method, tau_u = 1):
+
+    e = r* - r_L                          u_int += dt (e - alpha u),  u = u_int + k_p e
+    v_ff_i = W_i r_{i-1} + b_i            v_fb_i += (dt/tau_A) (Q_i u - v_fb_i) + noise
+    v_i += (dt/tau_v) (v_ff_i + v_fb_i - v_i),  r_i = phi(v_i)
+    Delta W_i += (phi(v_i) - phi(v_ff_i)) r_{i-1}^T,   Delta Q_i += -v_fb_i(t) u(t+1)^T
+
+What is stored and evolved are the deviations of v, v_ff and r from the feedforward state (names in the code: v, basal,
+rate), which keep their digits however small the nudge. Products for the updates are taken over blocks of steps: `rate`,
+`factor` (= phi(v) - phi(v_ff)), and for the feedback weights `apical` and `control`, are kept for `slots` steps in rings
+`[layer][slot][sample][unit]` that `_flush` multiplies out. The controller itself runs in float64 for either dtype.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dfc_numba.kernels import elementwise as vector
+from dfc_numba.kernels.feedforward import LOGISTIC
+from dfc_numba.kernels.jit import jit, jit_part
+from dfc_numba.kernels.multiply import add_outer, multiply
+from dfc_numba.kernels.noise import normals, scratch
+
+NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
+NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
+NO_READOUT, AVERAGE, FINAL = 0, 1, 2
+BLOCK_ROWS = 64  # samples x steps that one product for the updates takes together
+
+
+class Parameters(NamedTuple):
+    """The network in packed form; index 0 of the activation arrays is unused."""
+
+    families: np.ndarray
+    slopes: np.ndarray  # in the dtype of the network
+    weights: np.ndarray
+    feedback: np.ndarray
+    transposed: np.ndarray  # empty unless the feedback is the Jacobian's
+
+
+class Dynamics(NamedTuple):
+    """The controller's options, as the step needs them (all gains are dt / tau; 1 means instantaneous)."""
+
+    steps: int
+    dt: float
+    alpha: float
+    k_p: float
+    soma_gain: float
+    apical_gain: float
+    control_gain: float
+    noise_gain: float  # weight of a draw in v_fb (white) or in the filter's state (low-passed)
+    noise_keep: float  # what the filter keeps per step; negative for white noise
+    sigma: float
+    sigma_output: float
+    instant_transmission: bool
+    proactive: bool
+    softmax: bool
+    jacobian_feedback: bool
+    leak_integral: bool
+
+
+class Task(NamedTuple):
+    """What is asked of the simulation."""
+
+    readout: int
+    rule: int
+    learn_feedback: bool
+    high_pass_gain: float  # dt / tau_f, or 0 for the control signal as it is
+    record_every: int  # 0: nothing is recorded
+
+
+class Minibatch(NamedTuple):
+    """The minibatch; dense arrays are flat `[layer][sample][unit]`, in float64."""
+
+    v_ff: np.ndarray
+    r_ff: np.ndarray
+    gap: np.ndarray  # (B, n_L) r* - r_L(feedforward)
+    target: np.ndarray  # (B, n_L)
+    active: np.ndarray  # (B,) False: the sample is held at its feedforward state
+    noise_source: int
+    noise_key: int  # uint64
+    noise_samples: np.ndarray  # (B,) uint64 numbers that tell the samples apart
+    noise_given: np.ndarray  # flat [layer][time][sample][unit]
+
+
+class Results(NamedTuple):
+    """Where a shard leaves its results."""
+
+    factor: np.ndarray  # dense: sum over time of the factor (average), or its last value (final)
+    rate: np.ndarray  # dense: last deviation of the rates
+    u: np.ndarray  # (B, n_L) last control signal
+    outer: np.ndarray  # (slots of shards, outer total) sum of factor x rate deviation
+    outer_feedback: np.ndarray  # (slots of shards, total) sum of u x v_fb
+
+
+class Records(NamedTuple):
+    """Recorded trajectories; dense arrays are flat `[layer][time][sample][unit]`, empty where not asked for."""
+
+    row: np.ndarray  # (B,) place of a sample among the recorded ones, or -1
+    count: int  # recorded samples
+    times: int  # recorded time points
+    u: np.ndarray
+    u_int: np.ndarray
+    error: np.ndarray
+    v: np.ndarray
+    v_ff: np.ndarray
+    v_fb: np.ndarray
+    r: np.ndarray
+
+
+class State(NamedTuple):
+    """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""
+
+    first: int
+    count: int  # samples of this shard
+    slots: int
+    v: np.ndarray
+    basal: np.ndarray
+    apical: np.ndarray
+    drive: np.ndarray
+    noise: np.ndarray
+    constants: np.ndarray  # per layer four arrays [sample][unit]: s, b, c, shift of a logistic layer, or v_ff
+    derivative: np.ndarray  # phi'(v_ff), where the rule needs it
+    rate: np.ndarray  # ring
+    factor: np.ndarray  # ring
+    apical_block: np.ndarray  # ring
+    control_block: np.ndarray  # [slot][sample][output]
+    control: np.ndarray  # [sample][output] the signal that the layers receive
+    draw: np.ndarray
+    draw_work: np.ndarray
+    u: np.ndarray  # the rest: (sample, output), float64
+    u_int: np.ndarray
+    u_filtered: np.ndarray
+    u_slow: np.ndarray
+    error: np.ndarray
+    output: np.ndarray  # r_L
+
+
+@jit_part
+def _place(layout, state, i):
+    """Start of layer i in the flat arrays of a shard."""
+    return state.count * layout.rows[i]
+
+
+@jit_part
+def _ring(layout, state, i, slot):
+    """Start of a slot of layer i in a ring."""
+    return state.count * (layout.rows[i] * state.slots + slot * layout.stride[i])
+
+
+@jit_part
+def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
+    dtype = parameters.weights.dtype
+    depth = layout.sizes.size - 1
+    total = count * layout.rows[depth + 1]
+    outputs = layout.sizes[depth]
+    slots = max(2, BLOCK_ROWS // count)
+    noisy = minibatch.noise_source != NO_NOISE
+    filtered = noisy and dynamics.noise_keep >= 0.0
+    own_apical = dynamics.apical_gain != 1.0
+    learns = 1 if task.learn_feedback else 0
+    return State(
+        first,
+        count,
+        slots,
+        np.zeros(total, dtype),
+        np.zeros(total, dtype),
+        np.zeros(total, dtype),
+        np.zeros(total if own_apical else 0, dtype),
+        np.zeros(total if filtered else 0, dtype),
+        np.zeros(4 * total, dtype),
+        np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
+        np.zeros(slots * total, dtype),
+        np.zeros(slots * total, dtype),
+        np.zeros(learns * slots * total, dtype),
+        np.zeros(learns * slots * count * layout.stride[depth], dtype),
+        np.zeros(count * layout.stride[depth], dtype),
+        np.zeros(count * layout.stride[1:].max() if noisy else 0, dtype),
+        scratch(layout.sizes[1:].max()),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+    )
+
+
+@jit_part
+def _set_constants(layout, parameters, minibatch, state):
+    """Constants of the activation differences at the feedforward voltages, computed in float64."""
+    samples = minibatch.gap.shape[0]
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        size = state.count * stride
+        exact = np.zeros(5 * size)
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            exact[4 * size + s * stride : 4 * size + s * stride + n] = minibatch.v_ff[dense : dense + n]
+        if parameters.families[i] == LOGISTIC:
+            vector.logistic_constants(size, exact, 0, exact, 4 * size, np.float64(parameters.slopes[i]))
+        else:
+            exact[:size] = exact[4 * size :]
+        start = 4 * _place(layout, state, i)
+        for j in range(4 * size):
+            state.constants[start + j] = exact[j]
+
+
+@jit_part
+def _derivatives(layout, parameters, state, i, v, out, out_start):
+    """out = phi'(v_ff + v) of layer i."""
+    size, start, slope = state.count * layout.stride[i], _place(layout, state, i), parameters.slopes[i]
+    if parameters.families[i] == LOGISTIC:
+        vector.derivative_logistic(size, out, out_start, v, start, state.constants, 4 * start, slope)
+    else:
+        vector.derivative_piecewise(size, out, out_start, v, start, state.constants, 4 * start, slope)
+
+
+# --- the controller ------------------------------------------------------------------------------------------------------
+
+
+@jit_part
+def _log_sum_exp(rates):
+    """log(sum(exp(rates))) of one sample."""
+    top = rates.max()
+    return top + np.log(np.exp(rates - top).sum())
+
+
+@jit_part
+def _control_error(layout, dynamics, minibatch, state, slot):
+    """state.error = r* - r_L or r* - softmax(r_L), at the rates in `slot`."""
+    depth, samples = layout.sizes.size - 1, minibatch.gap.shape[0]
+    outputs, stride = layout.sizes[depth], layout.stride[depth]
+    ring = _ring(layout, state, depth, slot)
+    for s in range(state.count):
+        b = state.first + s
+        feedforward = layout.dense[depth] * samples + b * outputs
+        for k in range(outputs):
+            deviation = np.float64(state.rate[ring + s * stride + k])
+            state.output[s, k] = minibatch.r_ff[feedforward + k] + deviation
+            state.error[s, k] = minibatch.gap[b, k] - deviation
+        if dynamics.softmax:
+            logarithm = _log_sum_exp(state.output[s])
+            for k in range(outputs):
+                state.error[s, k] = minibatch.target[b, k] - np.exp(state.output[s, k] - logarithm)
+
+
+@jit_part
+def _advance_controller(layout, dynamics, task, minibatch, state, step, slot):
+    """One step of u_int and u; `control` receives what the layers see, the control block what feedback learning needs."""
+    depth = layout.sizes.size - 1
+    stride = layout.stride[depth]
+    for s in range(state.count):
+        if not minibatch.active[state.first + s]:
+            continue
+        for k in range(layout.sizes[depth]):
+            if not dynamics.proactive:
+                state.control[s * stride + k] = state.u_filtered[s, k]
+            leaking = state.u_int[s, k] if dynamics.leak_integral else state.u[s, k]
+            e = state.error[s, k]
+            state.u_int[s, k] += dynamics.dt * (e - dynamics.alpha * leaking)
+            u = state.u_int[s, k] + dynamics.k_p * e
+            state.u[s, k] = u
+            gain = dynamics.control_gain if step > 0 else 1.0
+            state.u_filtered[s, k] = gain * u + (1.0 - gain) * state.u_filtered[s, k]
+            if dynamics.proactive:
+                state.control[s * stride + k] = state.u_filtered[s, k]
+            if task.learn_feedback:
+                slow = task.high_pass_gain if step > 0 or task.high_pass_gain == 0.0 else 1.0
+                state.u_slow[s, k] = slow * u + (1.0 - slow) * state.u_slow[s, k]
+                state.control_block[(slot * state.count + s) * stride + k] = u - state.u_slow[s, k]
+
+
+@jit_part
+def _jacobian_control(layout, parameters, state, drive, slot):
+    """drive of every layer = J_i(v)^T u, layer by layer from the output down; the slot of `factor` is scratch."""
+    depth = layout.sizes.size - 1
+    for i in range(depth, 0, -1):
+        stride, start, ring = layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+        if i == depth:
+            drive[start : start + state.count * stride] = state.control
+        else:
+            above = _place(layout, state, i + 1)
+            multiply(
+                drive, start, stride, state.count,
+                drive, above, layout.stride[i + 1], layout.sizes[i + 1],
+                parameters.transposed, layout.transposed[i],
+            )  # fmt: skip
+        _derivatives(layout, parameters, state, i, state.v, state.factor, ring)
+        vector.multiply(state.count * stride, drive, start, drive, start, state.factor, ring)
+
+
+# --- the layers ----------------------------------------------------------------------------------------------------------
+
+
+@jit_part
+def _add_noise(layout, dynamics, minibatch, state, i, step):
+    """Noise of layer i into its apical voltage: white, or through a low-pass filter of its own."""
+    depth = layout.sizes.size - 1
+    n, stride = layout.sizes[i], layout.stride[i]
+    size, start = state.count * stride, _place(layout, state, i)
+    sigma = dynamics.sigma_output if i == depth else dynamics.sigma
+    samples = minibatch.gap.shape[0]
+    for s in range(state.count):
+        b = state.first + s
+        if not minibatch.active[b]:
+            state.draw[s * stride : s * stride + n] = 0.0
+        elif minibatch.noise_source == KEYED_NOISE:
+            key, sample = np.uint64(minibatch.noise_key), minibatch.noise_samples[b]
+            normals(state.draw, s * stride, n, key, step + 1, sample, i, state.draw_work)
+        else:
+            given = samples * ((dynamics.steps + 1) * layout.dense[i] + (step + 1) * n) + b * n
+            state.draw[s * stride : s * stride + n] = minibatch.noise_given[given : given + n]
+        state.draw[s * stride + n : (s + 1) * stride] = 0.0
+    if dynamics.noise_keep < 0.0:
+        vector.combine(size, state.apical, start, state.apical, start, state.draw, 0, 1.0, sigma * dynamics.noise_gain)
+    else:
+        keep, gain = dynamics.noise_keep, dynamics.noise_gain
+        vector.combine(size, state.noise, start, state.noise, start, state.draw, 0, keep, gain)
+        vector.combine(size, state.apical, start, state.apical, start, state.noise, start, 1.0, sigma)
+
+
+@jit_part
+def _advance_soma(layout, parameters, dynamics, state, i, slot):
+    """Soma, rate and factor of layer i from its compartments."""
+    size, start, ring = state.count * layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+    v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
+    gain, slope = dynamics.soma_gain, parameters.slopes[i]
+    if parameters.families[i] != LOGISTIC:
+        vector.step_piecewise(
+            size, v, start, state.rate, ring, state.factor, ring,
+            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+        )  # fmt: skip
+    elif i == 1:
+        vector.step_logistic_first(
+            size, v, start, state.rate, ring, state.factor, ring,
+            v, start, apical, start, constants, 4 * start, gain, slope,
+        )  # fmt: skip
+    else:
+        vector.step_logistic(
+            size, v, start, state.rate, ring, state.factor, ring,
+            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+        )  # fmt: skip
+
+
+@jit_part
+def _linear_factor(layout, task, state, i, ring):
+    """The factor of the rules that take a difference of voltages."""
+    size, start = state.count * layout.stride[i], _place(layout, state, i)
+    vector.subtract(size, state.factor, ring, state.v, start, state.basal, start)
+    if task.rule == DERIVATIVE_MATRIX:
+        vector.multiply(size, state.factor, ring, state.factor, ring, state.derivative, start)
+
+
+@jit_part
+def _multiply_rates(layout, parameters, state, i, slot):
+    """basal of layer i = W_i times the rate deviations of the layer below in `slot`."""
+    multiply(
+        state.basal, _place(layout, state, i), layout.stride[i], state.count,
+        state.rate, _ring(layout, state, i - 1, slot), layout.stride[i - 1], layout.sizes[i - 1],
+        parameters.weights, layout.weights[i],
+    )  # fmt: skip
+
+
+@jit_part
+def _multiply_control(layout, parameters, state, i, drive):
+    """drive of layer i = Q_i times the control signal."""
+    depth = layout.sizes.size - 1
+    multiply(
+        drive, _place(layout, state, i), layout.stride[i], state.count,
+        state.control, 0, layout.stride[depth], layout.sizes[depth],
+        parameters.feedback, layout.feedback[i],
+    )  # fmt: skip
+
+
+@jit_part
+def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step, slot, source):
+    """One step of layer i, which sees the rates in slot `source` of the layer below."""
+    size, start = state.count * layout.stride[i], _place(layout, state, i)
+    if task.learn_feedback:
+        block = _ring(layout, state, i, slot)
+        state.apical_block[block : block + size] = state.apical[start : start + size]
+    if i > 1:
+        _multiply_rates(layout, parameters, state, i, source)
+    instant = dynamics.apical_gain == 1.0
+    if not dynamics.jacobian_feedback:
+        _multiply_control(layout, parameters, state, i, state.apical if instant else state.drive)
+    if not instant:
+        gain = dynamics.apical_gain
+        vector.combine(size, state.apical, start, state.apical, start, state.drive, start, 1.0 - gain, gain)
+    if minibatch.noise_source != NO_NOISE:
+        _add_noise(layout, dynamics, minibatch, state, i, step)
+    _advance_soma(layout, parameters, dynamics, state, i, slot)
+    if task.readout == AVERAGE and task.rule != NONLINEAR_DIFFERENCE:
+        _linear_factor(layout, task, state, i, _ring(layout, state, i, slot))
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------
+
+
+@jit_part
+def _flush(layout, task, minibatch, state, results, place, filled):
+    """Multiply out the first `filled` slots of the rings into the sums of this shard."""
+    for i in range(1, layout.sizes.size):
+        if task.readout == AVERAGE:
+            _sum_factors(layout, minibatch, state, results, i, filled)
+            if i > 1:
+                _add_weight_products(layout, state, results.outer[place], i, filled)
+        if task.learn_feedback:
+            _add_feedback_products(layout, state, results.outer_feedback[place], i, filled)
+
+
+@jit_part
+def _add_weight_products(layout, state, outer, i, filled):
+    """outer of layer i += factor_i x rate_{i-1}, over samples and steps."""
+    add_outer(
+        outer, layout.outer[i], layout.stride[i - 1], layout.sizes[i],
+        state.factor, _ring(layout, state, i, 0), layout.stride[i],
+        state.rate, _ring(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
+    )  # fmt: skip
+
+
+@jit_part
+def _add_feedback_products(layout, state, outer, i, filled):
+    """outer of layer i += u(t+1) x v_fb_i(t), over samples and steps."""
+    depth = layout.sizes.size - 1
+    add_outer(
+        outer, layout.outer_feedback[i], layout.stride[i], layout.sizes[depth],
+        state.control_block, 0, layout.stride[depth],
+        state.apical_block, _ring(layout, state, i, 0), layout.stride[i], filled * state.count,
+    )  # fmt: skip
+
+
+@jit_part
+def _sum_factors(layout, minibatch, state, results, i, filled):
+    """Add the factors of the filled slots to their sums over time, in float64."""
+    n, stride = layout.sizes[i], layout.stride[i]
+    samples = minibatch.gap.shape[0]
+    for slot in range(filled):
+        ring = _ring(layout, state, i, slot)
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            for j in range(n):
+                results.factor[dense + j] += state.factor[ring + s * stride + j]
+
+
+@jit_part
+def _finish(layout, parameters, task, minibatch, state, results, slot):
+    """Leave the last state, and for the final readout its factor with the basal voltage that the last rates imply."""
+    samples = minibatch.gap.shape[0]
+    depth = layout.sizes.size - 1
+    results.u[state.first : state.first + state.count] = state.u
+    for i in range(1, depth + 1):
+        n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, slot)
+        if task.readout == FINAL:
+            _final_factor(layout, parameters, task, state, i, slot)
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            for j in range(n):
+                results.rate[dense + j] = state.rate[ring + s * stride + j]
+                if task.readout == FINAL:
+                    results.factor[dense + j] = state.factor[ring + s * stride + j]
+
+
+@jit_part
+def _final_factor(layout, parameters, task, state, i, slot):
+    size, start, ring = state.count * layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+    if task.rule != NONLINEAR_DIFFERENCE:
+        _linear_factor(layout, task, state, i, ring)
+        return
+    v, basal, constants, slope = state.v, state.basal, state.constants, parameters.slopes[i]
+    vector.subtract(size, v, start, v, start, basal, start)
+    if i > 1:
+        _multiply_rates(layout, parameters, state, i, slot)
+    vector.combine(size, v, start, v, start, basal, start, 1.0, 1.0)
+    if parameters.families[i] == LOGISTIC:
+        vector.difference_logistic(size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope)
+    else:
+        vector.difference_piecewise(size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope)
+
+
+@jit_part
+def _error_norm(dynamics, minibatch, state, s):
+    """||r* - r_L||, or the cross-entropy of softmax(r_L) with the target, of one sample."""
+    b = state.first + s
+    if not dynamics.softmax:
+        return np.sqrt((state.error[s] ** 2).sum())
+    return (minibatch.target[b] * (_log_sum_exp(state.output[s]) - state.output[s])).sum()
+
+
+@jit_part
+def _record(layout, dynamics, minibatch, state, records, time, slot):
+    """Write the state at a recorded time point; expects state.error to be up to date."""
+    samples, depth = minibatch.gap.shape[0], layout.sizes.size - 1
+    outputs = layout.sizes[depth]
+    for s in range(state.count):
+        b = state.first + s
+        row = records.row[b]
+        if row < 0:
+            continue
+        line = time * records.count + row
+        if records.error.size:
+            records.error[line] = _error_norm(dynamics, minibatch, state, s)
+        for k in range(outputs):
+            if records.u.size:
+                records.u[line * outputs + k] = state.u[s, k]
+            if records.u_int.size:
+                records.u_int[line * outputs + k] = state.u_int[s, k]
+        for i in range(1, depth + 1):
+            n = layout.sizes[i]
+            dense = layout.dense[i] * samples + b * n
+            here = _place(layout, state, i) + s * layout.stride[i]
+            ring = _ring(layout, state, i, slot) + s * layout.stride[i]
+            out = records.count * records.times * layout.dense[i] + line * n
+            for j in range(n):
+                if records.v.size:
+                    records.v[out + j] = minibatch.v_ff[dense + j] + np.float64(state.v[here + j])
+                if records.v_ff.size:
+                    records.v_ff[out + j] = minibatch.v_ff[dense + j] + np.float64(state.basal[here + j])
+                if records.v_fb.size:
+                    records.v_fb[out + j] = state.apical[here + j]
+                if records.r.size:
+                    records.r[out + j] = minibatch.r_ff[dense + j] + np.float64(state.rate[ring + j])
+
+
+@jit
+def run_shard(layout, parameters, dynamics, task, minibatch, results, records, first, count, place):
+    """Simulate the samples first .. first + count of a minibatch through all steps.
+
+    Args:
+        place: row of results.outer and results.outer_feedback that belongs to this shard.
+    """
+    depth = layout.sizes.size - 1
+    state = _new_state(layout, parameters, dynamics, task, minibatch, first, count)
+    _set_constants(layout, parameters, minibatch, state)
+    if task.rule == DERIVATIVE_MATRIX:
+        for i in range(1, depth + 1):
+            _derivatives(layout, parameters, state, i, state.basal, state.derivative, _place(layout, state, i))
+    slots = state.slots
+    _control_error(layout, dynamics, minibatch, state, slots - 1)
+    if task.record_every > 0:
+        _record(layout, dynamics, minibatch, state, records, 0, slots - 1)
+    for step in range(dynamics.steps):
+        slot = step % slots
+        previous = (step + slots - 1) % slots
+        _advance_controller(layout, dynamics, task, minibatch, state, step, slot)
+        if dynamics.jacobian_feedback:
+            drive = state.apical if dynamics.apical_gain == 1.0 else state.drive
+            _jacobian_control(layout, parameters, state, drive, slot)
+        source = slot if dynamics.instant_transmission else previous
+        for i in range(1, depth + 1):
+            _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step, slot, source)
+        _control_error(layout, dynamics, minibatch, state, slot)
+        if task.record_every > 0 and (step + 1) % task.record_every == 0:
+            _record(layout, dynamics, minibatch, state, records, (step + 1) // task.record_every, slot)
+        if slot == slots - 1 or step == dynamics.steps - 1:
+            _flush(layout, task, minibatch, state, results, place, slot + 1)
+    _finish(layout, parameters, task, minibatch, state, results, (dynamics.steps - 1) % slots)

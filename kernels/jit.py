@@ -1,0 +1,27 @@
+"""The compile decorators of the project and their one table of flags.
+
+Fast-math is limited to contraction into fused multiply-adds: a diverging network must show up as NaN, so the flags that
+let a compiler assume finite numbers are out, and a fixed order of summation keeps the same bits for every thread count.
+"""
+
+import numba
+
+FLAGS = {
+    "nopython": True,
+    "cache": True,  # compiled once per machine
+    "nogil": True,  # threads run kernels side by side
+    "error_model": "numpy",  # no branch at every division
+    "fastmath": {"contract"},
+}
+
+JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+
+
+def jit(function):
+    """Compile a module-level function with the flags of this project."""
+    return numba.jit(**FLAGS)(function)
+
+
+def jit_part(function):
+    """The same for a part of one kernel: its code is placed into the caller, so that structure costs nothing."""
+    return numba.jit(forceinline=True, **FLAGS)(function)

@@ -1,0 +1,95 @@
+"""Where things lie: strides and offsets of the packed arrays, so that one compilation serves every network.
+
+Layers are numbered as in the papers: 0 is the input, 1..L are the layers. A shard's state is one flat array per
+variable, layer after layer, `[layer][sample][unit]`; the rows of layer i have `stride[i]` units, the padding included,
+and rows[i] is the sum of the strides of the layers 1..i-1. Dense arrays, as the user sees them, are
+`[layer][sample][unit]` without padding, with dense[i] units per sample before layer i.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dfc_numba.kernels.multiply import panel_width
+
+CACHE_LINE = 64
+
+
+class Layout(NamedTuple):
+    """Sizes and offsets of a network's packed arrays, in elements; index 0 of each is the input."""
+
+    sizes: np.ndarray  # (L+1,)
+    stride: np.ndarray  # (L+1,) units per padded row
+    rows: np.ndarray  # (L+2,) padded units per sample before layer i, from layer 1 on
+    dense: np.ndarray  # (L+2,) units per sample before layer i, from layer 1 on
+    weights: np.ndarray  # (L+2,) start of the packed weights of layer i
+    feedback: np.ndarray  # (L+2,) start of the packed feedback weights of layer i
+    transposed: np.ndarray  # (L+2,) start of the packed W_{i+1}^T that leads back to layer i
+    outer: np.ndarray  # (L+2,) start of the (n_i, stride_{i-1}) weight update of layer i
+    outer_feedback: np.ndarray  # (L+2,) start of the (n_L, stride_i) transposed feedback update of layer i
+
+
+def row_stride(size, dtype):
+    """`size` rounded up to whole panels, and to an odd number of cache lines so that rows spread over the cache's sets."""
+    width = panel_width(dtype)
+    padded = -(-size // width) * width
+    line = max(1, CACHE_LINE // np.dtype(dtype).itemsize)
+    while padded % line == 0 and (padded // line) % 2 == 0:
+        padded += line
+    return padded
+
+
+def _starts(lengths):
+    """Offsets for layers 1..L (index 0 unused), and the total at the end."""
+    return np.concatenate([[0], [0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def layout(sizes, dtype):
+    """The layout of a network with `sizes` (n_0, ..., n_L)."""
+    sizes = np.asarray(sizes, np.int64)
+    stride = np.array([row_stride(n, dtype) for n in sizes], np.int64)
+    outputs = sizes[-1]
+    above = np.append(sizes[2:], 0)
+    return Layout(
+        sizes=sizes,
+        stride=stride,
+        rows=_starts(stride[1:]),
+        dense=_starts(sizes[1:]),
+        weights=_starts(stride[1:] * sizes[:-1]),
+        feedback=_starts(stride[1:] * outputs),
+        transposed=_starts(stride[1:] * above),
+        outer=_starts(sizes[1:] * stride[:-1]),
+        outer_feedback=_starts(outputs * stride[1:]),
+    )
+
+
+def pack(matrices, strides, dtype):
+    """Pack matrices (outputs, inputs) into panels, one after the other; `strides` are the padded numbers of outputs."""
+    return np.concatenate([_panels(m, stride, dtype).ravel() for m, stride in zip(matrices, strides)])
+
+
+def _panels(matrix, stride, dtype):
+    width = panel_width(dtype)
+    outputs, inputs = matrix.shape
+    padded = np.zeros((stride, inputs), dtype)
+    padded[:outputs] = matrix
+    # the last columns of a stride that is no whole number of panels are padding only
+    whole = stride // width * width
+    packed = np.zeros(stride * inputs, dtype)
+    packed[: whole * inputs] = padded[:whole].reshape(-1, width, inputs).transpose(0, 2, 1).ravel()
+    return packed
+
+
+def padded_rows(array, stride, dtype):
+    """(B, n) as flat rows of `stride` elements, the rest zero."""
+    padded = np.zeros((len(array), stride), dtype)
+    padded[:, : array.shape[1]] = array
+    return padded
+
+
+def dense_views(flat, samples, sizes, times=None):
+    """A dense flat array `[layer][(time)][sample][unit]` as a list of C-ordered arrays, one per layer."""
+    lead = (samples,) if times is None else (times, samples)
+    ends = np.cumsum(sizes[1:]) * int(np.prod(lead))
+    parts = np.split(flat, ends[:-1])
+    return [part.reshape(*lead, n) for part, n in zip(parts, sizes[1:], strict=True)]

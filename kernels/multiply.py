@@ -1,0 +1,221 @@
+"""Matrix products of a shard: a register-blocked micro-kernel on packed weights.
+
+A tile of ROWS samples by PANEL outputs stays in vector registers while the inner index runs, so that nearly every
+instruction is a fused multiply-add. The inner sum runs in the order of its index, one element after the other, whatever
+the tile: a sample's result does not depend on the samples beside it. `kernels/README.md` has the measurements.
+
+Weights W (outputs x inputs) are packed in panels of PANEL outputs, `packed[panel, input, output within the panel]`,
+padded with zeros. Rows of activities have a stride that is a multiple of PANEL (see `layout`).
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from dfc_numba.kernels.jit import JIT_DISABLED, jit
+from dfc_numba.kernels.simd import (
+    CONTRACT,
+    INDEX,
+    MANY_REGISTERS,
+    REGISTER_BYTES,
+    call_packed,
+    data_pointer,
+    lanes,
+    splat,
+    vector_type,
+)
+
+TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
+TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)
+HAS_FUSED_MULTIPLY_ADD = MANY_REGISTERS or REGISTER_BYTES == 32
+
+
+def panel_width(dtype):
+    """Outputs per panel of packed weights."""
+    return TILE_VECTORS * lanes(dtype)
+
+
+def _multiply_add(builder, x, y, z):
+    if HAS_FUSED_MULTIPLY_ADD:
+        return call_packed(builder, "fma", x, y, z)
+    return builder.fadd(builder.fmul(x, y, flags=CONTRACT), z, flags=CONTRACT)
+
+
+class _Panel:
+    """Emits C (+)= A B for one panel of columns: all rows of A, tile by tile, the inner index innermost.
+
+    With `inner_contiguous`, A(m, k) lies at m * stride + k (rows of samples), otherwise at k * stride + m (columns of a
+    block whose rows are summed over).
+    """
+
+    def __init__(self, context, builder, signature, values, inner_contiguous):
+        self.builder, self.inner_contiguous = builder, inner_contiguous
+        dtype = np.dtype(str(signature.args[0].dtype))
+        self.kind, self.itemsize, self.lanes = vector_type(dtype), dtype.itemsize, lanes(dtype)
+        c, c_start, self.c_stride, a, a_start, self.a_stride, b, b_start, self.b_stride = values[:9]
+        self.rows, self.inner, self.add = values[9:]
+        self.c = builder.gep(data_pointer(context, builder, signature.args[0], c), [c_start])
+        self.a = builder.gep(data_pointer(context, builder, signature.args[3], a), [a_start])
+        self.b = builder.gep(data_pointer(context, builder, signature.args[6], b), [b_start])
+
+    def emit(self):
+        """Tiles of the largest size while they fit, then of the smaller ones."""
+        row = ir.Constant(INDEX, 0)
+        for size in TILE_ROWS:
+            row = self._tiles(row, size)
+
+    def _tiles(self, first, size):
+        builder, step = self.builder, ir.Constant(INDEX, size)
+        head, body, end = (builder.append_basic_block() for _ in range(3))
+        before = builder.basic_block
+        builder.branch(head)
+        builder.position_at_end(head)
+        row = builder.phi(INDEX)
+        row.add_incoming(first, before)
+        after = builder.add(row, step)
+        builder.cbranch(builder.icmp_signed("<=", after, self.rows), body, end)
+        builder.position_at_end(body)
+        self._tile(row, size)
+        row.add_incoming(after, builder.basic_block)
+        builder.branch(head)
+        builder.position_at_end(end)
+        return row
+
+    def _tile(self, row, size):
+        builder = self.builder
+        c = builder.gep(self.c, [builder.mul(row, self.c_stride)])
+        a = builder.gep(self.a, [builder.mul(row, self.a_stride) if self.inner_contiguous else row])
+        c_rows = [self._offset(c, m, self.c_stride) for m in range(size)]
+        sums = self._inner_loop(a, self._first_sums(c_rows))
+        for m, target in enumerate(c_rows):
+            for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS]):
+                builder.store(value, place, align=self.itemsize)
+
+    def _offset(self, pointer, count, stride=None):
+        index = ir.Constant(INDEX, count)
+        return self.builder.gep(pointer, [index if stride is None else self.builder.mul(index, stride)])
+
+    def _vectors(self, row):
+        """Pointers to the vectors of one row of B or C."""
+        places = (self._offset(row, j * self.lanes) for j in range(TILE_VECTORS))
+        return [self.builder.bitcast(place, self.kind.as_pointer()) for place in places]
+
+    def _load(self, row):
+        return [self.builder.load(place, align=self.itemsize) for place in self._vectors(row)]
+
+    def _first_sums(self, c_rows):
+        """The sums to begin with: C where it is added to, else zero."""
+        builder, zero = self.builder, ir.Constant(self.kind, [0.0] * self.lanes)
+        before = builder.basic_block
+        with builder.if_then(self.add):
+            loaded = [value for row in c_rows for value in self._load(row)]
+            inside = builder.basic_block
+        return [self._merge(zero, before, value, inside) for value in loaded]
+
+    def _merge(self, first, first_block, second, second_block):
+        phi = self.builder.phi(self.kind)
+        phi.add_incoming(first, first_block)
+        phi.add_incoming(second, second_block)
+        return phi
+
+    def _inner_loop(self, a, sums):
+        builder = self.builder
+        head, body, end = (builder.append_basic_block() for _ in range(3))
+        before = builder.basic_block
+        builder.branch(head)
+        builder.position_at_end(head)
+        k = builder.phi(INDEX)
+        k.add_incoming(ir.Constant(INDEX, 0), before)
+        carried = [builder.phi(self.kind) for _ in sums]
+        for phi, value in zip(carried, sums):
+            phi.add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", k, self.inner), body, end)
+        builder.position_at_end(body)
+        for phi, value in zip(carried, self._multiply_add(a, k, carried)):
+            phi.add_incoming(value, body)
+        k.add_incoming(builder.add(k, ir.Constant(INDEX, 1)), body)
+        builder.branch(head)
+        builder.position_at_end(end)
+        return carried
+
+    def _multiply_add(self, a, k, sums):
+        builder = self.builder
+        b = self._load(builder.gep(self.b, [builder.mul(k, self.b_stride)]))
+        column = builder.gep(a, [k if self.inner_contiguous else builder.mul(k, self.a_stride)])
+        result = []
+        for m in range(len(sums) // TILE_VECTORS):
+            place = self._offset(column, m, self.a_stride if self.inner_contiguous else None)
+            element = splat(builder, builder.load(place))
+            result += [_multiply_add(builder, element, b[j], sums[m * TILE_VECTORS + j]) for j in range(TILE_VECTORS)]
+        return result
+
+
+def _numpy_panel(inner_contiguous):
+    """The same product in NumPy."""
+
+    def product(c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add):
+        def matrix(array, start, shape, strides):
+            strides = [s * array.itemsize for s in strides]
+            return np.lib.stride_tricks.as_strided(array[start:], shape, strides)
+
+        target = matrix(c, c_start, (rows, panel_width(c.dtype)), (c_stride, 1))
+        left = matrix(a, a_start, (rows, inner), (a_stride, 1) if inner_contiguous else (1, a_stride))
+        right = matrix(b, b_start, (inner, panel_width(c.dtype)), (b_stride, 1))
+        target[:] = (target if add else 0.0) + left @ right
+
+    return product
+
+
+def _panel(inner_contiguous):
+    if JIT_DISABLED:
+        return _numpy_panel(inner_contiguous)
+
+    @intrinsic
+    def product(typingctx, c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add):
+        place = (types.intp, types.intp)
+        signature = types.void(c, *place, a, *place, b, *place, types.intp, types.intp, types.boolean)
+
+        def generate(context, builder, sig, values):
+            _Panel(context, builder, sig, values, inner_contiguous).emit()
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return product
+
+
+_panel_of_rows = _panel(inner_contiguous=True)
+_panel_of_columns = _panel(inner_contiguous=False)
+
+
+def _width(array):
+    return panel_width(array.dtype)
+
+
+@overload(_width)
+def _compiled_width(array):
+    width = panel_width(str(array.dtype))
+    return lambda array: width
+
+
+@jit
+def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
+    """out = x W^T for the rows of a shard: x (rows, inner), `out_stride` outputs (padding included), W packed."""
+    width = _width(out)
+    for column in range(0, out_stride - width + 1, width):
+        weights = packed_start + column * inner
+        _panel_of_rows(
+            out, out_start + column, out_stride, x, x_start, x_stride, packed, weights, width, rows, inner, False
+        )  # fmt: skip
+
+
+@jit
+def add_outer(total, start, total_stride, outputs, post, post_start, post_stride, pre, pre_start, pre_stride, rows):
+    """total += post^T pre, summed over `rows` rows (samples and steps): post (rows, outputs), pre (rows, total_stride)."""
+    width = _width(total)
+    for column in range(0, total_stride - width + 1, width):
+        _panel_of_columns(
+            total, start + column, total_stride,
+            post, post_start, post_stride, pre, pre_start + column, pre_stride, outputs, rows, True,
+        )  # fmt: skip

@@ -1,0 +1,349 @@
+"""Vector code from plain Python formulas.
+
+A formula such as `def f(x, y): return x * y + 1.0` is written once, on values that support arithmetic. `elementwise`
+turns it into a loop over arrays that compiled code can call: the formula is traced with `Vector` values, each of which
+emits one packed machine instruction, so that vectorisation does not hang on what the compiler can prove. Where the
+compiler is switched off (NUMBA_DISABLE_JIT=1) the same formula runs on NumPy arrays.
+"""
+
+import inspect
+import platform
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from dfc_numba.kernels.jit import JIT_DISABLED
+
+INDEX = ir.IntType(64)
+CONTRACT = ("contract",)
+
+
+def _register_bytes():
+    """Width of the host's vector registers; wider vectors would only be split."""
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:  # a host that LLVM does not know
+        features = {}
+    if features.get("avx512f"):
+        return 64
+    if features.get("avx"):
+        return 32
+    return 16
+
+
+REGISTER_BYTES = _register_bytes()
+MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine().lower() in ("arm64", "aarch64")
+
+
+def lanes(dtype):
+    """Number of elements of `dtype` in one vector register."""
+    return REGISTER_BYTES // np.dtype(dtype).itemsize
+
+
+class Vector:
+    """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
+
+    def __init__(self, builder, value, dtype):
+        self.builder = builder
+        self.value = value
+        self.dtype = np.dtype(dtype)
+
+    def _like(self, value):
+        return Vector(self.builder, value, self.dtype)
+
+    def _operand(self, other):
+        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [float(other)] * lanes(self.dtype))
+
+    def _binary(self, emit, left, right):
+        return self._like(emit(self._operand(left), self._operand(right), flags=CONTRACT))
+
+    def __add__(self, other):
+        return self._binary(self.builder.fadd, self, other)
+
+    def __radd__(self, other):
+        return self._binary(self.builder.fadd, other, self)
+
+    def __sub__(self, other):
+        return self._binary(self.builder.fsub, self, other)
+
+    def __rsub__(self, other):
+        return self._binary(self.builder.fsub, other, self)
+
+    def __mul__(self, other):
+        return self._binary(self.builder.fmul, self, other)
+
+    def __rmul__(self, other):
+        return self._binary(self.builder.fmul, other, self)
+
+    def __truediv__(self, other):
+        return self._binary(self.builder.fdiv, self, other)
+
+    def __rtruediv__(self, other):
+        return self._binary(self.builder.fdiv, other, self)
+
+    def __neg__(self):
+        return self._like(self.builder.fneg(self.value))
+
+    def __lt__(self, other):
+        return self._like(self.builder.fcmp_ordered("<", self.value, self._operand(other)))
+
+    def __gt__(self, other):
+        return self._like(self.builder.fcmp_ordered(">", self.value, self._operand(other)))
+
+
+class Words:
+    """A packed value of 32-bit words, each in a 64-bit lane, in the code that is being emitted."""
+
+    lanes = REGISTER_BYTES // 8
+    kind = ir.VectorType(ir.IntType(64), lanes)
+
+    def __init__(self, builder, value):
+        self.builder = builder
+        self.value = value
+
+    @classmethod
+    def splat(cls, builder, scalar):
+        """The same 64-bit scalar in every lane."""
+        empty, first = ir.Constant(cls.kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), cls.lanes), [0] * cls.lanes)
+        return cls(builder, builder.shuffle_vector(builder.insert_element(empty, scalar, first), empty, mask))
+
+    @classmethod
+    def counting(cls, builder, first):
+        """first, first + 1, ... across the lanes."""
+        return cls(builder, builder.add(cls.splat(builder, first).value, ir.Constant(cls.kind, list(range(cls.lanes)))))
+
+    def _operand(self, other):
+        return other.value if isinstance(other, Words) else ir.Constant(self.kind, [int(other)] * self.lanes)
+
+    def __mul__(self, other):
+        return Words(self.builder, self.builder.mul(self.value, self._operand(other)))
+
+    def __add__(self, other):
+        return Words(self.builder, self.builder.add(self.value, self._operand(other)))
+
+    def __xor__(self, other):
+        return Words(self.builder, self.builder.xor(self.value, self._operand(other)))
+
+    def __and__(self, other):
+        return Words(self.builder, self.builder.and_(self.value, self._operand(other)))
+
+    def __rshift__(self, other):
+        return Words(self.builder, self.builder.lshr(self.value, self._operand(other)))
+
+    def to_single(self, signed):
+        """The words as single-precision numbers: a Vector value of half a register."""
+        words = self.builder.trunc(self.value, ir.VectorType(ir.IntType(32), self.lanes))
+        convert = self.builder.sitofp if signed else self.builder.uitofp
+        return convert(words, ir.VectorType(ir.FloatType(), self.lanes))
+
+
+def _scalar_type(dtype):
+    return ir.DoubleType() if np.dtype(dtype).itemsize == 8 else ir.FloatType()
+
+
+def vector_type(dtype):
+    """The LLVM type of one register of `dtype`."""
+    return ir.VectorType(_scalar_type(dtype), lanes(dtype))
+
+
+def splat(builder, scalar):
+    """Broadcast a scalar to all lanes of a register."""
+    dtype = "f8" if isinstance(scalar.type, ir.DoubleType) else "f4"
+    empty = ir.Constant(vector_type(dtype), ir.Undefined)
+    first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes(dtype)), [0] * lanes(dtype))
+    return builder.shuffle_vector(first, empty, mask)
+
+
+def _bits_type(dtype):
+    return ir.VectorType(ir.IntType(8 * np.dtype(dtype).itemsize), lanes(dtype))
+
+
+def call_packed(builder, name, *values):
+    """Call an LLVM intrinsic such as `fma` or `sqrt` on packed values."""
+    kind = values[0].type
+    suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
+    declared = ir.FunctionType(kind, [kind] * len(values))
+    return builder.call(cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values)
+
+
+# --- operations beyond arithmetic, on Vector values and NumPy arrays alike -----------------------------------------
+
+
+def select(condition, yes, no):
+    """Elementwise `yes if condition else no`. A comparison with NaN is false, so place the operand to be kept in `no`."""
+    if not isinstance(condition, Vector):
+        return np.where(condition, yes, no)
+    like = yes if isinstance(yes, Vector) else no
+    return like._like(like.builder.select(condition.value, like._operand(yes), like._operand(no)))
+
+
+def clamp(x, low, high):
+    """Limit x to [low, high]; NaN stays NaN."""
+    x = select(x < low, low, x)
+    return select(x > high, high, x)
+
+
+def square_root(x):
+    """Elementwise square root."""
+    if not isinstance(x, Vector):
+        return np.sqrt(x)
+    return x._like(call_packed(x.builder, "sqrt", x.value))
+
+
+def round_to_integer(x):
+    """Round to the nearest integer, still a floating-point number; |x| must stay below 2**22 (float32) or 2**51."""
+    if not isinstance(x, Vector):
+        return np.rint(x)
+    magic = ir.Constant(x.value.type, [1.5 * 2.0 ** np.finfo(x.dtype).nmant] * lanes(x.dtype))
+    return x._like(x.builder.fsub(x.builder.fadd(x.value, magic), magic))
+
+
+def power_of_two(n):
+    """2**n for integral-valued n in the range of normal numbers, by writing the exponent field."""
+    if not isinstance(n, Vector):
+        return np.ldexp(np.ones_like(n), np.nan_to_num(n).astype(np.int32))
+    info = np.finfo(n.dtype)
+    magic = ir.Constant(n.value.type, [1.5 * 2.0**info.nmant + (1 - info.minexp)] * lanes(n.dtype))
+    shift = ir.Constant(_bits_type(n.dtype), [info.nmant] * lanes(n.dtype))
+    bits = n.builder.bitcast(n.builder.fadd(n.value, magic), _bits_type(n.dtype))
+    return n._like(n.builder.bitcast(n.builder.shl(bits, shift), n.value.type))
+
+
+def split_exponent(x):
+    """(m, n) with x = m * 2**n and m in [sqrt(1/2), sqrt(2)), for positive normal x."""
+    if not isinstance(x, Vector):
+        m, n = np.frexp(x)
+        small = m < np.sqrt(0.5)
+        return np.where(small, 2 * m, m).astype(x.dtype), (n - small).astype(x.dtype)
+    builder, kind, bits = x.builder, x.value.type, _bits_type(x.dtype)
+    info = np.finfo(x.dtype)
+
+    def constant(number):
+        return ir.Constant(bits, [int(number)] * lanes(x.dtype))
+
+    raw = builder.bitcast(x.value, bits)
+    root = constant(np.sqrt(x.dtype.type(0.5)).view(f"i{x.dtype.itemsize}"))
+    n = builder.ashr(builder.sub(raw, root), constant(info.nmant))
+    mantissa = builder.bitcast(builder.sub(raw, builder.shl(n, constant(info.nmant))), kind)
+    return x._like(mantissa), x._like(builder.sitofp(n, kind))
+
+
+def polynomial(x, coefficients):
+    """Horner's scheme; `coefficients` from the constant term upwards."""
+    result = coefficients[-1] + 0.0 * x if len(coefficients) == 1 else coefficients[-1] * x + coefficients[-2]
+    for coefficient in reversed(coefficients[:-2]):
+        result = result * x + coefficient
+    return result
+
+
+# --- loops over arrays ------------------------------------------------------------------------------------------------
+
+
+def data_pointer(context, builder, array_type, array):
+    """Pointer to the first element of an array argument."""
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def emit_loop(builder, count, step, emit_body):
+    """Emit `for i in range(0, count, step): emit_body(i)`."""
+    head, body, end = (builder.append_basic_block() for _ in range(3))
+    before = builder.basic_block
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INDEX)
+    index.add_incoming(ir.Constant(INDEX, 0), before)
+    builder.cbranch(builder.icmp_signed("<", index, count), body, end)
+    builder.position_at_end(body)
+    emit_body(index)
+    index.add_incoming(builder.add(index, ir.Constant(INDEX, step)), builder.basic_block)
+    builder.branch(head)
+    builder.position_at_end(end)
+
+
+class _Argument:
+    """One array argument of an elementwise loop: "name", or "name*k" for k planes that follow each other."""
+
+    def __init__(self, declared):
+        self.name, _, planes = declared.partition("*")
+        self.planes = int(planes or 1)
+
+
+def _numpy_version(formula, outputs, inputs):
+    """The same loop on NumPy slices."""
+
+    def planes(argument, array, start, count):
+        return [array[start + p * count : start + (p + 1) * count] for p in range(argument.planes)]
+
+    def run(count, *values):
+        arguments = outputs + inputs
+        slices = [planes(a, values[2 * i], values[2 * i + 1], count) for i, a in enumerate(arguments)]
+        targets, sources = (sum(group, []) for group in (slices[: len(outputs)], slices[len(outputs) :]))
+        scalars = [sources[0].dtype.type(value) for value in values[2 * len(arguments) :]]
+        results = formula(*sources, *scalars)
+        for target, result in zip(targets, results if isinstance(results, tuple) else (results,)):
+            target[:] = result
+
+    return run
+
+
+def _emit_elementwise(context, builder, formula, outputs, inputs, array_types, values):
+    """Emit the loop of `elementwise`; `values` are count, (array, start) pairs and scalars."""
+    count, arguments = values[0], outputs + inputs
+    dtype = np.dtype(str(array_types[0].dtype))
+    kind = vector_type(dtype)
+    bases = []
+    for i, argument in enumerate(arguments):
+        first = builder.gep(data_pointer(context, builder, array_types[i], values[1 + 2 * i]), [values[2 + 2 * i]])
+        bases += [builder.gep(first, [builder.mul(count, ir.Constant(INDEX, p))]) for p in range(argument.planes)]
+    written = sum(argument.planes for argument in outputs)
+    scalars = [Vector(builder, splat(builder, value), dtype) for value in values[1 + 2 * len(arguments) :]]
+
+    def body(index):
+        places = [builder.bitcast(builder.gep(base, [index]), kind.as_pointer()) for base in bases]
+        loaded = [Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]]
+        results = formula(*loaded, *scalars)
+        for place, result in zip(places, results if isinstance(results, tuple) else (results,)):
+            builder.store(result.value, place, align=dtype.itemsize)
+
+    emit_loop(builder, count, lanes(dtype), body)
+
+
+def elementwise(outputs, inputs, scalars=()):
+    """Make a formula into `f(count, output, output_start, ..., input, input_start, ..., scalar, ...)` for compiled code.
+
+    All arrays are one-dimensional and of one floating dtype; `count` is a multiple of the register width. An output may
+    be the same array region as an input. "name*k" declares k planes of `count` elements behind one start. The formula
+    takes inputs, then scalars, and returns its output or a tuple of them.
+    """
+    outputs, inputs = [_Argument(name) for name in outputs], [_Argument(name) for name in inputs]
+    arguments = outputs + inputs
+
+    def decorate(formula):
+        if JIT_DISABLED:
+            return _numpy_version(formula, outputs, inputs)
+
+        def definition(typingctx, count, *values):
+            array_types = values[: 2 * len(arguments) : 2]
+            arrays = [part for array in array_types for part in (array, types.intp)]
+            signature = types.void(types.intp, *arrays, *([array_types[0].dtype] * len(scalars)))
+
+            def generate(context, builder, sig, values):
+                _emit_elementwise(context, builder, formula, outputs, inputs, array_types, values)
+                return context.get_dummy_value()
+
+            return signature, generate
+
+        names = [part for argument in arguments for part in (argument.name, argument.name + "_start")]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        names = ["typingctx", "count", *names, *scalars]
+        definition.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+        definition.__name__ = definition.__qualname__ = formula.__name__
+        definition.__doc__ = formula.__doc__
+        return intrinsic(definition)
+
+    return decorate
