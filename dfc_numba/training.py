@@ -142,7 +142,7 @@ class Trainer:
         return outcome
 
     def _outcome(self):
-        limit = nullcontext() if self.threads is None else threads.limit(self.threads)
+        limit = nullcontext() if self.threads is None else threads.limit_threads(self.threads)
         try:
             with limit, np.errstate(over="ignore", invalid="ignore"):
                 while self.counters.passes < len(self.schedule) and self._stop_reason is None:
