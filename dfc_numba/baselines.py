@@ -6,17 +6,9 @@ outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i).
 
 import numpy as np
 
+from dfc_numba.activations import DERIVATIVES
 from dfc_numba.optimizers import Gradients
 from dfc_numba.targets import output_gradient
-
-# phi'(v) from v and r = phi(v); at v = 0 the slopes of the piecewise linear ones are those for positive v
-SLOPES = {
-    "linear": lambda v, r: np.ones_like(v),
-    "tanh": lambda v, r: 1 - r * r,
-    "sigmoid": lambda v, r: r * (1 - r),
-    "relu": lambda v, r: np.where(v >= 0, 1, 0).astype(v.dtype),
-    "leakyrelu": lambda v, r: np.where(v >= 0, 1, 0.2).astype(v.dtype),
-}
 
 
 def backpropagation(network, x, y, *, loss, activity=None):
@@ -68,4 +60,4 @@ def _gradients(network, x, activity, deltas):
 
 def _slope(network, layer, activity):
     """phi_i'(v_i), (B, n_i)."""
-    return SLOPES[network.activations[layer]](activity.v[layer], activity.r[layer])
+    return DERIVATIVES[network.activations[layer]](activity.v[layer])

@@ -14,7 +14,6 @@ from dfc_numba.kernels import optimizers as kernels
 from dfc_numba.validation import choice
 
 CLIP_SCOPES = ("layer", "tensor", "all")
-RMSPROP_DEFAULTS = {"beta2": 0.95, "epsilon": 0.03}  # the values of the published code
 
 
 @dataclass
@@ -43,8 +42,8 @@ class Optimizer:
             a frozen layer.
         options: an object with the attributes of the configuration's section `[optimizer]`: `name` ("sgd",
             "adam", "rmsprop"), `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
-            rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move),
-            `weight_decay`, `clip_norm` (None: no clipping), `clip_scope`.
+            rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
+            published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no clipping), `clip_scope`.
         learning_rate: replaces `options.learning_rate`.
 
     Raises:
