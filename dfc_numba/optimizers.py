@@ -43,7 +43,8 @@ class Optimizer:
         options: an object with the attributes of the configuration's section `[optimizer]`: `name` ("sgd",
             "adam", "rmsprop"), `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
             rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
-            published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no clipping), `clip_scope`.
+            published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no
+            clipping), `clip_scope`.
         learning_rate: replaces `options.learning_rate`.
 
     Raises:

@@ -55,10 +55,10 @@ def sum_of_squares(values):
     a = b = c = d = 0.0
     whole = values.size - values.size % 4
     for k in range(0, whole, 4):
-        a += float(values[k]) ** 2
-        b += float(values[k + 1]) ** 2
-        c += float(values[k + 2]) ** 2
-        d += float(values[k + 3]) ** 2
+        a += float(values[k]) * float(values[k])
+        b += float(values[k + 1]) * float(values[k + 1])
+        c += float(values[k + 2]) * float(values[k + 2])
+        d += float(values[k + 3]) * float(values[k + 3])
     for k in range(whole, values.size):
-        a += float(values[k]) ** 2
+        a += float(values[k]) * float(values[k])
     return (a + b) + (c + d)
