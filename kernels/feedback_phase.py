@@ -22,6 +22,7 @@ from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, multiply
 from dfc_numba.kernels.noise import normals, scratch
+from dfc_numba.kernels.rows import add, fill, move
 
 NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
 NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
@@ -176,8 +177,8 @@ def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
         np.zeros(learns * slots * total, dtype),
         np.zeros(learns * slots * count * layout.stride[depth], dtype),
         np.zeros(count * layout.stride[depth], dtype),
-        np.zeros(count * layout.stride[1:].max() if noisy else 0, dtype),
-        scratch(layout.sizes[1:].max()),
+        np.zeros(count * layout.widest if noisy else 0, dtype),
+        scratch(layout.widest),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
@@ -197,14 +198,13 @@ def _set_constants(layout, parameters, minibatch, state):
         exact = np.zeros(5 * size)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
-            exact[4 * size + s * stride : 4 * size + s * stride + n] = minibatch.v_ff[dense : dense + n]
+            move(n, exact, 4 * size + s * stride, minibatch.v_ff, dense)
         if parameters.families[i] == LOGISTIC:
             vector.logistic_constants(size, exact, 0, exact, 4 * size, np.float64(parameters.slopes[i]))
         else:
-            exact[:size] = exact[4 * size :]
+            move(size, exact, 0, exact, 4 * size)
         start = 4 * _place(layout, state, i)
-        for j in range(4 * size):
-            state.constants[start + j] = exact[j]
+        move(4 * size, state.constants, start, exact, 0)
 
 
 @jit_part
@@ -223,8 +223,13 @@ def _derivatives(layout, parameters, state, i, v, out, out_start):
 @jit_part
 def _log_sum_exp(rates):
     """log(sum(exp(rates))) of one sample."""
-    top = rates.max()
-    return top + np.log(np.exp(rates - top).sum())
+    top = rates[0]
+    for rate in rates:
+        top = max(top, rate)
+    total = 0.0
+    for rate in rates:
+        total += np.exp(rate - top)
+    return top + np.log(total)
 
 
 @jit_part
@@ -279,7 +284,7 @@ def _jacobian_control(layout, parameters, state, drive, slot):
     for i in range(depth, 0, -1):
         stride, start, ring = layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
         if i == depth:
-            drive[start : start + state.count * stride] = state.control
+            move(state.count * stride, drive, start, state.control, 0)
         else:
             above = _place(layout, state, i + 1)
             multiply(
@@ -305,14 +310,14 @@ def _add_noise(layout, dynamics, minibatch, state, i, step):
     for s in range(state.count):
         b = state.first + s
         if not minibatch.active[b]:
-            state.draw[s * stride : s * stride + n] = 0.0
+            fill(n, state.draw, s * stride, 0.0)
         elif minibatch.noise_source == KEYED_NOISE:
             key, sample = np.uint64(minibatch.noise_key), minibatch.noise_samples[b]
             normals(state.draw, s * stride, n, key, step + 1, sample, i, state.draw_work)
         else:
             given = samples * ((dynamics.steps + 1) * layout.dense[i] + (step + 1) * n) + b * n
-            state.draw[s * stride : s * stride + n] = minibatch.noise_given[given : given + n]
-        state.draw[s * stride + n : (s + 1) * stride] = 0.0
+            move(n, state.draw, s * stride, minibatch.noise_given, given)
+        fill(stride - n, state.draw, s * stride + n, 0.0)
     if dynamics.noise_keep < 0.0:
         vector.combine(size, state.apical, start, state.apical, start, state.draw, 0, 1.0, sigma * dynamics.noise_gain)
     else:
@@ -380,7 +385,7 @@ def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step
     size, start = state.count * layout.stride[i], _place(layout, state, i)
     if task.learn_feedback:
         block = _ring(layout, state, i, slot)
-        state.apical_block[block : block + size] = state.apical[start : start + size]
+        move(size, state.apical_block, block, state.apical, start)
     if i > 1:
         _multiply_rates(layout, parameters, state, i, source)
     instant = dynamics.apical_gain == 1.0
@@ -441,26 +446,25 @@ def _sum_factors(layout, minibatch, state, results, i, filled):
         ring = _ring(layout, state, i, slot)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
-            for j in range(n):
-                results.factor[dense + j] += state.factor[ring + s * stride + j]
+            add(n, results.factor, dense, state.factor, ring + s * stride)
 
 
 @jit_part
 def _finish(layout, parameters, task, minibatch, state, results, slot):
     """Leave the last state, and for the final readout its factor with the basal voltage that the last rates imply."""
-    samples = minibatch.gap.shape[0]
-    depth = layout.sizes.size - 1
-    results.u[state.first : state.first + state.count] = state.u
+    samples, depth = minibatch.gap.shape[0], layout.sizes.size - 1
+    for s in range(state.count):
+        for k in range(layout.sizes[depth]):
+            results.u[state.first + s, k] = state.u[s, k]
     for i in range(1, depth + 1):
         n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, slot)
         if task.readout == FINAL:
             _final_factor(layout, parameters, task, state, i, slot)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
-            for j in range(n):
-                results.rate[dense + j] = state.rate[ring + s * stride + j]
-                if task.readout == FINAL:
-                    results.factor[dense + j] = state.factor[ring + s * stride + j]
+            move(n, results.rate, dense, state.rate, ring + s * stride)
+            if task.readout == FINAL:
+                move(n, results.factor, dense, state.factor, ring + s * stride)
 
 
 @jit_part
@@ -484,9 +488,14 @@ def _final_factor(layout, parameters, task, state, i, slot):
 def _error_norm(dynamics, minibatch, state, s):
     """||r* - r_L||, or the cross-entropy of softmax(r_L) with the target, of one sample."""
     b = state.first + s
-    if not dynamics.softmax:
-        return np.sqrt((state.error[s] ** 2).sum())
-    return (minibatch.target[b] * (_log_sum_exp(state.output[s]) - state.output[s])).sum()
+    logarithm = _log_sum_exp(state.output[s])
+    total = 0.0
+    for k in range(state.error.shape[1]):
+        if dynamics.softmax:
+            total += minibatch.target[b, k] * (logarithm - state.output[s, k])
+        else:
+            total += state.error[s, k] ** 2
+    return total if dynamics.softmax else np.sqrt(total)
 
 
 @jit_part

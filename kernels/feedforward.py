@@ -5,6 +5,7 @@ import numpy as np
 from dfc_numba.kernels.elementwise import piecewise_rate, sigmoid_rate, tanh_rate
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.multiply import multiply
+from dfc_numba.kernels.rows import add, fill, move
 
 PIECEWISE, LOGISTIC = 0, 1
 # activation -> (family, slope): see `elementwise` for what the slope means in each family
@@ -34,23 +35,20 @@ def feedforward(layout, families, slopes, weights, biases, x, first, rows, sampl
 
     Args:
         weights: packed weights; biases: (sum n_i,), zeros for a network without.
-        x: (samples, stride_0) inputs; v_dense, r_dense: flat outputs `[layer][sample][unit]`.
+        x: flat inputs, rows of stride_0; v_dense, r_dense: flat outputs `[layer][sample][unit]`.
     """
     depth = layout.sizes.size - 1
-    widest = layout.stride[1:].max()
-    v = np.zeros(rows * widest, x.dtype)
-    below = np.zeros(rows * max(widest, layout.stride[0]), x.dtype)
-    for s in range(rows):
-        below[s * layout.stride[0] : (s + 1) * layout.stride[0]] = x[first + s]
+    v = np.zeros(rows * layout.widest, x.dtype)
+    below = np.zeros(rows * max(layout.widest, layout.stride[0]), x.dtype)
+    move(rows * layout.stride[0], below, 0, x, first * layout.stride[0])
     for i in range(1, depth + 1):
         n, stride = layout.sizes[i], layout.stride[i]
-        v[:] = 0.0
+        fill(v.size, v, 0, 0.0)
         multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], layout.sizes[i - 1], weights, layout.weights[i])
         for s in range(rows):
-            for j in range(n):
-                v[s * stride + j] += biases[layout.dense[i] + j]
+            add(n, v, s * stride, biases, layout.dense[i])
         activate(rows * stride, below, 0, v, 0, families[i], slopes[i])
         for s in range(rows):
             place = layout.dense[i] * samples + (first + s) * n
-            v_dense[place : place + n] = v[s * stride : s * stride + n]
-            r_dense[place : place + n] = below[s * stride : s * stride + n]
+            move(n, v_dense, place, v, s * stride)
+            move(n, r_dense, place, below, s * stride)

@@ -23,5 +23,6 @@ def jit(function):
 
 
 def jit_part(function):
-    """The same for a part of one kernel: its code is placed into the caller, so that structure costs nothing."""
-    return numba.jit(forceinline=True, **FLAGS)(function)
+    """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own."""
+    flags = {**FLAGS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.jit(**flags)(function)

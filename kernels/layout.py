@@ -27,6 +27,7 @@ class Layout(NamedTuple):
     transposed: np.ndarray  # (L+2,) start of the packed W_{i+1}^T that leads back to layer i
     outer: np.ndarray  # (L+2,) start of the (n_i, stride_{i-1}) weight update of layer i
     outer_feedback: np.ndarray  # (L+2,) start of the (n_L, stride_i) transposed feedback update of layer i
+    widest: int  # largest stride of a layer
 
 
 def row_stride(size, dtype):
@@ -60,6 +61,7 @@ def layout(sizes, dtype):
         transposed=_starts(stride[1:] * above),
         outer=_starts(sizes[1:] * stride[:-1]),
         outer_feedback=_starts(outputs * stride[1:]),
+        widest=int(stride[1:].max()),
     )
 
 
@@ -84,7 +86,7 @@ def padded_rows(array, stride, dtype):
     """(B, n) as flat rows of `stride` elements, the rest zero."""
     padded = np.zeros((len(array), stride), dtype)
     padded[:, : array.shape[1]] = array
-    return padded
+    return padded.ravel()
 
 
 def dense_views(flat, samples, sizes, times=None):

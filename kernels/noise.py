@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from dfc_numba.kernels.elementwise import normal_pair
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
+from dfc_numba.kernels.rows import move
 from dfc_numba.kernels.simd import INDEX, Words, data_pointer, emit_loop
 
 WORD_BITS = np.uint64(32)
@@ -95,12 +96,7 @@ def normals(out, start, units, key, step, sample, layer, work):
     uniform, turns, first, second = work[0], work[1], work[2], work[3]
     _random_words(uniform, turns, padded, key, np.uint64(step), np.uint64(sample), np.uint64(layer))
     normal_pair(2 * padded, first, 0, second, 0, uniform, 0, turns, 0)
-    for pair in range(2):
-        _copy(out, start, units, pair * blocks, first, pair * padded, blocks)
-        _copy(out, start, units, (2 + pair) * blocks, second, pair * padded, blocks)
-
-
-@jit
-def _copy(out, start, units, place, source, source_start, blocks):
-    for j in range(min(blocks, units - place)):
-        out[start + place + j] = source[source_start + j]
+    for quarter in range(4):
+        pair, place = quarter % 2, quarter * blocks
+        source = first if quarter < 2 else second
+        move(min(blocks, units - place), out, start + place, source, pair * padded)
