@@ -101,8 +101,8 @@ def outer_update(network, factors, below, count, *, totals=None):
     places = layout(network.sizes, dtype)
     totals = np.zeros(places.outer[-1], dtype) if totals is None else totals
     pieces = [(i, o) for i, n in enumerate(network.sizes[1:], 1) for o in range(0, n, OUTPUT_BLOCK)]
-    post = [padded_rows(factor, stride, dtype).ravel() for factor, stride in zip(factors, places.stride[1:], strict=True)]
-    pre = [padded_rows(rate, stride, dtype).ravel() for rate, stride in zip(below, places.stride[:-1], strict=True)]
+    post = [padded_rows(factor, stride, dtype) for factor, stride in zip(factors, places.stride[1:], strict=True)]
+    pre = [padded_rows(rate, stride, dtype) for rate, stride in zip(below, places.stride[:-1], strict=True)]
 
     def add(piece):
         i, first = pieces[piece]
