@@ -66,7 +66,7 @@ class DataSection(Section):
 class NetworkSection(Section):
     """The network: hidden layers; the data set decides the number of inputs and outputs."""
 
-    hidden: Widths = Field((64, 64), description="units of each hidden layer")
+    hidden: Widths = Field((128, 64), description="units of each hidden layer")
     hidden_activation: Activations = Field(
         "tanh", description="one activation, or a list with one per hidden layer"
     )
@@ -115,7 +115,7 @@ class TrainingSection(Section):
     samples: Literal["all", "converged"] = Field(
         "all", description="converged: samples that did not converge are left out"
     )
-    epochs: Count = Field(5, description="epochs of forward learning")
+    epochs: Count = Field(10, description="epochs of forward learning")
     batch_size: Count = Field(
         32, description="samples per minibatch; the last one of an epoch may be smaller"
     )
@@ -131,7 +131,7 @@ class FeedbackSection(Section):
 
     train: bool = Field(True, description="whether the feedback weights learn")
     pretraining_epochs: CountOrZero = Field(
-        1, description="epochs of feedback learning before the first forward epoch"
+        3, description="epochs of feedback learning before the first forward epoch"
     )
     epochs: CountOrZero = Field(1, description="feedback epochs before each forward epoch")
     extra_epochs: CountOrZero = Field(0, description="feedback epochs after each forward epoch")
@@ -140,20 +140,26 @@ class FeedbackSection(Section):
     freeze_output: bool = Field(False, description="keep the feedback weights of the output layer")
 
 
+RATE = "one number, or a list with one per layer"
+DECAY = "L2 term added to the gradient, per unit weight"
+
+
 class _Optimizer(Section):
     """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
 
     name: Literal["sgd", "adam", "rmsprop"] = Field(
         "adam", description="sgd (with momentum), adam, or centred rmsprop"
     )
-    learning_rate: PerLayer = Field(0.001, description="one number, or a list with one per layer")
+    learning_rate: PerLayer = Field(0.005, description=RATE)
     momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
-    beta1: BelowOne = Field(0.9, description="decay of adam's first moment, per update")
-    beta2: BelowOne = Field(0.999, description="decay of adam's second moment, per update")
-    epsilon: PerLayer = Field(
-        1e-8, description="adam's guard against division by zero, one number or one per layer"
+    beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
+    beta2: BelowOne = Field(
+        0.999, description="adam: of the second moment; rmsprop: of both (published: 0.95)"
     )
-    weight_decay: NotNegative = Field(0.0, description="L2 term added to the gradient, per unit weight")
+    epsilon: PerLayer = Field(
+        1e-8, description="adam, rmsprop (published: 0.03): added to the root; or a list"
+    )
+    weight_decay: NotNegative = Field(0.0, description=DECAY)
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient; none: no clipping")
     clip_scope: Literal["layer", "tensor", "all"] = Field(
         "layer", description="what clip_norm is the norm of"
@@ -169,11 +175,15 @@ class OptimizerSection(_Optimizer):
 class FeedbackOptimizerSection(_Optimizer):
     """The optimisers of the feedback weights: one for the pre-training, another for the epochs afterwards."""
 
-    pretraining_learning_rate: PerLayer = Field(0.001, description="learning rate of the pre-training")
+    learning_rate: PerLayer = Field(0.001, description=RATE)
+    pretraining_learning_rate: PerLayer = Field(0.003, description="learning rate of the pre-training")
+    weight_decay: NotNegative = Field(0.1, description=DECAY)
 
 
-DEFAULT_CONTROLLER = Controller(dt=0.02, steps=99)
-DEFAULT_FEEDBACK_CONTROLLER = Controller(dt=0.02, steps=49, alpha=0.5, k_p=0.0, proactive=False, sigma=0.1)
+DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
+DEFAULT_FEEDBACK_CONTROLLER = Controller(
+    dt=0.002, steps=49, alpha=0.6, k_p=0.15, tau_v=0.006, tau_apical=0.32, proactive=False, sigma=0.01
+)
 
 
 def _controller_over(default):
