@@ -4,7 +4,6 @@ TOML has no word for "nothing", so the string "none" stands for it (`clip_norm =
 """
 
 import ast
-import difflib
 import re
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from dfc_numba.config import Config, key_paths, section_keys
 from dfc_numba.controller import Controller
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.wording import allowed, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,15 +26,6 @@ else:
 
 NONE = "none"
 COMMENT_COLUMN, LINE_LENGTH = 40, 120
-PLAIN_WORDS = {
-    "a valid integer": "an integer",
-    "a valid number": "a number",
-    "a valid tuple": "a list",
-    "a valid dictionary": "a table of keys",
-    "a valid string": "a string",
-    "a valid boolean": "true or false",
-    "must have at least 1 item": "must have at least one entry",
-}
 
 
 def load_config(source=None, overrides=()):
@@ -75,7 +66,7 @@ def preset_text(name):
     """A preset as TOML text; raises ConfigurationError where there is none of this name."""
     if name not in preset_names():
         raise ConfigurationError(
-            f"unknown preset {name!r}{_nearest(name, preset_names())}; presets: {', '.join(preset_names())}"
+            f"unknown preset {name!r}{nearest(name, preset_names())}; presets: {', '.join(preset_names())}"
         )
     return (resources.files("dfc_numba.presets") / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -110,7 +101,8 @@ def descriptions(kind):
     """The description of each key of a section; those of the controller stand in its docstring."""
     if kind is not Controller:
         return {key: field.description for key, field in kind.model_fields.items()}
-    entries = re.findall(r"^        (\w+): (.*(?:\n {12}\S.*)*)", kind.__doc__ or "", flags=re.MULTILINE)
+    arguments = (kind.__doc__ or "").partition("Raises:")[0]
+    entries = re.findall(r"^        (\w+): (.*(?:\n {12}\S.*)*)", arguments, flags=re.MULTILINE)
     return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
 
 
@@ -238,41 +230,24 @@ def _error_line(entry):
     if kind in ("model_type", "dataclass_type"):
         return f"{path} = {value!r}: must be a section with keys, [{path}]"
     if kind == "value_error" and len(location) < 2:
-        return ": ".join(filter(None, [path, str(entry["ctx"]["error"]).removeprefix("Controller: ")]))
-    return f"{path} = {_toml_value(value)}: {_allowed(entry)}"
-
-
-def _allowed(entry):
-    """What is allowed where a value was refused."""
-    if entry["type"] == "value_error":
-        return str(entry["ctx"]["error"])
-    message = re.sub(r"(, unable to parse|, got| after validation).*", "", entry["msg"])
-    message = re.sub(r"^\w+ should ", "must ", message)
-    for theirs, ours in PLAIN_WORDS.items():
-        message = message.replace(theirs, ours)
-    choices = re.findall(r"'([^']*)'", entry.get("ctx", {}).get("expected", ""))
-    return message + _nearest(entry["input"], choices)
+        return ": ".join(filter(None, [path, str(entry["ctx"]["error"])]))
+    return f"{path} = {_toml_value(value)}: {allowed(entry)}"
 
 
 def _unknown_line(location):
     """The line for a key or section that does not exist, with the nearest one that does."""
     section, *keys = location
     if not keys:
-        nearest = _nearest(section, Config.model_fields) or "".join(
+        hint = nearest(section, Config.model_fields) or "".join(
             f"; did you mean {path}?" for path in _everywhere(section)
         )
-        return f"[{section}]: no such section{nearest}; sections: {', '.join(Config.model_fields)}"
+        return f"[{section}]: no such section{hint}; sections: {', '.join(Config.model_fields)}"
     elsewhere = "".join(f" ({path} exists)" for path in _everywhere(keys[0]))
-    nearest = _nearest(keys[0], section_keys(section))
+    hint = nearest(keys[0], section_keys(section)) or elsewhere
     known = ", ".join(section_keys(section))
-    return f"{section}.{keys[0]}: no such key{nearest or elsewhere}; keys of [{section}]: {known}"
+    return f"{section}.{keys[0]}: no such key{hint}; keys of [{section}]: {known}"
 
 
 def _everywhere(key):
     """Every `section.key` of this name."""
     return [f"{section}.{key}" for section in Config.model_fields if key in section_keys(section)]
-
-
-def _nearest(name, names):
-    nearest = difflib.get_close_matches(str(name).lower(), names, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""

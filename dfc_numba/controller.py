@@ -5,16 +5,14 @@
 (DFC, Meulemans et al. 2021, equations 4 and 5, integrated with the Euler method). Time is in units of tau_u.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from dfc_numba.options import Count, Flag, NotNegative, Positive, options
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@options
 class Controller:
     """How one feedback phase is simulated: all options of the network and controller dynamics.
 
@@ -40,25 +38,25 @@ class Controller:
             the initial one, and its steady-state residual below 1e-5.
 
     Raises:
-        pydantic.ValidationError: (a `ValueError`) for an unknown option, a value out of range, a `dt` larger than
-            a time constant that it has to resolve, or `instant_dynamics` with `k_p > 0`.
+        ValueError: for an unknown option, a value out of range, a `dt` larger than a time constant that it has to
+            resolve, or `instant_dynamics` with `k_p > 0`.
     """
 
     dt: Positive = 0.02
-    steps: Annotated[int, Field(ge=1, lt=2**31)] = 999
+    steps: Count = 999
     alpha: NotNegative = 0.0014
     k_p: NotNegative = 2.0
     tau_v: Positive = 0.2
     tau_apical: Positive | None = None
-    instant_transmission: bool = True
-    instant_dynamics: bool = False
-    proactive: bool = True
+    instant_transmission: Flag = True
+    instant_dynamics: Flag = False
+    proactive: Flag = True
     error: Literal["difference", "softmax"] = "difference"
     sigma: NotNegative = 0.0
     sigma_output: NotNegative | None = None
     tau_noise: Positive | None = None
     tau_control: Positive | None = None
-    jacobian_feedback: bool = False
+    jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
     convergence_epsilon: Positive = 0.5
 
@@ -67,12 +65,12 @@ class Controller:
         for name in self._resolved_time_constants():
             if self.dt > getattr(self, name):
                 raise ValueError(
-                    f"Controller: dt = {self.dt:g} is larger than {name} = {getattr(self, name):g}, so the Euler steps "
+                    f"dt = {self.dt:g} is larger than {name} = {getattr(self, name):g}, so the Euler steps "
                     f"overshoot; choose dt <= {name}"
                 )
         if self.instant_dynamics and self.k_p > 0:
             raise ValueError(
-                f"Controller: instant_dynamics with k_p = {self.k_p:g} closes an algebraic loop (the control depends on the output, "
+                f"instant_dynamics with k_p = {self.k_p:g} closes an algebraic loop (the control depends on the output, "
                 "which depends on the control at once) that can blow up whatever dt is; use k_p = 0 or instant_dynamics = False"
             )
         return self

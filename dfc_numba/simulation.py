@@ -1,41 +1,38 @@
 """Simulating one feedback phase with full trajectories."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic import Field
 
 from dfc_numba import memory
 from dfc_numba.kernels import feedback_phase as kernel
 from dfc_numba.kernels.layout import dense_views
+from dfc_numba.options import Count, options
 from dfc_numba.phase import prepare, run
-from dfc_numba.validation import choice
 
-OUTPUT_VARIABLES = ("u", "u_int", "error")
-LAYER_VARIABLES = ("v", "v_ff", "v_fb", "r")
-VARIABLES = OUTPUT_VARIABLES + LAYER_VARIABLES
+Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r"]
+VARIABLES = Variable.__args__
+OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:3], VARIABLES[3:]
 
 
-@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@options
 class Record:
     """What to keep of a simulation.
 
     Args:
         variables: some of "u", "u_int", "error", "v", "v_ff", "v_fb", "r"; None keeps all.
-        samples: positions of the samples in the minibatch; None keeps all.
+        samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
+
+    Raises:
+        ValueError: for an unknown variable, or numbers that are not allowed.
     """
 
-    variables: tuple[str, ...] | None = None
-    samples: tuple[int, ...] | None = None
-    every: int = 1
-
-    def __post_init__(self):
-        for name in self.variables or ():
-            choice("Record.variables", name, VARIABLES)
-        if self.every < 1:
-            raise ValueError(f"Record.every is {self.every}; a whole number from 1 is allowed")
+    variables: tuple[Variable, ...] | None = None
+    samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    every: Count = 1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Checks of arguments: every function says what it was given, what is allowed, and what to do."""
 
-import difflib
-
 import numpy as np
+
+from dfc_numba.wording import nearest
 
 DTYPES = ("float32", "float64")
 
@@ -11,9 +11,7 @@ def choice(name, value, allowed):
     """`value` if it is one of `allowed`, else a ValueError that names the nearest."""
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{hint}")
+    raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
 
 
 def dtype_of(value):
