@@ -10,6 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
+
+def _bell(v):
+    """The derivative of the logistic function, with all its digits also where it is tiny."""
+    decay = np.exp(-np.abs(v))
+    return decay / (1 + decay) ** 2
+
+
 ACTIVATIONS = {
     "linear": lambda v: v,
     "tanh": np.tanh,
@@ -19,10 +26,10 @@ ACTIVATIONS = {
 }
 DERIVATIVES = {
     "linear": np.ones_like,
-    "tanh": lambda v: 1 - np.tanh(v) ** 2,
+    "tanh": lambda v: 4 * _bell(2 * v),
     "relu": lambda v: np.where(v >= 0, 1.0, 0.0),
     "leakyrelu": lambda v: np.where(v >= 0, 1.0, 0.2),
-    "sigmoid": lambda v: np.exp(-v) / (1 + np.exp(-v)) ** 2,
+    "sigmoid": _bell,
 }
 
 
@@ -137,14 +144,19 @@ def output_jacobian(net, x):
     return np.concatenate(jacobian_blocks(net, _forward(net, x).v), axis=2)
 
 
+def _leak(c):
+    """The share of u that the error equals in equilibrium; a leak that acts on u_int alone spares k_p e."""
+    return c.alpha if c.leak == "total" else c.alpha / (1 + c.alpha * c.k_p)
+
+
 def steady_state(net, x, target, controller, *, method="linear"):
     """u = (J Q + alpha I)^{-1} (r* - r_L), one sweep through the layers with delta_v = Q u."""
-    assert method == "linear" and controller.error == "difference" and controller.leak == "total"
+    assert method == "linear" and controller.error == "difference"
     weights, biases, feedback, names = _parameters(net)
     start = _forward(net, x)
     jacobian = np.concatenate(jacobian_blocks(net, start.v), axis=2)
     stacked = jacobian.transpose(0, 2, 1) if controller.jacobian_feedback else np.concatenate(feedback)
-    leaky = jacobian @ stacked + controller.alpha * np.eye(target.shape[1])
+    leaky = jacobian @ stacked + _leak(controller) * np.eye(target.shape[1])
     u = np.linalg.solve(leaky, (target - start.r[-1])[..., None])
     delta_v = np.split((stacked @ u)[..., 0], np.cumsum([len(w) for w in weights])[:-1], axis=1)
     v, r, below = [], [], np.asarray(x, float)
@@ -245,9 +257,8 @@ def _monitor(target, output, c):
 
 def _outcome(s, target, c):
     """Which samples have converged and which have diverged."""
-    leaking = s.u[-1] if c.leak == "total" else s.u_int[-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        residual = _monitor(target - c.alpha * leaking, s.r[-1][-1], c) / np.linalg.norm(s.r[-1][0], axis=1)
+        residual = _monitor(target - _leak(c) * s.u[-1], s.r[-1][-1], c) / np.linalg.norm(s.r[-1][0], axis=1)
     improved = s.error[-1] < c.convergence_epsilon**2 * s.error[0]
     return (residual < 1e-5) & improved, residual > 1
 
