@@ -1,17 +1,27 @@
-"""The network: packed parameters, the feedforward pass, and its file."""
+"""The network: packed parameters and the feedforward pass."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba import threads
-from dfc_numba.files import replacing
+from dfc_numba import network_file, threads
 from dfc_numba.initialization import FEEDBACK_INITS, initial_matrix, weight_product
 from dfc_numba.kernels.feedforward import ACTIVATIONS, feedforward
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
-from dfc_numba.validation import choice, dtype_of, floats, samples
+from dfc_numba.validation import (
+    as_array,
+    choice,
+    dtype_of,
+    finite,
+    flag,
+    floats,
+    instance,
+    number,
+    samples,
+    whole_number,
+)
 
-SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.0"
 FEEDBACK_KINDS = ("weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
 
 
@@ -20,6 +30,26 @@ class Activity(NamedTuple):
 
     v: list
     r: list
+
+
+class Parameters(list):
+    """The arrays of one kind, one per layer, views into the block of a network; assigned values are checked and copied."""
+
+    def __init__(self, name, arrays):
+        super().__init__(arrays)
+        self._name = name
+
+    def __setitem__(self, i, value):
+        if not isinstance(i, Integral):
+            raise TypeError(f"{self._name}[{i}] cannot be assigned to; assign to one layer at a time")
+        if value is not self[i]:  # after weights[i] -= ... it is
+            self[i][...] = floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
+
+    def fill(self, values):
+        """Copy the arrays of all layers."""
+        _check_length(self._name, values, len(self))
+        for i, value in enumerate(values):
+            self[i] = value
 
 
 class Network:
@@ -35,7 +65,7 @@ class Network:
         hidden_activations: names of phi_1 .. phi_{L-1}; output_activation: name of phi_L.
         dtype: float32 or float64, of all parameters.
 
-    The arrays are views into one block of memory: change them in place.
+    The arrays are views into one block of memory; assigning `weights[i] = array` copies into it.
     """
 
     def __init__(self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None):
@@ -49,19 +79,18 @@ class Network:
         Raises:
             ValueError, TypeError: for shapes that do not fit together, numbers that are not finite, unknown names.
         """
-        self.dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
         self.sizes = _sizes(weights)
+        self.dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
         depth = len(weights)
-        hidden = [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else list(hidden_activation)
-        if len(hidden) != depth - 1:
-            raise ValueError(f"hidden_activation has {len(hidden)} names for {depth - 1} hidden layers")
+        hidden = [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
+        _check_length("hidden_activation", hidden, depth - 1)
         self.hidden_activations = tuple(choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden)
         self.output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
         self._allocate(biases is not None)
-        self._fill("weights", self.weights, weights)
-        self._fill("feedback", self.feedback, feedback)
+        self.weights.fill(weights)
+        self.feedback.fill(feedback)
         if biases is not None:
-            self._fill("biases", self.biases, biases)
+            self.biases.fill(biases)
 
     @classmethod
     def create(
@@ -74,13 +103,16 @@ class Network:
             sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
             init: "xavier_normal", "xavier" or "orthogonal"; feedback_init: these, or "weight_product".
             feedback_noise: standard deviation of the noise added to a weight_product.
-            seed: of the random weights; the same for either dtype.
+            seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
+
+        Raises:
+            ValueError, TypeError: for sizes that are no positive whole numbers, unknown names, or numbers out of range.
         """
         sizes = _checked_sizes(sizes)
         choice("feedback_init", feedback_init, FEEDBACK_INITS)
-        if not (np.isfinite(feedback_noise) and feedback_noise >= 0):
-            raise ValueError(f"feedback_noise is {feedback_noise!r}; a finite number >= 0 is allowed")
-        rng = np.random.default_rng(seed)
+        if number("feedback_noise", feedback_noise) > 0 and feedback_init != "weight_product":
+            raise ValueError(f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}")
+        rng = np.random.default_rng(whole_number("seed", seed))
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         weights = [initial_matrix(init, n, m, rng) for n, m in shapes]
         outputs = sizes[-1]
@@ -89,7 +121,7 @@ class Network:
         else:
             feedback = [initial_matrix(feedback_init, n, outputs, rng) for n in sizes[1:]]
         feedback[-1] = np.eye(outputs)
-        biases = [np.zeros(n) for n in sizes[1:]] if bias else None
+        biases = [np.zeros(n) for n in sizes[1:]] if flag("bias", bias) else None
         return cls(
             weights=weights, biases=biases, feedback=feedback, hidden_activation=hidden_activation,
             output_activation=output_activation, dtype=dtype,
@@ -104,14 +136,8 @@ class Network:
         block = np.zeros(ends[-1], self.dtype)
         views = [part.reshape(shape) for part, shape in zip(np.split(block, ends[:-1]), shapes, strict=True)]
         depth = len(self.sizes) - 1
-        self.weights, self.feedback = views[:depth], views[depth : 2 * depth]
-        self.biases = views[2 * depth :] if bias else None
-
-    def _fill(self, name, targets, values):
-        if len(values) != len(targets):
-            raise ValueError(f"{name} has {len(values)} arrays for {len(targets)} layers")
-        for i, (target, value) in enumerate(zip(targets, values, strict=True)):
-            target[...] = floats(f"{name}[{i}]", value, target.shape, dtype=self.dtype)
+        self.weights, self.feedback = Parameters("weights", views[:depth]), Parameters("feedback", views[depth : 2 * depth])
+        self.biases = Parameters("biases", views[2 * depth :]) if bias else None
 
     @property
     def activations(self):
@@ -181,34 +207,26 @@ class Network:
         "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1} (DFC, Meulemans et al. 2021, theorems 2 and 3).
 
         Raises:
-            ValueError: if x is missing for a Jacobian, or damping does not go with the kind.
+            ValueError, TypeError: if x is missing for a Jacobian (a weight product needs none), or damping does not go
+                with the kind.
         """
         choice("kind", kind, FEEDBACK_KINDS)
+        if (number("damping", damping) > 0) != (kind == "jacobian_damped_pinv"):
+            raise ValueError(f"damping = {damping:g} with {kind!r}; a positive damping goes with 'jacobian_damped_pinv', 0 with the others")
         if kind == "weight_product":
-            self._fill("feedback", self.feedback, weight_product(self.weights))
+            self.feedback.fill(weight_product(self.weights))
             return
         if x is None:
             raise ValueError(f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})")
-        if (damping > 0) != (kind == "jacobian_damped_pinv") or not np.isfinite(damping):
-            raise ValueError(f"damping = {damping!r} with {kind!r}; a positive damping goes with 'jacobian_damped_pinv' only")
         from dfc_numba.equilibrium import output_jacobian  # it needs a Network itself
 
         jacobian = output_jacobian(self, x)
         feedback = _jacobian_feedback(jacobian, kind, damping)
-        self._fill("feedback", self.feedback, np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
+        self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
 
     def save(self, path):
         """Write the network to an HDF5 file; an older file of that name is replaced as a whole."""
-        import h5py
-
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs.update(
-                schema=SCHEMA, schema_version=SCHEMA_VERSION, sizes=self.sizes, dtype=self.dtype.name,
-                hidden_activations=list(self.hidden_activations), output_activation=self.output_activation,
-            )  # fmt: skip
-            for name in ("weights", "biases", "feedback"):
-                for i, array in enumerate(getattr(self, name) or []):
-                    file.create_dataset(f"{name}/{i + 1}", data=array, fletcher32=True)
+        network_file.write(self, path)
 
     @classmethod
     def load(cls, path):
@@ -217,23 +235,7 @@ class Network:
         Raises:
             OSError: if the file cannot be read. ValueError: if it is no network file of this project.
         """
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("schema") != SCHEMA:
-                raise ValueError(f"{path} is no network file: its schema is {file.attrs.get('schema')!r}, expected {SCHEMA!r}")
-            version = str(file.attrs["schema_version"])
-            if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
-                raise ValueError(f"{path} has schema version {version}; this program reads {SCHEMA_VERSION.split('.')[0]}.x")
-            depth = len(file.attrs["sizes"]) - 1
-            arrays = {
-                name: [file[name][str(i + 1)][...] for i in range(depth)] if name in file else None
-                for name in ("weights", "biases", "feedback")
-            }
-            return cls(
-                **arrays, hidden_activation=list(file.attrs["hidden_activations"]),
-                output_activation=str(file.attrs["output_activation"]), dtype=str(file.attrs["dtype"]),
-            )  # fmt: skip
+        return cls(**network_file.read(path))
 
 
 def _jacobian_feedback(jacobian, kind, damping):
@@ -250,11 +252,19 @@ def _common_dtype(weights):
     return "float32" if all(np.asarray(w).dtype == np.float32 for w in weights) else "float64"
 
 
+def _check_length(name, values, count=None):
+    if not hasattr(values, "__len__") or isinstance(values, str):
+        raise TypeError(f"{name} must be a list with one entry per layer, not {values!r}")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} layers")
+
+
 def _sizes(weights):
     """(n_0, ..., n_L) of a chain of weight matrices."""
-    if len(weights) == 0:
+    _check_length("weights", weights)
+    shapes = [as_array(f"weights[{i}]", w).shape for i, w in enumerate(weights)]
+    if not shapes:
         raise ValueError("weights is empty; a network has at least one layer")
-    shapes = [np.shape(w) for w in weights]
     for i, shape in enumerate(shapes):
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"weights[{i}] has shape {shape}; expected (n_{i + 1}, n_{i}), neither of them 0")
@@ -264,7 +274,19 @@ def _sizes(weights):
 
 
 def _checked_sizes(sizes):
-    sizes = list(sizes)
-    if len(sizes) < 2 or any(int(n) != n or n < 1 for n in sizes):
-        raise ValueError(f"sizes is {sizes}; expected [n_0, ..., n_L], at least two positive whole numbers")
-    return [int(n) for n in sizes]
+    if not hasattr(sizes, "__len__") or len(sizes) < 2:
+        raise ValueError(f"sizes is {sizes!r}; expected [n_0, ..., n_L], at least two positive whole numbers")
+    return [whole_number(f"sizes[{i}]", n, least=1, bits=31) for i, n in enumerate(sizes)]
+
+
+def feedforward_state(network, x):
+    """(x, `Activity`) in float64, checked: the feedforward state that a feedback phase starts from.
+
+    Raises:
+        ValueError, TypeError: for a network that is none, inputs that do not fit, or voltages that are not finite.
+    """
+    x = samples("x", x, instance("network", network, Network).sizes[0])
+    activity = network.forward(x, dtype="float64")
+    for i, v in enumerate(activity.v):
+        finite(f"feedforward voltage of layer {i + 1}, ", v)
+    return x, activity
