@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
-from dfc_numba.validation import choice, samples
+from dfc_numba.controller import Controller
+from dfc_numba.network import feedforward_state
+from dfc_numba.validation import choice, instance, samples
 
 METHODS = ("linear",)
 
@@ -41,8 +43,8 @@ def output_jacobian(network, x):
     Raises:
         ValueError, TypeError: for inputs that do not fit.
     """
-    x = samples("x", x, network.sizes[0])
-    return np.concatenate(_jacobian_blocks(network, network.forward(x, dtype="float64").v), axis=2)
+    _, activity = feedforward_state(network, x)
+    return np.concatenate(_jacobian_blocks(network, activity.v), axis=2)
 
 
 def _jacobian_blocks(network, voltages):
@@ -74,14 +76,13 @@ def steady_state(network, x, target, controller, *, method="linear"):
         ValueError: for an unknown method, or error="softmax", whose steady state is not linear in u.
     """
     choice("method", method, METHODS)
-    if controller.error == "softmax":
+    if instance("controller", controller, Controller).error == "softmax":
         raise ValueError(
             "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in the output: "
             "use error='difference', or simulate"
         )
-    x = samples("x", x, network.sizes[0])
+    x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
-    activity = network.forward(x, dtype="float64")
     jacobian = np.concatenate(_jacobian_blocks(network, activity.v), axis=2)
     feedback = _feedback(network, controller, jacobian)
     u = _solve(jacobian @ feedback, controller.steady_leak, target - activity.r[-1])

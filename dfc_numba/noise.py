@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfc_numba.validation import floats
+from dfc_numba.validation import as_array, floats, whole_number
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class NoiseKey:
 
     def __post_init__(self):
         for name in ("seed", "minibatch"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
-                raise ValueError(f"NoiseKey.{name} is {value!r}; a whole number from 0 to 2**64 - 1 is allowed")
+            whole_number(f"NoiseKey.{name}", getattr(self, name))
 
     def word(self):
         """The 64-bit key of the generator: seed and minibatch, mixed."""
@@ -38,7 +36,7 @@ class NoiseKey:
         """The numbers of `count` samples."""
         if self.samples is None:
             return np.arange(count, dtype=np.uint64)
-        numbers = np.asarray(self.samples)
+        numbers = as_array("NoiseKey.samples", self.samples)
         if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
             raise ValueError(f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected {count} whole numbers")
         if numbers.min() < 0 or numbers.max() >= 2**32:

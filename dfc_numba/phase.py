@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba import threads
+from dfc_numba.controller import Controller
 from dfc_numba.kernels import feedback_phase as kernel
 from dfc_numba.kernels.layout import Layout, dense_views, layout, pack
+from dfc_numba.network import feedforward_state
 from dfc_numba.noise import as_key, given_draws
-from dfc_numba.validation import finite, samples
+from dfc_numba.validation import instance, samples
 
 CONVERGED_RESIDUAL = 1e-5  # of the norm of the feedforward output (published value)
 # shards that are summed up at a time, if their sums are small; the order of summation is the same for any number
@@ -49,11 +51,9 @@ def prepare(network, x, target, controller, noise):
     Raises:
         ValueError, TypeError: for shapes that do not fit, numbers that are not finite, noise that is missing.
     """
-    x = samples("x", x, network.sizes[0])
+    x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
-    activity = network.forward(x, dtype="float64")
-    for i, v in enumerate(activity.v):
-        finite(f"feedforward voltage of layer {i + 1}, ", v)
+    instance("controller", controller, Controller)
     places = layout(network.sizes, network.dtype)
     source, key, numbers, draws = _noise(network, controller, noise, len(x))
     minibatch = kernel.Minibatch(
@@ -74,6 +74,9 @@ def prepare(network, x, target, controller, noise):
 def _noise(network, controller, noise, count):
     """(source, key, sample numbers, given draws) for the kernels."""
     none = np.uint64(0), np.zeros(count, np.uint64), np.zeros(0, network.dtype)
+    key = as_key(noise)
+    if noise is not None and key is None:
+        draws = given_draws(noise, controller.time_points, count, network.sizes, network.dtype)
     if not controller.noisy:
         return kernel.NO_NOISE, *none
     if noise is None:
@@ -81,10 +84,8 @@ def _noise(network, controller, noise, count):
             f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, but noise is None; "
             "pass noise=<int seed>, a NoiseKey or a list of draws, or set sigma to 0"
         )
-    key = as_key(noise)
     if key is not None:
         return kernel.KEYED_NOISE, key.word(), key.numbers(count), none[2]
-    draws = given_draws(noise, controller.time_points, count, network.sizes, network.dtype)
     return kernel.GIVEN_NOISE, none[0], none[1], draws
 
 
@@ -223,10 +224,10 @@ def _convergence(phase, results, chosen):
     target = phase.minibatch.target[chosen]
     settled = target - controller.steady_leak * results.u[chosen]
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        residual = _distance(controller, settled, end) / np.linalg.norm(start, axis=1)
+        residual, scale = _distance(controller, settled, end), np.linalg.norm(start, axis=1)
         remaining, initial = (_distance(controller, target, output) for output in (end, start))
-        converged = (residual < CONVERGED_RESIDUAL) & (remaining < controller.convergence_epsilon**2 * initial)
-        return converged, ~(residual <= 1)
+        settles, improves = residual < CONVERGED_RESIDUAL * scale, remaining < controller.convergence_epsilon**2 * initial
+        return settles & improves, ~(residual <= scale)
 
 
 def _distance(controller, target, output):

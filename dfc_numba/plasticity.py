@@ -6,12 +6,12 @@ import numpy as np
 
 from dfc_numba import threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.equilibrium import steady_state
 from dfc_numba.kernels import feedback_phase as kernel
 from dfc_numba.kernels.layout import layout, padded_rows
 from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.phase import prepare, run
-from dfc_numba.equilibrium import steady_state
-from dfc_numba.validation import choice
+from dfc_numba.validation import choice, flag, floats, number
 
 READOUTS = ("average", "final", "analytic")
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
@@ -166,9 +166,9 @@ def feedback_update(
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
+    phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
     divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
-    phase = prepare(network, x, target, controller, noise)
     return _feedback_update(phase, run(phase, task), divisors)
 
 
@@ -182,9 +182,9 @@ def forward_and_feedback_update(
     """
     choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
+    phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, "average", rule, high_pass)
     divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
-    phase = prepare(network, x, target, controller, noise)
     sums = run(phase, task, only_converged=samples == "converged")
     return _forward_update(phase, sums, "average"), _feedback_update(phase, sums, divisors)
 
@@ -192,24 +192,29 @@ def forward_and_feedback_update(
 def _feedback_task(controller, readout, rule, high_pass):
     if controller.jacobian_feedback:
         raise ValueError("with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned")
-    if high_pass is not None and not (np.isfinite(high_pass) and high_pass >= controller.dt):
-        raise ValueError(f"high_pass is {high_pass!r}; a time constant >= dt = {controller.dt:g} is allowed, or None")
-    return _task(readout, rule, True, 0.0 if high_pass is None else controller.dt / high_pass)
+    if high_pass is None:
+        return _task(readout, rule, True)
+    time_constant = number("high_pass, a time constant that dt has to resolve,", high_pass, least=controller.dt)
+    return _task(readout, rule, True, controller.dt / time_constant)
 
 
 def _divisors(network, controller, scaling, normalise, sigma_floor):
     """sigma_i^2 / k_i per layer."""
-    if not sigma_floor > 0:
-        raise ValueError(f"sigma_floor is {sigma_floor!r}; a positive number is allowed")
-    hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else normalise
+    number("sigma_floor", sigma_floor, exclusive=True)
+    hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else _sigmas(normalise)
     depth = len(network.weights)
     sigmas = [max(sigma, sigma_floor) for sigma in [hidden] * (depth - 1) + [output]]
-    if not scaling:
+    if not flag("scaling", scaling):
         return [sigma**2 for sigma in sigmas]
     if controller.tau_noise is None:
         raise ValueError("scaling=True uses k_i = (1 + tau_v / tau_noise)^(L - i); set tau_noise, or scaling=False for white noise")
     base = 1.0 + controller.tau_v / controller.tau_noise
     return [sigma**2 / base ** (depth - 1 - i) for i, sigma in enumerate(sigmas)]
+
+
+def _sigmas(normalise):
+    """(sigma of the hidden layers, of the output layer)."""
+    return [number(f"normalise[{i}]", sigma) for i, sigma in enumerate(floats("normalise", normalise, (2,)))]
 
 
 def _feedback_update(phase, sums, divisors):

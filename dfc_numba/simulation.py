@@ -11,6 +11,7 @@ from dfc_numba.kernels import feedback_phase as kernel
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.options import Count, options
 from dfc_numba.phase import prepare, run
+from dfc_numba.validation import instance
 
 Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r"]
 VARIABLES = Variable.__args__
@@ -81,7 +82,7 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
         ValueError, TypeError: for arguments that do not fit.
         MemoryError: for a trajectory that does not fit into memory; the message tells its size.
     """
-    record = Record() if record is None else record
+    record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
     records = _allocate(phase, record)
     task = kernel.Task(kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, record.every)

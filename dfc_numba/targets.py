@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from dfc_numba.validation import choice, floats, labels, samples
+from dfc_numba.network import feedforward_state
+from dfc_numba.validation import as_array, choice, floats, labels, number
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -13,9 +14,9 @@ def as_targets(y, n_outputs, *, count=None):
     Raises:
         ValueError, TypeError: for labels out of range, a wrong shape, or numbers that are not finite.
     """
-    if np.ndim(y) == 1:
-        numbers = labels("y", y, n_outputs, count=count)
-        return np.eye(n_outputs)[numbers]
+    y = as_array("y", y)
+    if y.ndim == 1:
+        return np.eye(n_outputs)[labels("y", y, n_outputs, count=count)]
     return floats("y", y, (count, n_outputs))
 
 
@@ -47,13 +48,15 @@ def output_target(network, x, y, *, loss="mse", step=0.1):
 
     Returns:
         r*, (B, n_L), in float64 for either dtype of the network.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
     """
-    if not (np.isfinite(step) and step >= 0):
-        raise ValueError(f"step is {step!r}; a finite number >= 0 is allowed")
+    number("step", step)
     choice("loss", loss, LOSSES)
-    x = samples("x", x, network.sizes[0])
+    x, activity = feedforward_state(network, x)
     y = as_targets(y, network.sizes[-1], count=len(x))
-    output = network.predict(x, dtype="float64")
+    output = activity.r[-1]
     return output - step * len(x) * output_gradient(output, y, loss)
 
 

@@ -10,6 +10,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from dfc_numba.validation import whole_number
+
 SHARD_SAMPLES = 16
 # below this many floating-point operations a second thread costs more than it saves
 SMALLEST_WORK_PER_THREAD = 2e6
@@ -35,10 +37,9 @@ def limit_threads(count):
     """Bound the threads of kernels, and of the linear algebra library, to `count` within a `with` block.
 
     Raises:
-        ValueError: for a count that is no positive whole number.
+        ValueError, TypeError: for a count that is no positive whole number.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"threads is {count!r}; a whole number from 1 is allowed")
+    count = whole_number("threads", count, least=1, bits=31)
     from threadpoolctl import threadpool_limits
 
     before = getattr(_bounds, "count", None)
