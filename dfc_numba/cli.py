@@ -96,8 +96,8 @@ def train(
         from dfc_numba.experiment import Experiment
 
         experiment = Experiment(config, out=out, name=Path(source).stem, threads=threads, command=sys.argv)
-    with _exit_codes(wrong_use=()):
         reporting.announce(experiment, left_out)
+    with _exit_codes(wrong_use=()):
         with reporting.choose_display() as display:
             result = experiment.run([display])
         reporting.conclude(result)
@@ -136,7 +136,7 @@ def info():
 
 @contextmanager
 def _exit_codes(wrong_use=(ValueError, OSError)):
-    """Ends the program with a message in place of a traceback: code 2 for the errors `wrong_use`, else code 1."""
+    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -144,7 +144,7 @@ def _exit_codes(wrong_use=(ValueError, OSError)):
     except KeyboardInterrupt:
         print("dfc: interrupted", file=sys.stderr)
         raise typer.Exit(SIGNALLED + SIGINT) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (users see no internals; a run keeps the traceback in run.json)
         kind = "" if isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: "
         print(f"dfc: {kind}{error}", file=sys.stderr)
         raise typer.Exit(WRONG_USE if isinstance(error, wrong_use) else FAILED) from None

@@ -34,7 +34,8 @@ def lines(values, indent=""):
             yield f"{indent}{key}"
             yield from lines(value, indent + "  ")
         elif isinstance(value, list):
-            yield from (f"{indent}{key:<{width}}  {', '.join(map(str, entry.values()))}" for entry in value)
+            facts = [", ".join(f"{name} {fact}" for name, fact in entry.items()) for entry in value]
+            yield from (f"{indent}{key:<{width}}  {text}" for text in facts)
         else:
             yield f"{indent}{key:<{width}}  {value}"
 

@@ -7,11 +7,14 @@ extrapolates to the steps and minibatches of the run. It changes neither network
 import resource
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
+from statistics import median
 
 from dfc_numba.training import Trainer
 
 TRIAL_STEPS = (8, 24)
+TRIAL_MINIBATCHES = 3
 COPIES = 6  # the best weights, the networks being written, up to four moments
 
 
@@ -53,7 +56,7 @@ def _extrapolated(few, more, phase, config):
 
 
 def _trial(network, dataset, config, steps, threads):
-    """Seconds of the fastest minibatch of each phase in a very short run, or None if it did not end well."""
+    """Median seconds of the minibatches of each phase in a very short run, or None if it did not end well."""
     watch = _Stopwatch()
     trainer = Trainer(
         network.copy(),
@@ -62,21 +65,22 @@ def _trial(network, dataset, config, steps, threads):
         observers=[watch],
         threads=threads,
     )
-    return watch.seconds if trainer.run().status == "done" else None
+    done = trainer.run().status == "done"
+    return {phase: median(seconds) for phase, seconds in watch.seconds.items()} if done else None
 
 
 class _Stopwatch:
-    """An observer that keeps the time of the fastest minibatch of each phase."""
+    """An observer that keeps the time of each minibatch, by phase."""
 
     def __init__(self):
-        self.seconds = {}
+        self.seconds = defaultdict(list)
 
     def on_start(self, trainer):
         self._last = time.perf_counter()
 
     def on_minibatch(self, progress):
         now = time.perf_counter()
-        self.seconds[progress.phase] = min(now - self._last, self.seconds.get(progress.phase, float("inf")))
+        self.seconds[progress.phase].append(now - self._last)
         self._last = now
 
 
@@ -95,8 +99,8 @@ def _shortened(config, steps):
 
 
 def _first_samples(dataset, config):
-    """The data set with two full minibatches, and very few samples to evaluate."""
-    n_samples = min(2 * config.training.batch_size, len(dataset.train))
+    """The data set with a few full minibatches, and hardly any samples to evaluate."""
+    n_samples = min(TRIAL_MINIBATCHES * config.training.batch_size, len(dataset.train))
     cut = {"train": n_samples, "validation": 1, "test": 1}
     parts = {name: getattr(dataset, name) for name in cut}
     return replace(

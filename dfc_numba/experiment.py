@@ -103,7 +103,9 @@ def stop_on_signals(trainer):
     def stop(number, _frame):
         came.append(number)
         restore()
-        trainer.request_stop(f"interrupted by {signal.Signals(number).name}")
+        trainer.request_stop(
+            f"interrupted by {signal.Signals(number).name}; the weights are those of the last minibatch"
+        )
 
     def restore():
         for number, handler in before.items():

@@ -9,6 +9,7 @@ import time
 from math import isnan
 
 MINUTE = 60.0
+TIME_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 class NoDisplay:
@@ -58,7 +59,7 @@ class LiveDisplay(NoDisplay):
 
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
         )
@@ -66,6 +67,7 @@ class LiveDisplay(NoDisplay):
             *columns,
             console=Console(stderr=True),
             transient=True,
+            expand=True,
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=True,
         )
@@ -106,7 +108,7 @@ def announce(experiment, left_out=()):
         print(f"left out, because these settings do not use it: {', '.join(left_out)}")
     print(experiment.dataset.summary)
     print(
-        f"{training.method}, {sizes}, {training.dtype}: {training.epochs} epochs of minibatches of "
+        f"{training.method}, {sizes}, {training.dtype}, epochs: {training.epochs}, minibatches of "
         f"{training.batch_size}, seed {training.seed}; run directory {experiment.directory.path}"
     )
     print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
@@ -120,7 +122,7 @@ def conclude(result):
     """Says on standard output how the run ended and where its files are."""
     outcome, directory = result.outcome, result.directory
     if outcome.status != "done":
-        print(f"{outcome.status} after {outcome.epochs} complete epochs: {outcome.message}", file=sys.stderr)
+        print(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
     if result.rows:
         last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
         print(f"test {_test_text(last)} at the end; best epoch {outcome.best_epoch}: test {_test_text(best)}")
@@ -140,20 +142,20 @@ def epoch_counts(config):
 
 
 def progress_text(progress, epochs):
-    """Phase and epoch, such as "feedback, epoch 2/5"."""
-    total = epochs.get(progress.phase, epochs["forward"])
-    return f"{progress.phase}, epoch {progress.epoch}/{total}"
+    """Phase and epoch, such as "feedback 2/5"."""
+    return f"{progress.phase} {progress.epoch}/{epochs.get(progress.phase, epochs['forward'])}"
 
 
 def progress_numbers(progress):
     """Loss, accuracy and time left, as far as they are known."""
-    known = progress.loss is not None, progress.accuracy is not None, progress.seconds_left is not None
-    makers = (
-        lambda: f"loss {progress.loss:.4g}",
-        lambda: f"accuracy {100 * progress.accuracy:.2f} %",
-        lambda: f"{duration(progress.seconds_left)} left",
-    )
-    return [make() for is_known, make in zip(known, makers, strict=True) if is_known]
+    texts = []
+    if progress.loss is not None:
+        texts.append(f"loss {progress.loss:.4g}")
+    if progress.accuracy is not None:
+        texts.append(f"accuracy {100 * progress.accuracy:.2f} %")
+    if progress.seconds_left is not None:
+        texts.append(f"{duration(progress.seconds_left)} left")
+    return texts
 
 
 def epoch_line(row, epochs):
@@ -177,22 +179,13 @@ def duration(seconds):
     if seconds < 10:
         return f"{seconds:.1f} s"
     seconds = round(seconds)
-    for unit, size, smaller, smaller_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // smaller_size} {smaller}"
+    for unit, length, smaller, shorter in TIME_UNITS:
+        if seconds >= length:
+            rest = seconds % length // shorter
+            return f"{seconds // length} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{seconds} s"
 
 
 def size(n_bytes):
     """Bytes as people say them: 35 MB, 1.2 GB."""
-    return (
-        f"{n_bytes / 1e9:.1f} GB"
-        if n_bytes >= 1e9
-        else f"{max(n_bytes / 1e6, 0.1):.2g} MB"
-        if n_bytes < 1e7
-        else f"{n_bytes / 1e6:.0f} MB"
-    )
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

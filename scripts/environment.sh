@@ -19,9 +19,10 @@ find_python() {
 
 # What the installation depends on; it is renewed when this changes.
 wanted() {
-    "$1" --version
+    echo "$python"
+    "$python" --version
     pwd
-    echo "$2"
+    echo "$extras"
     cat setup.cfg pyproject.toml
 }
 
@@ -30,7 +31,7 @@ prepare() {
     extras=$2
     python=$(find_python) || exit 1
     stamp=$folder/installed.txt
-    if [ -x "$folder/bin/python" ] && [ "$(wanted "$folder/bin/python" "$extras")" = "$(cat "$stamp" 2>/dev/null)" ]; then
+    if [ -x "$folder/bin/python" ] && [ "$(wanted)" = "$(cat "$stamp" 2>/dev/null)" ]; then
         return
     fi
     echo "installing into $folder with $python ..." >&2
@@ -39,5 +40,5 @@ prepare() {
         exit 1
     fi
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras" || exit 1
-    wanted "$folder/bin/python" "$extras" >"$stamp"
+    wanted >"$stamp"
 }

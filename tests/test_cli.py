@@ -59,7 +59,8 @@ def test_help(arguments):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_and_version_load_nothing_heavy(arguments):
-    code = "import sys; from dfc_numba.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    code = "import sys; from dfc_numba.cli import app; app(sys.argv[1:], standalone_mode=False); "
+    code += "print(*sys.modules)"
     text = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     ).stdout
@@ -184,7 +185,7 @@ def test_divergence_ends_with_1_and_says_where_and_what_to_change(tmp_path):
         (["digit"], "did you mean 'digits'?"),
         (["nowhere.toml"], "cannot be read"),
         (["--set", "training.epoch=3"], "did you mean 'epochs'?"),
-        (["--set", "data.name=digit"], "did you mean 'digits'?"),
+        (["--set", "data.name=digit"], "Did you mean 'digits'?"),
         (["--set", "data.options.what=3"], "what"),
         (["--epochs", "0"], "training.epochs = 0: must be greater than or equal to 1"),
         (["--dtype", "float16"], "must be 'float64' or 'float32'"),
@@ -235,3 +236,17 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, name):
     run = record(directory)
     assert run["status"] == "interrupted" and run["results"]["epochs"] == len(rows(directory)) >= 1
     assert not list(directory.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_the_default_run_learns_the_digits(tmp_path):
+    assert dfc("train", "--out", tmp_path / "run").exit_code == 0
+    last = rows(tmp_path / "run")[-1]
+    assert float(last["test_accuracy"]) >= 0.95 and float(last["train_loss"]) < 0.1
+
+
+@pytest.mark.slow
+def test_a_published_configuration_learns_mnist(tmp_path, mnist_dir):
+    result = dfc("train", "mnist-bp", "--epochs", 1, "--dtype", "float32", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert float(rows(tmp_path / "run")[0]["test_accuracy"]) > 0.93

@@ -1,4 +1,4 @@
-"""The configuration: every field described, TOML there and back, overrides, and a clear sentence for every refusal."""
+"""The configuration: keys described, TOML there and back, overrides, a clear sentence for every refusal."""
 
 import re
 
@@ -91,7 +91,7 @@ def test_a_file_needs_to_state_only_what_it_changes(tmp_path):
 
 @pytest.mark.parametrize("path", ALL_PATHS)
 def test_set_reaches_every_key(path):
-    """Each key is set to the value that it has already: it is found, parsed and validated, or refused as unused."""
+    """Each key, set to the value that it has already, is found and validated, or refused as unused."""
     section, key = path.split(".")
     value = getattr(getattr(Config(), section), key)
     text = to_toml(Config()).split(f"[{section}]")[1]
@@ -183,7 +183,7 @@ def test_contradictions_are_refused_with_what_to_change(overrides, message):
         (["training.method=bp"], "target.step=0.1", "has no output target"),
         (["training.method=dfc-ssa"], "controller.k_p=1", "simulates nothing"),
         (["feedback.train=false"], "feedback.epochs=2", "feedback.train = false"),
-        (["feedback.train=false"], "feedback_controller.dt=0.01", "feedback.train = false"),
+        (["feedback.train=false"], "feedback_controller.dt=0.001", "feedback.train = false"),
         (["training.freeze_forward=true"], "optimizer.momentum=0.5", "training.freeze_forward = true"),
         (["target.feedback=strong"], "target.step_per=sample", "pursues the target itself"),
         (["optimizer.name=sgd"], "optimizer.beta1=0.5", "optimizer.name = 'sgd'"),

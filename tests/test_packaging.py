@@ -118,7 +118,8 @@ def test_the_licence_and_the_command_are_in_the_metadata(wheel):
 
 def test_an_installed_wheel_works_elsewhere(installed):
     folder, elsewhere = installed
-    code = "import dfc_numba, dfc_numba.kernels, dfc_numba.data as d; print(dfc_numba.__file__, d.__file__); d.load('digits')"
+    code = "import dfc_numba, dfc_numba.kernels, dfc_numba.data as d; d.load('digits'); "
+    code += "print(dfc_numba.__file__, dfc_numba.kernels.__file__, d.__file__)"
     files = run(sys.executable, "-c", code, cwd=elsewhere, PYTHONPATH=folder).split()
     assert all(Path(file).is_relative_to(folder) for file in files)
     assert "digits" in run(sys.executable, "-m", "dfc_numba", "presets", cwd=elsewhere, PYTHONPATH=folder)

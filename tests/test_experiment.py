@@ -1,0 +1,87 @@
+"""A run as a whole: what it will need, its data and its network."""
+
+import numpy as np
+import pytest
+
+from dfc_numba.config_file import load_config
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.expectations import expect
+from dfc_numba.experiment import Experiment, create_network, load_data
+
+SMALL = ["network.hidden=[8]", "controller.steps=40", "feedback_controller.steps=9"]
+
+
+def prepared(*overrides):
+    """Configuration, data and network of a small run."""
+    config, _ = load_config(None, [*SMALL, *overrides])
+    dataset = load_data(config)
+    return config, dataset, create_network(config, dataset)
+
+
+def parameters(network):
+    return np.concatenate([array.ravel() for array in [*network.weights, *network.biases, *network.feedback]])
+
+
+def test_the_network_is_what_the_configuration_says():
+    settings = [
+        "network.hidden=[5,4]",
+        "network.hidden_activation=[relu,tanh]",
+        "network.bias=false",
+        "training.seed=9",
+    ]
+    config, _, network = prepared(*settings, "network.feedback_init=weight_product", "training.dtype=float32")
+    assert network.sizes == (64, 5, 4, 10) and network.hidden_activations == ("relu", "tanh")
+    assert network.biases is None and network.dtype == config.training.dtype
+    np.testing.assert_allclose(network.feedback[0], (network.weights[2] @ network.weights[1]).T, rtol=1e-5)
+    assert not np.array_equal(network.weights[0], prepared(*settings, "training.seed=8")[2].weights[0])
+
+
+def test_expecting_changes_nothing_and_grows_with_the_work():
+    config, dataset, network = prepared()
+    before = parameters(network)
+    expected = expect(network, dataset, config)
+    assert np.array_equal(parameters(network), before)
+    assert expected.seconds > 0 and expected.memory > dataset.train.x.nbytes
+    longer = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 10000})})
+    assert expect(network, dataset, longer).seconds > 20 * expected.seconds
+
+
+def test_a_trial_that_diverges_leaves_the_time_unknown():
+    config, dataset, network = prepared("optimizer.name=sgd", "optimizer.learning_rate=1e200")
+    assert expect(network, dataset, config).seconds is None
+
+
+def test_a_run_that_cannot_start_leaves_no_directory(tmp_path):
+    config, _ = load_config(
+        "student-teacher", ["target.loss=cross_entropy", "data.options.teacher_hidden=[5]"]
+    )
+    with pytest.raises(ConfigurationError, match="set target.loss = 'mse'"):
+        Experiment(config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["network.hidden=[9]"], "has sizes"),
+        (["network.hidden_activation=relu"], "has hidden_activation"),
+        (["network.bias=false"], "has bias"),
+        (["training.dtype=float32"], "has dtype"),
+    ],
+)
+def test_a_saved_network_must_be_what_the_configuration_says(tmp_path, overrides, message):
+    _, dataset, network = prepared()
+    network.save(tmp_path / "start.h5")
+    start = f"network.start_from={tmp_path / 'start.h5'}"
+    config, _ = load_config(None, [*SMALL, start])
+    assert np.array_equal(parameters(create_network(config, dataset)), parameters(network))
+    config, _ = load_config(None, [*SMALL, start, *overrides])
+    with pytest.raises(ConfigurationError, match=message):
+        create_network(config, dataset)
+
+
+def test_a_file_that_is_no_network_is_refused_by_name(tmp_path):
+    (tmp_path / "start.h5").write_text("not HDF5")
+    config, _ = load_config(None, [*SMALL, f"network.start_from={tmp_path / 'start.h5'}"])
+    with pytest.raises(ConfigurationError, match="network.start_from: .*start.h5"):
+        create_network(config, load_data(config))
