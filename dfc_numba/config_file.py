@@ -4,6 +4,7 @@ TOML has no word for "nothing", so the string "none" stands for it (`clip_norm =
 """
 
 import ast
+import inspect
 import re
 import sys
 import textwrap
@@ -101,8 +102,8 @@ def descriptions(kind):
     """The description of each key of a section; those of the controller stand in its docstring."""
     if kind is not Controller:
         return {key: field.description for key, field in kind.model_fields.items()}
-    arguments = (kind.__doc__ or "").partition("Raises:")[0]
-    entries = re.findall(r"^        (\w+): (.*(?:\n {12}\S.*)*)", arguments, flags=re.MULTILINE)
+    arguments = inspect.cleandoc(kind.__doc__ or "").partition("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}\S.*)*)", arguments, flags=re.MULTILINE)
     return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
 
 
