@@ -87,7 +87,8 @@ def steady_state(network, x, target, controller, *, method="linear"):
     feedback = _feedback(network, controller, jacobian)
     u = _solve(jacobian @ feedback, controller.steady_leak, target - activity.r[-1])
     delta = (feedback @ u[:, :, None])[:, :, 0]
-    delta_v = np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
+    parts = np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
+    delta_v = [np.ascontiguousarray(part) for part in parts]
     v, r = _propagate(network, x, delta_v)
     residual = np.linalg.norm(target - r[-1] - controller.steady_leak * u, axis=1)
     return SteadyState(u, v, r, delta_v, np.isfinite(residual), np.ones(len(x), np.int64), residual)
