@@ -1,0 +1,487 @@
+"""Simulated trajectories: contract, the equations of a step, what is recorded, how runs end, and what is refused."""
+
+import inspect
+
+import numpy as np
+import pytest
+from problems import draws, inputs, label, parameters, probabilities, relative_deviation, stable_parameters
+
+import dfc_numba as dfc
+
+SIZES, SAMPLES = [4, 6, 5, 3], 5
+OUTPUT_VARIABLES, LAYER_VARIABLES = ("u", "u_int", "error"), ("v", "v_ff", "v_fb", "r")
+SHORT = {"dt": 0.05, "steps": 30, "alpha": 0.1, "k_p": 0.5}
+NOISY = {**SHORT, "sigma": 0.1, "tau_noise": 0.2}
+
+
+def problem(dtype=np.float64, n_samples=SAMPLES, **options):
+    """A network, inputs and a target."""
+    net = dfc.Network(**parameters(SIZES, dtype=dtype, **options))
+    x = inputs(n_samples, SIZES[0])
+    return net, x, net.predict(x, dtype="float64") + 0.3 * inputs(n_samples, SIZES[-1], seed=5)
+
+
+def simulate(options=SHORT, record=None, noise=None, **network):
+    return dfc.simulate(*problem(**network), dfc.Controller(**options), noise=noise, record=record)
+
+
+def variables(trajectory):
+    """Name and array of everything that was recorded."""
+    found = {name: getattr(trajectory, name) for name in OUTPUT_VARIABLES}
+    for name in LAYER_VARIABLES:
+        found |= {f"{name}[{i}]": array for i, array in enumerate(getattr(trajectory, name) or [])}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def assert_same_bits(found, expected):
+    ours, theirs = variables(found), variables(expected)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert np.array_equal(array, theirs[name], equal_nan=True), name
+
+
+# --- contract -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_samples", [1, SAMPLES])
+def test_names_shapes_and_types_are_those_of_the_contract(dtype, n_samples):
+    found = simulate(dtype=dtype, n_samples=n_samples)
+    assert found.time.shape == found.step.shape == (31,)
+    assert found.u.shape == found.u_int.shape == (31, n_samples, 3) and found.error.shape == (31, n_samples)
+    for name in LAYER_VARIABLES:
+        arrays = getattr(found, name)
+        assert [a.shape for a in arrays] == [(31, n_samples, n) for n in SIZES[1:]]
+        assert all(a.dtype == dtype for a in arrays)
+    assert found.u.dtype == found.u_int.dtype == found.error.dtype == np.float64
+    assert found.converged.shape == found.diverged.shape == (n_samples,)
+    assert found.converged.dtype == found.diverged.dtype == bool
+    assert all(array.flags.c_contiguous for array in variables(found).values())
+
+
+def test_time_counts_steps():
+    found = simulate({**SHORT, "dt": 0.1})
+    assert np.array_equal(found.step, np.arange(31))
+    assert np.array_equal(found.time, 0.1 * np.arange(31))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_first_point_is_the_feedforward_state(dtype):
+    net, x, target = problem(dtype)
+    found = dfc.simulate(net, x, target, dfc.Controller(**SHORT))
+    activity = net.forward(x, dtype="float64")
+    for i in range(3):
+        assert np.array_equal(found.v[i][0], activity.v[i].astype(dtype))
+        assert np.array_equal(found.v_ff[i][0], activity.v[i].astype(dtype))
+        assert np.array_equal(found.r[i][0], activity.r[i].astype(dtype))
+        assert not found.v_fb[i][0].any()
+    assert not found.u[0].any() and not found.u_int[0].any()
+
+
+def test_without_a_gap_nothing_happens():
+    net, x, _ = problem()
+    found = dfc.simulate(net, x, net.predict(x), dfc.Controller(**SHORT))
+    assert not found.u.any() and not found.error.any()
+    assert all(np.array_equal(v, np.broadcast_to(v[:1], v.shape)) for v in found.v)
+
+
+def test_arguments_stay_as_they_are():
+    net, x, target = problem()
+    before = x.copy(), target.copy(), net.weights[0].base.copy()
+    dfc.simulate(net, x, target, dfc.Controller(**NOISY), noise=1)
+    assert all(np.array_equal(a, b) for a, b in zip(before, (x, target, net.weights[0].base), strict=True))
+
+
+# --- the equations of a step --------------------------------------------------------------------------------------------
+
+
+def softmax(v):
+    shifted = np.exp(v - v.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def basal(net, x, rates):
+    """W_i r_{i-1} + b_i at all time points, from rates over time."""
+    below = [np.broadcast_to(x, (len(rates[0]), *x.shape)), *rates[:-1]]
+    return [r @ w.T + b for r, w, b in zip(below, net.weights, net.biases, strict=True)]
+
+
+@pytest.mark.parametrize("error", ["difference", "softmax"])
+@pytest.mark.parametrize("leak", ["total", "integral"])
+def test_the_control_signal_integrates_the_error(error, leak):
+    net, x, _ = problem()
+    target, c = probabilities(SAMPLES, 3), dfc.Controller(**SHORT, error=error, leak=leak)
+    found = dfc.simulate(net, x, target, c)
+    output = softmax(found.r[-1]) if error == "softmax" else found.r[-1]
+    e = target - output[:-1]
+    leaking = found.u if leak == "total" else found.u_int
+    assert relative_deviation(np.diff(found.u_int, axis=0), c.dt * (e - c.alpha * leaking[:-1])) < 1e-12
+    assert relative_deviation(found.u[1:], found.u_int[1:] + c.k_p * e) < 1e-13
+    monitor = -np.sum(target * np.log(output), axis=2) if error == "softmax" else np.linalg.norm(target - output, axis=2)
+    assert relative_deviation(found.error, monitor) < 1e-13
+
+
+@pytest.mark.parametrize("leak", ["total", "integral"])
+def test_without_proportional_control_u_is_its_integral(leak):
+    found = simulate({**SHORT, "k_p": 0.0, "leak": leak})
+    assert np.array_equal(found.u, found.u_int) and found.u.any()
+
+
+@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize("instant_dynamics", [True, False])
+def test_the_soma_follows_its_compartments(instant, instant_dynamics):
+    net, x, target = problem()
+    options = {**SHORT, "k_p": 0.0 if instant_dynamics else 0.5}
+    c = dfc.Controller(**options, instant_transmission=instant, instant_dynamics=instant_dynamics)
+    found = dfc.simulate(net, x, target, c)
+    expected = basal(net, x, found.r)
+    for i in range(3):
+        source = slice(1, None) if instant or instant_dynamics else slice(None, -1)
+        assert relative_deviation(found.v_ff[i][1:], expected[i][source]) < 1e-13
+        gain, total = 1.0 if instant_dynamics else c.dt / c.tau_v, found.v_ff[i][1:] + found.v_fb[i][1:]
+        assert relative_deviation(found.v[i][1:], (1 - gain) * found.v[i][:-1] + gain * total) < 1e-13
+        assert relative_deviation(found.r[i], np.tanh(found.v[i]) if i < 2 else found.v[i]) < 1e-13
+
+
+@pytest.mark.parametrize("proactive", [True, False])
+@pytest.mark.parametrize("tau_apical", [None, 0.2])
+@pytest.mark.parametrize("tau_control", [None, 0.3])
+def test_the_apical_compartments_receive_the_control(proactive, tau_apical, tau_control):
+    net, x, target = problem()
+    c = dfc.Controller(**SHORT, proactive=proactive, tau_apical=tau_apical, tau_control=tau_control)
+    found = dfc.simulate(net, x, target, c)
+    control = found.u.copy()
+    for t in range(1, c.steps if tau_control else 0):
+        control[t + 1] = control[t] + c.dt / tau_control * (found.u[t + 1] - control[t])
+    used = control[1:] if proactive else control[:-1]
+    gain = c.dt / tau_apical if tau_apical else 1.0
+    for q, v_fb in zip(net.feedback, found.v_fb, strict=True):
+        assert relative_deviation(v_fb[1:], (1 - gain) * v_fb[:-1] + gain * used @ q.T) < 1e-13
+
+
+@pytest.mark.parametrize("n_samples", [1, SAMPLES])
+def test_jacobian_feedback_follows_the_voltages(n_samples):
+    net, x, target = problem(n_samples=n_samples)
+    found = dfc.simulate(net, x, target, dfc.Controller(**SHORT, jacobian_feedback=True))
+    slopes = [1 - np.tanh(v) ** 2 for v in found.v[:2]]
+    drive = [found.u[1:]]
+    for i in (1, 0):
+        drive.insert(0, (drive[0] @ net.weights[i + 1]) * slopes[i][:-1])
+    for v_fb, expected in zip(found.v_fb, drive, strict=True):
+        assert relative_deviation(v_fb[1:], expected) < 1e-12
+
+
+# --- noise --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tau_apical", [None, 0.2])
+@pytest.mark.parametrize("sigma_output", [None, 0.03])
+@pytest.mark.parametrize("tau_noise", [None, 0.3])
+def test_given_draws_reach_the_apical_compartments(tau_apical, sigma_output, tau_noise):
+    net, x, target = problem()
+    c = dfc.Controller(**{**NOISY, "tau_noise": tau_noise}, tau_apical=tau_apical, sigma_output=sigma_output)
+    noise = draws(c, SIZES, SAMPLES)
+    found = dfc.simulate(net, x, target, c, noise=noise)
+    tau = tau_apical or c.dt
+    for i, (q, v_fb) in enumerate(zip(net.feedback, found.v_fb, strict=True)):
+        sigma = sigma_output if i == 2 and sigma_output is not None else 0.1
+        added = noise[i] * np.sqrt(c.dt) / (tau_noise or tau)
+        added[0] = 0
+        for t in range(1, len(added) if tau_noise else 0):
+            added[t] += (1 - c.dt / tau_noise) * added[t - 1]
+        kept = (1 - c.dt / tau) * v_fb[:-1] + c.dt / tau * found.u[1:] @ q.T
+        assert relative_deviation(v_fb[1:], kept + sigma * added[1:]) < 1e-12
+
+
+def test_a_draw_drives_the_step_before_its_index():
+    c = dfc.Controller(**NOISY)
+    noise = draws(c, SIZES, SAMPLES)
+    before = simulate(NOISY, noise=noise)
+    noise[0][0] += 1.0
+    assert_same_bits(simulate(NOISY, noise=noise), before)
+    noise[0][10] += 1.0
+    after = simulate(NOISY, noise=noise)
+    changed = (after.v_fb[0] != before.v_fb[0]).any(axis=(1, 2))
+    assert not changed[:10].any() and changed[10]
+
+
+def recovered(noise, dtype=np.float64, n_samples=SAMPLES):
+    """The draws of a simulation whose layers receive nothing but white noise."""
+    c = dfc.Controller(dt=0.1, steps=400, sigma=0.1, alpha=0.0)
+    net, x, target = problem(dtype, n_samples)
+    for q in net.feedback:
+        q[:] = 0
+    found = dfc.simulate(net, x, target, c, noise=noise, record=dfc.Record(variables=["v_fb"]))
+    return [v_fb[1:] / (0.1 / np.sqrt(0.1)) for v_fb in found.v_fb]
+
+
+def test_drawn_noise_is_standard_normal_and_independent():
+    found = np.concatenate(recovered(7), axis=2).reshape(400, -1)
+    count = found.size
+    assert abs(found.mean()) < 4 / np.sqrt(count) and found.std() == pytest.approx(1, abs=4 / np.sqrt(2 * count))
+    assert np.mean(found**4) == pytest.approx(3, abs=4 * np.sqrt(96 / count))
+    correlations = np.corrcoef(found, rowvar=False) - np.eye(found.shape[1])
+    assert np.abs(correlations).max() < 5.5 / np.sqrt(400)
+    lagged = np.mean(found[1:] * found[:-1], axis=0)
+    assert np.abs(lagged).max() < 5 / np.sqrt(400)
+
+
+def test_noise_is_named_by_seed_minibatch_and_sample():
+    reference = recovered(7)
+    for same in (np.int64(7), dfc.NoiseKey(7), dfc.NoiseKey(seed=7, minibatch=0, samples=range(SAMPLES))):
+        assert all(np.array_equal(a, b) for a, b in zip(recovered(same), reference, strict=True))
+    for other in (8, dfc.NoiseKey(7, 1), dfc.NoiseKey(7, 0, [5, 6, 7, 8, 9])):
+        assert all(not np.isclose(a, b).any(axis=(0, 2)).all() for a, b in zip(recovered(other), reference, strict=True))
+
+
+def test_the_largest_keys_are_taken():
+    key = dfc.NoiseKey(2**64 - 1, 2**64 - 1, [0, 1, 2, 3, 2**32 - 1])
+    assert np.isfinite(recovered(key)[0]).all()
+
+
+def test_either_dtype_draws_the_same_noise():
+    for a, b in zip(recovered(7), recovered(7, np.float32), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-7)
+
+
+def test_noise_without_sigma_changes_nothing():
+    assert_same_bits(simulate(noise=3), simulate())
+
+
+# --- independence of samples, threads and types -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("chosen", [[0], [36], [20, 3], list(range(36, -1, -1))], ids=str)
+def test_a_sample_has_the_same_bits_in_any_batch(dtype, chosen):
+    net, x, target = problem(dtype, 37)
+    c = dfc.Controller(**NOISY)
+    whole = dfc.simulate(net, x, target, c, noise=dfc.NoiseKey(3, 4), record=dfc.Record(samples=chosen))
+    part = dfc.simulate(net, x[chosen], target[chosen], c, noise=dfc.NoiseKey(3, 4, chosen))
+    assert_same_bits(part, whole)
+
+
+def test_a_sample_that_overflows_leaves_the_others_alone():
+    net, x, target = problem(n_samples=20)
+    c, others = dfc.Controller(**SHORT), [i for i in range(20) if i != 7]
+    before = dfc.simulate(net, x, target, c, record=dfc.Record(samples=others))
+    target[7] = 1e308
+    found = dfc.simulate(net, x, target, c)
+    assert_same_bits(dfc.simulate(net, x, target, c, record=dfc.Record(samples=others)), before)
+    assert not np.isfinite(found.error[-1, 7]) and np.array_equal(np.flatnonzero(found.diverged), [7])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    sizes = [10, 60, 50, 5]
+    net, x = dfc.Network(**parameters(sizes)), inputs(100, 10)
+    arguments = net, x, inputs(100, 5, seed=6), dfc.Controller(**NOISY)
+    with dfc.limit_threads(threads):
+        found = dfc.simulate(*arguments, noise=3)
+    assert_same_bits(found, dfc.simulate(*arguments, noise=3))
+
+
+def test_a_float32_network_takes_float64_data():
+    double, single = simulate(dtype=np.float64), simulate(dtype=np.float32)
+    for name, array in variables(single).items():
+        assert relative_deviation(array, variables(double)[name]) < 1e-5
+
+
+# --- what is recorded ---------------------------------------------------------------------------------------------------
+
+RECORDS = [
+    {"variables": ["u"]},
+    {"variables": ("r", "v_fb", "error")},
+    {"variables": ["u_int", "v", "v_ff"]},
+    {"samples": [3, 0]},
+    {"every": 7},
+    {"every": 30},
+    {"every": 1000},
+    {"variables": ["v", "u"], "samples": np.array([4]), "every": 4},
+    {"variables": []},
+]
+
+
+@pytest.mark.parametrize("options", RECORDS, ids=label)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_what_is_recorded_are_slices_of_the_whole(options, dtype):
+    whole = simulate(NOISY, noise=2, dtype=dtype)
+    found = simulate(NOISY, noise=2, dtype=dtype, record=dfc.Record(**options))
+    every, samples = options.get("every", 1), list(options.get("samples", range(SAMPLES)))
+    wanted = options.get("variables", OUTPUT_VARIABLES + LAYER_VARIABLES)
+    assert np.array_equal(found.step, whole.step[::every]) and np.array_equal(found.time, whole.time[::every])
+    expected = {name: a for name, a in variables(whole).items() if name.split("[")[0] in wanted}
+    assert variables(found).keys() == expected.keys()
+    for name, array in variables(found).items():
+        assert np.array_equal(array, expected[name][::every][:, samples]), name
+    assert np.array_equal(found.converged, whole.converged[samples])
+    assert all(getattr(found, name) is None for name in OUTPUT_VARIABLES + LAYER_VARIABLES if name not in wanted)
+
+
+def test_a_trajectory_too_large_for_memory_is_refused_with_its_size(monkeypatch):
+    with pytest.raises(MemoryError, match=r"2147483648 time points, 5 samples, 14 units needs 5\.\d+ TB.*record=Record"):
+        simulate({**SHORT, "steps": 2**31 - 1})
+    monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: 5000)
+    with pytest.raises(MemoryError, match=r"needs 78.1 kB, but only 5 kB are free"):
+        simulate()
+    assert simulate(record=dfc.Record(variables=["u"])).u is not None
+
+
+def test_memory_that_is_not_known_stops_nothing(monkeypatch):
+    monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: None)
+    assert simulate().u is not None
+
+
+# --- how runs end -------------------------------------------------------------------------------------------------------
+
+
+def monitor(target, output, error):
+    if error == "difference":
+        return np.linalg.norm(target - output, axis=1)
+    return -np.sum(target * np.log(softmax(output)), axis=1)
+
+
+@pytest.mark.parametrize("error", ["difference", "softmax"])
+@pytest.mark.parametrize("leak", ["total", "integral"])
+@pytest.mark.parametrize("steps", [1, 20, 900])
+def test_convergence_is_judged_by_residual_and_remaining_error(error, leak, steps):
+    net = dfc.Network(**stable_parameters(SIZES))
+    x, target = inputs(12, 4), probabilities(12, 3)
+    c = dfc.Controller(dt=0.05, steps=steps, alpha=0.3, k_p=0.5, leak=leak, error=error, convergence_epsilon=0.35)
+    found = dfc.simulate(net, x, target, c)
+    leaking = c.alpha if leak == "total" else c.alpha / (1 + c.alpha * c.k_p)
+    start, end = found.r[-1][0], found.r[-1][-1]
+    residual = monitor(target - leaking * found.u[-1], end, error) / np.linalg.norm(start, axis=1)
+    improved = monitor(target, end, error) < 0.35**2 * monitor(target, start, error)
+    assert np.array_equal(found.converged, (residual < 1e-5) & improved)
+    assert np.array_equal(found.diverged, residual > 1)
+    if (error, steps) == ("difference", 900):
+        assert found.converged.any() and not found.converged.all()
+
+
+def unstable():
+    """A linear network whose controller pushes the wrong way."""
+    net = dfc.Network(**stable_parameters(SIZES, activation="linear"))
+    for q in net.feedback:
+        q *= -100.0
+    return net
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("error", ["difference", "softmax"])
+def test_a_diverging_simulation_says_so_and_holds_numbers_that_are_not_finite(dtype, error):
+    net, x = unstable().copy(dtype=dtype), inputs(3, 4)
+    c = dfc.Controller(dt=0.02, steps=2000, error=error)
+    found = dfc.simulate(net, x, probabilities(3, 3), c, record=dfc.Record(variables=["v", "u"]))
+    assert found.diverged.all() and not found.converged.any()
+    if error == "difference":
+        assert not np.isfinite(found.u[-1]).any() and not np.isfinite(found.v[-1][-1]).any()
+    assert np.isfinite(found.u[:3]).all()
+
+
+def test_an_output_of_zero_that_stays_is_neither_converged_nor_diverged():
+    net = dfc.Network(**parameters(SIZES, bias=False))
+    found = dfc.simulate(net, np.zeros((2, 4)), np.zeros((2, 3)), dfc.Controller(**SHORT))
+    assert not found.diverged.any() and not found.converged.any()
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------------
+
+BAD = np.array([0.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"network": None}, TypeError, "network must be a Network, not None"),
+        ({"x": problem()[1][:, :3]}, ValueError, r"x has shape \(5, 3\); expected \(any, 4\)"),
+        ({"x": np.full((5, 4), np.inf)}, ValueError, r"x\[0, 0\] is inf"),
+        ({"target": problem()[2][:2]}, ValueError, r"target has shape \(2, 3\); expected \(5, 3\)"),
+        ({"target": problem()[2] + BAD}, ValueError, r"target\[0, 1\] is nan"),
+        ({"target": [0, 1, 2, 0, 1]}, ValueError, r"target has shape \(5,\); expected \(5, 3\)"),
+        ({"controller": {"dt": 0.1}}, TypeError, "controller must be a Controller, not {'dt': 0.1}"),
+        ({"record": "u"}, TypeError, "record must be a Record, not 'u'"),
+        ({"record": dfc.Record(samples=[0, 5])}, ValueError, r"Record.samples is \(0, 5\); different positions from 0 to 4"),
+        ({"record": dfc.Record(samples=[1, 1])}, ValueError, "different positions"),
+        ({"record": dfc.Record(samples=[])}, ValueError, "different positions"),
+        ({"noise": "white"}, TypeError, "noise is str; expected an int seed, a NoiseKey, or a list of 3 arrays"),
+    ],
+)  # fmt: skip
+def test_arguments_that_do_not_fit_are_refused(change, error, message):
+    arguments = dict(zip(("network", "x", "target"), problem(), strict=True))
+    arguments |= {"controller": dfc.Controller(**SHORT), **change}
+    with pytest.raises(error, match=message):
+        dfc.simulate(**arguments)
+
+
+def test_options_are_keyword_only():
+    kinds = [parameter.kind for parameter in inspect.signature(dfc.simulate).parameters.values()]
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 4 + [inspect.Parameter.KEYWORD_ONLY] * 2
+
+
+def test_parameters_that_are_not_finite_are_refused_by_their_layer():
+    net, x, target = problem()
+    net.weights[1][0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"feedforward voltage of layer 2, \[0, 0\] is nan"):
+        dfc.simulate(net, x, target, dfc.Controller(**SHORT))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variables": ["uu"]}, r"Record.variables\[0\] is 'uu'; it must be 'u', .*did you mean 'u'"),
+        ({"variables": "u"}, "Record.variables is 'u'; it must be a list"),
+        ({"samples": [-1]}, r"Record.samples\[0\] is -1"),
+        ({"samples": [0.5]}, r"Record.samples\[0\] is 0.5; it must be an integer"),
+        ({"samples": 3}, "Record.samples is 3; it must be a list"),
+        ({"every": 0}, "Record.every is 0; it must be greater than or equal to 1"),
+        ({"every": 1.5}, "Record.every is 1.5; it must be an integer"),
+        ({"sample": [1]}, "Record has no option 'sample'; did you mean 'samples'"),
+    ],
+)
+def test_wrong_records_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dfc.Record(**options)
+
+
+GIVEN = draws(dfc.Controller(**NOISY), SIZES, SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("noise", "error", "message"),
+    [
+        (None, ValueError, "sigma = 0.1, sigma_output = 0.1, but noise is None; pass noise=<int seed>"),
+        (-1, ValueError, "NoiseKey.seed is -1; a whole number from 0 to 2"),
+        (True, TypeError, "noise is bool; expected an int seed"),
+        (1.0, TypeError, "noise is float; expected an int seed"),
+        (np.zeros((31, 5, 14)), TypeError, "noise is ndarray; expected an int seed"),
+        (GIVEN[:2], TypeError, "expected an int seed, a NoiseKey, or a list of 3 arrays"),
+        ([a[1:] for a in GIVEN], ValueError, r"noise\[0\] has shape \(30, 5, 6\); expected \(31, 5, 6\)"),
+        ([GIVEN[0], GIVEN[0], GIVEN[2]], ValueError, r"noise\[1\] has shape \(31, 5, 6\); expected \(31, 5, 5\)"),
+        ([a[:, :2] for a in GIVEN], ValueError, r"noise\[0\] has shape \(31, 2, 6\)"),
+        ([GIVEN[0], GIVEN[1], np.full((31, 5, 3), np.nan)], ValueError, r"noise\[2\]\[0, 0, 0\] is nan"),
+        (dfc.NoiseKey(1, 0, [1, 2]), ValueError, r"NoiseKey.samples has shape \(2,\), dtype int64; expected 5 whole numbers"),
+        (dfc.NoiseKey(1, 0, np.arange(5.0)), ValueError, "dtype float64; expected 5 whole numbers"),
+        (dfc.NoiseKey(1, 0, [0, 1, 2, 3, -4]), ValueError, "NoiseKey.samples ranges from -4 to 3"),
+        (dfc.NoiseKey(1, 0, [0, 1, 2, 3, 2**32]), ValueError, "NoiseKey.samples ranges from 0 to 4294967296"),
+        (dfc.NoiseKey(1, 0, [[0], [1, 2]]), TypeError, "NoiseKey.samples must be an array of numbers"),
+    ],
+)  # fmt: skip
+def test_noise_that_does_not_fit_is_refused(noise, error, message):
+    with pytest.raises(error, match=message):
+        simulate(NOISY, noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2**64,), "NoiseKey.seed is 18446744073709551616"),
+        ((True,), "NoiseKey.seed is True"),
+        ((0.5,), "NoiseKey.seed is 0.5"),
+        ((0, -1), "NoiseKey.minibatch is -1"),
+        ((0, "first"), "NoiseKey.minibatch is 'first'"),
+    ],
+)
+def test_wrong_keys_are_refused(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        dfc.NoiseKey(*arguments)
