@@ -45,7 +45,9 @@ def _check_schema(path, attributes):
         raise ValueError(f"{path} is no network file: its schema is {schema!r}, expected {SCHEMA!r}")
     major = SCHEMA_VERSION.split(".")[0]
     if version.split(".")[0] != major:
-        raise ValueError(f"{path} has schema version {version}; this program reads {major}.x: use a newer one")
+        raise ValueError(
+            f"{path} has schema version {version}; this program reads {major}.x: use a newer one"
+        )
 
 
 def _contents(file):

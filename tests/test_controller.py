@@ -49,7 +49,9 @@ def test_every_option_is_documented():
 
 
 def test_numpy_numbers_become_python_numbers():
-    controller = dfc.Controller(dt=np.float64(0.1), steps=np.int32(7), k_p=np.array(1.5), proactive=np.bool_(False))
+    controller = dfc.Controller(
+        dt=np.float64(0.1), steps=np.int32(7), k_p=np.array(1.5), proactive=np.bool_(False)
+    )
     assert controller == dfc.Controller(dt=0.1, steps=7, k_p=1.5, proactive=False)
     assert type(controller.steps) is int and type(controller.k_p) is float and controller.proactive is False
 
@@ -112,7 +114,9 @@ def test_a_step_longer_than_a_time_constant_is_refused(name):
 def test_instant_dynamics_need_no_step_below_tau_v_and_no_proportional_control():
     controller = dfc.Controller(dt=0.3, tau_v=0.2, k_p=0, instant_dynamics=True, instant_transmission=False)
     assert controller.transmission_is_instant
-    with pytest.raises(ValueError, match="instant_dynamics with k_p = 0.1 closes an algebraic loop.*use k_p = 0 or"):
+    with pytest.raises(
+        ValueError, match="instant_dynamics with k_p = 0.1 closes an algebraic loop.*use k_p = 0 or"
+    ):
         dfc.Controller(k_p=0.1, instant_dynamics=True)
 
 

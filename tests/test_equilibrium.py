@@ -26,7 +26,11 @@ def problem(activation="tanh", dtype=np.float64, sizes=SIZES):
 def feedback(net, x, c):
     """(B or 1, sum n_i, n_L)."""
     jacobian = dfc.output_jacobian(net, x)
-    return jacobian.transpose(0, 2, 1) if c.jacobian_feedback else np.concatenate(net.feedback)[None].astype(float)
+    return (
+        jacobian.transpose(0, 2, 1)
+        if c.jacobian_feedback
+        else np.concatenate(net.feedback)[None].astype(float)
+    )
 
 
 def leak(c):
@@ -71,25 +75,36 @@ def test_it_solves_the_linearised_equations(options, activation, dtype):
         basal = below @ net.weights[i].astype(float).T + net.biases[i]
         assert relative_deviation(steady.v[i], basal + delta_v[i]) < 1e-13
         below = steady.r[i]
-    assert relative_deviation(steady.residual, np.linalg.norm(target - steady.r[-1] - leak(c) * steady.u, axis=1)) < 1e-14
+    assert (
+        relative_deviation(
+            steady.residual, np.linalg.norm(target - steady.r[-1] - leak(c) * steady.u, axis=1)
+        )
+        < 1e-14
+    )
 
 
 def test_names_shapes_and_types_are_those_of_the_contract():
     steady = dfc.steady_state(*problem(dtype=np.float32), dfc.Controller())
     assert steady.u.shape == (SAMPLES, 3)
     for group in (steady.v, steady.r, steady.delta_v):
-        assert [a.shape for a in group] == [(SAMPLES, n) for n in SIZES[1:]] and all(a.dtype == float for a in group)
+        assert [a.shape for a in group] == [(SAMPLES, n) for n in SIZES[1:]] and all(
+            a.dtype == float for a in group
+        )
         assert all(a.flags.c_contiguous for a in group)
     assert steady.converged.shape == steady.iterations.shape == steady.residual.shape == (SAMPLES,)
     assert steady.converged.dtype == bool and (steady.iterations == 1).all()
 
 
-# --- the Jacobian -------------------------------------------------------------------------------------------------------
+# --- the Jacobian -------------------------------------------------------------------------------------------
 
 
 def outputs_of_shifted_voltages(net, x, layer, shift):
     """r_L where `shift` is added to the voltages of one layer."""
-    functions = {"tanh": np.tanh, "leakyrelu": lambda v: np.where(v > 0, v, 0.2 * v), "sigmoid": lambda v: 1 / (1 + np.exp(-v))}
+    functions = {
+        "tanh": np.tanh,
+        "leakyrelu": lambda v: np.where(v > 0, v, 0.2 * v),
+        "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+    }
     below = x
     for i, name in enumerate([*net.hidden_activations, net.output_activation]):
         v = below @ net.weights[i].T + net.biases[i] + (shift if i == layer else 0.0)
@@ -124,14 +139,16 @@ def test_the_jacobian_is_float64_whatever_the_network():
     assert relative_deviation(jacobian, dfc.output_jacobian(net.copy(dtype="float64"), x)) < 1e-14
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 def test_a_singular_system_names_sample_rank_and_remedy():
     net, x, target = problem()
     for q in net.feedback:
         q[:, 0] = 0
-    with pytest.raises(ValueError, match=r"J Q \+ alpha I is singular \(sample 0: rank 2 of 3\).*use alpha > 0 or other"):
+    with pytest.raises(
+        ValueError, match=r"J Q \+ alpha I is singular \(sample 0: rank 2 of 3\).*use alpha > 0 or other"
+    ):
         dfc.steady_state(net, x, target, dfc.Controller(alpha=0))
     assert dfc.steady_state(net, x, target, dfc.Controller(alpha=0.1)).converged.all()
 

@@ -35,7 +35,7 @@ def arrays(net):
     return [*net.weights, *(net.biases or []), *net.feedback]
 
 
-# --- contract -----------------------------------------------------------------------------------------------------------
+# --- contract -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -85,7 +85,7 @@ def test_dtype_follows_the_weights_unless_it_is_named():
     assert dfc.Network(**parameters(SIZES), dtype="float32").dtype == np.float32
 
 
-# --- changing parameters ------------------------------------------------------------------------------------------------
+# --- changing parameters ------------------------------------------------------------------------------------
 
 
 def test_parameters_change_in_place():
@@ -140,7 +140,7 @@ def test_a_copy_of_another_dtype():
     assert all(np.array_equal(a.astype("f4"), b) for a, b in zip(arrays(net), arrays(single), strict=True))
 
 
-# --- initialisation -----------------------------------------------------------------------------------------------------
+# --- initialisation -----------------------------------------------------------------------------------------
 
 WIDE = [500, 300, 400, 200]
 
@@ -195,7 +195,8 @@ def test_feedback_of_weight_products():
 
 def test_feedback_noise_has_the_standard_deviation_asked_for():
     clean, noisy = (
-        dfc.Network.create(WIDE, feedback_init="weight_product", feedback_noise=noise, seed=2) for noise in (0, 0.3)
+        dfc.Network.create(WIDE, feedback_init="weight_product", feedback_noise=noise, seed=2)
+        for noise in (0, 0.3)
     )
     for i in range(2):
         assert (noisy.feedback[i] - clean.feedback[i]).std() == pytest.approx(0.3, rel=0.02)
@@ -215,7 +216,7 @@ def test_a_seed_gives_the_same_weights_in_either_dtype_and_another_seed_others(i
     assert all(np.array_equal(a, b) for a, b in zip(arrays(double), arrays(again), strict=True))
 
 
-# --- feedback from the forward weights ----------------------------------------------------------------------------------
+# --- feedback from the forward weights ----------------------------------------------------------------------
 
 
 def mean_feedback(net, x, function):
@@ -248,7 +249,7 @@ def test_set_feedback_weight_product():
     assert np.array_equal(net.feedback[2], np.eye(3))
 
 
-# --- the feedforward pass -----------------------------------------------------------------------------------------------
+# --- the feedforward pass -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -326,7 +327,7 @@ def test_the_inputs_stay_as_they_are():
     assert np.array_equal(x, before)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 def with_one(value, place=(2, 1)):

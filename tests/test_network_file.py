@@ -79,7 +79,9 @@ def test_saving_replaces_the_older_file_as_a_whole(saved):
 
 def test_a_failed_save_leaves_the_older_file(saved, monkeypatch):
     before = saved.read_bytes()
-    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        h5py.Group, "create_dataset", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         dfc.Network.create([2, 3]).save(saved)
     assert saved.read_bytes() == before and [file.name for file in saved.parent.iterdir()] == ["network.h5"]
@@ -107,7 +109,13 @@ def flip_a_weight(content):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda _: b"", lambda _: b"not HDF5 at all", lambda c: c[: len(c) // 2], lambda c: c[:-1], flip_a_weight],
+    [
+        lambda _: b"",
+        lambda _: b"not HDF5 at all",
+        lambda c: c[: len(c) // 2],
+        lambda c: c[:-1],
+        flip_a_weight,
+    ],
     ids=["empty", "text", "half", "last byte missing", "bit rot"],
 )
 def test_a_damaged_file_is_named(saved, change):

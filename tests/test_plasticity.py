@@ -93,7 +93,7 @@ def assert_close(found, expected, bound):
         assert a.flags.c_contiguous and relative_deviation(a, b) < bound
 
 
-# --- forward weights ----------------------------------------------------------------------------------------------------
+# --- forward weights ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -117,8 +117,13 @@ def test_forward_updates_are_means_over_the_trajectory(kind, readout, rule, dtyp
 
 def test_the_defaults_are_the_time_average_of_the_nonlinear_difference():
     arguments = *problem(), dfc.Controller(**SHORT)
-    explicit = dfc.forward_update(*arguments, readout="average", rule="nonlinear_difference", samples="all", noise=None)
-    assert all(np.array_equal(a, b) for a, b in zip(dfc.forward_update(*arguments).weights, explicit.weights, strict=True))
+    explicit = dfc.forward_update(
+        *arguments, readout="average", rule="nonlinear_difference", samples="all", noise=None
+    )
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(dfc.forward_update(*arguments).weights, explicit.weights, strict=True)
+    )
 
 
 @pytest.mark.parametrize("readout", ["average", "final", "analytic"])
@@ -138,7 +143,9 @@ def test_a_network_without_biases_has_no_bias_update(readout, n_samples):
 def test_any_depth(sizes):
     net, x = dfc.Network(**parameters(sizes, activation="tanh")), inputs(20, sizes[0])
     target, c = net.predict(x) + 0.1, dfc.Controller(**SHORT)
-    weights, biases = recomputed_update(net, x, dfc.simulate(net, x, target, c), "average", "nonlinear_difference")
+    weights, biases = recomputed_update(
+        net, x, dfc.simulate(net, x, target, c), "average", "nonlinear_difference"
+    )
     found = dfc.forward_update(net, x, target, c)
     assert_close([*found.weights, *found.biases], [*weights, *biases], 1e-12)
 
@@ -168,11 +175,13 @@ def test_readouts_agree_in_the_limit_of_small_nudges_and_long_simulations(readou
     target = dfc.output_target(net, x, inputs(SAMPLES, 3, seed=6), step=1e-5)
     c = dfc.Controller(dt=0.1, steps=2000, alpha=0.1, k_p=0.5)
     reference = dfc.forward_update(net, x, target, c, readout="average")
-    for a, b in zip(dfc.forward_update(net, x, target, c, readout=readout).weights, reference.weights, strict=True):
+    for a, b in zip(
+        dfc.forward_update(net, x, target, c, readout=readout).weights, reference.weights, strict=True
+    ):
         assert relative_deviation(a, b) < 0.02
 
 
-# --- samples that have not converged ------------------------------------------------------------------------------------
+# --- samples that have not converged ------------------------------------------------------------------------
 
 
 def partly_converging():
@@ -187,7 +196,9 @@ def test_samples_that_have_not_converged_contribute_zero(readout, rule):
     net, x, target, c = partly_converging()
     trajectory = dfc.simulate(net, x, target, c)
     assert 5 < trajectory.converged.sum() < SAMPLES - 5
-    weights, biases = recomputed_update(net, x, trajectory, readout, rule, weight=trajectory.converged.astype(float))
+    weights, biases = recomputed_update(
+        net, x, trajectory, readout, rule, weight=trajectory.converged.astype(float)
+    )
     found = dfc.forward_update(net, x, target, c, readout=readout, rule=rule, samples="converged")
     assert np.array_equal(found.converged, trajectory.converged)
     assert_close([*found.weights, *found.biases], [*weights, *biases], 1e-12)
@@ -214,7 +225,7 @@ def test_a_diverging_sample_among_converged_ones_is_left_out():
     assert not np.isfinite(dfc.forward_update(net, x, target, c).weights[-1]).any()
 
 
-# --- feedback weights ---------------------------------------------------------------------------------------------------
+# --- feedback weights ---------------------------------------------------------------------------------------
 
 FEEDBACK_OPTIONS = [
     ({}, {}),
@@ -283,14 +294,16 @@ def test_both_updates_of_the_converged_samples():
     net, x, target, c = partly_converging()
     trajectory = dfc.simulate(net, x, target, c)
     converged = trajectory.converged.astype(float)
-    forward, feedback = dfc.forward_and_feedback_update(net, x, target, c, samples="converged", normalise=(0.1, 0.2))
+    forward, feedback = dfc.forward_and_feedback_update(
+        net, x, target, c, samples="converged", normalise=(0.1, 0.2)
+    )
     weights, _ = recomputed_update(net, x, trajectory, "average", "nonlinear_difference", weight=converged)
     assert_close(forward.weights, weights, 1e-12)
     expected = recomputed_feedback(trajectory, (0.1, 0.1, 0.2), weight=converged[:, None])
     assert_close(feedback.feedback, expected, 1e-12)
 
 
-# --- independence of threads and memory ---------------------------------------------------------------------------------
+# --- independence of threads and memory ---------------------------------------------------------------------
 
 
 def both_updates(sizes=(10, 60, 50, 5)):
@@ -311,7 +324,7 @@ def test_threads_and_memory_for_sums_do_not_change_a_bit(monkeypatch, threads, w
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-# --- what goes wrong ----------------------------------------------------------------------------------------------------
+# --- what goes wrong ----------------------------------------------------------------------------------------
 
 
 def test_a_diverging_simulation_leaves_numbers_that_are_not_finite():

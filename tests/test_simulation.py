@@ -4,43 +4,23 @@ import inspect
 
 import numpy as np
 import pytest
-from problems import draws, inputs, label, parameters, probabilities, relative_deviation, stable_parameters
+from problems import inputs, label, parameters, probabilities, relative_deviation, stable_parameters
+from simulations import (
+    LAYER_VARIABLES,
+    NOISY,
+    OUTPUT_VARIABLES,
+    SAMPLES,
+    SHORT,
+    SIZES,
+    assert_same_bits,
+    problem,
+    simulate,
+    variables,
+)
 
 import dfc_numba as dfc
 
-SIZES, SAMPLES = [4, 6, 5, 3], 5
-OUTPUT_VARIABLES, LAYER_VARIABLES = ("u", "u_int", "error"), ("v", "v_ff", "v_fb", "r")
-SHORT = {"dt": 0.05, "steps": 30, "alpha": 0.1, "k_p": 0.5}
-NOISY = {**SHORT, "sigma": 0.1, "tau_noise": 0.2}
-
-
-def problem(dtype=np.float64, n_samples=SAMPLES, **options):
-    """A network, inputs and a target."""
-    net = dfc.Network(**parameters(SIZES, dtype=dtype, **options))
-    x = inputs(n_samples, SIZES[0])
-    return net, x, net.predict(x, dtype="float64") + 0.3 * inputs(n_samples, SIZES[-1], seed=5)
-
-
-def simulate(options=SHORT, record=None, noise=None, **network):
-    return dfc.simulate(*problem(**network), dfc.Controller(**options), noise=noise, record=record)
-
-
-def variables(trajectory):
-    """Name and array of everything that was recorded."""
-    found = {name: getattr(trajectory, name) for name in OUTPUT_VARIABLES}
-    for name in LAYER_VARIABLES:
-        found |= {f"{name}[{i}]": array for i, array in enumerate(getattr(trajectory, name) or [])}
-    return {name: array for name, array in found.items() if array is not None}
-
-
-def assert_same_bits(found, expected):
-    ours, theirs = variables(found), variables(expected)
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        assert np.array_equal(array, theirs[name], equal_nan=True), name
-
-
-# --- contract -----------------------------------------------------------------------------------------------------------
+# --- contract -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -92,7 +72,7 @@ def test_arguments_stay_as_they_are():
     assert all(np.array_equal(a, b) for a, b in zip(before, (x, target, net.weights[0].base), strict=True))
 
 
-# --- the equations of a step --------------------------------------------------------------------------------------------
+# --- the equations of a step --------------------------------------------------------------------------------
 
 
 def softmax(v):
@@ -117,7 +97,11 @@ def test_the_control_signal_integrates_the_error(error, leak):
     leaking = found.u if leak == "total" else found.u_int
     assert relative_deviation(np.diff(found.u_int, axis=0), c.dt * (e - c.alpha * leaking[:-1])) < 1e-12
     assert relative_deviation(found.u[1:], found.u_int[1:] + c.k_p * e) < 1e-13
-    monitor = -np.sum(target * np.log(output), axis=2) if error == "softmax" else np.linalg.norm(target - output, axis=2)
+    monitor = (
+        -np.sum(target * np.log(output), axis=2)
+        if error == "softmax"
+        else np.linalg.norm(target - output, axis=2)
+    )
     assert relative_deviation(found.error, monitor) < 1e-13
 
 
@@ -171,84 +155,7 @@ def test_jacobian_feedback_follows_the_voltages(n_samples):
         assert relative_deviation(v_fb[1:], expected) < 1e-12
 
 
-# --- noise --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tau_apical", [None, 0.2])
-@pytest.mark.parametrize("sigma_output", [None, 0.03])
-@pytest.mark.parametrize("tau_noise", [None, 0.3])
-def test_given_draws_reach_the_apical_compartments(tau_apical, sigma_output, tau_noise):
-    net, x, target = problem()
-    c = dfc.Controller(**{**NOISY, "tau_noise": tau_noise}, tau_apical=tau_apical, sigma_output=sigma_output)
-    noise = draws(c, SIZES, SAMPLES)
-    found = dfc.simulate(net, x, target, c, noise=noise)
-    tau = tau_apical or c.dt
-    for i, (q, v_fb) in enumerate(zip(net.feedback, found.v_fb, strict=True)):
-        sigma = sigma_output if i == 2 and sigma_output is not None else 0.1
-        added = noise[i] * np.sqrt(c.dt) / (tau_noise or tau)
-        added[0] = 0
-        for t in range(1, len(added) if tau_noise else 0):
-            added[t] += (1 - c.dt / tau_noise) * added[t - 1]
-        kept = (1 - c.dt / tau) * v_fb[:-1] + c.dt / tau * found.u[1:] @ q.T
-        assert relative_deviation(v_fb[1:], kept + sigma * added[1:]) < 1e-12
-
-
-def test_a_draw_drives_the_step_before_its_index():
-    c = dfc.Controller(**NOISY)
-    noise = draws(c, SIZES, SAMPLES)
-    before = simulate(NOISY, noise=noise)
-    noise[0][0] += 1.0
-    assert_same_bits(simulate(NOISY, noise=noise), before)
-    noise[0][10] += 1.0
-    after = simulate(NOISY, noise=noise)
-    changed = (after.v_fb[0] != before.v_fb[0]).any(axis=(1, 2))
-    assert not changed[:10].any() and changed[10]
-
-
-def recovered(noise, dtype=np.float64, n_samples=SAMPLES):
-    """The draws of a simulation whose layers receive nothing but white noise."""
-    c = dfc.Controller(dt=0.1, steps=400, sigma=0.1, alpha=0.0)
-    net, x, target = problem(dtype, n_samples)
-    for q in net.feedback:
-        q[:] = 0
-    found = dfc.simulate(net, x, target, c, noise=noise, record=dfc.Record(variables=["v_fb"]))
-    return [v_fb[1:] / (0.1 / np.sqrt(0.1)) for v_fb in found.v_fb]
-
-
-def test_drawn_noise_is_standard_normal_and_independent():
-    found = np.concatenate(recovered(7), axis=2).reshape(400, -1)
-    count = found.size
-    assert abs(found.mean()) < 4 / np.sqrt(count) and found.std() == pytest.approx(1, abs=4 / np.sqrt(2 * count))
-    assert np.mean(found**4) == pytest.approx(3, abs=4 * np.sqrt(96 / count))
-    correlations = np.corrcoef(found, rowvar=False) - np.eye(found.shape[1])
-    assert np.abs(correlations).max() < 5.5 / np.sqrt(400)
-    lagged = np.mean(found[1:] * found[:-1], axis=0)
-    assert np.abs(lagged).max() < 5 / np.sqrt(400)
-
-
-def test_noise_is_named_by_seed_minibatch_and_sample():
-    reference = recovered(7)
-    for same in (np.int64(7), dfc.NoiseKey(7), dfc.NoiseKey(seed=7, minibatch=0, samples=range(SAMPLES))):
-        assert all(np.array_equal(a, b) for a, b in zip(recovered(same), reference, strict=True))
-    for other in (8, dfc.NoiseKey(7, 1), dfc.NoiseKey(7, 0, [5, 6, 7, 8, 9])):
-        assert all(not np.isclose(a, b).any(axis=(0, 2)).all() for a, b in zip(recovered(other), reference, strict=True))
-
-
-def test_the_largest_keys_are_taken():
-    key = dfc.NoiseKey(2**64 - 1, 2**64 - 1, [0, 1, 2, 3, 2**32 - 1])
-    assert np.isfinite(recovered(key)[0]).all()
-
-
-def test_either_dtype_draws_the_same_noise():
-    for a, b in zip(recovered(7), recovered(7, np.float32), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-7)
-
-
-def test_noise_without_sigma_changes_nothing():
-    assert_same_bits(simulate(noise=3), simulate())
-
-
-# --- independence of samples, threads and types -------------------------------------------------------------------------
+# --- independence of samples, threads and types -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -287,7 +194,7 @@ def test_a_float32_network_takes_float64_data():
         assert relative_deviation(array, variables(double)[name]) < 1e-5
 
 
-# --- what is recorded ---------------------------------------------------------------------------------------------------
+# --- what is recorded ---------------------------------------------------------------------------------------
 
 RECORDS = [
     {"variables": ["u"]},
@@ -315,11 +222,15 @@ def test_what_is_recorded_are_slices_of_the_whole(options, dtype):
     for name, array in variables(found).items():
         assert np.array_equal(array, expected[name][::every][:, samples]), name
     assert np.array_equal(found.converged, whole.converged[samples])
-    assert all(getattr(found, name) is None for name in OUTPUT_VARIABLES + LAYER_VARIABLES if name not in wanted)
+    assert all(
+        getattr(found, name) is None for name in OUTPUT_VARIABLES + LAYER_VARIABLES if name not in wanted
+    )
 
 
 def test_a_trajectory_too_large_for_memory_is_refused_with_its_size(monkeypatch):
-    with pytest.raises(MemoryError, match=r"2147483648 time points, 5 samples, 14 units needs 5\.\d+ TB.*record=Record"):
+    with pytest.raises(
+        MemoryError, match=r"2147483648 time points, 5 samples, 14 units needs 5\.\d+ TB.*record=Record"
+    ):
         simulate({**SHORT, "steps": 2**31 - 1})
     monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: 5000)
     with pytest.raises(MemoryError, match=r"needs 78.1 kB, but only 5 kB are free"):
@@ -332,7 +243,7 @@ def test_memory_that_is_not_known_stops_nothing(monkeypatch):
     assert simulate().u is not None
 
 
-# --- how runs end -------------------------------------------------------------------------------------------------------
+# --- how runs end -------------------------------------------------------------------------------------------
 
 
 def monitor(target, output, error):
@@ -347,7 +258,9 @@ def monitor(target, output, error):
 def test_convergence_is_judged_by_residual_and_remaining_error(error, leak, steps):
     net = dfc.Network(**stable_parameters(SIZES))
     x, target = inputs(12, 4), probabilities(12, 3)
-    c = dfc.Controller(dt=0.05, steps=steps, alpha=0.3, k_p=0.5, leak=leak, error=error, convergence_epsilon=0.35)
+    c = dfc.Controller(
+        dt=0.05, steps=steps, alpha=0.3, k_p=0.5, leak=leak, error=error, convergence_epsilon=0.35
+    )
     found = dfc.simulate(net, x, target, c)
     leaking = c.alpha if leak == "total" else c.alpha / (1 + c.alpha * c.k_p)
     start, end = found.r[-1][0], found.r[-1][-1]
@@ -385,7 +298,7 @@ def test_an_output_of_zero_that_stays_is_neither_converged_nor_diverged():
     assert not found.diverged.any() and not found.converged.any()
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 BAD = np.array([0.0, np.nan, 0.0])
 
@@ -442,46 +355,3 @@ def test_parameters_that_are_not_finite_are_refused_by_their_layer():
 def test_wrong_records_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         dfc.Record(**options)
-
-
-GIVEN = draws(dfc.Controller(**NOISY), SIZES, SAMPLES)
-
-
-@pytest.mark.parametrize(
-    ("noise", "error", "message"),
-    [
-        (None, ValueError, "sigma = 0.1, sigma_output = 0.1, but noise is None; pass noise=<int seed>"),
-        (-1, ValueError, "NoiseKey.seed is -1; a whole number from 0 to 2"),
-        (True, TypeError, "noise is bool; expected an int seed"),
-        (1.0, TypeError, "noise is float; expected an int seed"),
-        (np.zeros((31, 5, 14)), TypeError, "noise is ndarray; expected an int seed"),
-        (GIVEN[:2], TypeError, "expected an int seed, a NoiseKey, or a list of 3 arrays"),
-        ([a[1:] for a in GIVEN], ValueError, r"noise\[0\] has shape \(30, 5, 6\); expected \(31, 5, 6\)"),
-        ([GIVEN[0], GIVEN[0], GIVEN[2]], ValueError, r"noise\[1\] has shape \(31, 5, 6\); expected \(31, 5, 5\)"),
-        ([a[:, :2] for a in GIVEN], ValueError, r"noise\[0\] has shape \(31, 2, 6\)"),
-        ([GIVEN[0], GIVEN[1], np.full((31, 5, 3), np.nan)], ValueError, r"noise\[2\]\[0, 0, 0\] is nan"),
-        (dfc.NoiseKey(1, 0, [1, 2]), ValueError, r"NoiseKey.samples has shape \(2,\), dtype int64; expected 5 whole numbers"),
-        (dfc.NoiseKey(1, 0, np.arange(5.0)), ValueError, "dtype float64; expected 5 whole numbers"),
-        (dfc.NoiseKey(1, 0, [0, 1, 2, 3, -4]), ValueError, "NoiseKey.samples ranges from -4 to 3"),
-        (dfc.NoiseKey(1, 0, [0, 1, 2, 3, 2**32]), ValueError, "NoiseKey.samples ranges from 0 to 4294967296"),
-        (dfc.NoiseKey(1, 0, [[0], [1, 2]]), TypeError, "NoiseKey.samples must be an array of numbers"),
-    ],
-)  # fmt: skip
-def test_noise_that_does_not_fit_is_refused(noise, error, message):
-    with pytest.raises(error, match=message):
-        simulate(NOISY, noise=noise)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((2**64,), "NoiseKey.seed is 18446744073709551616"),
-        ((True,), "NoiseKey.seed is True"),
-        ((0.5,), "NoiseKey.seed is 0.5"),
-        ((0, -1), "NoiseKey.minibatch is -1"),
-        ((0, "first"), "NoiseKey.minibatch is 'first'"),
-    ],
-)
-def test_wrong_keys_are_refused(arguments, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        dfc.NoiseKey(*arguments)

@@ -91,7 +91,11 @@ def test_targets_of_either_kind():
         ({"y": [0, 1, 2, 3, 0]}, ValueError, "y holds labels from 0 to 3; with 3 outputs 0 to 2 are allowed"),
         ({"y": [0, 1, -1, 1, 0]}, ValueError, "y holds labels from -1 to 1; with 3 outputs 0 to 2"),
         ({"y": [0, 1]}, ValueError, "y has 2 labels for 5 samples"),
-        ({"y": np.zeros(5)}, TypeError, "y must be a one-dimensional array of integers, not ndarray of dtype float64"),
+        (
+            {"y": np.zeros(5)},
+            TypeError,
+            "y must be a one-dimensional array of integers, not ndarray of dtype float64",
+        ),
         ({"y": list("abcde")}, TypeError, "y must be a one-dimensional array of integers"),
         ({"y": Y[:4]}, ValueError, r"y has shape \(4, 3\); expected \(5, 3\)"),
         ({"y": Y[:, :2]}, ValueError, r"y has shape \(5, 2\); expected \(5, 3\)"),
