@@ -153,15 +153,17 @@ def feedback_update(
     Weight decay is left to the optimiser.
 
     Args:
-        x, target, controller, noise: as for `simulate`. For the two-phase rule with weak feedback the target is the
+        x: inputs (B, n_0). target: output target r*, (B, n_L); for the two-phase rule with weak feedback it is the
             feedforward output, in float64: `network.predict(x, dtype="float64")`.
+        controller, noise: as for `simulate`; noise is a seed by default.
         scaling: k_i = (1 + tau_v / tau_noise)^(L - i) instead of 1 (Strong-DFC, Meulemans et al. 2022).
         high_pass: time constant tau_f of a high-pass filter on u, for the single-phase rule; None for none.
         normalise: (sigma of the hidden layers, of the output layer) to divide by; None takes the controller's.
         sigma_floor: what sigma_i is at least taken to be.
 
     Returns:
-        a `FeedbackUpdate` in the network's dtype; it is added to the feedback weights, times a learning rate.
+        a `FeedbackUpdate`, arrays (n_i, n_L) in the network's dtype; they are added to the feedback weights, times a
+        learning rate.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
@@ -178,7 +180,15 @@ def forward_and_feedback_update(
 ):  # fmt: skip
     """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
 
-    Arguments, errors and results as for `forward_update` and `feedback_update`: (ForwardUpdate, FeedbackUpdate).
+    Args:
+        x, target: (B, n_0), (B, n_L). All arguments are those of `forward_update` and `feedback_update`; a sample that
+            samples="converged" leaves out contributes zero to either update.
+
+    Returns:
+        (`ForwardUpdate`, `FeedbackUpdate`)
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
     """
     choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
