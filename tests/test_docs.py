@@ -1,0 +1,97 @@
+"""The documentation runs: Python blocks of a file as one session, `dfc` commands as far as their settings are valid."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dfc_numba as dfc
+from dfc_numba.config_file import load_config
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+SHORTHANDS = {"--epochs": "training.epochs", "--seed": "training.seed", "--dtype": "training.dtype"}
+ELSEWHERE = {"--threads", "--out"}
+
+
+def blocks(path, language):
+    """The code blocks of a language, with as many empty lines before as make line numbers those of the file."""
+    text = path.read_text(encoding="utf-8")
+    found = (match for match in BLOCK.finditer(text) if match[1] == language)
+    return ["\n" * text.count("\n", 0, match.start(2)) + match[2] for match in found]
+
+
+def commands(path):
+    """The `dfc` commands of a file, as lists of arguments."""
+    lines = "".join(blocks(path, "sh")).splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[:1] == ["dfc"]]
+
+
+def name(path):
+    return path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_python_blocks_run(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    session = {"__name__": "session"}
+    for block in blocks(path, "python"):
+        exec(compile(block, path, "exec"), session)  # noqa: S102
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_links_within_a_file_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)", text, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_links_to_files_lead_somewhere(path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]*)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def check_train(arguments):
+    """Resolve the configuration that a `dfc train` command names."""
+    source, overrides, rest = None, [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--set":
+            overrides.append(rest.pop(0))
+        elif word in SHORTHANDS:
+            overrides.append(f"{SHORTHANDS[word]}={rest.pop(0)}")
+        elif word in ELSEWHERE:
+            rest.pop(0)
+        else:
+            assert not word.startswith("-") and source is None, word
+            source = word
+    if not (source or "").endswith(".toml"):
+        load_config(source or "digits", overrides)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_commands_are_valid(path):
+    for command, *arguments in commands(path):
+        if command == "train":
+            check_train(arguments)
+        else:
+            done = subprocess.run(
+                [sys.executable, "-m", "dfc_numba", command, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def test_the_citation_names_this_version_and_the_papers():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", text, flags=re.MULTILINE)[1] == dfc.__version__
+    assert set(re.findall(r"arXiv:(\S+)", text)) == {"2106.07887", "2204.07249", "2007.05112"}
