@@ -1,0 +1,183 @@
+#!/usr/bin/env python
+"""Show how the time of an update grows with width, depth, batch, steps and threads.
+
+    python scripts/bench_scaling.py [--threads N] [--repeats N] [--json FILE] [--plot FILE.png] [--quick]
+
+One quantity is varied at a time around the published MNIST network with 100 steps. The exponent is the slope of a straight
+line through the logarithms of both; for width and depth also that against the number of weights that take part in every
+step (the constant first layer is computed once). The plot needs matplotlib (pip install 'dfc-numba[plot]').
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from benchmarks import subjects
+from benchmarks.measuring import Session, Subject, say, significant
+from benchmarks.reporting import Report, add_threads, has, parser
+from benchmarks.workload import Workload
+
+DTYPES = ("float64", "float32")
+STEPS, QUICK_STEPS = 100, 5
+WIDTH, DEPTH = 256, 3
+# values of each variable, and the workload that a value stands for
+WIDTHS, DEPTHS = (64, 128, 256, 512, 1024), (2, 3, 5, 9)
+BATCHES, TIMES = (16, 32, 64, 128, 256, 512), (0.5, 1, 2, 4, 8)
+
+
+def main(arguments=None):
+    """Measure, print the tables, write the file and the plot."""
+    options = parse(arguments)
+    report = Report("bench_scaling", options)
+    points = workloads(options)
+    with Session() as session:
+        add_subjects(session, points, options)
+        session.measure(options.repeats)
+    series = [make_series(session, points, variable, dtype) for variable in points for dtype in DTYPES]
+    series += [threads_series(session, dtype, options) for dtype in DTYPES]
+    print_series(report, series, options)
+    report.results["series"] = series
+    report.write()
+    draw(series, options.plot)
+    return 0
+
+
+def parse(arguments):
+    options = parser("bench_scaling", __doc__, repeats=5)
+    add_threads(options)
+    options.add_argument(
+        "--plot", type=Path, metavar="FILE", help="where to draw the figure; default: nowhere"
+    )
+    options = options.parse_args(arguments)
+    if options.plot and not has("matplotlib"):
+        raise SystemExit("--plot needs matplotlib, which is not installed; pip install 'dfc-numba[plot]'")
+    options.steps = QUICK_STEPS if options.quick else STEPS
+    options.repeats = 1 if options.quick else options.repeats
+    return options
+
+
+def workloads(options):
+    """Workloads by variable and value."""
+    end = 2 if options.quick else None
+    steps = options.steps
+    return {
+        "width": {n: Workload(hidden=(n,) * DEPTH, steps=steps) for n in WIDTHS[:end]},
+        "hidden layers": {n: Workload(hidden=(WIDTH,) * n, steps=steps) for n in DEPTHS[:end]},
+        "samples": {n: Workload(batch=n, steps=steps) for n in BATCHES[:end]},
+        "steps": {n: Workload(steps=n) for n in (int(factor * steps) for factor in TIMES[:end])},
+    }
+
+
+def add_subjects(session, points, options):
+    """Every point with one thread, and the middle one with every number of threads."""
+    for dtype in DTYPES:
+        for variable, values in points.items():
+            for value, workload in values.items():
+                session.add(point(variable, value, dtype), subjects.our_update, workload, dtype)
+        for threads in range(1, options.threads + 1):
+            subject = Subject("threads", dtype, threads)
+            session.add(subject, subjects.our_update, Workload(steps=options.steps), dtype)
+
+
+def point(variable, value, dtype):
+    return Subject(f"{variable} {value}", dtype, 1)
+
+
+def make_series(session, points, variable, dtype):
+    """Times and exponents of one variable, as a dict of plain values."""
+    values, workloads_ = list(points[variable]), list(points[variable].values())
+    times = [session.time(point(variable, value, dtype)) for value in values]
+    weights = [workload.weights for workload in workloads_]
+    medians = [time.median for time in times]
+    return {
+        "variable": variable,
+        "dtype": dtype,
+        "values": values,
+        "weights": weights,
+        "seconds": medians,
+        "seconds_low": [time.low for time in times],
+        "seconds_high": [time.high for time in times],
+        "gflop_per_second": [w.flop / seconds / 1e9 for w, seconds in zip(workloads_, medians, strict=True)],
+        "exponent": exponent(values, medians),
+        "exponent_of_weights": exponent(weights, medians) if len(set(weights)) > 1 else None,
+    }
+
+
+def threads_series(session, dtype, options):
+    """Times with several threads, and how often faster than with one."""
+    counts = list(range(1, options.threads + 1))
+    chosen = [Subject("threads", dtype, count) for count in counts]
+    times = [session.time(subject) for subject in chosen]
+    return {
+        "variable": "threads",
+        "dtype": dtype,
+        "values": counts,
+        "seconds": [time.median for time in times],
+        "seconds_low": [time.low for time in times],
+        "seconds_high": [time.high for time in times],
+        "speedup": [session.ratio(chosen[0], subject).median for subject in chosen],
+        "exponent": exponent(counts, [time.median for time in times]) if len(counts) > 1 else None,
+    }
+
+
+def exponent(x, y):
+    """The power p of the y = c x^p that fits best, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def print_series(report, series, options):
+    """A table of the times, and one of the exponents."""
+    rows = [row for one in series for row in time_rows(one)]
+    columns = ("varied", "dtype", "value", "ms", "rate")
+    report.table(f"Update of one minibatch, medians of {options.repeats}", columns, rows)
+    keys = ("exponent", "exponent_of_weights")
+    rows = [(one["variable"], one["dtype"], *(exponent_text(one.get(key)) for key in keys)) for one in series]
+    report.table("Fitted exponents: time ~ value^p", ("varied", "dtype", "p", "p of the weights"), rows)
+
+
+def time_rows(one):
+    """Cells of a series: its times, with GFLOP/s or how often faster than one thread."""
+    key, unit = ("speedup", "times one thread") if "speedup" in one else ("gflop_per_second", "GFLOP/s")
+    for value, seconds, rate in zip(one["values"], one["seconds"], one[key], strict=True):
+        yield one["variable"], one["dtype"], value, significant(1e3 * seconds), f"{significant(rate)} {unit}"
+
+
+def exponent_text(value):
+    return "" if value is None else f"{value:.2f}"
+
+
+def draw(series, path):
+    """One panel per variable, measured times and fitted lines."""
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    variables = list(dict.fromkeys(one["variable"] for one in series))
+    figure = Figure(figsize=(3 * len(variables), 3.2), layout="constrained")
+    for axes, variable in zip(figure.subplots(1, len(variables), sharey=True), variables, strict=True):
+        shown = [one for one in series if one["variable"] == variable]
+        axes.set(xscale="log", yscale="log", xlabel=variable)
+        axes.set_xticks(shown[0]["values"], shown[0]["values"])
+        axes.minorticks_off()
+        for one in shown:
+            draw_series(axes, one)
+        axes.legend(fontsize="small")
+    figure.axes[0].set_ylabel("seconds per update")
+    figure.savefig(path, dpi=150)
+    say(f"drawn: {path}")
+
+
+def draw_series(axes, one):
+    """Points with their ranges, and the line of the exponent through their middle."""
+    x, y = np.array(one["values"], float), np.array(one["seconds"])
+    ranges = np.abs([y - one["seconds_low"], one["seconds_high"] - y])
+    fitted = one["exponent"] is not None
+    label = f"{one['dtype']}, p = {one['exponent']:.2f}" if fitted else one["dtype"]
+    points = axes.errorbar(x, y, ranges, fmt="o", markersize=4, label=label)
+    if fitted:
+        line = np.exp(np.log(y).mean()) * (x / np.exp(np.log(x).mean())) ** one["exponent"]
+        axes.plot(x, line, color=points[0].get_color(), linewidth=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
