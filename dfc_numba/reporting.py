@@ -125,7 +125,11 @@ def conclude(result):
         print(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
     if result.rows:
         last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
-        print(f"test {_test_text(last)} at the end; best epoch {outcome.best_epoch}: test {_test_text(best)}")
+        judge = "training" if isnan(best["val_loss"]) else "validation"
+        print(
+            f"test {_test_text(last)} at the end, {_test_text(best)} after epoch {outcome.best_epoch}, "
+            f"the best on the {judge} set"
+        )
     files = sorted(file.name for file in directory.iterdir())
     print(f"results: {directory} ({', '.join(files)})", flush=True)
 
