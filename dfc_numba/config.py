@@ -12,13 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from dfc_numba.config_rules import contradictions, unused_places
 from dfc_numba.controller import Controller
+from dfc_numba.options import Count, NotNegative, Positive
 
 Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
 Initialisation = Literal["xavier_normal", "xavier", "orthogonal"]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 ACTIVATIONS = Activation.__args__

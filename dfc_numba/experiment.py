@@ -1,6 +1,7 @@
 """One run from a configuration to a run directory: data, network, training, results."""
 
 import signal
+import threading
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,9 +97,10 @@ class Experiment:
 def stop_on_signals(trainer):
     """The first Ctrl-C or termination request stops the trainer after its minibatch, the second one at once.
 
-    Yields the list of the signals that came.
+    Yields the list of the signals that came. Outside the main thread, which gets all signals, it does
+    nothing.
     """
-    came = []
+    came, wanted = [], (signal.SIGINT, signal.SIGTERM)
 
     def stop(number, _frame):
         came.append(number)
@@ -111,7 +113,8 @@ def stop_on_signals(trainer):
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in wanted if is_main}
     try:
         yield came
     finally:

@@ -1,5 +1,4 @@
-"""The directory of a run: configuration, environment, metrics and weights, each written as a whole or not at
-all.
+"""The directory of a run; each file is written as a whole or not at all.
 
 config.toml         the configuration as resolved; `dfc train config.toml` repeats the run
 run.json            environment, status, reason of the end, times, results

@@ -5,13 +5,6 @@ from pathlib import Path
 
 import pytest
 
-MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the slow tests too")
@@ -28,7 +21,10 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def mnist_dir():
     """The folder with the MNIST files, which DFC_DATA_DIR names; skips where they are missing."""
-    folder = Path(os.environ.get("DFC_DATA_DIR", ""))
-    if not all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in MNIST_FILES):
-        pytest.skip("MNIST is not here: set DFC_DATA_DIR to the folder with its four files")
-    return folder
+    from dfc_numba.data.image_files import FILES, MNIST
+
+    root = Path(os.environ.get("DFC_DATA_DIR") or "nowhere")
+    for folder in (root / name for name in MNIST.folders):
+        if all(list(folder.glob(f"{name}*")) for name in FILES):
+            return root
+    pytest.skip("MNIST is not here: set DFC_DATA_DIR to the folder with its four files")

@@ -1,5 +1,8 @@
 """A run as a whole: what it will need, its data and its network."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -85,3 +88,12 @@ def test_a_file_that_is_no_network_is_refused_by_name(tmp_path):
     config, _ = load_config(None, [*SMALL, f"network.start_from={tmp_path / 'start.h5'}"])
     with pytest.raises(ConfigurationError, match="network.start_from: .*start.h5"):
         create_network(config, load_data(config))
+
+
+def test_a_run_in_another_thread_leaves_the_signals_alone(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    config, _ = load_config(None, [*SMALL, "training.epochs=1"])
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(Experiment(config, out=tmp_path / "run").run).result()
+    assert result.outcome.status == "done" and result.signal is None
+    assert signal.getsignal(signal.SIGINT) is before
