@@ -357,6 +357,14 @@ def test_inputs_that_do_not_fit_are_refused(x, error, message):
         dfc.Network.create(SIZES).forward(x)
 
 
+@pytest.mark.parametrize("call", ["forward", "predict", "copy"])
+def test_unknown_dtypes_are_refused(call):
+    net = dfc.Network.create(SIZES)
+    arguments = () if call == "copy" else (inputs(2, 4),)
+    with pytest.raises(ValueError, match="dtype is 'float16'; allowed are 'float32', 'float64'"):
+        getattr(net, call)(*arguments, dtype="float16")
+
+
 def test_inputs_too_large_for_float32_are_refused():
     with pytest.raises(ValueError, match=r"x\[2, 1\] is inf in float32"):
         dfc.Network.create(SIZES, dtype="float32").predict(with_one(1e300))
