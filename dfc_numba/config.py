@@ -142,6 +142,9 @@ RATE = "one number, or a list with one per layer"
 DECAY = "L2 term added to the gradient, per unit weight"
 
 
+RMSPROP = {"beta2": 0.95, "epsilon": 0.03}
+
+
 class _Optimizer(Section):
     """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
 
@@ -162,6 +165,13 @@ class _Optimizer(Section):
     clip_scope: Literal["layer", "tensor", "all"] = Field(
         "layer", description="what clip_norm is the norm of"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_rmsprop(cls, table):
+        """What a table that chooses rmsprop leaves open is as published."""
+        chosen = isinstance(table, dict) and table.get("name") == "rmsprop"
+        return {**RMSPROP, **table} if chosen else table
 
 
 class OptimizerSection(_Optimizer):

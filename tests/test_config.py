@@ -276,3 +276,10 @@ def test_published_presets_reproduce_the_published_numbers():
 def test_resolved_toml_is_aligned_and_short():
     lines = to_toml(Config()).splitlines()
     assert max(map(len, lines)) <= 125
+
+
+def test_rmsprop_has_the_published_constants_unless_told_otherwise():
+    chosen = Config.model_validate({"optimizer": {"name": "rmsprop"}}).optimizer
+    assert (chosen.beta2, chosen.epsilon) == (0.95, 0.03)
+    stated = Config.model_validate({"optimizer": {"name": "rmsprop", "beta2": 0.9}}).optimizer
+    assert (stated.beta2, stated.epsilon) == (0.9, 0.03)
