@@ -26,9 +26,9 @@ def blocks(path, language):
 
 
 def commands(path):
-    """The `dfc` commands of a file, as lists of arguments."""
+    """The `dfc` commands of a file, as lists of arguments; what a shell does with their output is left out."""
     lines = "".join(blocks(path, "sh")).splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
+    words = [shlex.split(re.split(r" [>|&]", line)[0], comments=True) for line in lines]
     return [line[1:] for line in words if line[:1] == ["dfc"]]
 
 
