@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfc_numba.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba import jacobian
+from dfc_numba.activations import FUNCTIONS
 from dfc_numba.controller import Controller
 from dfc_numba.network import feedforward_state
 from dfc_numba.validation import choice, instance, samples
@@ -44,16 +45,7 @@ def output_jacobian(network, x):
         ValueError, TypeError: for inputs that do not fit.
     """
     _, activity = feedforward_state(network, x)
-    return np.concatenate(_jacobian_blocks(network, activity.v), axis=2)
-
-
-def _jacobian_blocks(network, voltages):
-    slopes = [DERIVATIVES[name](v) for name, v in zip(network.activations, voltages, strict=True)]
-    blocks = [np.eye(network.sizes[-1]) * slopes[-1][:, None, :]]
-    for i in reversed(range(len(slopes) - 1)):
-        above = network.weights[i + 1].astype(np.float64)
-        blocks.insert(0, blocks[0] @ above * slopes[i][:, None, :])
-    return blocks
+    return jacobian.of_output(network, activity.v)
 
 
 def steady_state(network, x, target, controller, *, method="linear"):
@@ -83,9 +75,9 @@ def steady_state(network, x, target, controller, *, method="linear"):
         )
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
-    jacobian = np.concatenate(_jacobian_blocks(network, activity.v), axis=2)
-    feedback = _feedback(network, controller, jacobian)
-    u = _solve(jacobian @ feedback, controller.steady_leak, target - activity.r[-1])
+    j = jacobian.of_output(network, activity.v)
+    feedback = _feedback(network, controller, j)
+    u = _solve(j @ feedback, controller.steady_leak, target - activity.r[-1])
     delta = (feedback @ u[:, :, None])[:, :, 0]
     parts = np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
     delta_v = [np.ascontiguousarray(part) for part in parts]
@@ -94,10 +86,10 @@ def steady_state(network, x, target, controller, *, method="linear"):
     return SteadyState(u, v, r, delta_v, np.isfinite(residual), np.ones(len(x), np.int64), residual)
 
 
-def _feedback(network, controller, jacobian):
+def _feedback(network, controller, j):
     """(B or 1, sum n_i, n_L) feedback weights."""
     if controller.jacobian_feedback:
-        return jacobian.transpose(0, 2, 1)
+        return j.transpose(0, 2, 1)
     return np.concatenate(network.feedback)[None].astype(np.float64)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba import network_file, threads
+from dfc_numba import jacobian, network_file, threads
 from dfc_numba.initialization import FEEDBACK_INITS, initial_matrix, weight_product
 from dfc_numba.kernels.feedforward import ACTIVATIONS, feedforward
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
@@ -218,10 +218,8 @@ class Network:
             return
         if x is None:
             raise ValueError(f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})")
-        from dfc_numba.equilibrium import output_jacobian  # it needs a Network itself
-
-        jacobian = output_jacobian(self, x)
-        feedback = _jacobian_feedback(jacobian, kind, damping)
+        _, activity = feedforward_state(self, x)
+        feedback = jacobian.mean_feedback(jacobian.of_output(self, activity.v), kind, damping)
         self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
 
     def save(self, path):
@@ -236,16 +234,6 @@ class Network:
             OSError: if the file cannot be read. ValueError: if it is no network file of this project.
         """
         return cls(**network_file.read(path))
-
-
-def _jacobian_feedback(jacobian, kind, damping):
-    """The mean over samples of J^T, J^+ or J^T (J J^T + damping I)^{-1}: (sum n_i, n_L)."""
-    if kind == "jacobian_transpose":
-        return jacobian.mean(axis=0).T
-    if kind == "jacobian_pinv":
-        return np.linalg.pinv(jacobian).mean(axis=0)
-    gram = jacobian @ jacobian.transpose(0, 2, 1) + damping * np.eye(jacobian.shape[1])
-    return np.linalg.solve(gram, jacobian).mean(axis=0).T
 
 
 def _common_dtype(weights):

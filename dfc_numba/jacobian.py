@@ -1,0 +1,28 @@
+"""The Jacobian of the output with respect to the voltages, and the feedback weights that are functions of it."""
+
+import numpy as np
+
+from dfc_numba.activations import DERIVATIVES
+
+
+def of_output(network, voltages):
+    """J = d r_L / d v at given voltages (list of (B, n_i)): (B, n_L, sum n_i) in float64, the layers side by side.
+
+    J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))
+    """
+    slopes = [DERIVATIVES[name](v) for name, v in zip(network.activations, voltages, strict=True)]
+    blocks = [np.eye(network.sizes[-1]) * slopes[-1][:, None, :]]
+    for i in reversed(range(len(slopes) - 1)):
+        above = network.weights[i + 1].astype(np.float64)
+        blocks.insert(0, blocks[0] @ above * slopes[i][:, None, :])
+    return np.concatenate(blocks, axis=2)
+
+
+def mean_feedback(jacobian, kind, damping):
+    """The mean over samples of J^T, J^+ or J^T (J J^T + damping I)^{-1}: (sum n_i, n_L)."""
+    if kind == "jacobian_transpose":
+        return jacobian.mean(axis=0).T
+    if kind == "jacobian_pinv":
+        return np.linalg.pinv(jacobian).mean(axis=0)
+    gram = jacobian @ jacobian.transpose(0, 2, 1) + damping * np.eye(jacobian.shape[1])
+    return np.linalg.solve(gram, jacobian).mean(axis=0).T
