@@ -2,7 +2,7 @@
 
     tau_u du_int/dt = e - alpha u        u = u_int + k_p e        tau_v dv_i/dt = -v_i + W_i phi(v_{i-1}) + b_i + Q_i u
 
-(DFC, Meulemans et al. 2021, equations 4 and 5, integrated with the Euler method). Time is in units of tau_u.
+(the dynamics of controller and neurons in DFC, Meulemans et al. 2021; integrated with the Euler method). Time is in units of tau_u.
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ class Controller:
     Args:
         dt: Euler step, in units of the controller's time constant tau_u.
         steps: number of Euler steps; a trajectory has `steps + 1` time points.
-        alpha: leak of the controller (DFC, equation 4).
+        alpha: leak of the controller.
         k_p: proportional gain; 0 gives a pure (leaky) integral controller, in which u and u_int coincide.
         tau_v: time constant of the somatic compartments.
         tau_apical: time constant of the apical compartments; None for instantaneous ones.

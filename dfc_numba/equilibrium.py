@@ -36,7 +36,7 @@ class SteadyState:
 def output_jacobian(network, x):
     """J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
 
-        J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))      (DFC, Meulemans et al. 2021, section 3.1)
+        J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))      (the Jacobian of DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0).

@@ -55,7 +55,7 @@ class Parameters(list):
 class Network:
     """A feedforward network with feedback weights from the controller to every layer.
 
-        v_i = W_i r_{i-1} + b_i,  r_i = phi_i(v_i)          (DFC, Meulemans et al. 2021, section 2.1)
+        v_i = W_i r_{i-1} + b_i,  r_i = phi_i(v_i)          (Meulemans et al. 2021)
 
     Attributes:
         sizes: (n_0, ..., n_L), inputs first.
@@ -204,7 +204,7 @@ class Network:
 
         "weight_product": Q_i = W_{i+1}^T ... W_L^T. The others take the mean over the samples x (B, n_0) of the
         Jacobian J = d r_L / d v (n_L, sum n_i): "jacobian_transpose" J^T, "jacobian_pinv" J^+ and
-        "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1} (DFC, Meulemans et al. 2021, theorems 2 and 3).
+        "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1} (the feedback weights that DFC's theorems speak of, Meulemans et al. 2021).
 
         Raises:
             ValueError, TypeError: if x is missing for a Jacobian (a weight product needs none), or damping does not go

@@ -30,7 +30,8 @@ class NoiseKey:
 
     def word(self):
         """The 64-bit key of the generator: seed and minibatch, mixed."""
-        return np.uint64(np.random.SeedSequence([int(self.seed), int(self.minibatch)]).generate_state(1, np.uint64)[0])
+        words = [half for number in (int(self.seed), int(self.minibatch)) for half in divmod(number, 2**32)]
+        return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
     def numbers(self, count):
         """The numbers of `count` samples."""

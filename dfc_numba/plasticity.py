@@ -47,7 +47,7 @@ def forward_update(
 ):
     """The update Delta W of the forward weights and biases, averaged over the samples.
 
-        Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T       (DFC, Meulemans et al. 2021, equation 5)
+        Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T       (the plasticity rule of DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
@@ -148,7 +148,7 @@ def feedback_update(
 ):
     """The update Delta Q of the feedback weights from noise, averaged over time and samples.
 
-        Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T     (DFC, Meulemans et al. 2021, equation 13)
+        Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T     (DFC's rule for feedback weights)
 
     Weight decay is left to the optimiser.
 

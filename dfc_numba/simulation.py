@@ -65,7 +65,7 @@ class Trajectory:
 
 
 def simulate(network, x, target, controller, *, noise=None, record=None):
-    """Simulate the feedback phase of one minibatch (DFC, Meulemans et al. 2021, equations 4, 5 and 7; Euler method).
+    """Simulate the feedback phase of one minibatch (the dynamics of DFC, Meulemans et al. 2021; Euler method).
 
     Args:
         network: a `Network`.

@@ -39,7 +39,7 @@ def output_gradient(output, y, loss):
 def output_target(network, x, y, *, loss="mse", step=0.1):
     """The output target of weak feedback, a small step down the loss from the feedforward output.
 
-        r* = r_L - step * B * d(mean loss) / d r_L          (DFC, Meulemans et al. 2021, equation 3)
+        r* = r_L - step * B * d(mean loss) / d r_L          (the output target of DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0); y: targets (B, n_L), or integer labels (B,).

@@ -1,6 +1,6 @@
 """The feedback phase of one shard of samples, fused: controller, layers, noise, and the sums that the updates need.
 
-For step t -> t+1 (DFC, Meulemans et al. 2021, equations 4, 5 and 7; Euler method, tau_u = 1):
+For step t -> t+1 (the dynamics and plasticity of DFC, Meulemans et al. 2021; Euler method, tau_u = 1):
 
     e = r* - r_L                          u_int += dt (e - alpha u),  u = u_int + k_p e
     v_ff_i = W_i r_{i-1} + b_i            v_fb_i += (dt/tau_A) (Q_i u - v_fb_i) + noise

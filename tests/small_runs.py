@@ -18,9 +18,10 @@ def configuration(**sections):
         "network": {"hidden": SIZES[1:-1]},
         "training": {"epochs": 2, "batch_size": 8},
         "controller": SHORT,
+        "feedback": {"pretraining_epochs": 1},
         "feedback_controller": SHORT_FEEDBACK,
         "optimizer": {"learning_rate": 0.01},
-        "feedback_optimizer": {"learning_rate": 0.001},
+        "feedback_optimizer": {"learning_rate": 0.001, "weight_decay": 0.0},
     }
     merged = {key: {**table.get(key, {}), **sections.get(key, {})} for key in {**table, **sections}}
     return Config.model_validate(merged, context={"refuse_unused": False})
