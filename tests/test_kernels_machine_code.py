@@ -1,0 +1,93 @@
+"""Machine code of the elementwise loops: packed arithmetic, and nothing else."""
+
+import math
+import platform
+import re
+
+import numpy as np
+import pytest
+from compiled_calls import assembly, compiled
+
+from dfc_numba.kernels import elementwise as loops
+from dfc_numba.kernels.jit import JIT_DISABLED
+
+DTYPES = ["float32", "float64"]
+each_dtype = pytest.mark.parametrize("dtype", [np.dtype(name) for name in DTYPES], ids=DTYPES)
+INSTRUCTIONS = {
+    "x86": {
+        "call": r"^\s+callq?\s",
+        "packed": r"^\s+v?(?:add|sub|mul|fmadd|fmsub|fnmadd)\d*p{}\s",
+        "scalar": r"^\s+v?(?:add|sub|mul|div|fmadd|fmsub|fnmadd)\d*s[sd]\s",
+        "letters": {"float32": "s", "float64": "d"},
+    },
+    "aarch64": {
+        "call": r"^\s+blr?\s",
+        "packed": r"^\s+f(?:add|sub|mul|mla|mls)(?:\.{0}\s|\s+v\d+\.{0}\b)",
+        "scalar": r"^\s+f(?:n?madd|n?msub|add|sub|n?mul|div)\s+[sd]\d",
+        "letters": {"float32": "4s", "float64": "2d"},
+    },
+}
+
+
+def instructions():
+    """The patterns for the machine that this runs on."""
+    if JIT_DISABLED:
+        pytest.skip("the compiler is switched off")
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        return INSTRUCTIONS["x86"]
+    if machine in ("arm64", "aarch64"):
+        return INSTRUCTIONS["aarch64"]
+    pytest.skip(f"no patterns for the instructions of {machine}")
+
+
+def found_in(code, kind, dtype="float64"):
+    """How many instructions of a kind there are."""
+    patterns = instructions()
+    return len(
+        re.findall(patterns[kind].format(patterns["letters"][np.dtype(dtype).name]), code, re.MULTILINE)
+    )
+
+
+# name -> (loop, number of array arguments, of scalars)
+LOOPS = {
+    "tanh": (loops.tanh_rate, 2, 0),
+    "sigmoid": (loops.sigmoid_rate, 2, 0),
+    "linear, relu, leakyrelu": (loops.piecewise_rate, 2, 1),
+    "constants": (loops.logistic_constants, 2, 1),
+    "step of tanh and sigmoid": (loops.step_logistic, 7, 2),
+    "step of the first tanh or sigmoid layer": (loops.step_logistic_first, 6, 2),
+    "step of linear, relu, leakyrelu": (loops.step_piecewise, 7, 2),
+    "difference of tanh and sigmoid": (loops.difference_logistic, 4, 1),
+    "difference of linear, relu, leakyrelu": (loops.difference_piecewise, 4, 1),
+    "derivative of tanh and sigmoid": (loops.derivative_logistic, 3, 1),
+    "derivative of linear, relu, leakyrelu": (loops.derivative_piecewise, 3, 1),
+    "noise": (loops.normal_pair, 4, 0),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@each_dtype
+def test_loops_are_packed_arithmetic_without_calls(dtype, name):
+    instructions()
+    loop, arrays, scalars = LOOPS[name]
+    code = assembly(loop, dtype, arrays=arrays, scalars=scalars)
+    assert found_in(code, "packed", dtype) > 0
+    assert found_in(code, "scalar") == 0
+    assert found_in(code, "call") == 0
+
+
+def _tanh_of_libm(count, out, out_start, v, v_start):
+    for k in range(count):
+        out[out_start + k] = math.tanh(v[v_start + k])
+
+
+def _scalar_recurrence(count, out, out_start, v, v_start):
+    for k in range(1, count):
+        v[v_start + k] = 0.5 * v[v_start + k - 1] + v[v_start + k]
+
+
+def test_the_patterns_see_a_call_and_scalar_arithmetic():
+    instructions()
+    assert found_in(assembly(compiled(_tanh_of_libm), "float64", arrays=2), "call") > 0
+    assert found_in(assembly(compiled(_scalar_recurrence), "float64", arrays=2), "scalar") > 0
