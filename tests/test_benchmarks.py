@@ -268,6 +268,14 @@ def test_bench_update_without_jax(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_bench_multiply(tmp_path):
+    text, content = quick("bench_multiply", tmp_path)
+    assert [part["name"] for part in content["parts"]] == 2 * ["W r", "update", "Q u", "activations"]
+    assert all(part["speed"] > 0 and part["speed_numpy"] > 0 for part in content["parts"])
+    assert "large product" in text
+
+
+@pytest.mark.slow
 def test_bench_feedback(tmp_path):
     text, content = quick("bench_feedback", tmp_path, "--threads", "1")
     assert {time["name"] for time in content["times"]} == {

@@ -1,0 +1,138 @@
+"""The parts of an Euler step of one shard, each alone, as subjects for timing; and NumPy on the same shapes.
+
+A part is repeated inside compiled code, with operands that stay where they are: so these are times with warm caches.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from dfc_numba.kernels import elementwise
+from dfc_numba.kernels.feedback_phase import BLOCK_ROWS
+from dfc_numba.kernels.jit import jit
+from dfc_numba.kernels.layout import pack, row_stride
+from dfc_numba.kernels.multiply import add_outer, multiply
+
+from dfc_numba.threads import SHARD_SAMPLES
+
+SOMA_GAIN, SLOPE = 0.1, 2.0  # dt / tau_v of the published phase; tanh
+DEVIATION = 1e-3  # about as large as a deviation from the feedforward state
+
+
+class Part(NamedTuple):
+    """A part of the step.
+
+    Attributes:
+        name: the equation. rows: samples of a shard, or samples x steps of a block. inner, outputs: n of both layers.
+        calls: how often one update needs it.
+    """
+
+    name: str
+    rows: int
+    inner: int
+    outputs: int
+    calls: int
+
+    @property
+    def flop(self):
+        """Floating-point operations of a product."""
+        return 2 * self.rows * self.inner * self.outputs
+
+    @property
+    def elements(self):
+        """Units x samples of an elementwise part."""
+        return self.rows * self.outputs
+
+
+LAYER, UPDATE, CONTROL, ACTIVATION = "W r", "update", "Q u", "activations"
+
+
+def hidden_layer_parts(workload):
+    """What one hidden layer above the first needs, for a network whose hidden layers are equally wide."""
+    n, outputs = workload.sizes[1], workload.sizes[-1]
+    steps = workload.controller.steps * -(-workload.samples // SHARD_SAMPLES)
+    block = max(SHARD_SAMPLES, BLOCK_ROWS)
+    return [
+        Part(LAYER, SHARD_SAMPLES, n, n, steps),
+        Part(UPDATE, block, n, n, -(-steps * SHARD_SAMPLES // block)),
+        Part(CONTROL, SHARD_SAMPLES, outputs, n, steps),
+        Part(ACTIVATION, SHARD_SAMPLES, n, n, steps),
+    ]
+
+
+@jit
+def _repeat_multiply(times, out, out_stride, rows, x, x_stride, inner, packed):
+    for _ in range(times):
+        multiply(out, 0, out_stride, rows, x, 0, x_stride, inner, packed, 0)
+
+
+@jit
+def _repeat_add_outer(times, total, total_stride, outputs, post, post_stride, pre, rows):
+    for _ in range(times):
+        add_outer(total, 0, total_stride, outputs, post, 0, post_stride, pre, 0, total_stride, rows)
+
+
+@jit
+def _repeat_activations(times, size, v, rate, factor, basal, apical, constants, gain, slope):
+    for _ in range(times):
+        elementwise.step_logistic(
+            size, v, 0, rate, 0, factor, 0, v, 0, basal, 0, apical, 0, constants, 0, gain, slope
+        )
+
+
+@jit
+def _set_constants(size, constants, v, slope):
+    elementwise.logistic_constants(size, constants, 0, v, 0, slope)
+
+
+def our_part(part, dtype, times):
+    """`times` calls of the package's kernel for a part."""
+    make = {UPDATE: _our_outer, ACTIVATION: _our_activations}.get(part.name, _our_product)
+    return make(part, np.dtype(dtype), times)
+
+
+def _normal(shape, dtype):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def _our_product(part, dtype, times):
+    wide, narrow = row_stride(part.outputs, dtype), row_stride(part.inner, dtype)
+    packed = pack([_normal((part.outputs, part.inner), dtype)], [wide], dtype)
+    x, out = _normal(part.rows * narrow, dtype), np.zeros(part.rows * wide, dtype)
+    return lambda: _repeat_multiply(times, out, wide, part.rows, x, narrow, part.inner, packed)
+
+
+def _our_outer(part, dtype, times):
+    wide, narrow = row_stride(part.outputs, dtype), row_stride(part.inner, dtype)
+    post, pre = (_normal(part.rows * stride, dtype) for stride in (wide, narrow))
+    total = np.zeros(part.outputs * narrow, dtype)
+    return lambda: _repeat_add_outer(times, total, narrow, part.outputs, post, wide, pre, part.rows)
+
+
+def _our_activations(part, dtype, times):
+    size = part.rows * row_stride(part.outputs, dtype)
+    v, basal, apical = (DEVIATION * _normal(size, dtype) for _ in range(3))
+    rate, factor, constants = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(4 * size, dtype)
+    gain, slope = dtype.type(SOMA_GAIN), dtype.type(SLOPE)
+    _set_constants(size, constants, _normal(size, dtype), slope)
+    return lambda: _repeat_activations(times, size, v, rate, factor, basal, apical, constants, gain, slope)
+
+
+def numpy_part(part, dtype, times):
+    """The same work in NumPy, `times` times: one product, or the two tanh that the activations stand for."""
+    if part.name == ACTIVATION:
+        v, out = _normal((part.rows, part.outputs), dtype), np.empty((part.rows, part.outputs), dtype)
+        return _repeated(2 * times, lambda: np.tanh(v, out=out))
+    rows, inner, outputs = part[1:4]
+    left, right = (
+        ((outputs, rows), (rows, inner)) if part.name == UPDATE else ((rows, inner), (inner, outputs))
+    )
+    a, b, out = _normal(left, dtype), _normal(right, dtype), np.empty((left[0], right[1]), dtype)
+    return _repeated(times, lambda: np.dot(a, b, out=out))
+
+
+def _repeated(times, function):
+    def run():
+        for _ in range(times):
+            function()
+
+    return run
