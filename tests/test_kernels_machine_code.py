@@ -1,14 +1,20 @@
-"""Machine code of the elementwise loops: packed arithmetic, and nothing else."""
+"""Machine code of the kernels' inner loops: packed arithmetic, and nothing else."""
 
 import math
+import os
 import platform
 import re
+import subprocess
+import sys
 
+import numba
 import numpy as np
 import pytest
 from compiled_calls import assembly, compiled
+from numba import types
 
 from dfc_numba.kernels import elementwise as loops
+from dfc_numba.kernels import multiply as products
 from dfc_numba.kernels.jit import JIT_DISABLED
 
 DTYPES = ["float32", "float64"]
@@ -91,3 +97,48 @@ def test_the_patterns_see_a_call_and_scalar_arithmetic():
     instructions()
     assert found_in(assembly(compiled(_tanh_of_libm), "float64", arrays=2), "call") > 0
     assert found_in(assembly(compiled(_scalar_recurrence), "float64", arrays=2), "scalar") > 0
+
+
+PRODUCTS = {"multiply": products.multiply, "add_outer": products.add_outer}
+
+
+def product_assembly(product, dtype):
+    """The machine code of a matrix product."""
+    names = product.__code__.co_varnames[: product.__code__.co_argcount]
+    arrays = ("out", "x", "packed", "total", "post", "pre")
+    signature = [
+        types.Array(numba.from_dtype(dtype), 1, "C") if name in arrays else types.intp for name in names
+    ]
+    entry = compiled(product, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    entry.compile(tuple(signature))
+    return entry.inspect_asm(entry.signatures[-1])
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@each_dtype
+def test_products_are_packed_arithmetic_without_calls(dtype, name):
+    instructions()
+    code = product_assembly(PRODUCTS[name].py_func, dtype)
+    assert found_in(code, "packed", dtype) > 0
+    assert found_in(code, "scalar") == 0
+    assert found_in(code, "call") == 0
+
+
+@pytest.mark.xfail(reason="a target without fused multiply-add gets one call of libm for each")
+def test_products_call_nothing_on_any_processor():
+    """With NUMBA_CPU_NAME=generic, which shares one cache between different machines."""
+    instructions()
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic"}
+    arguments = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "without_calls",
+    ]
+    finished = subprocess.run(arguments, check=False, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
