@@ -7,6 +7,7 @@ import numpy as np
 from dfc_numba import threads
 from dfc_numba.controller import Controller
 from dfc_numba.kernels import feedback_phase as kernel
+from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import Layout, dense_views, layout, pack
 from dfc_numba.network import feedforward_state
 from dfc_numba.noise import as_key, given_draws
@@ -60,7 +61,7 @@ def prepare(network, x, target, controller, noise):
         v_ff=np.concatenate([v.ravel() for v in activity.v]),
         r_ff=np.concatenate([r.ravel() for r in activity.r]),
         gap=target - activity.r[-1],
-        target=target,
+        target=target.copy(),  # writable whatever it came from: one type of arguments, one compilation
         active=np.ones(len(x), np.bool_),
         noise_source=source,
         noise_key=key,
@@ -98,6 +99,7 @@ def _pack_parameters(network, places, transposed):
     return kernel.Parameters(
         families=families,
         slopes=slopes,
+        argument_limit=ARGUMENT_LIMIT[dtype.itemsize],
         weights=np.concatenate([first, *(pack([w], [s], dtype) for w, s in zip(network.weights[1:], places.stride[2:], strict=True))]),
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
@@ -150,7 +152,7 @@ class Sums:
 
 def run(phase, task, *, records=None, only_converged=False):
     """Simulate all shards and sum up. With `only_converged`, samples that have not converged contribute nothing."""
-    records = no_records(phase.count) if records is None else records
+    records = no_records(phase.count, phase.network.dtype) if records is None else records
     pieces = threads.shards(phase.count)
     results, wave = _results(phase, task, len(pieces))
     outer, outer_feedback = (np.zeros(array.shape[1], array.dtype) for array in (results.outer, results.outer_feedback))
@@ -239,7 +241,7 @@ def _distance(controller, target, output):
     return -(target * logarithms).sum(axis=1)
 
 
-def no_records(count):
-    """Records of nothing."""
-    empty = [np.zeros(0) for _ in range(3)]
-    return kernel.Records(np.full(count, -1), 0, 0, *empty, *[np.zeros(0) for _ in range(4)])
+def no_records(count, dtype):
+    """Records of nothing, in the dtypes that records have: one type of arguments, one compilation."""
+    outputs, layers = np.zeros(0), np.zeros(0, dtype)
+    return kernel.Records(np.full(count, -1), 0, 0, outputs, outputs, outputs, layers, layers, layers, layers)

@@ -14,7 +14,7 @@ from dfc_numba.validation import whole_number
 
 SHARD_SAMPLES = 16
 # below this many floating-point operations a second thread costs more than it saves
-SMALLEST_WORK_PER_THREAD = 2e6
+SMALLEST_WORK_PER_THREAD = 1e7
 
 _bounds = threading.local()
 

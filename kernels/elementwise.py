@@ -31,7 +31,7 @@ LN2_LOW = {8: 1.9082149292705877e-10, 4: -2.12194440e-4}
 EXPM1_TERMS = {8: 12, 4: 6}
 # exp(EXPONENT_LIMIT) squared is still finite
 EXPONENT_LIMIT = {8: 354.0, 4: 44.0}
-# feedforward arguments beyond this are saturated; the remainder of the argument is shifted into the deviation
+# feedforward arguments slope * v beyond this are saturated; the remainder is shifted into the deviation
 ARGUMENT_LIMIT = {8: 300.0, 4: 24.0}
 
 
@@ -75,19 +75,25 @@ def sigmoid_rate(v):
     return 1.0 / (1.0 + _exponential(-v))
 
 
+@elementwise(outputs=["rate"], inputs=["v"])
+def relu_rate(v):
+    """r = max(v, 0)."""
+    return select(v < 0.0, 0.0, v)
+
+
 @elementwise(outputs=["rate"], inputs=["v"], scalars=["slope"])
 def piecewise_rate(v, slope):
-    """r = v for v > 0, slope v otherwise; slope 1 is the linear function, 0 relu, 0.2 leakyrelu."""
+    """r = v for v > 0, slope v otherwise; slope 1 is the linear function, 0.2 leakyrelu."""
     return select(v < 0.0, slope * v, v)
 
 
-@elementwise(outputs=["constants*4"], inputs=["v"], scalars=["slope"])
-def logistic_constants(v, slope):
+@elementwise(outputs=["constants*4"], inputs=["v"], scalars=["slope", "limit"])
+def logistic_constants(v, slope, limit):
     """The constants S, B, C of the difference formula at the feedforward voltage v, and the clipped part of slope * v.
 
-    slope is 2 for tanh and 1 for sigmoid; the derivative phi'(v) is slope * C.
+    slope is 2 for tanh and 1 for sigmoid; the derivative phi'(v) is slope * C. limit: `ARGUMENT_LIMIT` of the dtype that
+    the constants are meant for, which need not be the one they are computed in.
     """
-    limit = ARGUMENT_LIMIT[v.dtype.itemsize]
     scaled = slope * v
     x = clamp(scaled, -limit, limit)
     s = 1.0 / (1.0 + _exponential(-x))
@@ -100,6 +106,11 @@ def _logistic_terms(deviation, s, b, shift, slope):
     limit = EXPONENT_LIMIT[deviation.dtype.itemsize]
     expm1, power = _expm1_and_exp(clamp(slope * deviation + shift, -limit, limit))
     return expm1, power, b + s * power
+
+
+def _logistic_factor(soma_e, soma_x, basal_e, basal_x):
+    """Difference of two exponentials, from whichever of exp(x) - 1 and exp(x) keeps its digits."""
+    return select(soma_e < -0.5, soma_x - basal_x, soma_e - basal_e)
 
 
 def _piecewise_difference(deviation, v_ff, slope):
@@ -120,19 +131,18 @@ def _relaxed(v, basal, apical, gain):
 def step_logistic(v, basal, apical, s, b, c, shift, gain, slope):
     """Step of a tanh or sigmoid layer; both differences share one division."""
     v = _relaxed(v, basal, apical, gain)
-    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
-    basal_e, _, basal_d = _logistic_terms(basal, s, b, shift, slope)
+    soma_e, soma_x, soma_d = _logistic_terms(v, s, b, shift, slope)
+    basal_e, basal_x, basal_d = _logistic_terms(basal, s, b, shift, slope)
     common = c / (soma_d * basal_d)
-    return v, soma_e * basal_d * common, (soma_e - basal_e) * common
+    return v, soma_e * basal_d * common, _logistic_factor(soma_e, soma_x, basal_e, basal_x) * common
 
 
-@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "apical", "constants*4"], scalars=["gain", "slope"])
-def step_logistic_first(v, apical, s, b, c, shift, gain, slope):
-    """The same for the first layer, whose basal voltage never leaves its feedforward value."""
-    v = (1.0 - gain) * v + gain * apical
+@elementwise(outputs=["v_new", "rate"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"])
+def step_logistic_rate(v, basal, apical, s, b, c, shift, gain, slope):
+    """The same without the factor."""
+    v = _relaxed(v, basal, apical, gain)
     soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
-    rate = soma_e * c / soma_d
-    return v, rate, rate
+    return v, soma_e * c / soma_d
 
 
 @elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "v_ff"], scalars=["gain", "slope"])
@@ -146,9 +156,9 @@ def step_piecewise(v, basal, apical, v_ff, gain, slope):
 @elementwise(outputs=["factor"], inputs=["v", "basal", "constants*4"], scalars=["slope"])
 def difference_logistic(v, basal, s, b, c, shift, slope):
     """phi(v) - phi(v_ff) of a tanh or sigmoid layer."""
-    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
-    basal_e, _, basal_d = _logistic_terms(basal, s, b, shift, slope)
-    return (soma_e - basal_e) * (c / (soma_d * basal_d))
+    soma_e, soma_x, soma_d = _logistic_terms(v, s, b, shift, slope)
+    basal_e, basal_x, basal_d = _logistic_terms(basal, s, b, shift, slope)
+    return _logistic_factor(soma_e, soma_x, basal_e, basal_x) * (c / (soma_d * basal_d))
 
 
 @elementwise(outputs=["factor"], inputs=["v", "basal", "v_ff"], scalars=["slope"])
@@ -190,8 +200,14 @@ def multiply(x, y):
 
 @elementwise(outputs=["out"], inputs=["x", "y"], scalars=["p", "q"])
 def combine(x, y, p, q):
-    """p x + q y: the Euler step of a low-pass filter with p = 1 - dt/tau, q = dt/tau, or a scaled addition with p = 1."""
+    """p x + q y: the Euler step of a low-pass filter with p = 1 - dt/tau, q = dt/tau, or a sum with p = q = 1."""
     return p * x + q * y
+
+
+@elementwise(outputs=["out"], inputs=["x", "y", "noise"], scalars=["p", "q", "sigma"])
+def combine_noisy(x, y, noise, p, q, sigma):
+    """The same with noise."""
+    return p * x + q * y + sigma * noise
 
 
 # --- normal deviates ------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Parameters(NamedTuple):
 
     families: np.ndarray
     slopes: np.ndarray  # in the dtype of the network
+    argument_limit: float  # where an activation saturates in this dtype
     weights: np.ndarray
     feedback: np.ndarray
     transposed: np.ndarray  # empty unless the feedback is the Jacobian's
@@ -151,6 +152,12 @@ def _ring(layout, state, i, slot):
 
 
 @jit_part
+def _drives_directly(dynamics, minibatch):
+    """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
+    return dynamics.apical_gain == 1.0 and minibatch.noise_source == NO_NOISE
+
+
+@jit_part
 def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
     dtype = parameters.weights.dtype
     depth = layout.sizes.size - 1
@@ -159,7 +166,7 @@ def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
     slots = max(2, BLOCK_ROWS // count)
     noisy = minibatch.noise_source != NO_NOISE
     filtered = noisy and dynamics.noise_keep >= 0.0
-    own_apical = dynamics.apical_gain != 1.0
+    driven = not _drives_directly(dynamics, minibatch)
     learns = 1 if task.learn_feedback else 0
     return State(
         first,
@@ -168,7 +175,7 @@ def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
         np.zeros(total, dtype),
         np.zeros(total, dtype),
         np.zeros(total, dtype),
-        np.zeros(total if own_apical else 0, dtype),
+        np.zeros(total if driven else 0, dtype),
         np.zeros(total if filtered else 0, dtype),
         np.zeros(4 * total, dtype),
         np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
@@ -200,7 +207,8 @@ def _set_constants(layout, parameters, minibatch, state):
             dense = layout.dense[i] * samples + (state.first + s) * n
             move(n, exact, 4 * size + s * stride, minibatch.v_ff, dense)
         if parameters.families[i] == LOGISTIC:
-            vector.logistic_constants(size, exact, 0, exact, 4 * size, np.float64(parameters.slopes[i]))
+            slope = np.float64(parameters.slopes[i])
+            vector.logistic_constants(size, exact, 0, exact, 4 * size, slope, parameters.argument_limit)
         else:
             move(size, exact, 0, exact, 4 * size)
         start = 4 * _place(layout, state, i)
@@ -300,13 +308,9 @@ def _jacobian_control(layout, parameters, state, drive, slot):
 
 
 @jit_part
-def _add_noise(layout, dynamics, minibatch, state, i, step):
-    """Noise of layer i into its apical voltage: white, or through a low-pass filter of its own."""
-    depth = layout.sizes.size - 1
-    n, stride = layout.sizes[i], layout.stride[i]
-    size, start = state.count * stride, _place(layout, state, i)
-    sigma = dynamics.sigma_output if i == depth else dynamics.sigma
-    samples = minibatch.gap.shape[0]
+def _draw_noise(layout, dynamics, minibatch, state, i, step):
+    """Standard normal draws of layer i for this step; zero for samples that are held."""
+    n, stride, samples = layout.sizes[i], layout.stride[i], minibatch.gap.shape[0]
     for s in range(state.count):
         b = state.first + s
         if not minibatch.active[b]:
@@ -318,17 +322,30 @@ def _add_noise(layout, dynamics, minibatch, state, i, step):
             given = samples * ((dynamics.steps + 1) * layout.dense[i] + (step + 1) * n) + b * n
             move(n, state.draw, s * stride, minibatch.noise_given, given)
         fill(stride - n, state.draw, s * stride + n, 0.0)
-    if dynamics.noise_keep < 0.0:
-        vector.combine(size, state.apical, start, state.apical, start, state.draw, 0, 1.0, sigma * dynamics.noise_gain)
-    else:
-        keep, gain = dynamics.noise_keep, dynamics.noise_gain
-        vector.combine(size, state.noise, start, state.noise, start, state.draw, 0, keep, gain)
-        vector.combine(size, state.apical, start, state.apical, start, state.noise, start, 1.0, sigma)
 
 
 @jit_part
-def _advance_soma(layout, parameters, dynamics, state, i, slot):
-    """Soma, rate and factor of layer i from its compartments."""
+def _advance_apical(layout, dynamics, minibatch, state, i, step):
+    """Apical voltage of layer i from its drive and noise, which is white or has a low-pass filter of its own."""
+    size, start, keep = state.count * layout.stride[i], _place(layout, state, i), 1.0 - dynamics.apical_gain
+    apical, drive, gain = state.apical, state.drive, dynamics.apical_gain
+    if minibatch.noise_source == NO_NOISE:
+        vector.combine(size, apical, start, apical, start, drive, start, keep, gain)
+        return
+    _draw_noise(layout, dynamics, minibatch, state, i, step)
+    sigma = dynamics.sigma_output if i == layout.sizes.size - 1 else dynamics.sigma
+    if dynamics.noise_keep < 0.0:
+        amplitude = sigma * dynamics.noise_gain
+        vector.combine_noisy(size, apical, start, apical, start, drive, start, state.draw, 0, keep, gain, amplitude)
+    else:
+        noise = state.noise
+        vector.combine(size, noise, start, noise, start, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain)
+        vector.combine_noisy(size, apical, start, apical, start, drive, start, noise, start, keep, gain, sigma)
+
+
+@jit_part
+def _advance_soma(layout, parameters, dynamics, task, state, i, slot):
+    """Soma, rate and, for an average over time, factor of layer i from its compartments."""
     size, start, ring = state.count * layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
     v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
     gain, slope = dynamics.soma_gain, parameters.slopes[i]
@@ -337,16 +354,18 @@ def _advance_soma(layout, parameters, dynamics, state, i, slot):
             size, v, start, state.rate, ring, state.factor, ring,
             v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
         )  # fmt: skip
-    elif i == 1:
-        vector.step_logistic_first(
-            size, v, start, state.rate, ring, state.factor, ring,
-            v, start, apical, start, constants, 4 * start, gain, slope,
-        )  # fmt: skip
-    else:
+    elif task.readout == AVERAGE and i > 1:
         vector.step_logistic(
             size, v, start, state.rate, ring, state.factor, ring,
             v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
         )  # fmt: skip
+    else:
+        vector.step_logistic_rate(
+            size, v, start, state.rate, ring,
+            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+        )  # fmt: skip
+        if task.readout == AVERAGE:  # the basal voltage of the first layer never leaves its feedforward value
+            move(size, state.factor, ring, state.rate, ring)
 
 
 @jit_part
@@ -388,15 +407,12 @@ def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step
         move(size, state.apical_block, block, state.apical, start)
     if i > 1:
         _multiply_rates(layout, parameters, state, i, source)
-    instant = dynamics.apical_gain == 1.0
+    direct = _drives_directly(dynamics, minibatch)
     if not dynamics.jacobian_feedback:
-        _multiply_control(layout, parameters, state, i, state.apical if instant else state.drive)
-    if not instant:
-        gain = dynamics.apical_gain
-        vector.combine(size, state.apical, start, state.apical, start, state.drive, start, 1.0 - gain, gain)
-    if minibatch.noise_source != NO_NOISE:
-        _add_noise(layout, dynamics, minibatch, state, i, step)
-    _advance_soma(layout, parameters, dynamics, state, i, slot)
+        _multiply_control(layout, parameters, state, i, state.apical if direct else state.drive)
+    if not direct:
+        _advance_apical(layout, dynamics, minibatch, state, i, step)
+    _advance_soma(layout, parameters, dynamics, task, state, i, slot)
     if task.readout == AVERAGE and task.rule != NONLINEAR_DIFFERENCE:
         _linear_factor(layout, task, state, i, _ring(layout, state, i, slot))
 
@@ -555,7 +571,7 @@ def run_shard(layout, parameters, dynamics, task, minibatch, results, records, f
         previous = (step + slots - 1) % slots
         _advance_controller(layout, dynamics, task, minibatch, state, step, slot)
         if dynamics.jacobian_feedback:
-            drive = state.apical if dynamics.apical_gain == 1.0 else state.drive
+            drive = state.apical if _drives_directly(dynamics, minibatch) else state.drive
             _jacobian_control(layout, parameters, state, drive, slot)
         source = slot if dynamics.instant_transmission else previous
         for i in range(1, depth + 1):

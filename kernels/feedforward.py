@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dfc_numba.kernels.elementwise import piecewise_rate, sigmoid_rate, tanh_rate
+from dfc_numba.kernels.elementwise import piecewise_rate, relu_rate, sigmoid_rate, tanh_rate
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.rows import add, fill, move
@@ -21,7 +21,9 @@ ACTIVATIONS = {
 @jit
 def activate(count, rate, rate_start, v, v_start, family, slope):
     """rate = phi(v) for `count` elements."""
-    if family == PIECEWISE:
+    if family == PIECEWISE and slope == 0.0:
+        relu_rate(count, rate, rate_start, v, v_start)
+    elif family == PIECEWISE:
         piecewise_rate(count, rate, rate_start, v, v_start, slope)
     elif slope == 2.0:
         tanh_rate(count, rate, rate_start, v, v_start)

@@ -16,6 +16,7 @@ from numba.extending import intrinsic, overload
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 from dfc_numba.kernels.simd import (
     CONTRACT,
+    FUSED_MULTIPLY_ADD,
     INDEX,
     MANY_REGISTERS,
     REGISTER_BYTES,
@@ -28,7 +29,6 @@ from dfc_numba.kernels.simd import (
 
 TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
 TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)
-HAS_FUSED_MULTIPLY_ADD = MANY_REGISTERS or REGISTER_BYTES == 32
 
 
 def panel_width(dtype):
@@ -37,7 +37,7 @@ def panel_width(dtype):
 
 
 def _multiply_add(builder, x, y, z):
-    if HAS_FUSED_MULTIPLY_ADD:
+    if FUSED_MULTIPLY_ADD:
         return call_packed(builder, "fma", x, y, z)
     return builder.fadd(builder.fmul(x, y, flags=CONTRACT), z, flags=CONTRACT)
 

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from dfc_numba.kernels.elementwise import normal_pair
-from dfc_numba.kernels.jit import JIT_DISABLED, jit
+from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
 from dfc_numba.kernels.rows import move
 from dfc_numba.kernels.simd import INDEX, Words, data_pointer, emit_loop
 
@@ -79,7 +79,7 @@ def scratch(units):
     return np.zeros((4, 2 * _padded_blocks(units)), np.float32)
 
 
-@jit
+@jit_part
 def _padded_blocks(units):
     return (units + 4 * BLOCK_LANES - 1) // (4 * BLOCK_LANES) * BLOCK_LANES
 

@@ -10,9 +10,9 @@ import inspect
 import platform
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils, codegen
 from numba.extending import intrinsic
 
 from dfc_numba.kernels.jit import JIT_DISABLED
@@ -21,21 +21,24 @@ INDEX = ir.IntType(64)
 CONTRACT = ("contract",)
 
 
-def _register_bytes():
-    """Width of the host's vector registers; wider vectors would only be split."""
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # a host that LLVM does not know
-        features = {}
-    if features.get("avx512f"):
+def _features():
+    """Names of the processor's features that the compiler may use (NUMBA_CPU_FEATURES, else the host's)."""
+    chosen = config.CPU_FEATURES
+    listed = codegen.get_host_cpu_features() if chosen is None else chosen
+    return {name[1:] for name in listed.split(",") if name.startswith("+")}
+
+
+def _register_bytes(features):
+    """Width of the vector registers; wider vectors would only be split."""
+    if "avx512f" in features:
         return 64
-    if features.get("avx"):
-        return 32
-    return 16
+    return 32 if "avx" in features else 16
 
 
-REGISTER_BYTES = _register_bytes()
-MANY_REGISTERS = REGISTER_BYTES == 64 or platform.machine().lower() in ("arm64", "aarch64")
+_ARM = platform.machine().lower() in ("arm64", "aarch64")
+REGISTER_BYTES = _register_bytes(_features())
+MANY_REGISTERS = REGISTER_BYTES == 64 or _ARM
+FUSED_MULTIPLY_ADD = _ARM or "fma" in _features()
 
 
 def lanes(dtype):

@@ -20,7 +20,7 @@ import dfc_numba as dfc
 import dfc_numba.kernels
 
 # size -> layers, samples, steps; "wide" is worth eight threads
-SIZES = {"small": ([3, 6, 5, 2], 18, 7), "wide": ([20, 40, 40, 10], 128, 40)}
+SIZES = {"small": ([3, 6, 5, 2], 18, 7), "wide": ([20, 40, 40, 10], 128, 120)}
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
 
 

@@ -183,7 +183,6 @@ def test_small_differences_keep_their_digits(activation, size, readout):
     assert np.max(np.abs(found - exact) / np.abs(exact)) < 1e-6
 
 
-@pytest.mark.xfail(reason="float32 constants of saturated units underflow")
 @each_readout
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_saturated_units_that_are_driven_back(activation, readout):

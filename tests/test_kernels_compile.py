@@ -88,7 +88,6 @@ def network_dtype(signature):
     return str(signature[1].types[-1].dtype)
 
 
-@pytest.mark.xfail(reason="recording in float32 and a read-only target each compile run_shard anew")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_signature_per_dtype(dtype):
     net, x, target = case([3, 5, 4, 2], 4, dtype)

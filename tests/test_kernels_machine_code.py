@@ -22,13 +22,13 @@ each_dtype = pytest.mark.parametrize("dtype", [np.dtype(name) for name in DTYPES
 INSTRUCTIONS = {
     "x86": {
         "call": r"^\s+callq?\s",
-        "packed": r"^\s+v?(?:add|sub|mul|fmadd|fmsub|fnmadd)\d*p{}\s",
+        "packed": r"^\s+v?(?:add|sub|mul|fmadd|fmsub|fnmadd|max|cmp[a-z]*)\d*p{}\s",
         "scalar": r"^\s+v?(?:add|sub|mul|div|fmadd|fmsub|fnmadd)\d*s[sd]\s",
         "letters": {"float32": "s", "float64": "d"},
     },
     "aarch64": {
         "call": r"^\s+blr?\s",
-        "packed": r"^\s+f(?:add|sub|mul|mla|mls)(?:\.{0}\s|\s+v\d+\.{0}\b)",
+        "packed": r"^\s+f(?:add|sub|mul|mla|mls|max|cm[a-z]+)(?:\.{0}\s|\s+v\d+\.{0}\b)",
         "scalar": r"^\s+f(?:n?madd|n?msub|add|sub|n?mul|div)\s+[sd]\d",
         "letters": {"float32": "4s", "float64": "2d"},
     },
@@ -59,15 +59,18 @@ def found_in(code, kind, dtype="float64"):
 LOOPS = {
     "tanh": (loops.tanh_rate, 2, 0),
     "sigmoid": (loops.sigmoid_rate, 2, 0),
-    "linear, relu, leakyrelu": (loops.piecewise_rate, 2, 1),
-    "constants": (loops.logistic_constants, 2, 1),
+    "linear, leakyrelu": (loops.piecewise_rate, 2, 1),
+    "relu": (loops.relu_rate, 2, 0),
+    "constants": (loops.logistic_constants, 2, 2),
     "step of tanh and sigmoid": (loops.step_logistic, 7, 2),
-    "step of the first tanh or sigmoid layer": (loops.step_logistic_first, 6, 2),
+    "step of tanh and sigmoid without factor": (loops.step_logistic_rate, 6, 2),
     "step of linear, relu, leakyrelu": (loops.step_piecewise, 7, 2),
     "difference of tanh and sigmoid": (loops.difference_logistic, 4, 1),
     "difference of linear, relu, leakyrelu": (loops.difference_piecewise, 4, 1),
     "derivative of tanh and sigmoid": (loops.derivative_logistic, 3, 1),
     "derivative of linear, relu, leakyrelu": (loops.derivative_piecewise, 3, 1),
+    "filter": (loops.combine, 3, 2),
+    "filter with noise": (loops.combine_noisy, 4, 3),
     "noise": (loops.normal_pair, 4, 0),
 }
 
@@ -124,7 +127,6 @@ def test_products_are_packed_arithmetic_without_calls(dtype, name):
     assert found_in(code, "call") == 0
 
 
-@pytest.mark.xfail(reason="a target without fused multiply-add gets one call of libm for each")
 def test_products_call_nothing_on_any_processor():
     """With NUMBA_CPU_NAME=generic, which shares one cache between different machines."""
     instructions()
