@@ -2,7 +2,7 @@
 
     tau_u du_int/dt = e - alpha u        u = u_int + k_p e        tau_v dv_i/dt = -v_i + W_i phi(v_{i-1}) + b_i + Q_i u
 
-(the dynamics of controller and neurons in DFC, Meulemans et al. 2021; integrated with the Euler method). Time is in units of tau_u.
+(the dynamics of DFC, Meulemans et al. 2021, integrated with the Euler method). Time is in units of tau_u.
 """
 
 from typing import Literal
@@ -71,7 +71,8 @@ class Controller:
         if self.instant_dynamics and self.k_p > 0:
             raise ValueError(
                 f"instant_dynamics with k_p = {self.k_p:g} closes an algebraic loop (the control depends on the output, "
-                "which depends on the control at once) that can blow up whatever dt is; use k_p = 0 or instant_dynamics = False"
+                "which depends on the control at once) that can blow up whatever dt is; use k_p = 0 or "
+                "instant_dynamics = False"
             )
         return self
 

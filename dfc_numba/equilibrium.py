@@ -70,8 +70,8 @@ def steady_state(network, x, target, controller, *, method="linear"):
     choice("method", method, METHODS)
     if instance("controller", controller, Controller).error == "softmax":
         raise ValueError(
-            "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in the output: "
-            "use error='difference', or simulate"
+            "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in "
+            "the output: use error='difference', or simulate"
         )
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
@@ -102,8 +102,8 @@ def _solve(gain, alpha, gap):
         ranks = np.linalg.matrix_rank(matrix)
         worst = int(np.argmin(ranks))
         raise ValueError(
-            f"J Q + alpha I is singular (sample {worst}: rank {ranks[worst]} of {gap.shape[1]}), so there is no unique steady state; "
-            f"use alpha > {alpha:g} or other feedback weights"
+            f"J Q + alpha I is singular (sample {worst}: rank {ranks[worst]} of {gap.shape[1]}), so there is no "
+            f"unique steady state; use alpha > {alpha:g} or other feedback weights"
         ) from None
 
 
@@ -111,7 +111,9 @@ def _propagate(network, x, delta_v):
     """Voltages and rates of the network with delta_v added to the voltages of each layer."""
     below, voltages, rates = x, [], []
     for i, name in enumerate(network.activations):
-        basal = below @ network.weights[i].T.astype(np.float64) + (0.0 if network.biases is None else network.biases[i])
+        basal = below @ network.weights[i].T.astype(np.float64) + (
+            0.0 if network.biases is None else network.biases[i]
+        )
         voltages.append(basal + delta_v[i])
         rates.append(FUNCTIONS[name](voltages[-1]))
         below = rates[-1]

@@ -68,7 +68,9 @@ class Network:
     The arrays are views into one block of memory; assigning `weights[i] = array` copies into it.
     """
 
-    def __init__(self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None):
+    def __init__(
+        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None
+    ):
         """A network with the given parameters (copied).
 
         Args:
@@ -82,9 +84,13 @@ class Network:
         self.sizes = _sizes(weights)
         self.dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
         depth = len(weights)
-        hidden = [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
+        hidden = (
+            [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
+        )
         _check_length("hidden_activation", hidden, depth - 1)
-        self.hidden_activations = tuple(choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden)
+        self.hidden_activations = tuple(
+            choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden
+        )
         self.output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
         self._allocate(biases is not None)
         self.weights.fill(weights)
@@ -111,7 +117,9 @@ class Network:
         sizes = _checked_sizes(sizes)
         choice("feedback_init", feedback_init, FEEDBACK_INITS)
         if number("feedback_noise", feedback_noise) > 0 and feedback_init != "weight_product":
-            raise ValueError(f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}")
+            raise ValueError(
+                f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}"
+            )
         rng = np.random.default_rng(whole_number("seed", seed))
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         weights = [initial_matrix(init, n, m, rng) for n, m in shapes]
@@ -136,7 +144,10 @@ class Network:
         block = np.zeros(ends[-1], self.dtype)
         views = [part.reshape(shape) for part, shape in zip(np.split(block, ends[:-1]), shapes, strict=True)]
         depth = len(self.sizes) - 1
-        self.weights, self.feedback = Parameters("weights", views[:depth]), Parameters("feedback", views[depth : 2 * depth])
+        self.weights, self.feedback = (
+            Parameters("weights", views[:depth]),
+            Parameters("feedback", views[depth : 2 * depth]),
+        )
         self.biases = Parameters("biases", views[2 * depth :]) if bias else None
 
     @property
@@ -177,7 +188,11 @@ class Network:
         count = len(x)
         families, slopes = self.activation_codes(dtype)
         weights = pack(self.weights, places.stride[1:], dtype)
-        biases = np.zeros(places.dense[-1], dtype) if self.biases is None else np.concatenate(self.biases).astype(dtype)
+        biases = (
+            np.zeros(places.dense[-1], dtype)
+            if self.biases is None
+            else np.concatenate(self.biases).astype(dtype)
+        )
         v, r = (np.zeros(count * places.dense[-1], dtype) for _ in range(2))
         padded = padded_rows(x, places.stride[0], dtype)
         shards = threads.shards(count)
@@ -204,7 +219,8 @@ class Network:
 
         "weight_product": Q_i = W_{i+1}^T ... W_L^T. The others take the mean over the samples x (B, n_0) of the
         Jacobian J = d r_L / d v (n_L, sum n_i): "jacobian_transpose" J^T, "jacobian_pinv" J^+ and
-        "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1} (the feedback weights that DFC's theorems speak of, Meulemans et al. 2021).
+        "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1}
+        (the feedback weights that DFC's theorems speak of, Meulemans et al. 2021).
 
         Raises:
             ValueError, TypeError: if x is missing for a Jacobian (a weight product needs none), or damping does not go
@@ -212,12 +228,16 @@ class Network:
         """
         choice("kind", kind, FEEDBACK_KINDS)
         if (number("damping", damping) > 0) != (kind == "jacobian_damped_pinv"):
-            raise ValueError(f"damping = {damping:g} with {kind!r}; a positive damping goes with 'jacobian_damped_pinv', 0 with the others")
+            raise ValueError(
+                f"damping = {damping:g} with {kind!r}; a positive damping goes with 'jacobian_damped_pinv', 0 with the others"
+            )
         if kind == "weight_product":
             self.feedback.fill(weight_product(self.weights))
             return
         if x is None:
-            raise ValueError(f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})")
+            raise ValueError(
+                f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})"
+            )
         _, activity = feedforward_state(self, x)
         feedback = jacobian.mean_feedback(jacobian.of_output(self, activity.v), kind, damping)
         self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
@@ -255,9 +275,13 @@ def _sizes(weights):
         raise ValueError("weights is empty; a network has at least one layer")
     for i, shape in enumerate(shapes):
         if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"weights[{i}] has shape {shape}; expected (n_{i + 1}, n_{i}), neither of them 0")
+            raise ValueError(
+                f"weights[{i}] has shape {shape}; expected (n_{i + 1}, n_{i}), neither of them 0"
+            )
         if i and shape[1] != shapes[i - 1][0]:
-            raise ValueError(f"weights[{i}] has shape {shape}, but the layer below has {shapes[i - 1][0]} units")
+            raise ValueError(
+                f"weights[{i}] has shape {shape}, but the layer below has {shapes[i - 1][0]} units"
+            )
     return (int(shapes[0][1]), *(int(shape[0]) for shape in shapes))
 
 

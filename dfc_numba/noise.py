@@ -39,9 +39,13 @@ class NoiseKey:
             return np.arange(count, dtype=np.uint64)
         numbers = as_array("NoiseKey.samples", self.samples)
         if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
-            raise ValueError(f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected {count} whole numbers")
+            raise ValueError(
+                f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected {count} whole numbers"
+            )
         if numbers.min() < 0 or numbers.max() >= 2**32:
-            raise ValueError(f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed")
+            raise ValueError(
+                f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed"
+            )
         return numbers.astype(np.uint64)
 
 
@@ -61,5 +65,8 @@ def given_draws(noise, times, samples, sizes, dtype):
             f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays (T, B, n_i)"
         )
     shapes = [(times, samples, n) for n in sizes[1:]]
-    arrays = [floats(f"noise[{i}]", a, shape, dtype=dtype) for i, (a, shape) in enumerate(zip(noise, shapes, strict=True))]
+    arrays = [
+        floats(f"noise[{i}]", a, shape, dtype=dtype)
+        for i, (a, shape) in enumerate(zip(noise, shapes, strict=True))
+    ]
     return np.concatenate([array.ravel() for array in arrays])

@@ -43,7 +43,9 @@ class Phase:
     def without(self, inactive):
         """The same phase, with the samples of a boolean mask held at their feedforward state."""
         minibatch = self.minibatch._replace(active=self.minibatch.active & ~inactive)
-        return Phase(self.network, self.controller, self.x, self.places, self.parameters, self.dynamics, minibatch)
+        return Phase(
+            self.network, self.controller, self.x, self.places, self.parameters, self.dynamics, minibatch
+        )
 
 
 def prepare(network, x, target, controller, noise):
@@ -100,7 +102,12 @@ def _pack_parameters(network, places, transposed):
         families=families,
         slopes=slopes,
         argument_limit=ARGUMENT_LIMIT[dtype.itemsize],
-        weights=np.concatenate([first, *(pack([w], [s], dtype) for w, s in zip(network.weights[1:], places.stride[2:], strict=True))]),
+        weights=np.concatenate(
+            [
+                first,
+                *(pack([w], [s], dtype) for w, s in zip(network.weights[1:], places.stride[2:], strict=True)),
+            ]
+        ),
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
     )
@@ -155,7 +162,9 @@ def run(phase, task, *, records=None, only_converged=False):
     records = no_records(phase.count, phase.network.dtype) if records is None else records
     pieces = threads.shards(phase.count)
     results, wave = _results(phase, task, len(pieces))
-    outer, outer_feedback = (np.zeros(array.shape[1], array.dtype) for array in (results.outer, results.outer_feedback))
+    outer, outer_feedback = (
+        np.zeros(array.shape[1], array.dtype) for array in (results.outer, results.outer_feedback)
+    )
     converged, diverged = (np.zeros(phase.count, np.bool_) for _ in range(2))
     for start in range(0, len(pieces), wave):
         part = pieces[start : start + wave]
@@ -197,7 +206,16 @@ def _run_shards(phase, task, results, records, pieces):
     def run_one(place):
         first, count = pieces[place]
         kernel.run_shard(
-            phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, first, count, place
+            phase.places,
+            phase.parameters,
+            phase.dynamics,
+            task,
+            phase.minibatch,
+            results,
+            records,
+            first,
+            count,
+            place,
         )
 
     threads.run(len(pieces), run_one, work=work)
@@ -214,7 +232,16 @@ def _run_again(phase, task, results, records, pieces):
             for layer in dense_views(flat, phase.count, phase.network.sizes):
                 layer[first : first + count] = 0
         kernel.run_shard(
-            phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, first, count, place
+            phase.places,
+            phase.parameters,
+            phase.dynamics,
+            task,
+            phase.minibatch,
+            results,
+            records,
+            first,
+            count,
+            place,
         )
 
 
@@ -228,7 +255,10 @@ def _convergence(phase, results, chosen):
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         residual, scale = _distance(controller, settled, end), np.linalg.norm(start, axis=1)
         remaining, initial = (_distance(controller, target, output) for output in (end, start))
-        settles, improves = residual < CONVERGED_RESIDUAL * scale, remaining < controller.convergence_epsilon**2 * initial
+        settles, improves = (
+            residual < CONVERGED_RESIDUAL * scale,
+            remaining < controller.convergence_epsilon**2 * initial,
+        )
         return settles & improves, ~(residual <= scale)
 
 

@@ -43,11 +43,19 @@ class FeedbackUpdate:
 
 
 def forward_update(
-    network, x, target, controller, *, readout="average", rule="nonlinear_difference", samples="all", noise=None
+    network,
+    x,
+    target,
+    controller,
+    *,
+    readout="average",
+    rule="nonlinear_difference",
+    samples="all",
+    noise=None,
 ):
     """The update Delta W of the forward weights and biases, averaged over the samples.
 
-        Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T       (the plasticity rule of DFC, Meulemans et al. 2021)
+        Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T      (plasticity in DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
@@ -101,7 +109,9 @@ def outer_update(network, factors, below, count, *, totals=None):
     places = layout(network.sizes, dtype)
     totals = np.zeros(places.outer[-1], dtype) if totals is None else totals
     pieces = [(i, o) for i, n in enumerate(network.sizes[1:], 1) for o in range(0, n, OUTPUT_BLOCK)]
-    post = [padded_rows(factor, stride, dtype) for factor, stride in zip(factors, places.stride[1:], strict=True)]
+    post = [
+        padded_rows(factor, stride, dtype) for factor, stride in zip(factors, places.stride[1:], strict=True)
+    ]
     pre = [padded_rows(rate, stride, dtype) for rate, stride in zip(below, places.stride[:-1], strict=True)]
 
     def add(piece):
@@ -123,9 +133,13 @@ def outer_update(network, factors, below, count, *, totals=None):
 
 def _refuse_simulation_options(samples, noise):
     if noise is not None:
-        raise ValueError("readout='analytic' solves for the steady state and simulates nothing; leave out noise")
+        raise ValueError(
+            "readout='analytic' solves for the steady state and simulates nothing; leave out noise"
+        )
     if samples != "all":
-        raise ValueError(f"readout='analytic' simulates nothing that could converge; samples={samples!r} needs 'average' or 'final'")
+        raise ValueError(
+            f"readout='analytic' simulates nothing that could converge; samples={samples!r} needs 'average' or 'final'"
+        )
 
 
 def _analytic_update(network, x, target, controller, rule):
@@ -144,7 +158,16 @@ def _analytic_update(network, x, target, controller, rule):
 
 
 def feedback_update(
-    network, x, target, controller, *, noise=0, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR
+    network,
+    x,
+    target,
+    controller,
+    *,
+    noise=0,
+    scaling=False,
+    high_pass=None,
+    normalise=None,
+    sigma_floor=SIGMA_FLOOR,
 ):
     """The update Delta Q of the feedback weights from noise, averaged over time and samples.
 
@@ -201,10 +224,14 @@ def forward_and_feedback_update(
 
 def _feedback_task(controller, readout, rule, high_pass):
     if controller.jacobian_feedback:
-        raise ValueError("with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned")
+        raise ValueError(
+            "with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned"
+        )
     if high_pass is None:
         return _task(readout, rule, True)
-    time_constant = number("high_pass, a time constant that dt has to resolve,", high_pass, least=controller.dt)
+    time_constant = number(
+        "high_pass, a time constant that dt has to resolve,", high_pass, least=controller.dt
+    )
     return _task(readout, rule, True, controller.dt / time_constant)
 
 
@@ -217,7 +244,9 @@ def _divisors(network, controller, scaling, normalise, sigma_floor):
     if not flag("scaling", scaling):
         return [sigma**2 for sigma in sigmas]
     if controller.tau_noise is None:
-        raise ValueError("scaling=True uses k_i = (1 + tau_v / tau_noise)^(L - i); set tau_noise, or scaling=False for white noise")
+        raise ValueError(
+            "scaling=True uses k_i = (1 + tau_v / tau_noise)^(L - i); set tau_noise, or scaling=False for white noise"
+        )
     base = 1.0 + controller.tau_v / controller.tau_noise
     return [sigma**2 / base ** (depth - 1 - i) for i, sigma in enumerate(sigmas)]
 

@@ -97,14 +97,17 @@ def _allocate(phase, record):
     outputs, units = phase.network.sizes[-1], int(phase.places.dense[-1])
     lengths = dict.fromkeys(LAYER_VARIABLES, units) | {"u": outputs, "u_int": outputs, "error": 1}
     wanted = VARIABLES if record.variables is None else record.variables
-    dtypes = {name: np.dtype(np.float64) if name in OUTPUT_VARIABLES else phase.network.dtype for name in VARIABLES}
+    dtypes = {
+        name: np.dtype(np.float64) if name in OUTPUT_VARIABLES else phase.network.dtype for name in VARIABLES
+    }
     needed = sum(times * count * lengths[name] * dtypes[name].itemsize for name in wanted)
     memory.require(
         needed, f"a trajectory of {times} time points, {count} samples, {units} units",
         "record fewer variables, samples or time points with record=Record(...)",
     )  # fmt: skip
     arrays = {
-        name: np.zeros(times * count * lengths[name] if name in wanted else 0, dtypes[name]) for name in VARIABLES
+        name: np.zeros(times * count * lengths[name] if name in wanted else 0, dtypes[name])
+        for name in VARIABLES
     }
     return kernel.Records(row=rows, count=count, times=times, **arrays)
 
@@ -114,8 +117,15 @@ def _rows(record, samples):
     if record.samples is None:
         return np.arange(samples), samples
     chosen = np.asarray(record.samples, np.int64)
-    if len(chosen) == 0 or len(set(record.samples)) < len(chosen) or chosen.min() < 0 or chosen.max() >= samples:
-        raise ValueError(f"Record.samples is {record.samples}; different positions from 0 to {samples - 1} are allowed")
+    if (
+        len(chosen) == 0
+        or len(set(record.samples)) < len(chosen)
+        or chosen.min() < 0
+        or chosen.max() >= samples
+    ):
+        raise ValueError(
+            f"Record.samples is {record.samples}; different positions from 0 to {samples - 1} are allowed"
+        )
     rows = np.full(samples, -1)
     rows[chosen] = np.arange(len(chosen))
     return rows, len(chosen)

@@ -13,7 +13,9 @@ def choice(name, value, allowed):
     """`value` if it is one of `allowed`, else a ValueError that names the nearest."""
     if value in allowed:
         return value
-    raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+    raise ValueError(
+        f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}"
+    )
 
 
 def dtype_of(value):
@@ -81,7 +83,9 @@ def floats(name, value, shape, *, dtype="float64"):
         raise TypeError(f"{name} must be an array of numbers, not {_described(value)}")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, and is refused as such
         array = np.ascontiguousarray(array, dtype)
-    if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
+    if array.ndim != len(shape) or any(
+        n is not None and n != m for n, m in zip(shape, array.shape, strict=True)
+    ):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}; expected ({wanted})")
     return finite(name, array)
@@ -91,7 +95,9 @@ def finite(name, array):
     """The array, if all of it is finite."""
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"{name}{list(where)} is {array[where]} in {array.dtype}; every number must be finite")
+        raise ValueError(
+            f"{name}{list(where)} is {array[where]} in {array.dtype}; every number must be finite"
+        )
     return array
 
 
@@ -111,10 +117,16 @@ def labels(name, value, classes, *, count=None):
     if count is not None and len(array) != count:
         raise ValueError(f"{name} has {len(array)} labels for {count} samples")
     if len(array) and not (0 <= array.min() and array.max() < classes):
-        raise ValueError(f"{name} holds labels from {array.min()} to {array.max()}; with {classes} outputs 0 to {classes - 1} are allowed")
+        raise ValueError(
+            f"{name} holds labels from {array.min()} to {array.max()}; with {classes} outputs 0 to {classes - 1} are allowed"
+        )
     return array
 
 
 def _described(value):
     dtype = getattr(value, "dtype", None)
-    return f"{type(value).__name__} of dtype {dtype}, shape {value.shape}" if dtype is not None else repr(value)[:60]
+    return (
+        f"{type(value).__name__} of dtype {dtype}, shape {value.shape}"
+        if dtype is not None
+        else repr(value)[:60]
+    )

@@ -55,7 +55,9 @@ def _exponential(x):
     """exp(x); inf where it overflows, the smallest normal number where it underflows."""
     low, high = {8: (-708.0, 710.0), 4: (-87.0, 89.0)}[x.dtype.itemsize]
     n, f = _reduced(clamp(x, low, high))
-    return power_of_two(n) * polynomial(f, [1.0 / math.factorial(k) for k in range(EXPM1_TERMS[x.dtype.itemsize] + 2)])
+    return power_of_two(n) * polynomial(
+        f, [1.0 / math.factorial(k) for k in range(EXPM1_TERMS[x.dtype.itemsize] + 2)]
+    )
 
 
 # --- activation functions ---------------------------------------------------------------------------------------------
@@ -127,7 +129,11 @@ def _relaxed(v, basal, apical, gain):
 # v, basal, apical, rate are deviations from the feedforward state; `factor` is phi(v) - phi(v_ff).
 
 
-@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"])
+@elementwise(
+    outputs=["v_new", "rate", "factor"],
+    inputs=["v", "basal", "apical", "constants*4"],
+    scalars=["gain", "slope"],
+)
 def step_logistic(v, basal, apical, s, b, c, shift, gain, slope):
     """Step of a tanh or sigmoid layer; both differences share one division."""
     v = _relaxed(v, basal, apical, gain)
@@ -137,7 +143,9 @@ def step_logistic(v, basal, apical, s, b, c, shift, gain, slope):
     return v, soma_e * basal_d * common, _logistic_factor(soma_e, soma_x, basal_e, basal_x) * common
 
 
-@elementwise(outputs=["v_new", "rate"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"])
+@elementwise(
+    outputs=["v_new", "rate"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"]
+)
 def step_logistic_rate(v, basal, apical, s, b, c, shift, gain, slope):
     """The same without the factor."""
     v = _relaxed(v, basal, apical, gain)
@@ -145,7 +153,9 @@ def step_logistic_rate(v, basal, apical, s, b, c, shift, gain, slope):
     return v, soma_e * c / soma_d
 
 
-@elementwise(outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "v_ff"], scalars=["gain", "slope"])
+@elementwise(
+    outputs=["v_new", "rate", "factor"], inputs=["v", "basal", "apical", "v_ff"], scalars=["gain", "slope"]
+)
 def step_piecewise(v, basal, apical, v_ff, gain, slope):
     """Step of a linear, relu or leakyrelu layer."""
     v = _relaxed(v, basal, apical, gain)

@@ -336,17 +336,27 @@ def _advance_apical(layout, dynamics, minibatch, state, i, step):
     sigma = dynamics.sigma_output if i == layout.sizes.size - 1 else dynamics.sigma
     if dynamics.noise_keep < 0.0:
         amplitude = sigma * dynamics.noise_gain
-        vector.combine_noisy(size, apical, start, apical, start, drive, start, state.draw, 0, keep, gain, amplitude)
+        vector.combine_noisy(
+            size, apical, start, apical, start, drive, start, state.draw, 0, keep, gain, amplitude
+        )
     else:
         noise = state.noise
-        vector.combine(size, noise, start, noise, start, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain)
-        vector.combine_noisy(size, apical, start, apical, start, drive, start, noise, start, keep, gain, sigma)
+        vector.combine(
+            size, noise, start, noise, start, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain
+        )
+        vector.combine_noisy(
+            size, apical, start, apical, start, drive, start, noise, start, keep, gain, sigma
+        )
 
 
 @jit_part
 def _advance_soma(layout, parameters, dynamics, task, state, i, slot):
     """Soma, rate and, for an average over time, factor of layer i from its compartments."""
-    size, start, ring = state.count * layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+    size, start, ring = (
+        state.count * layout.stride[i],
+        _place(layout, state, i),
+        _ring(layout, state, i, slot),
+    )
     v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
     gain, slope = dynamics.soma_gain, parameters.slopes[i]
     if parameters.families[i] != LOGISTIC:
@@ -485,7 +495,11 @@ def _finish(layout, parameters, task, minibatch, state, results, slot):
 
 @jit_part
 def _final_factor(layout, parameters, task, state, i, slot):
-    size, start, ring = state.count * layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+    size, start, ring = (
+        state.count * layout.stride[i],
+        _place(layout, state, i),
+        _ring(layout, state, i, slot),
+    )
     if task.rule != NONLINEAR_DIFFERENCE:
         _linear_factor(layout, task, state, i, ring)
         return
@@ -495,9 +509,13 @@ def _final_factor(layout, parameters, task, state, i, slot):
         _multiply_rates(layout, parameters, state, i, slot)
     vector.combine(size, v, start, v, start, basal, start, 1.0, 1.0)
     if parameters.families[i] == LOGISTIC:
-        vector.difference_logistic(size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope)
+        vector.difference_logistic(
+            size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope
+        )
     else:
-        vector.difference_piecewise(size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope)
+        vector.difference_piecewise(
+            size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope
+        )
 
 
 @jit_part
@@ -561,7 +579,9 @@ def run_shard(layout, parameters, dynamics, task, minibatch, results, records, f
     _set_constants(layout, parameters, minibatch, state)
     if task.rule == DERIVATIVE_MATRIX:
         for i in range(1, depth + 1):
-            _derivatives(layout, parameters, state, i, state.basal, state.derivative, _place(layout, state, i))
+            _derivatives(
+                layout, parameters, state, i, state.basal, state.derivative, _place(layout, state, i)
+            )
     slots = state.slots
     _control_error(layout, dynamics, minibatch, state, slots - 1)
     if task.record_every > 0:

@@ -46,7 +46,18 @@ def feedforward(layout, families, slopes, weights, biases, x, first, rows, sampl
     for i in range(1, depth + 1):
         n, stride = layout.sizes[i], layout.stride[i]
         fill(v.size, v, 0, 0.0)
-        multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], layout.sizes[i - 1], weights, layout.weights[i])
+        multiply(
+            v,
+            0,
+            stride,
+            rows,
+            below,
+            0,
+            layout.stride[i - 1],
+            layout.sizes[i - 1],
+            weights,
+            layout.weights[i],
+        )
         for s in range(rows):
             add(n, v, s * stride, biases, layout.dense[i])
         activate(rows * stride, below, 0, v, 0, families[i], slopes[i])

@@ -147,7 +147,9 @@ class _Panel:
         for m in range(len(sums) // TILE_VECTORS):
             place = self._offset(column, m, self.a_stride if self.inner_contiguous else None)
             element = splat(builder, builder.load(place))
-            result += [_multiply_add(builder, element, b[j], sums[m * TILE_VECTORS + j]) for j in range(TILE_VECTORS)]
+            result += [
+                _multiply_add(builder, element, b[j], sums[m * TILE_VECTORS + j]) for j in range(TILE_VECTORS)
+            ]
         return result
 
 
@@ -172,7 +174,9 @@ def _panel(inner_contiguous):
         return _numpy_panel(inner_contiguous)
 
     @intrinsic
-    def product(typingctx, c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add):
+    def product(
+        typingctx, c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add
+    ):
         place = (types.intp, types.intp)
         signature = types.void(c, *place, a, *place, b, *place, types.intp, types.intp, types.boolean)
 
@@ -211,7 +215,9 @@ def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, pack
 
 
 @jit
-def add_outer(total, start, total_stride, outputs, post, post_start, post_stride, pre, pre_start, pre_stride, rows):
+def add_outer(
+    total, start, total_stride, outputs, post, post_start, post_stride, pre, pre_start, pre_stride, rows
+):
     """total += post^T pre, summed over `rows` rows (samples and steps): post (rows, outputs), pre (rows, total_stride)."""
     width = _width(total)
     for column in range(0, total_stride - width + 1, width):

@@ -58,7 +58,11 @@ class Vector:
         return Vector(self.builder, value, self.dtype)
 
     def _operand(self, other):
-        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [float(other)] * lanes(self.dtype))
+        return (
+            other.value
+            if isinstance(other, Vector)
+            else ir.Constant(self.value.type, [float(other)] * lanes(self.dtype))
+        )
 
     def _binary(self, emit, left, right):
         return self._like(emit(self._operand(left), self._operand(right), flags=CONTRACT))
@@ -117,7 +121,10 @@ class Words:
     @classmethod
     def counting(cls, builder, first):
         """first, first + 1, ... across the lanes."""
-        return cls(builder, builder.add(cls.splat(builder, first).value, ir.Constant(cls.kind, list(range(cls.lanes)))))
+        return cls(
+            builder,
+            builder.add(cls.splat(builder, first).value, ir.Constant(cls.kind, list(range(cls.lanes)))),
+        )
 
     def _operand(self, other):
         return other.value if isinstance(other, Words) else ir.Constant(self.kind, [int(other)] * self.lanes)
@@ -171,7 +178,9 @@ def call_packed(builder, name, *values):
     kind = values[0].type
     suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
     declared = ir.FunctionType(kind, [kind] * len(values))
-    return builder.call(cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values
+    )
 
 
 # --- operations beyond arithmetic, on Vector values and NumPy arrays alike -----------------------------------------
@@ -301,14 +310,20 @@ def _emit_elementwise(context, builder, formula, outputs, inputs, array_types, v
     kind = vector_type(dtype)
     bases = []
     for i, argument in enumerate(arguments):
-        first = builder.gep(data_pointer(context, builder, array_types[i], values[1 + 2 * i]), [values[2 + 2 * i]])
-        bases += [builder.gep(first, [builder.mul(count, ir.Constant(INDEX, p))]) for p in range(argument.planes)]
+        first = builder.gep(
+            data_pointer(context, builder, array_types[i], values[1 + 2 * i]), [values[2 + 2 * i]]
+        )
+        bases += [
+            builder.gep(first, [builder.mul(count, ir.Constant(INDEX, p))]) for p in range(argument.planes)
+        ]
     written = sum(argument.planes for argument in outputs)
     scalars = [Vector(builder, splat(builder, value), dtype) for value in values[1 + 2 * len(arguments) :]]
 
     def body(index):
         places = [builder.bitcast(builder.gep(base, [index]), kind.as_pointer()) for base in bases]
-        loaded = [Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]]
+        loaded = [
+            Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]
+        ]
         results = formula(*loaded, *scalars)
         for place, result in zip(places, results if isinstance(results, tuple) else (results,)):
             builder.store(result.value, place, align=dtype.itemsize)
