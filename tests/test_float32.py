@@ -137,6 +137,22 @@ def test_both_updates_with_noise(activation, state):
     assert relative_norm(both[0][1].feedback, both[1][1].feedback) < BOUND
 
 
+@pytest.mark.parametrize("readout", SIMULATED)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_a_network_with_many_saturated_units(activation, readout):
+    net = dfc.Network.create(SIZES, hidden_activation=activation, feedback_init="weight_product", seed=3)
+    for bias in net.biases[:-1]:
+        bias[:] = np.random.default_rng(0).uniform(-25, 25, bias.size)
+    single = net.copy(dtype="float32")
+    double = single.copy(dtype="float64")
+    x, y = data()
+    target = dfc.output_target(double, x, y, loss="cross_entropy", step=6e-4)
+    controller = dfc.Controller(steps=STEPS)
+    ours, theirs = (dfc.forward_update(n, x, target, controller, readout=readout) for n in (single, double))
+    for found, expected in zip(ours.weights + ours.biases, theirs.weights + theirs.biases, strict=True):
+        assert relative_norm([found], [expected]) < 2 * BOUND
+
+
 def test_a_target_in_float32_costs_digits():
     """Why targets are float64: the nudge is a small difference of outputs."""
     single, double, x, target, controller = problem("tanh", "at initialisation", "nudge 0.0006")
