@@ -162,9 +162,8 @@ def run(phase, task, *, records=None, only_converged=False):
     records = no_records(phase.count, phase.network.dtype) if records is None else records
     pieces = threads.shards(phase.count)
     results, wave = _results(phase, task, len(pieces))
-    outer, outer_feedback = (
-        np.zeros(array.shape[1], array.dtype) for array in (results.outer, results.outer_feedback)
-    )
+    outer, outer_feedback = _room_for_totals(phase, task)
+    first_layer = phase.places.outer[2] if len(outer) else 0
     converged, diverged = (np.zeros(phase.count, np.bool_) for _ in range(2))
     for start in range(0, len(pieces), wave):
         part = pieces[start : start + wave]
@@ -174,11 +173,21 @@ def run(phase, task, *, records=None, only_converged=False):
         if only_converged and not converged[first:last].all():
             _run_again(phase.without(~converged), task, results, records, part)
         for place in range(len(part)):
-            outer += results.outer[place]
+            outer[first_layer:] += results.outer[place]
             outer_feedback += results.outer_feedback[place]
     sizes = phase.network.sizes
     factor, rate = (dense_views(flat, phase.count, sizes) for flat in (results.factor, results.rate))
     return Sums(factor, rate, results.u, outer, outer_feedback, converged, diverged)
+
+
+def _room_for_totals(phase, task):
+    """Zeroed sums over all samples: weights (all layers) and feedback weights, empty where not asked for."""
+    places, dtype = phase.places, phase.network.dtype
+    averages, learns = task.readout == kernel.AVERAGE, task.learn_feedback
+    return (
+        np.zeros(places.outer[-1] if averages else 0, dtype),
+        np.zeros(places.outer_feedback[-1] if learns else 0, dtype),
+    )
 
 
 def _results(phase, task, pieces):
@@ -186,12 +195,12 @@ def _results(phase, task, pieces):
     places, dtype = phase.places, phase.network.dtype
     dense = phase.count * places.dense[-1]
     sizes = (
-        places.outer[-1] if task.readout == kernel.AVERAGE else 0,
+        places.outer_shard[-1] if task.readout == kernel.AVERAGE else 0,
         places.outer_feedback[-1] if task.learn_feedback else 0,
     )
     wave = int(WAVE_BYTES / max(1, sum(sizes) * dtype.itemsize))
     wave = min(pieces, max(wave, threads.current()))
-    outer, outer_feedback = (np.zeros((wave, size), dtype) for size in sizes)
+    outer, outer_feedback = (np.empty((wave, size), dtype) for size in sizes)
     u = np.zeros((phase.count, phase.network.sizes[-1]))
     return kernel.Results(np.zeros(dense), np.zeros(dense), u, outer, outer_feedback), wave
 

@@ -8,7 +8,7 @@ from dfc_numba import threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.equilibrium import steady_state
 from dfc_numba.kernels import feedback_phase as kernel
-from dfc_numba.kernels.layout import layout, padded_rows
+from dfc_numba.kernels.layout import layout, padded_rows, unpack
 from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.phase import prepare, run
 from dfc_numba.validation import choice, flag, floats, number
@@ -116,17 +116,17 @@ def outer_update(network, factors, below, count, *, totals=None):
 
     def add(piece):
         i, first = pieces[piece]
-        stride, outputs = places.stride[i - 1], min(OUTPUT_BLOCK, network.sizes[i] - first)
-        start = places.outer[i] + first * stride
+        outputs = network.sizes[i]
         add_outer(
-            totals, start, stride, outputs, post[i - 1], first, places.stride[i], pre[i - 1], 0, stride, len(below[0])
+            totals, places.outer[i], outputs, first, min(OUTPUT_BLOCK, outputs - first),
+            post[i - 1], 0, places.stride[i], pre[i - 1], 0, places.stride[i - 1], len(below[0]),
         )  # fmt: skip
 
     threads.run(len(pieces), add, work=2.0 * len(below[0]) * sum(w.size for w in network.weights))
     weights = []
     for i, n in enumerate(network.sizes[1:], 1):
-        block = totals[places.outer[i] : places.outer[i + 1]].reshape(n, places.stride[i - 1])
-        weights.append(block[:, : network.sizes[i - 1]] / dtype.type(count))
+        matrix = unpack(totals[places.outer[i] :], n, network.sizes[i - 1])
+        weights.append(matrix / dtype.type(count))
     biases = None if network.biases is None else [(f.sum(axis=0) / count).astype(dtype) for f in factors]
     return weights, biases
 
@@ -261,7 +261,6 @@ def _feedback_update(phase, sums, divisors):
     count = phase.controller.steps * phase.count
     updates = []
     for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
-        block = sums.outer_feedback[places.outer_feedback[i] : places.outer_feedback[i + 1]]
-        block = block.reshape(sizes[-1], places.stride[i])[:, :n].T
-        updates.append(np.ascontiguousarray(block) * dtype.type(-1.0 / (count * divisor)))
+        transposed = unpack(sums.outer_feedback[places.outer_feedback[i] :], sizes[-1], n)
+        updates.append(np.ascontiguousarray(transposed.T) * dtype.type(-1.0 / (count * divisor)))
     return FeedbackUpdate(updates)

@@ -61,7 +61,7 @@ def shards(samples):
 def run(pieces, function, *, work):
     """Call function(0), ..., function(pieces - 1), on as many threads as `work` (floating-point operations) is worth."""
     workers = min(current(), pieces, max(1, int(work / SMALLEST_WORK_PER_THREAD)))
-    if workers == 1:
+    if workers <= 1:
         for piece in range(pieces):
             function(piece)
         return

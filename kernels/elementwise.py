@@ -3,11 +3,12 @@
 DFC learns from small differences phi(a + d) - phi(a), which vanish in rounding if they are taken from two large numbers.
 Here they are computed from the deviation d itself, with a relative error of a few units in the last place:
 
-    tanh(a + d) - tanh(a)       = C E / (B + S X),     E = exp(2 d) - 1,  X = exp(2 d)
+    tanh(a + d) - tanh(a) = G E / (q + X),     E = exp(2 d) - 1,  X = exp(2 d)
 
-with S = 1 / (1 + exp(-2 a)), B = 1 / (1 + exp(2 a)), C = 2 S B, all of them positive, so that nothing cancels. The
-logistic function obeys the same formula with d and a in place of 2 d and 2 a and C = S B. Piecewise linear functions
-with slope s for negative arguments (relu: 0, leakyrelu: 0.2, linear: 1) obey
+with q = exp(-2 a) and G = 2 / (1 + exp(2 a)), all of them positive, so that nothing cancels. The logistic function obeys
+the same formula with d and a in place of 2 d and 2 a and G = 1 / (1 + exp(a)). Two such differences, of soma and basal
+compartment, differ by slope q (E_soma - E_basal) / ((q + X_soma) (q + X_basal)). Piecewise linear functions with slope s
+for negative arguments (relu: 0, leakyrelu: 0.2, linear: 1) obey
 
     phi(a + d) - phi(a) = s d + (1 - s) (max(d, -a) + min(a, 0)).
 """
@@ -32,7 +33,7 @@ EXPM1_TERMS = {8: 12, 4: 6}
 # exp(EXPONENT_LIMIT) squared is still finite
 EXPONENT_LIMIT = {8: 354.0, 4: 44.0}
 # feedforward arguments slope * v beyond this are saturated; the remainder is shifted into the deviation
-ARGUMENT_LIMIT = {8: 300.0, 4: 24.0}
+ARGUMENT_LIMIT = {8: 300.0, 4: 26.0}
 
 
 def _reduced(x):
@@ -89,25 +90,23 @@ def piecewise_rate(v, slope):
     return select(v < 0.0, slope * v, v)
 
 
-@elementwise(outputs=["constants*4"], inputs=["v"], scalars=["slope", "limit"])
+@elementwise(outputs=["constants*3"], inputs=["v"], scalars=["slope", "limit"])
 def logistic_constants(v, slope, limit):
-    """The constants S, B, C of the difference formula at the feedforward voltage v, and the clipped part of slope * v.
+    """The constants q, G of the difference formula at the feedforward voltage v, and the clipped part of slope * v.
 
-    slope is 2 for tanh and 1 for sigmoid; the derivative phi'(v) is slope * C. limit: `ARGUMENT_LIMIT` of the dtype that
-    the constants are meant for, which need not be the one they are computed in.
+    slope is 2 for tanh and 1 for sigmoid. limit: `ARGUMENT_LIMIT` of the dtype that the constants are meant for, which
+    need not be the one they are computed in.
     """
     scaled = slope * v
     x = clamp(scaled, -limit, limit)
-    s = 1.0 / (1.0 + _exponential(-x))
-    b = 1.0 / (1.0 + _exponential(x))
-    return s, b, slope * s * b, scaled - x
+    return _exponential(-x), slope / (1.0 + _exponential(x)), scaled - x
 
 
-def _logistic_terms(deviation, s, b, shift, slope):
-    """(E, X, D) of the difference formula, D = B + S X."""
+def _logistic_terms(deviation, q, shift, slope):
+    """(E, X, q + X) of the difference formula."""
     limit = EXPONENT_LIMIT[deviation.dtype.itemsize]
     expm1, power = _expm1_and_exp(clamp(slope * deviation + shift, -limit, limit))
-    return expm1, power, b + s * power
+    return expm1, power, q + power
 
 
 def _logistic_factor(soma_e, soma_x, basal_e, basal_x):
@@ -131,26 +130,27 @@ def _relaxed(v, basal, apical, gain):
 
 @elementwise(
     outputs=["v_new", "rate", "factor"],
-    inputs=["v", "basal", "apical", "constants*4"],
+    inputs=["v", "basal", "apical", "constants*3"],
     scalars=["gain", "slope"],
 )
-def step_logistic(v, basal, apical, s, b, c, shift, gain, slope):
+def step_logistic(v, basal, apical, q, g, shift, gain, slope):
     """Step of a tanh or sigmoid layer; both differences share one division."""
     v = _relaxed(v, basal, apical, gain)
-    soma_e, soma_x, soma_d = _logistic_terms(v, s, b, shift, slope)
-    basal_e, basal_x, basal_d = _logistic_terms(basal, s, b, shift, slope)
-    common = c / (soma_d * basal_d)
-    return v, soma_e * basal_d * common, _logistic_factor(soma_e, soma_x, basal_e, basal_x) * common
+    soma_e, soma_x, soma_d = _logistic_terms(v, q, shift, slope)
+    basal_e, basal_x, basal_d = _logistic_terms(basal, q, shift, slope)
+    common = 1.0 / (soma_d * basal_d)
+    factor = _logistic_factor(soma_e, soma_x, basal_e, basal_x) * (slope * q)
+    return v, soma_e * basal_d * g * common, factor * common
 
 
 @elementwise(
-    outputs=["v_new", "rate"], inputs=["v", "basal", "apical", "constants*4"], scalars=["gain", "slope"]
+    outputs=["v_new", "rate"], inputs=["v", "basal", "apical", "constants*3"], scalars=["gain", "slope"]
 )
-def step_logistic_rate(v, basal, apical, s, b, c, shift, gain, slope):
+def step_logistic_rate(v, basal, apical, q, g, shift, gain, slope):
     """The same without the factor."""
     v = _relaxed(v, basal, apical, gain)
-    soma_e, _, soma_d = _logistic_terms(v, s, b, shift, slope)
-    return v, soma_e * c / soma_d
+    soma_e, _, soma_d = _logistic_terms(v, q, shift, slope)
+    return v, soma_e * g / soma_d
 
 
 @elementwise(
@@ -163,12 +163,12 @@ def step_piecewise(v, basal, apical, v_ff, gain, slope):
     return v, rate, rate - _piecewise_difference(basal, v_ff, slope)
 
 
-@elementwise(outputs=["factor"], inputs=["v", "basal", "constants*4"], scalars=["slope"])
-def difference_logistic(v, basal, s, b, c, shift, slope):
+@elementwise(outputs=["factor"], inputs=["v", "basal", "constants*3"], scalars=["slope"])
+def difference_logistic(v, basal, q, g, shift, slope):
     """phi(v) - phi(v_ff) of a tanh or sigmoid layer."""
-    soma_e, soma_x, soma_d = _logistic_terms(v, s, b, shift, slope)
-    basal_e, basal_x, basal_d = _logistic_terms(basal, s, b, shift, slope)
-    return _logistic_factor(soma_e, soma_x, basal_e, basal_x) * (c / (soma_d * basal_d))
+    soma_e, soma_x, soma_d = _logistic_terms(v, q, shift, slope)
+    basal_e, basal_x, basal_d = _logistic_terms(basal, q, shift, slope)
+    return _logistic_factor(soma_e, soma_x, basal_e, basal_x) * (slope * q / (soma_d * basal_d))
 
 
 @elementwise(outputs=["factor"], inputs=["v", "basal", "v_ff"], scalars=["slope"])
@@ -180,11 +180,11 @@ def difference_piecewise(v, basal, v_ff, slope):
 # --- derivatives --------------------------------------------------------------------------------------------------------
 
 
-@elementwise(outputs=["derivative"], inputs=["v", "constants*4"], scalars=["slope"])
-def derivative_logistic(v, s, b, c, shift, slope):
+@elementwise(outputs=["derivative"], inputs=["v", "constants*3"], scalars=["slope"])
+def derivative_logistic(v, q, g, shift, slope):
     """phi'(v_ff + v) of a tanh or sigmoid layer, v the deviation."""
-    _, power, denominator = _logistic_terms(v, s, b, shift, slope)
-    return (slope * c / denominator) * (power / denominator)
+    _, power, denominator = _logistic_terms(v, q, shift, slope)
+    return (slope * (slope * q) / denominator) * (power / denominator)
 
 
 @elementwise(outputs=["derivative"], inputs=["v", "v_ff"], scalars=["slope"])

@@ -92,8 +92,8 @@ class Results(NamedTuple):
     factor: np.ndarray  # dense: sum over time of the factor (average), or its last value (final)
     rate: np.ndarray  # dense: last deviation of the rates
     u: np.ndarray  # (B, n_L) last control signal
-    outer: np.ndarray  # (slots of shards, outer total) sum of factor x rate deviation
-    outer_feedback: np.ndarray  # (slots of shards, total) sum of u x v_fb
+    outer: np.ndarray  # (shards at a time, total of `outer_shard`) sum of factor x rate deviation
+    outer_feedback: np.ndarray  # (shards at a time, total) sum of u x v_fb
 
 
 class Records(NamedTuple):
@@ -116,13 +116,17 @@ class State(NamedTuple):
 
     first: int
     count: int  # samples of this shard
-    slots: int
+    slots: int  # of the rings of rates and factors
+    block: int  # steps that one product takes together, slots of the rings for feedback learning
+    keeps_basal: int  # 1: one region per layer, 0: scratch that the layers share
+    keeps_apical: int
+    keeps_drive: int
     v: np.ndarray
     basal: np.ndarray
     apical: np.ndarray
     drive: np.ndarray
     noise: np.ndarray
-    constants: np.ndarray  # per layer four arrays [sample][unit]: s, b, c, shift of a logistic layer, or v_ff
+    constants: np.ndarray  # per layer three arrays [sample][unit]: q, G, shift of a logistic layer, or v_ff
     derivative: np.ndarray  # phi'(v_ff), where the rule needs it
     rate: np.ndarray  # ring
     factor: np.ndarray  # ring
@@ -146,9 +150,27 @@ def _place(layout, state, i):
 
 
 @jit_part
-def _ring(layout, state, i, slot):
-    """Start of a slot of layer i in a ring."""
-    return state.count * (layout.rows[i] * state.slots + slot * layout.stride[i])
+def _basal(layout, state, i):
+    """Start of layer i's basal voltages."""
+    return state.keeps_basal * _place(layout, state, i)
+
+
+@jit_part
+def _apical(layout, state, i):
+    """Start of layer i's apical voltages."""
+    return state.keeps_apical * _place(layout, state, i)
+
+
+@jit_part
+def _ring(layout, state, i, step):
+    """Start of layer i in the rings of rates and factors, after a step."""
+    return state.count * (layout.rows[i] * state.slots + step % state.slots * layout.stride[i])
+
+
+@jit_part
+def _block(layout, state, i, step):
+    """Start of layer i in the ring of apical voltages for feedback learning."""
+    return state.count * (layout.rows[i] * state.block + step % state.block * layout.stride[i])
 
 
 @jit_part
@@ -161,30 +183,38 @@ def _drives_directly(dynamics, minibatch):
 def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
     dtype = parameters.weights.dtype
     depth = layout.sizes.size - 1
-    total = count * layout.rows[depth + 1]
+    total, scratch_size = count * layout.rows[depth + 1], count * layout.widest
     outputs = layout.sizes[depth]
-    slots = max(2, BLOCK_ROWS // count)
     noisy = minibatch.noise_source != NO_NOISE
-    filtered = noisy and dynamics.noise_keep >= 0.0
-    driven = not _drives_directly(dynamics, minibatch)
-    learns = 1 if task.learn_feedback else 0
+    direct, filtered = _drives_directly(dynamics, minibatch), noisy and dynamics.noise_keep >= 0.0
+    block = max(2, BLOCK_ROWS // count)
+    averages, learns, records = task.readout == AVERAGE, task.learn_feedback, task.record_every > 0
+    slots = block if averages else 2
+    # what is needed within one layer's step only is kept small, for the sake of the cache
+    keeps_basal = 1 if task.readout == FINAL or records else 0
+    keeps_apical = 1 if not direct or learns or records or dynamics.jacobian_feedback else 0
+    keeps_drive = 1 if dynamics.jacobian_feedback else 0
     return State(
         first,
         count,
         slots,
+        block,
+        keeps_basal,
+        keeps_apical,
+        keeps_drive,
         np.zeros(total, dtype),
-        np.zeros(total, dtype),
-        np.zeros(total, dtype),
-        np.zeros(total if driven else 0, dtype),
+        np.zeros(total if keeps_basal == 1 else scratch_size, dtype),
+        np.zeros(total if keeps_apical == 1 else scratch_size, dtype),
+        np.zeros(0 if direct else (total if keeps_drive == 1 else scratch_size), dtype),
         np.zeros(total if filtered else 0, dtype),
-        np.zeros(4 * total, dtype),
+        np.zeros(3 * total, dtype),
         np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
         np.zeros(slots * total, dtype),
         np.zeros(slots * total, dtype),
-        np.zeros(learns * slots * total, dtype),
-        np.zeros(learns * slots * count * layout.stride[depth], dtype),
+        np.zeros(block * total if learns else 0, dtype),
+        np.zeros(block * count * layout.stride[depth] if learns else 0, dtype),
         np.zeros(count * layout.stride[depth], dtype),
-        np.zeros(count * layout.widest if noisy else 0, dtype),
+        np.zeros(scratch_size if noisy else 0, dtype),
         scratch(layout.widest),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
@@ -202,17 +232,17 @@ def _set_constants(layout, parameters, minibatch, state):
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
         size = state.count * stride
-        exact = np.zeros(5 * size)
+        exact = np.zeros(4 * size)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
-            move(n, exact, 4 * size + s * stride, minibatch.v_ff, dense)
+            move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
         if parameters.families[i] == LOGISTIC:
             slope = np.float64(parameters.slopes[i])
-            vector.logistic_constants(size, exact, 0, exact, 4 * size, slope, parameters.argument_limit)
+            vector.logistic_constants(size, exact, 0, exact, 3 * size, slope, parameters.argument_limit)
         else:
-            move(size, exact, 0, exact, 4 * size)
-        start = 4 * _place(layout, state, i)
-        move(4 * size, state.constants, start, exact, 0)
+            move(size, exact, 0, exact, 3 * size)
+        start = 3 * _place(layout, state, i)
+        move(3 * size, state.constants, start, exact, 0)
 
 
 @jit_part
@@ -220,9 +250,9 @@ def _derivatives(layout, parameters, state, i, v, out, out_start):
     """out = phi'(v_ff + v) of layer i."""
     size, start, slope = state.count * layout.stride[i], _place(layout, state, i), parameters.slopes[i]
     if parameters.families[i] == LOGISTIC:
-        vector.derivative_logistic(size, out, out_start, v, start, state.constants, 4 * start, slope)
+        vector.derivative_logistic(size, out, out_start, v, start, state.constants, 3 * start, slope)
     else:
-        vector.derivative_piecewise(size, out, out_start, v, start, state.constants, 4 * start, slope)
+        vector.derivative_piecewise(size, out, out_start, v, start, state.constants, 3 * start, slope)
 
 
 # --- the controller ------------------------------------------------------------------------------------------------------
@@ -241,11 +271,11 @@ def _log_sum_exp(rates):
 
 
 @jit_part
-def _control_error(layout, dynamics, minibatch, state, slot):
-    """state.error = r* - r_L or r* - softmax(r_L), at the rates in `slot`."""
+def _control_error(layout, dynamics, minibatch, state, step):
+    """state.error = r* - r_L or r* - softmax(r_L), at the rates after a step."""
     depth, samples = layout.sizes.size - 1, minibatch.gap.shape[0]
     outputs, stride = layout.sizes[depth], layout.stride[depth]
-    ring = _ring(layout, state, depth, slot)
+    ring = _ring(layout, state, depth, step)
     for s in range(state.count):
         b = state.first + s
         feedforward = layout.dense[depth] * samples + b * outputs
@@ -260,7 +290,7 @@ def _control_error(layout, dynamics, minibatch, state, slot):
 
 
 @jit_part
-def _advance_controller(layout, dynamics, task, minibatch, state, step, slot):
+def _advance_controller(layout, dynamics, task, minibatch, state, step):
     """One step of u_int and u; `control` receives what the layers see, the control block what feedback learning needs."""
     depth = layout.sizes.size - 1
     stride = layout.stride[depth]
@@ -282,15 +312,17 @@ def _advance_controller(layout, dynamics, task, minibatch, state, step, slot):
             if task.learn_feedback:
                 slow = task.high_pass_gain if step > 0 or task.high_pass_gain == 0.0 else 1.0
                 state.u_slow[s, k] = slow * u + (1.0 - slow) * state.u_slow[s, k]
-                state.control_block[(slot * state.count + s) * stride + k] = u - state.u_slow[s, k]
+                state.control_block[(step % state.block * state.count + s) * stride + k] = (
+                    u - state.u_slow[s, k]
+                )
 
 
 @jit_part
-def _jacobian_control(layout, parameters, state, drive, slot):
-    """drive of every layer = J_i(v)^T u, layer by layer from the output down; the slot of `factor` is scratch."""
+def _jacobian_control(layout, parameters, state, drive, step):
+    """drive of every layer = J_i(v)^T u, layer by layer from the output down; `factor` is scratch."""
     depth = layout.sizes.size - 1
     for i in range(depth, 0, -1):
-        stride, start, ring = layout.stride[i], _place(layout, state, i), _ring(layout, state, i, slot)
+        stride, start, ring = layout.stride[i], _place(layout, state, i), _ring(layout, state, i, step)
         if i == depth:
             move(state.count * stride, drive, start, state.control, 0)
         else:
@@ -327,54 +359,51 @@ def _draw_noise(layout, dynamics, minibatch, state, i, step):
 @jit_part
 def _advance_apical(layout, dynamics, minibatch, state, i, step):
     """Apical voltage of layer i from its drive and noise, which is white or has a low-pass filter of its own."""
-    size, start, keep = state.count * layout.stride[i], _place(layout, state, i), 1.0 - dynamics.apical_gain
-    apical, drive, gain = state.apical, state.drive, dynamics.apical_gain
+    size, start, gain = state.count * layout.stride[i], _apical(layout, state, i), dynamics.apical_gain
+    apical, drive, keep = state.apical, state.drive, 1.0 - dynamics.apical_gain
+    source = state.keeps_drive * _place(layout, state, i)
     if minibatch.noise_source == NO_NOISE:
-        vector.combine(size, apical, start, apical, start, drive, start, keep, gain)
+        vector.combine(size, apical, start, apical, start, drive, source, keep, gain)
         return
     _draw_noise(layout, dynamics, minibatch, state, i, step)
     sigma = dynamics.sigma_output if i == layout.sizes.size - 1 else dynamics.sigma
     if dynamics.noise_keep < 0.0:
         amplitude = sigma * dynamics.noise_gain
         vector.combine_noisy(
-            size, apical, start, apical, start, drive, start, state.draw, 0, keep, gain, amplitude
+            size, apical, start, apical, start, drive, source, state.draw, 0, keep, gain, amplitude
         )
     else:
-        noise = state.noise
-        vector.combine(
-            size, noise, start, noise, start, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain
-        )
-        vector.combine_noisy(
-            size, apical, start, apical, start, drive, start, noise, start, keep, gain, sigma
-        )
+        noise, own = state.noise, _place(layout, state, i)
+        vector.combine(size, noise, own, noise, own, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain)
+        vector.combine_noisy(size, apical, start, apical, start, drive, source, noise, own, keep, gain, sigma)
 
 
 @jit_part
-def _advance_soma(layout, parameters, dynamics, task, state, i, slot):
+def _advance_soma(layout, parameters, dynamics, task, state, i, step):
     """Soma, rate and, for an average over time, factor of layer i from its compartments."""
     size, start, ring = (
         state.count * layout.stride[i],
         _place(layout, state, i),
-        _ring(layout, state, i, slot),
+        _ring(layout, state, i, step),
     )
     v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
+    b, a = _basal(layout, state, i), _apical(layout, state, i)
     gain, slope = dynamics.soma_gain, parameters.slopes[i]
     if parameters.families[i] != LOGISTIC:
         vector.step_piecewise(
             size, v, start, state.rate, ring, state.factor, ring,
-            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
         )  # fmt: skip
     elif task.readout == AVERAGE and i > 1:
         vector.step_logistic(
             size, v, start, state.rate, ring, state.factor, ring,
-            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
         )  # fmt: skip
     else:
         vector.step_logistic_rate(
-            size, v, start, state.rate, ring,
-            v, start, basal, start, apical, start, constants, 4 * start, gain, slope,
+            size, v, start, state.rate, ring, v, start, basal, b, apical, a, constants, 3 * start, gain, slope
         )  # fmt: skip
-        if task.readout == AVERAGE:  # the basal voltage of the first layer never leaves its feedforward value
+        if task.readout == AVERAGE:  # the basal voltage of the first layer stays, so the factor is the rate
             move(size, state.factor, ring, state.rate, ring)
 
 
@@ -382,49 +411,52 @@ def _advance_soma(layout, parameters, dynamics, task, state, i, slot):
 def _linear_factor(layout, task, state, i, ring):
     """The factor of the rules that take a difference of voltages."""
     size, start = state.count * layout.stride[i], _place(layout, state, i)
-    vector.subtract(size, state.factor, ring, state.v, start, state.basal, start)
+    vector.subtract(size, state.factor, ring, state.v, start, state.basal, _basal(layout, state, i))
     if task.rule == DERIVATIVE_MATRIX:
         vector.multiply(size, state.factor, ring, state.factor, ring, state.derivative, start)
 
 
 @jit_part
-def _multiply_rates(layout, parameters, state, i, slot):
-    """basal of layer i = W_i times the rate deviations of the layer below in `slot`."""
+def _multiply_rates(layout, parameters, state, i, step):
+    """basal of layer i = W_i times the rate deviations of the layer below after a step."""
     multiply(
-        state.basal, _place(layout, state, i), layout.stride[i], state.count,
-        state.rate, _ring(layout, state, i - 1, slot), layout.stride[i - 1], layout.sizes[i - 1],
+        state.basal, _basal(layout, state, i), layout.stride[i], state.count,
+        state.rate, _ring(layout, state, i - 1, step), layout.stride[i - 1], layout.sizes[i - 1],
         parameters.weights, layout.weights[i],
     )  # fmt: skip
 
 
 @jit_part
-def _multiply_control(layout, parameters, state, i, drive):
+def _multiply_control(layout, parameters, state, i, drive, start):
     """drive of layer i = Q_i times the control signal."""
     depth = layout.sizes.size - 1
     multiply(
-        drive, _place(layout, state, i), layout.stride[i], state.count,
+        drive, start, layout.stride[i], state.count,
         state.control, 0, layout.stride[depth], layout.sizes[depth],
         parameters.feedback, layout.feedback[i],
     )  # fmt: skip
 
 
 @jit_part
-def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step, slot, source):
-    """One step of layer i, which sees the rates in slot `source` of the layer below."""
-    size, start = state.count * layout.stride[i], _place(layout, state, i)
+def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step):
+    """One step of layer i, which sees the rates of the layer below after this step or the one before."""
+    size, apical = state.count * layout.stride[i], _apical(layout, state, i)
     if task.learn_feedback:
-        block = _ring(layout, state, i, slot)
-        move(size, state.apical_block, block, state.apical, start)
+        move(size, state.apical_block, _block(layout, state, i, step), state.apical, apical)
     if i > 1:
-        _multiply_rates(layout, parameters, state, i, source)
+        seen = step if dynamics.instant_transmission else step + state.slots - 1
+        _multiply_rates(layout, parameters, state, i, seen)
+    elif state.keeps_basal == 0:
+        fill(size, state.basal, 0, 0.0)
     direct = _drives_directly(dynamics, minibatch)
     if not dynamics.jacobian_feedback:
-        _multiply_control(layout, parameters, state, i, state.apical if direct else state.drive)
+        start = apical if direct else state.keeps_drive * _place(layout, state, i)
+        _multiply_control(layout, parameters, state, i, state.apical if direct else state.drive, start)
     if not direct:
         _advance_apical(layout, dynamics, minibatch, state, i, step)
-    _advance_soma(layout, parameters, dynamics, task, state, i, slot)
+    _advance_soma(layout, parameters, dynamics, task, state, i, step)
     if task.readout == AVERAGE and task.rule != NONLINEAR_DIFFERENCE:
-        _linear_factor(layout, task, state, i, _ring(layout, state, i, slot))
+        _linear_factor(layout, task, state, i, _ring(layout, state, i, step))
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
@@ -435,9 +467,9 @@ def _flush(layout, task, minibatch, state, results, place, filled):
     """Multiply out the first `filled` slots of the rings into the sums of this shard."""
     for i in range(1, layout.sizes.size):
         if task.readout == AVERAGE:
-            _sum_factors(layout, minibatch, state, results, i, filled)
             if i > 1:
                 _add_weight_products(layout, state, results.outer[place], i, filled)
+            _sum_factors(layout, minibatch, state, results, i, filled)
         if task.learn_feedback:
             _add_feedback_products(layout, state, results.outer_feedback[place], i, filled)
 
@@ -446,7 +478,7 @@ def _flush(layout, task, minibatch, state, results, place, filled):
 def _add_weight_products(layout, state, outer, i, filled):
     """outer of layer i += factor_i x rate_{i-1}, over samples and steps."""
     add_outer(
-        outer, layout.outer[i], layout.stride[i - 1], layout.sizes[i],
+        outer, layout.outer_shard[i], layout.sizes[i], 0, layout.sizes[i],
         state.factor, _ring(layout, state, i, 0), layout.stride[i],
         state.rate, _ring(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
     )  # fmt: skip
@@ -457,35 +489,34 @@ def _add_feedback_products(layout, state, outer, i, filled):
     """outer of layer i += u(t+1) x v_fb_i(t), over samples and steps."""
     depth = layout.sizes.size - 1
     add_outer(
-        outer, layout.outer_feedback[i], layout.stride[i], layout.sizes[depth],
+        outer, layout.outer_feedback[i], layout.sizes[depth], 0, layout.sizes[depth],
         state.control_block, 0, layout.stride[depth],
-        state.apical_block, _ring(layout, state, i, 0), layout.stride[i], filled * state.count,
+        state.apical_block, _block(layout, state, i, 0), layout.stride[i], filled * state.count,
     )  # fmt: skip
 
 
 @jit_part
 def _sum_factors(layout, minibatch, state, results, i, filled):
-    """Add the factors of the filled slots to their sums over time, in float64."""
-    n, stride = layout.sizes[i], layout.stride[i]
-    samples = minibatch.gap.shape[0]
-    for slot in range(filled):
-        ring = _ring(layout, state, i, slot)
-        for s in range(state.count):
-            dense = layout.dense[i] * samples + (state.first + s) * n
-            add(n, results.factor, dense, state.factor, ring + s * stride)
+    """Add the factors of the filled slots, summed up in the first, to their sums over time in float64."""
+    n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, 0)
+    samples, size, factor = minibatch.gap.shape[0], state.count * layout.stride[i], state.factor
+    for step in range(1, filled):
+        vector.combine(size, factor, ring, factor, ring, factor, _ring(layout, state, i, step), 1.0, 1.0)
+    for s in range(state.count):
+        add(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, factor, ring + s * stride)
 
 
 @jit_part
-def _finish(layout, parameters, task, minibatch, state, results, slot):
+def _finish(layout, parameters, task, minibatch, state, results, step):
     """Leave the last state, and for the final readout its factor with the basal voltage that the last rates imply."""
     samples, depth = minibatch.gap.shape[0], layout.sizes.size - 1
     for s in range(state.count):
         for k in range(layout.sizes[depth]):
             results.u[state.first + s, k] = state.u[s, k]
     for i in range(1, depth + 1):
-        n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, slot)
+        n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, step)
         if task.readout == FINAL:
-            _final_factor(layout, parameters, task, state, i, slot)
+            _final_factor(layout, parameters, task, state, i, step)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
             move(n, results.rate, dense, state.rate, ring + s * stride)
@@ -494,11 +525,11 @@ def _finish(layout, parameters, task, minibatch, state, results, slot):
 
 
 @jit_part
-def _final_factor(layout, parameters, task, state, i, slot):
+def _final_factor(layout, parameters, task, state, i, step):
     size, start, ring = (
         state.count * layout.stride[i],
         _place(layout, state, i),
-        _ring(layout, state, i, slot),
+        _ring(layout, state, i, step),
     )
     if task.rule != NONLINEAR_DIFFERENCE:
         _linear_factor(layout, task, state, i, ring)
@@ -506,15 +537,15 @@ def _final_factor(layout, parameters, task, state, i, slot):
     v, basal, constants, slope = state.v, state.basal, state.constants, parameters.slopes[i]
     vector.subtract(size, v, start, v, start, basal, start)
     if i > 1:
-        _multiply_rates(layout, parameters, state, i, slot)
+        _multiply_rates(layout, parameters, state, i, step)
     vector.combine(size, v, start, v, start, basal, start, 1.0, 1.0)
     if parameters.families[i] == LOGISTIC:
         vector.difference_logistic(
-            size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope
+            size, state.factor, ring, v, start, basal, start, constants, 3 * start, slope
         )
     else:
         vector.difference_piecewise(
-            size, state.factor, ring, v, start, basal, start, constants, 4 * start, slope
+            size, state.factor, ring, v, start, basal, start, constants, 3 * start, slope
         )
 
 
@@ -533,7 +564,7 @@ def _error_norm(dynamics, minibatch, state, s):
 
 
 @jit_part
-def _record(layout, dynamics, minibatch, state, records, time, slot):
+def _record(layout, dynamics, minibatch, state, records, time, step):
     """Write the state at a recorded time point; expects state.error to be up to date."""
     samples, depth = minibatch.gap.shape[0], layout.sizes.size - 1
     outputs = layout.sizes[depth]
@@ -554,7 +585,7 @@ def _record(layout, dynamics, minibatch, state, records, time, slot):
             n = layout.sizes[i]
             dense = layout.dense[i] * samples + b * n
             here = _place(layout, state, i) + s * layout.stride[i]
-            ring = _ring(layout, state, i, slot) + s * layout.stride[i]
+            ring = _ring(layout, state, i, step) + s * layout.stride[i]
             out = records.count * records.times * layout.dense[i] + line * n
             for j in range(n):
                 if records.v.size:
@@ -574,31 +605,27 @@ def run_shard(layout, parameters, dynamics, task, minibatch, results, records, f
     Args:
         place: row of results.outer and results.outer_feedback that belongs to this shard.
     """
-    depth = layout.sizes.size - 1
+    depth, steps = layout.sizes.size - 1, dynamics.steps
     state = _new_state(layout, parameters, dynamics, task, minibatch, first, count)
     _set_constants(layout, parameters, minibatch, state)
     if task.rule == DERIVATIVE_MATRIX:
         for i in range(1, depth + 1):
-            _derivatives(
-                layout, parameters, state, i, state.basal, state.derivative, _place(layout, state, i)
-            )
-    slots = state.slots
-    _control_error(layout, dynamics, minibatch, state, slots - 1)
+            _derivatives(layout, parameters, state, i, state.v, state.derivative, _place(layout, state, i))
+    before = state.slots - 1  # where the rings hold the initial state
+    _control_error(layout, dynamics, minibatch, state, before)
     if task.record_every > 0:
-        _record(layout, dynamics, minibatch, state, records, 0, slots - 1)
-    for step in range(dynamics.steps):
-        slot = step % slots
-        previous = (step + slots - 1) % slots
-        _advance_controller(layout, dynamics, task, minibatch, state, step, slot)
+        _record(layout, dynamics, minibatch, state, records, 0, before)
+    for step in range(steps):
+        _advance_controller(layout, dynamics, task, minibatch, state, step)
         if dynamics.jacobian_feedback:
             drive = state.apical if _drives_directly(dynamics, minibatch) else state.drive
-            _jacobian_control(layout, parameters, state, drive, slot)
-        source = slot if dynamics.instant_transmission else previous
+            _jacobian_control(layout, parameters, state, drive, step)
         for i in range(1, depth + 1):
-            _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step, slot, source)
-        _control_error(layout, dynamics, minibatch, state, slot)
+            _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step)
+        _control_error(layout, dynamics, minibatch, state, step)
         if task.record_every > 0 and (step + 1) % task.record_every == 0:
-            _record(layout, dynamics, minibatch, state, records, (step + 1) // task.record_every, slot)
-        if slot == slots - 1 or step == dynamics.steps - 1:
-            _flush(layout, task, minibatch, state, results, place, slot + 1)
-    _finish(layout, parameters, task, minibatch, state, results, (dynamics.steps - 1) % slots)
+            _record(layout, dynamics, minibatch, state, records, (step + 1) // task.record_every, step)
+        filled = step % state.block + 1
+        if filled == state.block or step == steps - 1:
+            _flush(layout, task, minibatch, state, results, place, filled)
+    _finish(layout, parameters, task, minibatch, state, results, steps - 1)

@@ -24,5 +24,11 @@ def jit(function):
 
 def jit_part(function):
     """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own."""
-    flags = {**FLAGS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    flags = {
+        **FLAGS,
+        "cache": False,
+        "forceinline": True,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     return numba.jit(**flags)(function)

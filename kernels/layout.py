@@ -25,8 +25,13 @@ class Layout(NamedTuple):
     weights: np.ndarray  # (L+2,) start of the packed weights of layer i
     feedback: np.ndarray  # (L+2,) start of the packed feedback weights of layer i
     transposed: np.ndarray  # (L+2,) start of the packed W_{i+1}^T that leads back to layer i
-    outer: np.ndarray  # (L+2,) start of the (n_i, stride_{i-1}) weight update of layer i
-    outer_feedback: np.ndarray  # (L+2,) start of the (n_L, stride_i) transposed feedback update of layer i
+    outer: np.ndarray  # (L+2,) start of the (n_i, n_{i-1}) weight update of layer i, in panels
+    outer_shard: (
+        np.ndarray
+    )  # (L+2,) the same without the first layer, for which a shard needs only a sum over time
+    outer_feedback: (
+        np.ndarray
+    )  # (L+2,) start of the transposed, (n_L, n_i), feedback update of layer i, in panels
     widest: int  # largest stride of a layer
 
 
@@ -51,6 +56,7 @@ def layout(sizes, dtype):
     stride = np.array([row_stride(n, dtype) for n in sizes], np.int64)
     outputs = sizes[-1]
     above = np.append(sizes[2:], 0)
+    outer = sizes[1:] * stride[:-1]
     return Layout(
         sizes=sizes,
         stride=stride,
@@ -59,7 +65,8 @@ def layout(sizes, dtype):
         weights=_starts(stride[1:] * sizes[:-1]),
         feedback=_starts(stride[1:] * outputs),
         transposed=_starts(stride[1:] * above),
-        outer=_starts(sizes[1:] * stride[:-1]),
+        outer=_starts(outer),
+        outer_shard=_starts(np.append(0, outer[1:])),
         outer_feedback=_starts(outputs * stride[1:]),
         widest=int(stride[1:].max()),
     )
@@ -80,6 +87,14 @@ def _panels(matrix, stride, dtype):
     packed = np.zeros(stride * inputs, dtype)
     packed[: whole * inputs] = padded[:whole].reshape(-1, width, inputs).transpose(0, 2, 1).ravel()
     return packed
+
+
+def unpack(flat, outputs, inputs):
+    """A matrix (outputs, inputs) from panels of columns, `[panel][output][input within the panel]`."""
+    width = panel_width(flat.dtype)
+    whole = -(-inputs // width)
+    panels = flat[: whole * outputs * width].reshape(whole, outputs, width)
+    return panels.transpose(1, 0, 2).reshape(outputs, whole * width)[:, :inputs]
 
 
 def padded_rows(array, stride, dtype):

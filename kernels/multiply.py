@@ -5,7 +5,7 @@ instruction is a fused multiply-add. The inner sum runs in the order of its inde
 the tile: a sample's result does not depend on the samples beside it. `kernels/README.md` has the measurements.
 
 Weights W (outputs x inputs) are packed in panels of PANEL outputs, `packed[panel, input, output within the panel]`,
-padded with zeros. Rows of activities have a stride that is a multiple of PANEL (see `layout`).
+padded with zeros; sums of outer products lie in panels as well. Rows of activities have a stride that is a multiple of PANEL (see `layout`).
 """
 
 import numpy as np
@@ -216,12 +216,16 @@ def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, pack
 
 @jit
 def add_outer(
-    total, start, total_stride, outputs, post, post_start, post_stride, pre, pre_start, pre_stride, rows
+    total, start, outputs, first, count, post, post_start, post_stride, pre, pre_start, pre_stride, rows
 ):
-    """total += post^T pre, summed over `rows` rows (samples and steps): post (rows, outputs), pre (rows, total_stride)."""
+    """total += post^T pre, summed over `rows` rows (samples and steps), for outputs first .. first + count.
+
+    post is (rows, outputs), pre (rows, inputs); total is in panels, `[panel of inputs][output][input within the panel]`,
+    so that a tile is one piece of memory.
+    """
     width = _width(total)
-    for column in range(0, total_stride - width + 1, width):
+    for column in range(0, pre_stride - width + 1, width):
         _panel_of_columns(
-            total, start + column, total_stride,
-            post, post_start, post_stride, pre, pre_start + column, pre_stride, outputs, rows, True,
+            total, start + column * outputs + first * width, width,
+            post, post_start + first, post_stride, pre, pre_start + column, pre_stride, count, rows, True,
         )  # fmt: skip

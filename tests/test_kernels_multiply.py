@@ -5,7 +5,7 @@ import pytest
 
 from dfc_numba.kernels import layout as layouts
 from dfc_numba.kernels.jit import JIT_DISABLED
-from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows, row_stride
+from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows, row_stride, unpack
 from dfc_numba.kernels.multiply import add_outer, multiply, panel_width
 
 DTYPES = ["float32", "float64"]
@@ -49,14 +49,20 @@ def product(x, weights, *, start=0):
 
 
 def outer(post, pre, total, *, start=0):
-    """total + post^T pre by the kernel: (outputs, stride of the inputs); total is (outputs, inputs)."""
+    """total + post^T pre by the kernel: (outputs, whole panels of inputs); total is (outputs, inputs)."""
     dtype, (rows, outputs), inputs = post.dtype, post.shape, pre.shape[1]
-    strides = row_stride(outputs, dtype), row_stride(inputs, dtype)
-    sums = rows_at(total, strides[1], start, dtype)
+    strides, width = (row_stride(outputs, dtype), row_stride(inputs, dtype)), panel_width(dtype)
+    whole = -(-inputs // width)
+    padded = np.zeros((outputs, whole * width), dtype)
+    padded[:, :inputs] = total
+    panels = padded.reshape(outputs, whole, width).transpose(1, 0, 2).ravel()
+    sums = np.concatenate(
+        [np.full(start, UNTOUCHED, dtype), panels, np.full(strides[1] * outputs, UNTOUCHED, dtype)]
+    )
     left, right = rows_at(post, strides[0], start, dtype), rows_at(pre, strides[1], start, dtype)
-    add_outer(sums, start, strides[1], outputs, left, start, strides[0], right, start, strides[1], rows)
+    add_outer(sums, start, outputs, 0, outputs, left, start, strides[0], right, start, strides[1], rows)
     assert np.all(sums[:start] == UNTOUCHED)
-    return sums[start:].reshape(outputs, strides[1])
+    return unpack(sums[start:], outputs, strides[1] // width * width)
 
 
 def exact_and_bound(left, right, terms):
@@ -171,6 +177,7 @@ def test_layout_places_follow_each_other(dtype):
         "feedback": [strides[i] * sizes[-1] for i in range(1, 5)],
         "transposed": [strides[i] * sizes[i + 1] for i in range(1, 4)] + [0],
         "outer": [sizes[i] * strides[i - 1] for i in range(1, 5)],
+        "outer_shard": [0] + [sizes[i] * strides[i - 1] for i in range(2, 5)],
         "outer_feedback": [sizes[-1] * strides[i] for i in range(1, 5)],
     }
     for name, expected in lengths.items():

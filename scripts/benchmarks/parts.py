@@ -66,9 +66,9 @@ def _repeat_multiply(times, out, out_stride, rows, x, x_stride, inner, packed):
 
 
 @jit
-def _repeat_add_outer(times, total, total_stride, outputs, post, post_stride, pre, rows):
+def _repeat_add_outer(times, total, outputs, post, post_stride, pre, pre_stride, rows):
     for _ in range(times):
-        add_outer(total, 0, total_stride, outputs, post, 0, post_stride, pre, 0, total_stride, rows)
+        add_outer(total, 0, outputs, 0, outputs, post, 0, post_stride, pre, 0, pre_stride, rows)
 
 
 @jit
@@ -80,8 +80,8 @@ def _repeat_activations(times, size, v, rate, factor, basal, apical, constants, 
 
 
 @jit
-def _set_constants(size, constants, v, slope):
-    elementwise.logistic_constants(size, constants, 0, v, 0, slope)
+def _set_constants(size, constants, v, slope, limit):
+    elementwise.logistic_constants(size, constants, 0, v, 0, slope, limit)
 
 
 def our_part(part, dtype, times):
@@ -105,15 +105,15 @@ def _our_outer(part, dtype, times):
     wide, narrow = row_stride(part.outputs, dtype), row_stride(part.inner, dtype)
     post, pre = (_normal(part.rows * stride, dtype) for stride in (wide, narrow))
     total = np.zeros(part.outputs * narrow, dtype)
-    return lambda: _repeat_add_outer(times, total, narrow, part.outputs, post, wide, pre, part.rows)
+    return lambda: _repeat_add_outer(times, total, part.outputs, post, wide, pre, narrow, part.rows)
 
 
 def _our_activations(part, dtype, times):
     size = part.rows * row_stride(part.outputs, dtype)
     v, basal, apical = (DEVIATION * _normal(size, dtype) for _ in range(3))
-    rate, factor, constants = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(4 * size, dtype)
+    rate, factor, constants = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(3 * size, dtype)
     gain, slope = dtype.type(SOMA_GAIN), dtype.type(SLOPE)
-    _set_constants(size, constants, _normal(size, dtype), slope)
+    _set_constants(size, constants, _normal(size, dtype), slope, elementwise.ARGUMENT_LIMIT[dtype.itemsize])
     return lambda: _repeat_activations(times, size, v, rate, factor, basal, apical, constants, gain, slope)
 
 
