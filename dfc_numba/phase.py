@@ -6,8 +6,9 @@ import numpy as np
 
 from dfc_numba import threads
 from dfc_numba.controller import Controller
-from dfc_numba.kernels import feedback_phase as kernel
+from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
+from dfc_numba.kernels.feedback_phase import run_shard
 from dfc_numba.kernels.layout import Layout, dense_views, layout, pack
 from dfc_numba.network import feedforward_state
 from dfc_numba.noise import as_key, given_draws
@@ -213,19 +214,7 @@ def _run_shards(phase, task, results, records, pieces):
     results.outer_feedback[:] = 0
 
     def run_one(place):
-        first, count = pieces[place]
-        kernel.run_shard(
-            phase.places,
-            phase.parameters,
-            phase.dynamics,
-            task,
-            phase.minibatch,
-            results,
-            records,
-            first,
-            count,
-            place,
-        )
+        _run_shard(phase, task, results, records, pieces[place], place)
 
     threads.run(len(pieces), run_one, work=work)
 
@@ -240,18 +229,14 @@ def _run_again(phase, task, results, records, pieces):
         for flat in (results.factor, results.rate):
             for layer in dense_views(flat, phase.count, phase.network.sizes):
                 layer[first : first + count] = 0
-        kernel.run_shard(
-            phase.places,
-            phase.parameters,
-            phase.dynamics,
-            task,
-            phase.minibatch,
-            results,
-            records,
-            first,
-            count,
-            place,
-        )
+        _run_shard(phase, task, results, records, (first, count), place)
+
+
+def _run_shard(phase, task, results, records, shard, place):
+    """Simulate the samples of one shard, (first, count); its sums go to the row `place`."""
+    run_shard(
+        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, place
+    )  # fmt: skip
 
 
 def _convergence(phase, results, chosen):

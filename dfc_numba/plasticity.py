@@ -7,7 +7,7 @@ import numpy as np
 from dfc_numba import threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.equilibrium import steady_state
-from dfc_numba.kernels import feedback_phase as kernel
+from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.layout import layout, padded_rows, unpack
 from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.phase import prepare, run

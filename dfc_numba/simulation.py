@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from dfc_numba import memory
-from dfc_numba.kernels import feedback_phase as kernel
+from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.options import Count, options
 from dfc_numba.phase import prepare, run

@@ -9,11 +9,10 @@ For step t -> t+1 (the dynamics and plasticity of DFC, Meulemans et al. 2021; Eu
 
 What is stored and evolved are the deviations of v, v_ff and r from the feedforward state (names in the code: v, basal,
 rate), which keep their digits however small the nudge. Products for the updates are taken over blocks of steps: `rate`,
-`factor` (= phi(v) - phi(v_ff)), and for the feedback weights `apical` and `control`, are kept for `slots` steps in rings
-`[layer][slot][sample][unit]` that `_flush` multiplies out. The controller itself runs in float64 for either dtype.
+`factor` (= phi(v) - phi(v_ff)), and for the feedback weights `apical` and `control`, are kept for a few steps in rings
+`[layer][slot][sample][unit]` that `_flush` multiplies out (`phase_state` has the arrays). The controller itself runs in
+float64 for either dtype.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,234 +20,30 @@ from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, multiply
-from dfc_numba.kernels.noise import normals, scratch
+from dfc_numba.kernels.noise import normals
+from dfc_numba.kernels.phase_state import (
+    AVERAGE,
+    DERIVATIVE_MATRIX,
+    FINAL,
+    KEYED_NOISE,
+    NO_NOISE,
+    NONLINEAR_DIFFERENCE,
+    apical_start,
+    basal_start,
+    block_start,
+    drives_directly,
+    layer_start,
+    new_state,
+    ring_start,
+    set_constants,
+)
 from dfc_numba.kernels.rows import add, fill, move
-
-NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
-NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
-NO_READOUT, AVERAGE, FINAL = 0, 1, 2
-BLOCK_ROWS = 64  # samples x steps that one product for the updates takes together
-
-
-class Parameters(NamedTuple):
-    """The network in packed form; index 0 of the activation arrays is unused."""
-
-    families: np.ndarray
-    slopes: np.ndarray  # in the dtype of the network
-    argument_limit: float  # where an activation saturates in this dtype
-    weights: np.ndarray
-    feedback: np.ndarray
-    transposed: np.ndarray  # empty unless the feedback is the Jacobian's
-
-
-class Dynamics(NamedTuple):
-    """The controller's options, as the step needs them (all gains are dt / tau; 1 means instantaneous)."""
-
-    steps: int
-    dt: float
-    alpha: float
-    k_p: float
-    soma_gain: float
-    apical_gain: float
-    control_gain: float
-    noise_gain: float  # weight of a draw in v_fb (white) or in the filter's state (low-passed)
-    noise_keep: float  # what the filter keeps per step; negative for white noise
-    sigma: float
-    sigma_output: float
-    instant_transmission: bool
-    proactive: bool
-    softmax: bool
-    jacobian_feedback: bool
-    leak_integral: bool
-
-
-class Task(NamedTuple):
-    """What is asked of the simulation."""
-
-    readout: int
-    rule: int
-    learn_feedback: bool
-    high_pass_gain: float  # dt / tau_f, or 0 for the control signal as it is
-    record_every: int  # 0: nothing is recorded
-
-
-class Minibatch(NamedTuple):
-    """The minibatch; dense arrays are flat `[layer][sample][unit]`, in float64."""
-
-    v_ff: np.ndarray
-    r_ff: np.ndarray
-    gap: np.ndarray  # (B, n_L) r* - r_L(feedforward)
-    target: np.ndarray  # (B, n_L)
-    active: np.ndarray  # (B,) False: the sample is held at its feedforward state
-    noise_source: int
-    noise_key: int  # uint64
-    noise_samples: np.ndarray  # (B,) uint64 numbers that tell the samples apart
-    noise_given: np.ndarray  # flat [layer][time][sample][unit]
-
-
-class Results(NamedTuple):
-    """Where a shard leaves its results."""
-
-    factor: np.ndarray  # dense: sum over time of the factor (average), or its last value (final)
-    rate: np.ndarray  # dense: last deviation of the rates
-    u: np.ndarray  # (B, n_L) last control signal
-    outer: np.ndarray  # (shards at a time, total of `outer_shard`) sum of factor x rate deviation
-    outer_feedback: np.ndarray  # (shards at a time, total) sum of u x v_fb
-
-
-class Records(NamedTuple):
-    """Recorded trajectories; dense arrays are flat `[layer][time][sample][unit]`, empty where not asked for."""
-
-    row: np.ndarray  # (B,) place of a sample among the recorded ones, or -1
-    count: int  # recorded samples
-    times: int  # recorded time points
-    u: np.ndarray
-    u_int: np.ndarray
-    error: np.ndarray
-    v: np.ndarray
-    v_ff: np.ndarray
-    v_fb: np.ndarray
-    r: np.ndarray
-
-
-class State(NamedTuple):
-    """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""
-
-    first: int
-    count: int  # samples of this shard
-    slots: int  # of the rings of rates and factors
-    block: int  # steps that one product takes together, slots of the rings for feedback learning
-    keeps_basal: int  # 1: one region per layer, 0: scratch that the layers share
-    keeps_apical: int
-    keeps_drive: int
-    v: np.ndarray
-    basal: np.ndarray
-    apical: np.ndarray
-    drive: np.ndarray
-    noise: np.ndarray
-    constants: np.ndarray  # per layer three arrays [sample][unit]: q, G, shift of a logistic layer, or v_ff
-    derivative: np.ndarray  # phi'(v_ff), where the rule needs it
-    rate: np.ndarray  # ring
-    factor: np.ndarray  # ring
-    apical_block: np.ndarray  # ring
-    control_block: np.ndarray  # [slot][sample][output]
-    control: np.ndarray  # [sample][output] the signal that the layers receive
-    draw: np.ndarray
-    draw_work: np.ndarray
-    u: np.ndarray  # the rest: (sample, output), float64
-    u_int: np.ndarray
-    u_filtered: np.ndarray
-    u_slow: np.ndarray
-    error: np.ndarray
-    output: np.ndarray  # r_L
-
-
-@jit_part
-def _place(layout, state, i):
-    """Start of layer i in the flat arrays of a shard."""
-    return state.count * layout.rows[i]
-
-
-@jit_part
-def _basal(layout, state, i):
-    """Start of layer i's basal voltages."""
-    return state.keeps_basal * _place(layout, state, i)
-
-
-@jit_part
-def _apical(layout, state, i):
-    """Start of layer i's apical voltages."""
-    return state.keeps_apical * _place(layout, state, i)
-
-
-@jit_part
-def _ring(layout, state, i, step):
-    """Start of layer i in the rings of rates and factors, after a step."""
-    return state.count * (layout.rows[i] * state.slots + step % state.slots * layout.stride[i])
-
-
-@jit_part
-def _block(layout, state, i, step):
-    """Start of layer i in the ring of apical voltages for feedback learning."""
-    return state.count * (layout.rows[i] * state.block + step % state.block * layout.stride[i])
-
-
-@jit_part
-def _drives_directly(dynamics, minibatch):
-    """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
-    return dynamics.apical_gain == 1.0 and minibatch.noise_source == NO_NOISE
-
-
-@jit_part
-def _new_state(layout, parameters, dynamics, task, minibatch, first, count):
-    dtype = parameters.weights.dtype
-    depth = layout.sizes.size - 1
-    total, scratch_size = count * layout.rows[depth + 1], count * layout.widest
-    outputs = layout.sizes[depth]
-    noisy = minibatch.noise_source != NO_NOISE
-    direct, filtered = _drives_directly(dynamics, minibatch), noisy and dynamics.noise_keep >= 0.0
-    block = max(2, BLOCK_ROWS // count)
-    averages, learns, records = task.readout == AVERAGE, task.learn_feedback, task.record_every > 0
-    slots = block if averages else 2
-    # what is needed within one layer's step only is kept small, for the sake of the cache
-    keeps_basal = 1 if task.readout == FINAL or records else 0
-    keeps_apical = 1 if not direct or learns or records or dynamics.jacobian_feedback else 0
-    keeps_drive = 1 if dynamics.jacobian_feedback else 0
-    return State(
-        first,
-        count,
-        slots,
-        block,
-        keeps_basal,
-        keeps_apical,
-        keeps_drive,
-        np.zeros(total, dtype),
-        np.zeros(total if keeps_basal == 1 else scratch_size, dtype),
-        np.zeros(total if keeps_apical == 1 else scratch_size, dtype),
-        np.zeros(0 if direct else (total if keeps_drive == 1 else scratch_size), dtype),
-        np.zeros(total if filtered else 0, dtype),
-        np.zeros(3 * total, dtype),
-        np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
-        np.zeros(slots * total, dtype),
-        np.zeros(slots * total, dtype),
-        np.zeros(block * total if learns else 0, dtype),
-        np.zeros(block * count * layout.stride[depth] if learns else 0, dtype),
-        np.zeros(count * layout.stride[depth], dtype),
-        np.zeros(scratch_size if noisy else 0, dtype),
-        scratch(layout.widest),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-    )
-
-
-@jit_part
-def _set_constants(layout, parameters, minibatch, state):
-    """Constants of the activation differences at the feedforward voltages, computed in float64."""
-    samples = minibatch.gap.shape[0]
-    for i in range(1, layout.sizes.size):
-        n, stride = layout.sizes[i], layout.stride[i]
-        size = state.count * stride
-        exact = np.zeros(4 * size)
-        for s in range(state.count):
-            dense = layout.dense[i] * samples + (state.first + s) * n
-            move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
-        if parameters.families[i] == LOGISTIC:
-            slope = np.float64(parameters.slopes[i])
-            vector.logistic_constants(size, exact, 0, exact, 3 * size, slope, parameters.argument_limit)
-        else:
-            move(size, exact, 0, exact, 3 * size)
-        start = 3 * _place(layout, state, i)
-        move(3 * size, state.constants, start, exact, 0)
 
 
 @jit_part
 def _derivatives(layout, parameters, state, i, v, out, out_start):
     """out = phi'(v_ff + v) of layer i."""
-    size, start, slope = state.count * layout.stride[i], _place(layout, state, i), parameters.slopes[i]
+    size, start, slope = state.count * layout.stride[i], layer_start(layout, state, i), parameters.slopes[i]
     if parameters.families[i] == LOGISTIC:
         vector.derivative_logistic(size, out, out_start, v, start, state.constants, 3 * start, slope)
     else:
@@ -275,7 +70,7 @@ def _control_error(layout, dynamics, minibatch, state, step):
     """state.error = r* - r_L or r* - softmax(r_L), at the rates after a step."""
     depth, samples = layout.sizes.size - 1, minibatch.gap.shape[0]
     outputs, stride = layout.sizes[depth], layout.stride[depth]
-    ring = _ring(layout, state, depth, step)
+    ring = ring_start(layout, state, depth, step)
     for s in range(state.count):
         b = state.first + s
         feedforward = layout.dense[depth] * samples + b * outputs
@@ -322,11 +117,15 @@ def _jacobian_control(layout, parameters, state, drive, step):
     """drive of every layer = J_i(v)^T u, layer by layer from the output down; `factor` is scratch."""
     depth = layout.sizes.size - 1
     for i in range(depth, 0, -1):
-        stride, start, ring = layout.stride[i], _place(layout, state, i), _ring(layout, state, i, step)
+        stride, start, ring = (
+            layout.stride[i],
+            layer_start(layout, state, i),
+            ring_start(layout, state, i, step),
+        )
         if i == depth:
             move(state.count * stride, drive, start, state.control, 0)
         else:
-            above = _place(layout, state, i + 1)
+            above = layer_start(layout, state, i + 1)
             multiply(
                 drive, start, stride, state.count,
                 drive, above, layout.stride[i + 1], layout.sizes[i + 1],
@@ -359,9 +158,9 @@ def _draw_noise(layout, dynamics, minibatch, state, i, step):
 @jit_part
 def _advance_apical(layout, dynamics, minibatch, state, i, step):
     """Apical voltage of layer i from its drive and noise, which is white or has a low-pass filter of its own."""
-    size, start, gain = state.count * layout.stride[i], _apical(layout, state, i), dynamics.apical_gain
+    size, start, gain = state.count * layout.stride[i], apical_start(layout, state, i), dynamics.apical_gain
     apical, drive, keep = state.apical, state.drive, 1.0 - dynamics.apical_gain
-    source = state.keeps_drive * _place(layout, state, i)
+    source = state.keeps_drive * layer_start(layout, state, i)
     if minibatch.noise_source == NO_NOISE:
         vector.combine(size, apical, start, apical, start, drive, source, keep, gain)
         return
@@ -373,7 +172,7 @@ def _advance_apical(layout, dynamics, minibatch, state, i, step):
             size, apical, start, apical, start, drive, source, state.draw, 0, keep, gain, amplitude
         )
     else:
-        noise, own = state.noise, _place(layout, state, i)
+        noise, own = state.noise, layer_start(layout, state, i)
         vector.combine(size, noise, own, noise, own, state.draw, 0, dynamics.noise_keep, dynamics.noise_gain)
         vector.combine_noisy(size, apical, start, apical, start, drive, source, noise, own, keep, gain, sigma)
 
@@ -383,11 +182,11 @@ def _advance_soma(layout, parameters, dynamics, task, state, i, step):
     """Soma, rate and, for an average over time, factor of layer i from its compartments."""
     size, start, ring = (
         state.count * layout.stride[i],
-        _place(layout, state, i),
-        _ring(layout, state, i, step),
+        layer_start(layout, state, i),
+        ring_start(layout, state, i, step),
     )
     v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
-    b, a = _basal(layout, state, i), _apical(layout, state, i)
+    b, a = basal_start(layout, state, i), apical_start(layout, state, i)
     gain, slope = dynamics.soma_gain, parameters.slopes[i]
     if parameters.families[i] != LOGISTIC:
         vector.step_piecewise(
@@ -410,8 +209,8 @@ def _advance_soma(layout, parameters, dynamics, task, state, i, step):
 @jit_part
 def _linear_factor(layout, task, state, i, ring):
     """The factor of the rules that take a difference of voltages."""
-    size, start = state.count * layout.stride[i], _place(layout, state, i)
-    vector.subtract(size, state.factor, ring, state.v, start, state.basal, _basal(layout, state, i))
+    size, start = state.count * layout.stride[i], layer_start(layout, state, i)
+    vector.subtract(size, state.factor, ring, state.v, start, state.basal, basal_start(layout, state, i))
     if task.rule == DERIVATIVE_MATRIX:
         vector.multiply(size, state.factor, ring, state.factor, ring, state.derivative, start)
 
@@ -420,8 +219,8 @@ def _linear_factor(layout, task, state, i, ring):
 def _multiply_rates(layout, parameters, state, i, step):
     """basal of layer i = W_i times the rate deviations of the layer below after a step."""
     multiply(
-        state.basal, _basal(layout, state, i), layout.stride[i], state.count,
-        state.rate, _ring(layout, state, i - 1, step), layout.stride[i - 1], layout.sizes[i - 1],
+        state.basal, basal_start(layout, state, i), layout.stride[i], state.count,
+        state.rate, ring_start(layout, state, i - 1, step), layout.stride[i - 1], layout.sizes[i - 1],
         parameters.weights, layout.weights[i],
     )  # fmt: skip
 
@@ -440,23 +239,23 @@ def _multiply_control(layout, parameters, state, i, drive, start):
 @jit_part
 def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step):
     """One step of layer i, which sees the rates of the layer below after this step or the one before."""
-    size, apical = state.count * layout.stride[i], _apical(layout, state, i)
+    size, apical = state.count * layout.stride[i], apical_start(layout, state, i)
     if task.learn_feedback:
-        move(size, state.apical_block, _block(layout, state, i, step), state.apical, apical)
+        move(size, state.apical_block, block_start(layout, state, i, step), state.apical, apical)
     if i > 1:
         seen = step if dynamics.instant_transmission else step + state.slots - 1
         _multiply_rates(layout, parameters, state, i, seen)
     elif state.keeps_basal == 0:
         fill(size, state.basal, 0, 0.0)
-    direct = _drives_directly(dynamics, minibatch)
+    direct = drives_directly(dynamics, minibatch)
     if not dynamics.jacobian_feedback:
-        start = apical if direct else state.keeps_drive * _place(layout, state, i)
+        start = apical if direct else state.keeps_drive * layer_start(layout, state, i)
         _multiply_control(layout, parameters, state, i, state.apical if direct else state.drive, start)
     if not direct:
         _advance_apical(layout, dynamics, minibatch, state, i, step)
     _advance_soma(layout, parameters, dynamics, task, state, i, step)
     if task.readout == AVERAGE and task.rule != NONLINEAR_DIFFERENCE:
-        _linear_factor(layout, task, state, i, _ring(layout, state, i, step))
+        _linear_factor(layout, task, state, i, ring_start(layout, state, i, step))
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
@@ -479,8 +278,8 @@ def _add_weight_products(layout, state, outer, i, filled):
     """outer of layer i += factor_i x rate_{i-1}, over samples and steps."""
     add_outer(
         outer, layout.outer_shard[i], layout.sizes[i], 0, layout.sizes[i],
-        state.factor, _ring(layout, state, i, 0), layout.stride[i],
-        state.rate, _ring(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
+        state.factor, ring_start(layout, state, i, 0), layout.stride[i],
+        state.rate, ring_start(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
     )  # fmt: skip
 
 
@@ -491,17 +290,17 @@ def _add_feedback_products(layout, state, outer, i, filled):
     add_outer(
         outer, layout.outer_feedback[i], layout.sizes[depth], 0, layout.sizes[depth],
         state.control_block, 0, layout.stride[depth],
-        state.apical_block, _block(layout, state, i, 0), layout.stride[i], filled * state.count,
+        state.apical_block, block_start(layout, state, i, 0), layout.stride[i], filled * state.count,
     )  # fmt: skip
 
 
 @jit_part
 def _sum_factors(layout, minibatch, state, results, i, filled):
     """Add the factors of the filled slots, summed up in the first, to their sums over time in float64."""
-    n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, 0)
+    n, stride, ring = layout.sizes[i], layout.stride[i], ring_start(layout, state, i, 0)
     samples, size, factor = minibatch.gap.shape[0], state.count * layout.stride[i], state.factor
     for step in range(1, filled):
-        vector.combine(size, factor, ring, factor, ring, factor, _ring(layout, state, i, step), 1.0, 1.0)
+        vector.combine(size, factor, ring, factor, ring, factor, ring_start(layout, state, i, step), 1.0, 1.0)
     for s in range(state.count):
         add(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, factor, ring + s * stride)
 
@@ -514,7 +313,7 @@ def _finish(layout, parameters, task, minibatch, state, results, step):
         for k in range(layout.sizes[depth]):
             results.u[state.first + s, k] = state.u[s, k]
     for i in range(1, depth + 1):
-        n, stride, ring = layout.sizes[i], layout.stride[i], _ring(layout, state, i, step)
+        n, stride, ring = layout.sizes[i], layout.stride[i], ring_start(layout, state, i, step)
         if task.readout == FINAL:
             _final_factor(layout, parameters, task, state, i, step)
         for s in range(state.count):
@@ -528,8 +327,8 @@ def _finish(layout, parameters, task, minibatch, state, results, step):
 def _final_factor(layout, parameters, task, state, i, step):
     size, start, ring = (
         state.count * layout.stride[i],
-        _place(layout, state, i),
-        _ring(layout, state, i, step),
+        layer_start(layout, state, i),
+        ring_start(layout, state, i, step),
     )
     if task.rule != NONLINEAR_DIFFERENCE:
         _linear_factor(layout, task, state, i, ring)
@@ -584,8 +383,8 @@ def _record(layout, dynamics, minibatch, state, records, time, step):
         for i in range(1, depth + 1):
             n = layout.sizes[i]
             dense = layout.dense[i] * samples + b * n
-            here = _place(layout, state, i) + s * layout.stride[i]
-            ring = _ring(layout, state, i, step) + s * layout.stride[i]
+            here = layer_start(layout, state, i) + s * layout.stride[i]
+            ring = ring_start(layout, state, i, step) + s * layout.stride[i]
             out = records.count * records.times * layout.dense[i] + line * n
             for j in range(n):
                 if records.v.size:
@@ -606,11 +405,13 @@ def run_shard(layout, parameters, dynamics, task, minibatch, results, records, f
         place: row of results.outer and results.outer_feedback that belongs to this shard.
     """
     depth, steps = layout.sizes.size - 1, dynamics.steps
-    state = _new_state(layout, parameters, dynamics, task, minibatch, first, count)
-    _set_constants(layout, parameters, minibatch, state)
+    state = new_state(layout, parameters, dynamics, task, minibatch, first, count)
+    set_constants(layout, parameters, minibatch, state)
     if task.rule == DERIVATIVE_MATRIX:
         for i in range(1, depth + 1):
-            _derivatives(layout, parameters, state, i, state.v, state.derivative, _place(layout, state, i))
+            _derivatives(
+                layout, parameters, state, i, state.v, state.derivative, layer_start(layout, state, i)
+            )
     before = state.slots - 1  # where the rings hold the initial state
     _control_error(layout, dynamics, minibatch, state, before)
     if task.record_every > 0:
@@ -618,7 +419,7 @@ def run_shard(layout, parameters, dynamics, task, minibatch, results, records, f
     for step in range(steps):
         _advance_controller(layout, dynamics, task, minibatch, state, step)
         if dynamics.jacobian_feedback:
-            drive = state.apical if _drives_directly(dynamics, minibatch) else state.drive
+            drive = state.apical if drives_directly(dynamics, minibatch) else state.drive
             _jacobian_control(layout, parameters, state, drive, step)
         for i in range(1, depth + 1):
             _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from dfc_numba.kernels import elementwise
-from dfc_numba.kernels.feedback_phase import BLOCK_ROWS
+from dfc_numba.kernels.phase_state import BLOCK_ROWS
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
 from dfc_numba.kernels.multiply import add_outer, multiply

@@ -1,0 +1,235 @@
+"""What a feedback phase is made of: its inputs and results as named tuples, and the state of one shard.
+
+Named tuples of arrays and numbers are what the Python layer hands to `feedback_phase.run_shard`; `State` is everything
+that evolves in a shard, in flat arrays `[layer][sample][unit]`. The functions find layers and steps in these arrays.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dfc_numba.kernels import elementwise as vector
+from dfc_numba.kernels.feedforward import LOGISTIC
+from dfc_numba.kernels.jit import jit_part
+from dfc_numba.kernels.noise import scratch
+from dfc_numba.kernels.rows import move
+
+NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
+NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
+NO_READOUT, AVERAGE, FINAL = 0, 1, 2
+BLOCK_ROWS = 64  # samples x steps that one product for the updates takes together
+
+
+class Parameters(NamedTuple):
+    """The network in packed form; index 0 of the activation arrays is unused."""
+
+    families: np.ndarray
+    slopes: np.ndarray  # in the dtype of the network
+    argument_limit: float  # where an activation saturates in this dtype
+    weights: np.ndarray
+    feedback: np.ndarray
+    transposed: np.ndarray  # empty unless the feedback is the Jacobian's
+
+
+class Dynamics(NamedTuple):
+    """The controller's options, as the step needs them (all gains are dt / tau; 1 means instantaneous)."""
+
+    steps: int
+    dt: float
+    alpha: float
+    k_p: float
+    soma_gain: float
+    apical_gain: float
+    control_gain: float
+    noise_gain: float  # weight of a draw in v_fb (white) or in the filter's state (low-passed)
+    noise_keep: float  # what the filter keeps per step; negative for white noise
+    sigma: float
+    sigma_output: float
+    instant_transmission: bool
+    proactive: bool
+    softmax: bool
+    jacobian_feedback: bool
+    leak_integral: bool
+
+
+class Task(NamedTuple):
+    """What is asked of the simulation."""
+
+    readout: int
+    rule: int
+    learn_feedback: bool
+    high_pass_gain: float  # dt / tau_f, or 0 for the control signal as it is
+    record_every: int  # 0: nothing is recorded
+
+
+class Minibatch(NamedTuple):
+    """The minibatch; dense arrays are flat `[layer][sample][unit]`, in float64."""
+
+    v_ff: np.ndarray
+    r_ff: np.ndarray
+    gap: np.ndarray  # (B, n_L) r* - r_L(feedforward)
+    target: np.ndarray  # (B, n_L)
+    active: np.ndarray  # (B,) False: the sample is held at its feedforward state
+    noise_source: int
+    noise_key: int  # uint64
+    noise_samples: np.ndarray  # (B,) uint64 numbers that tell the samples apart
+    noise_given: np.ndarray  # flat [layer][time][sample][unit]
+
+
+class Results(NamedTuple):
+    """Where a shard leaves its results."""
+
+    factor: np.ndarray  # dense: sum over time of the factor (average), or its last value (final)
+    rate: np.ndarray  # dense: last deviation of the rates
+    u: np.ndarray  # (B, n_L) last control signal
+    outer: np.ndarray  # (shards at a time, total of `outer_shard`) sum of factor x rate deviation
+    outer_feedback: np.ndarray  # (shards at a time, total) sum of u x v_fb
+
+
+class Records(NamedTuple):
+    """Recorded trajectories; dense arrays are flat `[layer][time][sample][unit]`, empty where not asked for."""
+
+    row: np.ndarray  # (B,) place of a sample among the recorded ones, or -1
+    count: int  # recorded samples
+    times: int  # recorded time points
+    u: np.ndarray
+    u_int: np.ndarray
+    error: np.ndarray
+    v: np.ndarray
+    v_ff: np.ndarray
+    v_fb: np.ndarray
+    r: np.ndarray
+
+
+class State(NamedTuple):
+    """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""
+
+    first: int
+    count: int  # samples of this shard
+    slots: int  # of the rings of rates and factors
+    block: int  # steps that one product takes together, slots of the rings for feedback learning
+    keeps_basal: int  # 1: one region per layer, 0: scratch that the layers share
+    keeps_apical: int
+    keeps_drive: int
+    v: np.ndarray
+    basal: np.ndarray
+    apical: np.ndarray
+    drive: np.ndarray
+    noise: np.ndarray
+    constants: np.ndarray  # per layer three arrays [sample][unit]: q, G, shift of a logistic layer, or v_ff
+    derivative: np.ndarray  # phi'(v_ff), where the rule needs it
+    rate: np.ndarray  # ring
+    factor: np.ndarray  # ring
+    apical_block: np.ndarray  # ring
+    control_block: np.ndarray  # [slot][sample][output]
+    control: np.ndarray  # [sample][output] the signal that the layers receive
+    draw: np.ndarray
+    draw_work: np.ndarray
+    u: np.ndarray  # the rest: (sample, output), float64
+    u_int: np.ndarray
+    u_filtered: np.ndarray
+    u_slow: np.ndarray
+    error: np.ndarray
+    output: np.ndarray  # r_L
+
+
+@jit_part
+def layer_start(layout, state, i):
+    """Start of layer i in the flat arrays of a shard."""
+    return state.count * layout.rows[i]
+
+
+@jit_part
+def basal_start(layout, state, i):
+    """Start of layer i's basal voltages."""
+    return state.keeps_basal * layer_start(layout, state, i)
+
+
+@jit_part
+def apical_start(layout, state, i):
+    """Start of layer i's apical voltages."""
+    return state.keeps_apical * layer_start(layout, state, i)
+
+
+@jit_part
+def ring_start(layout, state, i, step):
+    """Start of layer i in the rings of rates and factors, after a step."""
+    return state.count * (layout.rows[i] * state.slots + step % state.slots * layout.stride[i])
+
+
+@jit_part
+def block_start(layout, state, i, step):
+    """Start of layer i in the ring of apical voltages for feedback learning."""
+    return state.count * (layout.rows[i] * state.block + step % state.block * layout.stride[i])
+
+
+@jit_part
+def drives_directly(dynamics, minibatch):
+    """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
+    return dynamics.apical_gain == 1.0 and minibatch.noise_source == NO_NOISE
+
+
+@jit_part
+def new_state(layout, parameters, dynamics, task, minibatch, first, count):
+    dtype = parameters.weights.dtype
+    depth = layout.sizes.size - 1
+    total, scratch_size = count * layout.rows[depth + 1], count * layout.widest
+    outputs = layout.sizes[depth]
+    noisy = minibatch.noise_source != NO_NOISE
+    direct, filtered = drives_directly(dynamics, minibatch), noisy and dynamics.noise_keep >= 0.0
+    block = max(2, BLOCK_ROWS // count)
+    averages, learns, records = task.readout == AVERAGE, task.learn_feedback, task.record_every > 0
+    slots = block if averages else 2
+    # what is needed within one layer's step only is kept small, for the sake of the cache
+    keeps_basal = 1 if task.readout == FINAL or records else 0
+    keeps_apical = 1 if not direct or learns or records or dynamics.jacobian_feedback else 0
+    keeps_drive = 1 if dynamics.jacobian_feedback else 0
+    return State(
+        first,
+        count,
+        slots,
+        block,
+        keeps_basal,
+        keeps_apical,
+        keeps_drive,
+        np.zeros(total, dtype),
+        np.zeros(total if keeps_basal == 1 else scratch_size, dtype),
+        np.zeros(total if keeps_apical == 1 else scratch_size, dtype),
+        np.zeros(0 if direct else (total if keeps_drive == 1 else scratch_size), dtype),
+        np.zeros(total if filtered else 0, dtype),
+        np.zeros(3 * total, dtype),
+        np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
+        np.zeros(slots * total, dtype),
+        np.zeros(slots * total, dtype),
+        np.zeros(block * total if learns else 0, dtype),
+        np.zeros(block * count * layout.stride[depth] if learns else 0, dtype),
+        np.zeros(count * layout.stride[depth], dtype),
+        np.zeros(scratch_size if noisy else 0, dtype),
+        scratch(layout.widest),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+        np.zeros((count, outputs)),
+    )
+
+
+@jit_part
+def set_constants(layout, parameters, minibatch, state):
+    """Constants of the activation differences at the feedforward voltages, computed in float64."""
+    samples = minibatch.gap.shape[0]
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        size = state.count * stride
+        exact = np.zeros(4 * size)
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
+        if parameters.families[i] == LOGISTIC:
+            slope = np.float64(parameters.slopes[i])
+            vector.logistic_constants(size, exact, 0, exact, 3 * size, slope, parameters.argument_limit)
+        else:
+            move(size, exact, 0, exact, 3 * size)
+        start = 3 * layer_start(layout, state, i)
+        move(3 * size, state.constants, start, exact, 0)
