@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 
 from dfc_numba import threads
 from dfc_numba.controller import Controller
@@ -260,9 +261,7 @@ def _distance(controller, target, output):
     """The monitored error per sample: ||target - output||, or the cross-entropy of softmax(output)."""
     if controller.error == "difference":
         return np.linalg.norm(target - output, axis=1)
-    shifted = output - output.max(axis=1, keepdims=True)
-    logarithms = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return -(target * logarithms).sum(axis=1)
+    return -(target * log_softmax(output, axis=1)).sum(axis=1)
 
 
 def no_records(count, dtype):

@@ -1,6 +1,7 @@
 """Losses, and the output targets that the controller drives the network to. B samples, n_L outputs."""
 
 import numpy as np
+from scipy.special import log_softmax
 
 from dfc_numba.network import feedforward_state
 from dfc_numba.validation import as_array, choice, floats, labels, number
@@ -25,7 +26,7 @@ def mean_loss(output, y, loss):
     output, y = _checked(output, y, loss)
     if loss == "mse":
         return float(np.mean((output - y) ** 2))
-    return float(-np.mean(np.sum(y * _log_softmax(output), axis=1)))
+    return float(-np.mean(np.sum(y * log_softmax(output, axis=1), axis=1)))
 
 
 def output_gradient(output, y, loss):
@@ -33,7 +34,7 @@ def output_gradient(output, y, loss):
     output, y = _checked(output, y, loss)
     if loss == "mse":
         return 2.0 * (output - y) / output.size
-    return (np.exp(_log_softmax(output)) * y.sum(axis=1, keepdims=True) - y) / len(output)
+    return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
 
 
 def output_target(network, x, y, *, loss="mse", step=0.1):
@@ -64,8 +65,3 @@ def _checked(output, y, loss):
     choice("loss", loss, LOSSES)
     output = np.asarray(output, np.float64)
     return output, as_targets(y, output.shape[1], count=len(output))
-
-
-def _log_softmax(output):
-    shifted = output - output.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

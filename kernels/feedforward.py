@@ -3,7 +3,7 @@
 import numpy as np
 
 from dfc_numba.kernels.elementwise import piecewise_rate, relu_rate, sigmoid_rate, tanh_rate
-from dfc_numba.kernels.jit import jit
+from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.rows import add, fill, move
 
@@ -18,7 +18,7 @@ ACTIVATIONS = {
 }
 
 
-@jit
+@jit_part
 def activate(count, rate, rate_start, v, v_start, family, slope):
     """rate = phi(v) for `count` elements."""
     if family == PIECEWISE and slope == 0.0:
@@ -47,17 +47,8 @@ def feedforward(layout, families, slopes, weights, biases, x, first, rows, sampl
         n, stride = layout.sizes[i], layout.stride[i]
         fill(v.size, v, 0, 0.0)
         multiply(
-            v,
-            0,
-            stride,
-            rows,
-            below,
-            0,
-            layout.stride[i - 1],
-            layout.sizes[i - 1],
-            weights,
-            layout.weights[i],
-        )
+            v, 0, stride, rows, below, 0, layout.stride[i - 1], layout.sizes[i - 1], weights, layout.weights[i]
+        )  # fmt: skip
         for s in range(rows):
             add(n, v, s * stride, biases, layout.dense[i])
         activate(rows * stride, below, 0, v, 0, families[i], slopes[i])

@@ -25,13 +25,11 @@ class Layout(NamedTuple):
     weights: np.ndarray  # (L+2,) start of the packed weights of layer i
     feedback: np.ndarray  # (L+2,) start of the packed feedback weights of layer i
     transposed: np.ndarray  # (L+2,) start of the packed W_{i+1}^T that leads back to layer i
-    outer: np.ndarray  # (L+2,) start of the (n_i, n_{i-1}) weight update of layer i, in panels
-    outer_shard: (
-        np.ndarray
-    )  # (L+2,) the same without the first layer, for which a shard needs only a sum over time
-    outer_feedback: (
-        np.ndarray
-    )  # (L+2,) start of the transposed, (n_L, n_i), feedback update of layer i, in panels
+    # starts of sums of outer products in panels, (L+2,) each: of the (n_i, n_{i-1}) weight updates, of the same in a shard,
+    # which keeps only a sum over time for the first layer, and of the transposed, (n_L, n_i), feedback updates
+    outer: np.ndarray
+    outer_shard: np.ndarray
+    outer_feedback: np.ndarray
     widest: int  # largest stride of a layer
 
 

@@ -8,6 +8,8 @@ Weights W (outputs x inputs) are packed in panels of PANEL outputs, `packed[pane
 padded with zeros; sums of outer products lie in panels as well. Rows of activities have a stride that is a multiple of PANEL (see `layout`).
 """
 
+from functools import partial
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -22,6 +24,7 @@ from dfc_numba.kernels.simd import (
     REGISTER_BYTES,
     call_packed,
     data_pointer,
+    emit_loop,
     lanes,
     splat,
     vector_type,
@@ -61,33 +64,17 @@ class _Panel:
 
     def emit(self):
         """Tiles of the largest size while they fit, then of the smaller ones."""
-        row = ir.Constant(INDEX, 0)
+        row = None
         for size in TILE_ROWS:
-            row = self._tiles(row, size)
+            row, _ = emit_loop(self.builder, self.rows, size, partial(self._tile, size), first=row)
 
-    def _tiles(self, first, size):
-        builder, step = self.builder, ir.Constant(INDEX, size)
-        head, body, end = (builder.append_basic_block() for _ in range(3))
-        before = builder.basic_block
-        builder.branch(head)
-        builder.position_at_end(head)
-        row = builder.phi(INDEX)
-        row.add_incoming(first, before)
-        after = builder.add(row, step)
-        builder.cbranch(builder.icmp_signed("<=", after, self.rows), body, end)
-        builder.position_at_end(body)
-        self._tile(row, size)
-        row.add_incoming(after, builder.basic_block)
-        builder.branch(head)
-        builder.position_at_end(end)
-        return row
-
-    def _tile(self, row, size):
+    def _tile(self, size, row):
         builder = self.builder
         c = builder.gep(self.c, [builder.mul(row, self.c_stride)])
         a = builder.gep(self.a, [builder.mul(row, self.a_stride) if self.inner_contiguous else row])
         c_rows = [self._offset(c, m, self.c_stride) for m in range(size)]
-        sums = self._inner_loop(a, self._first_sums(c_rows))
+        sums = self._first_sums(c_rows)
+        _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, a), carried=sums)
         for m, target in enumerate(c_rows):
             for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS]):
                 builder.store(value, place, align=self.itemsize)
@@ -119,27 +106,7 @@ class _Panel:
         phi.add_incoming(second, second_block)
         return phi
 
-    def _inner_loop(self, a, sums):
-        builder = self.builder
-        head, body, end = (builder.append_basic_block() for _ in range(3))
-        before = builder.basic_block
-        builder.branch(head)
-        builder.position_at_end(head)
-        k = builder.phi(INDEX)
-        k.add_incoming(ir.Constant(INDEX, 0), before)
-        carried = [builder.phi(self.kind) for _ in sums]
-        for phi, value in zip(carried, sums):
-            phi.add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", k, self.inner), body, end)
-        builder.position_at_end(body)
-        for phi, value in zip(carried, self._multiply_add(a, k, carried)):
-            phi.add_incoming(value, body)
-        k.add_incoming(builder.add(k, ir.Constant(INDEX, 1)), body)
-        builder.branch(head)
-        builder.position_at_end(end)
-        return carried
-
-    def _multiply_add(self, a, k, sums):
+    def _multiply_add(self, a, k, *sums):
         builder = self.builder
         b = self._load(builder.gep(self.b, [builder.mul(k, self.b_stride)]))
         column = builder.gep(a, [k if self.inner_contiguous else builder.mul(k, self.a_stride)])

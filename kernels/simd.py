@@ -246,8 +246,8 @@ def split_exponent(x):
 
 
 def polynomial(x, coefficients):
-    """Horner's scheme; `coefficients` from the constant term upwards."""
-    result = coefficients[-1] + 0.0 * x if len(coefficients) == 1 else coefficients[-1] * x + coefficients[-2]
+    """Horner's scheme; at least two `coefficients`, from the constant term upwards."""
+    result = coefficients[-1] * x + coefficients[-2]
     for coefficient in reversed(coefficients[:-2]):
         result = result * x + coefficient
     return result
@@ -261,20 +261,28 @@ def data_pointer(context, builder, array_type, array):
     return context.make_array(array_type)(context, builder, array).data
 
 
-def emit_loop(builder, count, step, emit_body):
-    """Emit `for i in range(0, count, step): emit_body(i)`."""
+def emit_loop(builder, count, step, emit_body, *, first=None, carried=()):
+    """Emit `for i in range(first, count - step + 1, step): carried = emit_body(i, *carried)`.
+
+    Returns:
+        the index after the last whole step, and the list of carried values.
+    """
+    first, step = ir.Constant(INDEX, 0) if first is None else first, ir.Constant(INDEX, step)
     head, body, end = (builder.append_basic_block() for _ in range(3))
     before = builder.basic_block
     builder.branch(head)
     builder.position_at_end(head)
-    index = builder.phi(INDEX)
-    index.add_incoming(ir.Constant(INDEX, 0), before)
-    builder.cbranch(builder.icmp_signed("<", index, count), body, end)
+    index, phis = builder.phi(INDEX), [builder.phi(value.type) for value in carried]
+    after = builder.add(index, step)
+    builder.cbranch(builder.icmp_signed("<=", after, count), body, end)
     builder.position_at_end(body)
-    emit_body(index)
-    index.add_incoming(builder.add(index, ir.Constant(INDEX, step)), builder.basic_block)
+    results = emit_body(index, *phis) or ()
+    for phi, start, result in zip([index, *phis], [first, *carried], [after, *results], strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, builder.basic_block)
     builder.branch(head)
     builder.position_at_end(end)
+    return index, phis
 
 
 class _Argument:
