@@ -10,12 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from dfc_numba.config_rules import contradictions, unused_places
+from dfc_numba.config_rules import contradictions
+from dfc_numba.config_usage import published_pursuit, unused_places
 from dfc_numba.controller import Controller
 from dfc_numba.options import Count, NotNegative, Positive
 
 Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
 Initialisation = Literal["xavier_normal", "xavier", "orthogonal"]
+FeedbackInitialisation = Literal[
+    "xavier_normal", "xavier", "orthogonal",
+    "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
+]  # fmt: skip
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -73,11 +78,16 @@ class NetworkSection(Section):
     )
     bias: bool = Field(True, description="whether the layers have biases")
     init: Initialisation = Field("xavier_normal", description="initial forward weights")
-    feedback_init: Literal["xavier_normal", "xavier", "orthogonal", "weight_product"] = Field(
-        "xavier_normal", description="initial feedback weights; those of the output layer are the identity"
+    feedback_init: FeedbackInitialisation = Field(
+        "xavier_normal",
+        description="initial feedback weights; those of the output layer are the identity, except with jacobian_...: "
+        "the mean over the first samples of J^T, J^+ or J^T (J J^T + feedback_damping I)^-1",
     )
     feedback_noise: NotNegative = Field(
         0.0, description="standard deviation of noise added to feedback_init = weight_product"
+    )
+    feedback_damping: NotNegative = Field(
+        0.0, description="damping of feedback_init = jacobian_damped_pinv, above 0"
     )
     start_from: str = Field(
         "", description="path of a saved network whose weights the run starts from; empty for none"
@@ -106,7 +116,9 @@ class TargetSection(Section):
 class TrainingSection(Section):
     """What is learned, how long, with which numbers."""
 
-    method: Literal["dfc", "dfc-ss", "dfc-ssa", "bp", "dfa"] = Field("dfc", description="learning method")
+    method: Literal["dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "dfc-single-phase", "bp", "dfa"] = Field(
+        "dfc", description="learning method"
+    )
     rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
         "nonlinear_difference", description="plasticity rule of the forward weights"
     )
@@ -128,12 +140,25 @@ class FeedbackSection(Section):
     """Learning of the feedback weights from noise."""
 
     train: bool = Field(True, description="whether the feedback weights learn")
+    rule: Literal["noise_driven", "one_shot"] = Field(
+        "noise_driven",
+        description="what the feedback epochs do: noise_driven simulates the controller, one_shot correlates noise with "
+        "its effect on a forward pass",
+    )
+    pursue: Literal["output", "target"] | None = Field(
+        None,
+        description="constant r* of the feedback epochs: the feedforward output, or what the forward epochs pursue; left "
+        "out: output for two phases with target.feedback = weak, else target",
+    )
     pretraining_epochs: CountOrZero = Field(
         3, description="epochs of feedback learning before the first forward epoch"
     )
     epochs: CountOrZero = Field(1, description="feedback epochs before each forward epoch")
     extra_epochs: CountOrZero = Field(0, description="feedback epochs after each forward epoch")
     scaling: bool = Field(False, description="scale layer i by (1 + tau_v / tau_noise) ** (L - i)")
+    high_pass: Positive | None = Field(
+        None, description="time constant tau_f of a high-pass filter on u; none: no filter"
+    )
     sigma_floor: Positive = Field(0.01, description="the update is divided by max(sigma, sigma_floor) ** 2")
     freeze_output: bool = Field(False, description="keep the feedback weights of the output layer")
 
@@ -186,6 +211,12 @@ class FeedbackOptimizerSection(_Optimizer):
     learning_rate: PerLayer = Field(0.001, description=RATE)
     pretraining_learning_rate: PerLayer = Field(0.003, description="learning rate of the pre-training")
     weight_decay: NotNegative = Field(0.1, description=DECAY)
+    decay: Literal["l2", "homeostatic"] = Field(
+        "l2", description="homeostatic: weight_decay is multiplied by ||Q||^2 - homeostatic_norm"
+    )
+    homeostatic_norm: Positive | None = Field(
+        None, description="squared norm that the feedback weights keep; none: that at the start of the run"
+    )
 
 
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
@@ -242,6 +273,14 @@ class Config(Section):
                 f"{', '.join(stated)}: not used, because {unused[stated[0]]}; remove what is not used"
             )
         return config
+
+    @model_validator(mode="after")
+    def _resolve(self):
+        """Fills in what is left open, before anyone sees the frozen model."""
+        if self.feedback.pursue is None:
+            resolved = self.feedback.model_copy(update={"pursue": published_pursuit(self)})
+            object.__setattr__(self, "feedback", resolved)
+        return self
 
     @model_validator(mode="after")
     def _refuse_contradictions(self):

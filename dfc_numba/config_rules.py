@@ -1,99 +1,32 @@
-"""Rules between the keys of a configuration: what does not matter given the others, what contradicts."""
+"""What contradicts itself in a configuration, each with the sentence that says what to change.
 
-DFC_METHODS = ("dfc", "dfc-ss", "dfc-ssa")
-OPTIMIZER_KEYS = {
-    "sgd": {"momentum"},
-    "adam": {"beta1", "beta2", "epsilon"},
-    "rmsprop": {"momentum", "beta2", "epsilon"},
-}
-ANALYTIC_KEYS = {"alpha", "jacobian_feedback"}
+A rule is a pair (whether it fires, the sentence).
+"""
+
+from dfc_numba.config_usage import (
+    DFC_METHODS,
+    feedback_simulations,
+    is_single_phase,
+    later_feedback_epochs,
+    solves,
+    trains_feedback,
+)
+
 NOTHING_LEARNS = (
     "training.freeze_forward = true leaves nothing to learn where the feedback weights do not; "
     "set training.freeze_forward = false, or use a DFC method with feedback.train = true"
 )
 
 
-def trains_feedback(config):
-    """Whether the feedback weights learn in a run with this configuration."""
-    return config.training.method in DFC_METHODS and config.feedback.train
-
-
-def unused_places(config):
-    """Pairs (place, reason) of what a run does not look at; a place is `section` or `section.key`."""
-    rules = (
-        _unused_by_network,
-        _unused_by_method,
-        _unused_by_target,
-        _unused_by_feedback,
-        _unused_by_optimizers,
-    )
-    return [(place, reason) for rule in rules for places, reason in rule(config) for place in places]
-
-
-def _unused_by_network(config):
-    if config.network.start_from:
-        yield ["network.init", "network.feedback_init", "network.feedback_noise"], "network.start_from is set"
-    if config.training.method == "bp":
-        yield (
-            ["network.feedback_init", "network.feedback_noise"],
-            "backpropagation has no feedback weights of its own",
-        )
-    if config.network.feedback_init != "weight_product":
-        yield ["network.feedback_noise"], "only network.feedback_init = 'weight_product' adds noise"
-
-
-def _unused_by_method(config):
-    training = config.training
-    learning = ["training.rule", "training.samples"]
-    if training.method not in DFC_METHODS:
-        sections = ["controller", "feedback", "feedback_controller", "feedback_optimizer"]
-        yield sections + learning, f"training.method = {training.method!r} runs no controller"
-    if training.method == "dfc-ssa":
-        keys = [f"controller.{key}" for key in vars(config.controller) if key not in ANALYTIC_KEYS]
-        yield (
-            [*keys, "training.samples"],
-            "training.method = 'dfc-ssa' computes a steady state and simulates nothing",
-        )
-    if training.freeze_forward:
-        yield ["controller", "optimizer", *learning], "training.freeze_forward = true"
-
-
-def _unused_by_target(config):
-    step = [] if config.optimizer.divide_by_step else ["target.step"]
-    if config.training.method not in DFC_METHODS:
-        reason = f"training.method = {config.training.method!r} has no output target"
-        yield ["target.feedback", "target.step_per", *step], reason
-    if config.target.feedback == "strong":
-        yield ["target.step_per", *step], "target.feedback = 'strong' pursues the target itself"
-
-
-def _unused_by_feedback(config):
-    feedback = config.feedback
-    if not feedback.train:
-        keys = [f"feedback.{key}" for key in type(feedback).model_fields if key != "train"]
-        yield [*keys, "feedback_controller", "feedback_optimizer"], "feedback.train = false"
-    if feedback.pretraining_epochs == 0:
-        yield ["feedback_optimizer.pretraining_learning_rate"], "feedback.pretraining_epochs = 0"
-    if feedback.epochs == feedback.extra_epochs == 0:
-        yield ["feedback_optimizer.learning_rate"], "feedback.epochs = feedback.extra_epochs = 0"
-
-
-def _unused_by_optimizers(config):
-    for section in ("optimizer", "feedback_optimizer"):
-        optimizer = getattr(config, section)
-        others = set.union(*OPTIMIZER_KEYS.values()) - OPTIMIZER_KEYS[optimizer.name]
-        yield [f"{section}.{key}" for key in sorted(others)], f"{section}.name = {optimizer.name!r}"
-        if optimizer.clip_norm is None:
-            yield [f"{section}.clip_scope"], f"{section}.clip_norm = 'none'"
-
-
 def contradictions(config):
     """The sentences, each saying what to change, for what contradicts itself."""
-    rules = [*_lengths(config)]
+    rules = [*_lengths(config), _undamped(config)]
     if config.training.method in DFC_METHODS:
         rules += _forward_learning(config)
+    if is_single_phase(config):
+        rules += _single_phase(config)
     if trains_feedback(config):
-        rules += _feedback_learning(config)
+        rules += [*_feedback_learning(config), *_feedback_simulations(config)]
     elif config.training.freeze_forward:
         rules.append((True, NOTHING_LEARNS))
     return [remedy for is_so, remedy in rules if is_so]
@@ -123,13 +56,28 @@ def _lengths(config):
         )
 
 
+def _undamped(config):
+    network = config.network
+    return network.feedback_init == "jacobian_damped_pinv" and network.feedback_damping == 0, (
+        "network.feedback_init = 'jacobian_damped_pinv' needs a damping; set network.feedback_damping above 0, or "
+        "network.feedback_init = 'jacobian_pinv'"
+    )
+
+
 def _forward_learning(config):
-    controller, samples = config.controller, config.training.samples
+    controller, method = config.controller, config.training.method
     yield (
-        config.training.method == "dfc-ssa" and config.target.feedback == "strong",
+        method == "dfc-ssa" and config.target.feedback == "strong",
         (
             "training.method = 'dfc-ssa' is linearised around the feedforward output, from which a strong "
             "target is far; set target.feedback = 'weak', or training.method = 'dfc-ss'"
+        ),
+    )
+    yield (
+        solves(config) and controller.noisy,
+        (
+            f"training.method = {method!r} solves for the steady state, which noise has not; set controller.sigma = 0 "
+            "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
         ),
     )
     yield _misplaced_softmax(config, "controller")
@@ -141,7 +89,7 @@ def _forward_learning(config):
         ),
     )
     yield (
-        controller.error == "softmax" and samples == "converged",
+        controller.error == "softmax" and config.training.samples == "converged",
         (
             "training.samples = 'converged' with controller.error = 'softmax' would discard every sample, "
             "since its error never falls to 0; set training.samples = 'all'"
@@ -149,37 +97,122 @@ def _forward_learning(config):
     )
 
 
-def _feedback_learning(config):
-    feedback, controller = config.feedback, config.feedback_controller
+def _single_phase(config):
+    method = "training.method = 'dfc-single-phase'"
     yield (
-        not controller.noisy,
+        not config.controller.noisy,
         (
-            "feedback.train = true needs noise to learn from; set feedback_controller.sigma above 0, or "
-            "feedback.train = false"
+            f"{method} learns the feedback weights from noise in the forward epochs; set controller.sigma above 0, or "
+            "training.method = 'dfc'"
         ),
     )
     yield (
-        feedback.pretraining_epochs == feedback.epochs == feedback.extra_epochs == 0,
+        config.controller.tau_noise is None,
+        (
+            f"{method} needs low-passed noise, which the forward weights see through; set controller.tau_noise, or "
+            "training.method = 'dfc'"
+        ),
+    )
+    yield (
+        config.training.freeze_forward,
+        (
+            f"{method} learns forward and feedback weights from the same simulation; set training.freeze_forward = "
+            "false, or training.method = 'dfc'"
+        ),
+    )
+    yield (
+        config.feedback.rule == "one_shot",
+        (
+            f"{method} learns the feedback weights from simulations; set feedback.rule = 'noise_driven', or "
+            "training.method = 'dfc'"
+        ),
+    )
+
+
+def _feedback_learning(config):
+    feedback, optimizer = config.feedback, config.feedback_optimizer
+    yield (
+        not is_single_phase(config)
+        and feedback.pretraining_epochs == feedback.epochs == feedback.extra_epochs == 0,
         (
             "feedback.train = true without any feedback epochs; set feedback.pretraining_epochs, "
             "feedback.epochs or feedback.extra_epochs above 0, or feedback.train = false"
         ),
     )
     yield (
-        controller.jacobian_feedback or config.controller.jacobian_feedback,
+        feedback.rule == "one_shot" and config.feedback_controller.sigma == 0,
         (
-            "jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback.rule = 'one_shot' needs noise to learn from; set feedback_controller.sigma above 0, or "
             "feedback.train = false"
         ),
     )
     yield (
-        feedback.scaling and controller.tau_noise is None,
+        config.controller.jacobian_feedback,
         (
-            "feedback.scaling = true scales by the time constant of low-passed noise; set "
-            "feedback_controller.tau_noise, or feedback.scaling = false"
+            "controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback.train = false"
         ),
     )
-    yield _misplaced_softmax(config, "feedback_controller")
+    yield (
+        optimizer.decay == "homeostatic" and optimizer.weight_decay == 0,
+        (
+            "feedback_optimizer.decay = 'homeostatic' with feedback_optimizer.weight_decay = 0 keeps nothing; set "
+            "feedback_optimizer.weight_decay above 0, or feedback_optimizer.decay = 'l2'"
+        ),
+    )
+
+
+def _feedback_simulations(config):
+    """Rules for each controller whose simulation the feedback weights learn from."""
+    for section in feedback_simulations(config):
+        yield from _noise_to_learn_from(config, section)
+        yield _unresolved_high_pass(config, section)
+        yield _misplaced_softmax(config, section)
+    if feedback_simulations(config):
+        yield _softmax_of_output(config)
+
+
+def _noise_to_learn_from(config, section):
+    controller = getattr(config, section)
+    yield (
+        not controller.noisy,
+        (
+            f"feedback.train = true needs noise to learn from; set {section}.sigma above 0, or "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        controller.jacobian_feedback,
+        (
+            f"{section}.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        config.feedback.scaling and controller.tau_noise is None,
+        (
+            "feedback.scaling = true scales by the time constant of low-passed noise; set "
+            f"{section}.tau_noise, or feedback.scaling = false"
+        ),
+    )
+
+
+def _unresolved_high_pass(config, section):
+    high_pass, dt = config.feedback.high_pass, getattr(config, section).dt
+    return high_pass is not None and high_pass < dt, (
+        f"feedback.high_pass = {high_pass} is shorter than {section}.dt = {dt}, which has to resolve it; set it to "
+        f"{section}.dt or more, or feedback.high_pass = 'none'"
+    )
+
+
+def _softmax_of_output(config):
+    """The rule that the feedforward output is no target for softmax(r_L)."""
+    section = "controller" if is_single_phase(config) else "feedback_controller"
+    runs = later_feedback_epochs(config) > 0 and getattr(config, section).error == "softmax"
+    return runs and config.feedback.pursue == "output", (
+        f"feedback.pursue = 'output' has feedforward rates as r*, which {section}.error = 'softmax' would compare with "
+        f"probabilities; set feedback.pursue = 'target', or {section}.error = 'difference'"
+    )
 
 
 def _misplaced_softmax(config, section):

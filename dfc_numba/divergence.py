@@ -63,7 +63,7 @@ def _only(minibatch, sample):
     """The minibatch reduced to one sample, with that sample's noise."""
     one, noise = slice(sample, sample + 1), minibatch.noise
     if isinstance(noise, list | tuple):
-        noise = [draws[:, one] for draws in noise]
+        noise = [draws[..., one, :] for draws in noise]
     elif noise is not None:
         noise = replace(noise, samples=noise.samples[one])
     rows = {name: getattr(minibatch, name)[one] for name in ("indices", "x", "y")}

@@ -43,16 +43,17 @@ def _expected_seconds(network, dataset, config, threads):
     if None in trials:
         return None
     _, few, more = trials
-    schedule = Trainer(network, dataset, config).schedule
+    trainer = Trainer(network, dataset, config)
     per_pass = -(-len(dataset.train) // config.training.batch_size)
-    return sum(per_pass * _extrapolated(few, more, current.phase, config) for current in schedule)
+    steps = {current.phase: trainer.method.steps(current.phase, config) for current in trainer.schedule}
+    seconds = {phase: _extrapolated(few[phase], more[phase], count) for phase, count in steps.items()}
+    return sum(per_pass * seconds[current.phase] for current in trainer.schedule)
 
 
-def _extrapolated(few, more, phase, config):
-    """Seconds of a minibatch with all its steps, on the line through the two trials."""
-    controller = config.controller if phase == "forward" else config.feedback_controller
-    per_step = max(more[phase] - few[phase], 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
-    return few[phase] + per_step * (controller.steps - TRIAL_STEPS[0])
+def _extrapolated(few, more, steps):
+    """Seconds of a minibatch with all its steps, on the line through the two trials; `few` where it simulates nothing."""
+    per_step = max(more - few, 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
+    return few + per_step * max(0, steps - TRIAL_STEPS[0])
 
 
 def _trial(network, dataset, config, steps, threads):

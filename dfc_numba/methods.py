@@ -13,12 +13,19 @@ from functools import partial
 import numpy as np
 
 from dfc_numba import baselines
+from dfc_numba.config_usage import is_single_phase
 from dfc_numba.optimizers import Gradients
-from dfc_numba.plasticity import feedback_update, forward_update
+from dfc_numba.plasticity import (
+    feedback_update,
+    forward_and_feedback_update,
+    forward_update,
+    one_shot_feedback_update,
+)
 from dfc_numba.targets import output_target
 from dfc_numba.validation import choice
 
 TWO_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
+SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
 FORWARD_ONLY = ("forward",)
 
 
@@ -33,7 +40,7 @@ class Minibatch:
         number: running number of the minibatch since the start of training, from 0: the noise key's.
         indices: (B,) which samples of the training set these are.
         x, y: inputs (B, n_0) in the network's dtype; targets (B, n_L), for a classification soft labels.
-        noise: for a simulation with noise: a `NoiseKey`, or a list of arrays (T, B, n_i).
+        noise: where there is noise: a `NoiseKey`, or a list of arrays (T, B, n_i), for the one-shot rule (B, n_i).
         nudge: step of a weak output target, for one sample.
         activity: the feedforward activity of x, where it is known already.
     """
@@ -60,7 +67,7 @@ class Method:
         feedback: gradient function of the other phases.
         phases: which phases the loop runs, in this order: "pretraining" before the first epoch, the others in
             each epoch.
-        simulates: whether the phase "forward" simulates the controller (for estimates of time).
+        simulates: whether the phase "forward" simulates the controller.
     """
 
     summary: str
@@ -74,6 +81,11 @@ class Method:
         function = self.forward if minibatch.phase == "forward" else self.feedback
         return function(network, minibatch, config)
 
+    def steps(self, phase, config):
+        """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
+        simulates = self.simulates if phase == "forward" else config.feedback.rule == "noise_driven"
+        return _controller(phase, config).steps if simulates else 0
+
 
 def find(name):
     """The `Method` of this name; a ValueError with the nearest name for an unknown one."""
@@ -85,37 +97,70 @@ def controlled(network, minibatch, config, *, readout):
     update = forward_update(
         network,
         minibatch.x,
-        _forward_target(network, minibatch, config),
+        _target(network, minibatch, config),
         config.controller,
         readout=readout,
         rule=config.training.rule,
         samples=config.training.samples,
         noise=minibatch.noise if config.controller.noisy else None,
     )
-    biases = None if update.biases is None else _scaled(update.biases, -2)
-    return Gradients(weights=_scaled(update.weights, -2), biases=biases)
+    return _forward_gradients(update)
+
+
+def single_phase(network, minibatch, config):
+    """-2 times the update of weights and biases, -1 times that of the feedback weights, from one noisy simulation.
+
+    Feedback weights that do not learn have no gradient (Strong-DFC, Meulemans et al. 2022).
+    """
+    if not config.feedback.train:
+        return controlled(network, minibatch, config, readout="average")
+    forward, feedback = forward_and_feedback_update(
+        network,
+        minibatch.x,
+        _target(network, minibatch, config),
+        config.controller,
+        rule=config.training.rule,
+        samples=config.training.samples,
+        noise=minibatch.noise,
+        **_feedback_options(config),
+    )
+    return replace(_forward_gradients(forward), feedback=_scaled(feedback.feedback, -1))
+
+
+def from_noise(network, minibatch, config):
+    """Minus the update of the feedback weights in a feedback phase, by the rule of the configuration."""
+    update = FEEDBACK_RULES[config.feedback.rule](network, minibatch, config)
+    return Gradients(feedback=_scaled(update.feedback, -1))
 
 
 def noise_driven(network, minibatch, config):
-    """Minus the update of the feedback weights from noise, in a feedback phase (Meulemans et al. 2021).
+    """The update of the feedback weights from a noisy simulation with constant output target (Meulemans et al. 2021).
 
-    The output target is constant: the feedforward output (weak), or the target itself (strong). Pre-training
-    controls the difference r* - r_L also where training controls r* - softmax(r_L).
+    Pre-training controls the difference r* - r_L also where training controls r* - softmax(r_L).
     """
-    controller = config.feedback_controller
+    controller = _controller(minibatch.phase, config)
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
-    strong = config.target.feedback == "strong"
-    update = feedback_update(
+    pursued = _output if config.feedback.pursue == "output" else _target
+    return feedback_update(
         network,
         minibatch.x,
-        minibatch.y if strong else network.predict(minibatch.x, dtype="float64"),
+        pursued(network, minibatch, config),
         controller,
         noise=minibatch.noise,
-        scaling=config.feedback.scaling,
+        **_feedback_options(config),
+    )
+
+
+def one_shot(network, minibatch, config):
+    """The update of the feedback weights from noise in a forward pass (code of Meulemans et al. 2021)."""
+    return one_shot_feedback_update(
+        network,
+        minibatch.x,
+        sigma=config.feedback_controller.sigma,
+        noise=minibatch.noise,
         sigma_floor=config.feedback.sigma_floor,
     )
-    return Gradients(feedback=_scaled(update.feedback, -1))
 
 
 def from_loss(network, minibatch, config, *, gradient):
@@ -123,10 +168,33 @@ def from_loss(network, minibatch, config, *, gradient):
     return gradient(network, minibatch.x, minibatch.y, loss=config.target.loss, activity=minibatch.activity)
 
 
-def _forward_target(network, minibatch, config):
+def _controller(phase, config):
+    """The controller of a phase; single-phase learning has one of its own for the pre-training only."""
+    if phase == "forward" or (phase == "extra feedback" and is_single_phase(config)):
+        return config.controller
+    return config.feedback_controller
+
+
+def _target(network, minibatch, config):
+    """The output target that the forward phase pursues."""
     if config.target.feedback == "strong":
         return minibatch.y
     return output_target(network, minibatch.x, minibatch.y, loss=config.target.loss, step=minibatch.nudge)
+
+
+def _output(network, minibatch, _config):
+    """The feedforward output, in the precision that an output target needs."""
+    return network.predict(minibatch.x, dtype="float64")
+
+
+def _feedback_options(config):
+    options = config.feedback
+    return {key: getattr(options, key) for key in ("scaling", "high_pass", "sigma_floor")}
+
+
+def _forward_gradients(update):
+    biases = None if update.biases is None else _scaled(update.biases, -2)
+    return Gradients(weights=_scaled(update.weights, -2), biases=biases)
 
 
 def _scaled(arrays, factor):
@@ -136,26 +204,42 @@ def _scaled(arrays, factor):
     return arrays
 
 
+FEEDBACK_RULES = {"noise_driven": noise_driven, "one_shot": one_shot}
+
+
+def _two_phases(summary, *, readout, simulates):
+    """A method with feedback phases of its own; such methods differ in what they read the forward update from."""
+    forward = partial(controlled, readout=readout)
+    return Method(
+        summary=summary, forward=forward, feedback=from_noise, phases=TWO_PHASES, simulates=simulates
+    )
+
+
 METHODS = {
-    "dfc": Method(
-        summary="Deep Feedback Control: the update is averaged over the feedback phase",
-        forward=partial(controlled, readout="average"),
-        feedback=noise_driven,
-        phases=TWO_PHASES,
+    "dfc": _two_phases(
+        "Deep Feedback Control: the update is averaged over the feedback phase",
+        readout="average",
         simulates=True,
     ),
-    "dfc-ss": Method(
-        summary="DFC-SS: the update is taken at the end of the feedback phase",
-        forward=partial(controlled, readout="final"),
-        feedback=noise_driven,
-        phases=TWO_PHASES,
-        simulates=True,
+    "dfc-ss": _two_phases(
+        "DFC-SS: the update is taken at the end of the feedback phase", readout="final", simulates=True
     ),
-    "dfc-ssa": Method(
-        summary="DFC-SSA: the update is taken at the linearised steady state, without simulating",
-        forward=partial(controlled, readout="analytic"),
-        feedback=noise_driven,
-        phases=TWO_PHASES,
+    "dfc-ss-newton": _two_phases(
+        "DFC-SS at the steady state of the feedback phase, found by Newton's method",
+        readout="newton",
+        simulates=False,
+    ),
+    "dfc-ssa": _two_phases(
+        "DFC-SSA: the update is taken at the linearised steady state, without simulating",
+        readout="analytic",
+        simulates=False,
+    ),
+    "dfc-single-phase": Method(
+        summary="Strong-DFC in a single phase: forward and feedback weights learn from the same noisy simulation",
+        forward=single_phase,
+        feedback=from_noise,
+        phases=SINGLE_PHASE,
+        simulates=True,
     ),
     "bp": Method(
         summary="backpropagation of the loss", forward=partial(from_loss, gradient=baselines.backpropagation)

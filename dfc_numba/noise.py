@@ -58,15 +58,14 @@ def as_key(noise):
     return None
 
 
-def given_draws(noise, times, samples, sizes, dtype):
-    """Given draws, one array (T, B, n_i) per layer, as one flat array `[layer][time][sample][unit]`."""
+def given_draws(noise, shape, sizes, dtype="float64"):
+    """Given draws, checked: one array (*shape, n_i) per layer, where shape is (T, B) or (B,)."""
     if not isinstance(noise, list | tuple) or len(noise) != len(sizes) - 1:
+        dimensions = "T, B, n_i" if len(shape) == 2 else "B, n_i"
         raise TypeError(
-            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays (T, B, n_i)"
+            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays ({dimensions})"
         )
-    shapes = [(times, samples, n) for n in sizes[1:]]
-    arrays = [
-        floats(f"noise[{i}]", a, shape, dtype=dtype)
-        for i, (a, shape) in enumerate(zip(noise, shapes, strict=True))
+    return [
+        floats(f"noise[{i}]", a, (*shape, n), dtype=dtype)
+        for i, (a, n) in enumerate(zip(noise, sizes[1:], strict=True))
     ]
-    return np.concatenate([array.ravel() for array in arrays])

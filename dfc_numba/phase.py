@@ -81,7 +81,8 @@ def _noise(network, controller, noise, count):
     none = np.uint64(0), np.zeros(count, np.uint64), np.zeros(0, network.dtype)
     key = as_key(noise)
     if noise is not None and key is None:
-        draws = given_draws(noise, controller.time_points, count, network.sizes, network.dtype)
+        shape = controller.time_points, count
+        given = given_draws(noise, shape, network.sizes, network.dtype)
     if not controller.noisy:
         return kernel.NO_NOISE, *none
     if noise is None:
@@ -91,7 +92,8 @@ def _noise(network, controller, noise, count):
         )
     if key is not None:
         return kernel.KEYED_NOISE, key.word(), key.numbers(count), none[2]
-    return kernel.GIVEN_NOISE, none[0], none[1], draws
+    # flat: [layer][time][sample][unit]
+    return kernel.GIVEN_NOISE, none[0], none[1], np.concatenate([draws.ravel() for draws in given])
 
 
 def _pack_parameters(network, places, transposed):

@@ -1,15 +1,18 @@
 """Plasticity: the updates of the forward and the feedback weights that one feedback phase gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dfc_numba import threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.equilibrium import steady_state
+from dfc_numba.controller import Controller
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.layout import layout, padded_rows, unpack
 from dfc_numba.kernels.multiply import add_outer
+from dfc_numba.network import feedforward_state
+from dfc_numba.noise import as_key, given_draws
 from dfc_numba.phase import prepare, run
 from dfc_numba.validation import choice, flag, floats, number
 
@@ -17,6 +20,8 @@ READOUTS = ("average", "final", "analytic")
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
 SAMPLES = ("all", "converged")
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
+# with which the noise-driven rule becomes the one-shot rule: u = r_L - r~_L after the second step
+ONE_SHOT = Controller(dt=1.0, steps=2, alpha=0.0, k_p=0.0, instant_dynamics=True, proactive=False)
 OUTPUT_BLOCK = 32  # outputs whose part of an update one thread makes at a time
 
 
@@ -195,6 +200,36 @@ def feedback_update(
     task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
     divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
     return _feedback_update(phase, run(phase, task), divisors)
+
+
+def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
+    """The update Delta Q of the feedback weights from one noisy forward pass, without a controller.
+
+        Delta Q_i = 1 / sigma_i^2 mean over b of eps_i (r~_L - r_L)^T,  eps_i = sigma N(0, 1)
+
+    with r~_L the output where eps_i is added to the voltages of every layer: for small sigma, J_i^T on average (a rule
+    of the DFC paper's code, Meulemans et al. 2021). It is the rule of `feedback_update` for a network that follows its
+    inputs at once, and a controller that integrates its output once.
+
+    Args:
+        x: inputs (B, n_0). sigma: standard deviation of the noise, the same in all layers, above 0.
+        noise: an int seed, a `NoiseKey`, or the draws N(0, 1) themselves: a list of arrays (B, n_i).
+        sigma_floor: what sigma_i is at least taken to be.
+
+    Returns:
+        a `FeedbackUpdate`, arrays (n_i, n_L) in the network's dtype.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    controller = replace(ONE_SHOT, sigma=number("sigma", sigma, exclusive=True))
+    x, activity = feedforward_state(network, x)
+    if as_key(noise) is None:
+        noise = [np.stack([draws] * controller.time_points) for draws in given_draws(noise, (len(x),), network.sizes)]
+    update = feedback_update(network, x, activity.r[-1], controller, noise=noise, sigma_floor=sigma_floor)
+    for q in update.feedback:
+        q *= controller.steps  # of which the mean is taken, although only the last one has noise and control to correlate
+    return update
 
 
 def forward_and_feedback_update(

@@ -279,7 +279,7 @@ class Trainer:
         )
 
     def _start_clock(self):
-        """A clock for the passes still to do; a minibatch costs what it has of simulated steps."""
+        """A clock for the passes still to do; a minibatch costs its simulated steps, or as much as one."""
         n_samples, batch_size = len(self.dataset.train.x), self.config.training.batch_size
         per_pass = len(self._minibatches) if self._minibatches else -(-n_samples // batch_size)
         remaining = Counter()
@@ -287,8 +287,7 @@ class Trainer:
             remaining[current.phase] += per_pass
         if remaining:
             remaining[self.schedule[self.counters.passes].phase] -= self.counters.minibatch
-        costs = dict.fromkeys(remaining, self.config.feedback_controller.steps)
-        costs["forward"] = self.config.controller.steps if self.method.simulates else 1
+        costs = {phase: max(1, self.method.steps(phase, self.config)) for phase in remaining}
         return Clock(remaining, costs)
 
     def _notify(self, event, *arguments):

@@ -17,7 +17,7 @@ from dfc_numba.config_file import (
     tomllib,
     validated,
 )
-from dfc_numba.config_rules import DFC_METHODS, OPTIMIZER_KEYS
+from dfc_numba.config_usage import DFC_METHODS, OPTIMIZER_KEYS
 from dfc_numba.errors import ConfigurationError
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
@@ -42,11 +42,11 @@ def test_every_key_has_a_description(section):
 
 
 def test_the_methods_are_those_of_the_trainer():
-    from dfc_numba.methods import METHODS, TWO_PHASES
+    from dfc_numba.methods import METHODS
 
     names = Config.model_fields["training"].annotation.model_fields["method"].annotation.__args__
     assert set(names) == set(METHODS)
-    assert {name for name, method in METHODS.items() if method.phases == TWO_PHASES} == set(DFC_METHODS)
+    assert {name for name, method in METHODS.items() if method.feedback} == set(DFC_METHODS)
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -1,0 +1,153 @@
+"""Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
+
+SINGLE_PHASE = "dfc-single-phase"
+DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
+# methods that solve for the steady state, and what of the controller it depends on
+SOLVED_KEYS = {
+    "dfc-ssa": {"alpha", "leak", "jacobian_feedback"},
+    "dfc-ss-newton": {"alpha", "leak", "jacobian_feedback", "error"},
+}
+OPTIMIZER_KEYS = {
+    "sgd": {"momentum"},
+    "adam": {"beta1", "beta2", "epsilon"},
+    "rmsprop": {"momentum", "beta2", "epsilon"},
+}
+FEEDBACK_INIT_KEYS = ["network.feedback_init", "network.feedback_noise", "network.feedback_damping"]
+# initialisations that have a number of their own
+SPECIAL_INIT_KEYS = {
+    "weight_product": "network.feedback_noise",
+    "jacobian_damped_pinv": "network.feedback_damping",
+}
+
+
+def trains_feedback(config):
+    """Whether the feedback weights learn in a run with this configuration."""
+    return config.training.method in DFC_METHODS and config.feedback.train
+
+
+def is_single_phase(config):
+    """Whether forward and feedback weights learn from the same simulation."""
+    return config.training.method == SINGLE_PHASE
+
+
+def solves(config):
+    """Whether the forward phase solves for the steady state instead of simulating."""
+    return config.training.method in SOLVED_KEYS
+
+
+def later_feedback_epochs(config):
+    """Feedback epochs before and after each forward epoch."""
+    return config.feedback.extra_epochs + (0 if is_single_phase(config) else config.feedback.epochs)
+
+
+def feedback_simulations(config):
+    """Sections of the controllers whose noisy simulations the feedback weights learn from."""
+    if not trains_feedback(config) or config.feedback.rule == "one_shot":
+        return []
+    if not is_single_phase(config):
+        return ["feedback_controller"]
+    return ["controller"] + (["feedback_controller"] if config.feedback.pretraining_epochs else [])
+
+
+def published_pursuit(config):
+    """What the published feedback epochs pursue: the output in two phases with weak feedback, else the target."""
+    two_phases = not is_single_phase(config)
+    return "output" if two_phases and config.target.feedback == "weak" else "target"
+
+
+def unused_places(config):
+    """Pairs (place, reason) of what a run does not look at; a place is `section` or `section.key`."""
+    rules = (
+        _unused_by_network,
+        _unused_by_method,
+        _unused_by_target,
+        _unused_by_feedback,
+        _unused_by_feedback_rule,
+        _unused_by_optimizers,
+    )
+    return [(place, reason) for rule in rules for places, reason in rule(config) for place in places]
+
+
+def _unused_by_network(config):
+    if config.network.start_from:
+        yield ["network.init", *FEEDBACK_INIT_KEYS], "network.start_from is set"
+    if config.training.method == "bp":
+        yield FEEDBACK_INIT_KEYS, "backpropagation has no feedback weights of its own"
+    if config.training.method in DFC_METHODS and config.controller.jacobian_feedback:
+        yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
+    for init, key in SPECIAL_INIT_KEYS.items():
+        if config.network.feedback_init != init:
+            yield [key], f"only network.feedback_init = {init!r} looks at it"
+
+
+def _unused_by_method(config):
+    training = config.training
+    learning = ["training.rule", "training.samples"]
+    if training.method not in DFC_METHODS:
+        sections = ["controller", "feedback", "feedback_controller", "feedback_optimizer"]
+        yield (
+            sections + learning,
+            f"training.method = {training.method!r} runs no controller and learns no feedback weights",
+        )
+    if solves(config):
+        keys = SOLVED_KEYS[training.method] | ({"k_p"} if config.controller.leak == "integral" else set())
+        yield (
+            [f"controller.{key}" for key in vars(config.controller) if key not in keys],
+            f"training.method = {training.method!r} computes a steady state and simulates nothing",
+        )
+    if training.method == "dfc-ssa":
+        yield ["training.samples"], "training.method = 'dfc-ssa' simulates nothing that could converge"
+    if training.freeze_forward:
+        yield ["controller", "optimizer", *learning], "training.freeze_forward = true"
+
+
+def _unused_by_target(config):
+    step = [] if config.optimizer.divide_by_step else ["target.step"]
+    if config.training.method not in DFC_METHODS:
+        reason = f"training.method = {config.training.method!r} has no output target"
+        yield ["target.feedback", "target.step_per", *step], reason
+    if config.target.feedback == "strong":
+        yield ["target.step_per", *step], "target.feedback = 'strong' pursues the target itself"
+
+
+def _unused_by_feedback(config):
+    feedback = config.feedback
+    if not feedback.train:
+        keys = [f"feedback.{key}" for key in type(feedback).model_fields if key != "train"]
+        yield [*keys, "feedback_controller", "feedback_optimizer"], "feedback.train = false"
+    if feedback.pretraining_epochs == 0:
+        yield ["feedback_optimizer.pretraining_learning_rate"], "feedback.pretraining_epochs = 0"
+    if is_single_phase(config):
+        yield from _unused_by_single_phase(feedback)
+    elif later_feedback_epochs(config) == 0:
+        yield ["feedback_optimizer.learning_rate"], "feedback.epochs = feedback.extra_epochs = 0"
+    if is_single_phase(config) or later_feedback_epochs(config) == 0:
+        reason = "the pre-training, which alone runs this controller, controls the difference r* - r_L"
+        yield ["feedback_controller.error"], reason
+
+
+def _unused_by_single_phase(feedback):
+    reason = f"training.method = {SINGLE_PHASE!r} learns the feedback weights from the simulation of the forward epochs"
+    yield ["feedback.epochs"], reason
+    if feedback.pretraining_epochs == 0:
+        yield ["feedback_controller"], f"{reason}, and feedback.pretraining_epochs = 0"
+    if feedback.pretraining_epochs == feedback.extra_epochs == 0:
+        yield ["feedback.pursue"], f"{reason}, and there are no other feedback epochs"
+
+
+def _unused_by_feedback_rule(config):
+    if config.feedback.rule == "one_shot":
+        keys = [f"feedback_controller.{key}" for key in vars(config.feedback_controller) if key != "sigma"]
+        keys += ["feedback.scaling", "feedback.pursue", "feedback.high_pass"]
+        yield keys, "feedback.rule = 'one_shot' simulates no controller"
+
+
+def _unused_by_optimizers(config):
+    for section in ("optimizer", "feedback_optimizer"):
+        optimizer = getattr(config, section)
+        others = set.union(*OPTIMIZER_KEYS.values()) - OPTIMIZER_KEYS[optimizer.name]
+        yield [f"{section}.{key}" for key in sorted(others)], f"{section}.name = {optimizer.name!r}"
+        if optimizer.clip_norm is None:
+            yield [f"{section}.clip_scope"], f"{section}.clip_norm = 'none'"
+    if config.feedback_optimizer.decay != "homeostatic":
+        yield ["feedback_optimizer.homeostatic_norm"], "feedback_optimizer.decay = 'l2' keeps no norm"
