@@ -11,9 +11,11 @@ from dfc_numba import data
 from dfc_numba.environment import environment
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.expectations import expect
-from dfc_numba.network import Network
+from dfc_numba.network import JACOBIAN_KINDS, Network
 from dfc_numba.run_directory import RunDirectory
 from dfc_numba.training import Trainer
+
+JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacobian take its mean
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,22 @@ def create_network(config, dataset):
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     if options.start_from:
         return _saved_network(config, sizes)
-    return Network.create(
+    from_jacobian = options.feedback_init in JACOBIAN_KINDS
+    network = Network.create(
         sizes,
         hidden_activation=options.hidden_activation,
         output_activation=options.output_activation,
         bias=options.bias,
         init=options.init,
-        feedback_init=options.feedback_init,
+        feedback_init="xavier_normal" if from_jacobian else options.feedback_init,
         feedback_noise=options.feedback_noise,
         seed=config.training.seed,
         dtype=config.training.dtype,
     )
+    if from_jacobian:
+        first = dataset.train.x[:JACOBIAN_SAMPLES]
+        network.set_feedback(options.feedback_init, first, damping=options.feedback_damping)
+    return network
 
 
 def _saved_network(config, sizes):

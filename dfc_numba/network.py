@@ -22,7 +22,8 @@ from dfc_numba.validation import (
     whole_number,
 )
 
-FEEDBACK_KINDS = ("weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
+JACOBIAN_KINDS = ("jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
+FEEDBACK_KINDS = ("weight_product", *JACOBIAN_KINDS)
 
 
 class Activity(NamedTuple):
@@ -239,7 +240,7 @@ class Network:
                 f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})"
             )
         _, activity = feedforward_state(self, x)
-        feedback = jacobian.mean_feedback(jacobian.of_output(self, activity.v), kind, damping)
+        feedback = jacobian.mean_feedback(self, activity.v, kind, damping)
         self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
 
     def save(self, path):

@@ -63,7 +63,8 @@ def given_draws(noise, shape, sizes, dtype="float64"):
     if not isinstance(noise, list | tuple) or len(noise) != len(sizes) - 1:
         dimensions = "T, B, n_i" if len(shape) == 2 else "B, n_i"
         raise TypeError(
-            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays ({dimensions})"
+            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(sizes) - 1} arrays "
+            f"({dimensions})"
         )
     return [
         floats(f"noise[{i}]", a, (*shape, n), dtype=dtype)

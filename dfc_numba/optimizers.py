@@ -1,8 +1,8 @@
 """Optimisers: SGD with momentum, Adam and centred RMSprop, stepping a network's arrays in place.
 
 Each layer has its own learning rate, epsilon and moments. The gradient is clipped first; weight decay is
-added to it afterwards (an L2 term, biases included). The state is a set of plain arrays, named by
-`Optimizer.arrays`, so that a checkpoint can store it.
+added to it afterwards, biases included: an L2 term, or one that keeps a norm. The state is a set of plain
+arrays, named by `Optimizer.arrays`, so that a checkpoint can store it.
 """
 
 from collections.abc import Callable
@@ -46,13 +46,16 @@ class Optimizer:
             published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no
             clipping), `clip_scope`.
         learning_rate: replaces `options.learning_rate`.
+        keep_norm: c for homeostatic decay, which adds beta theta to the gradient of all parameters theta, with
+            beta = weight_decay (||theta||^2 - c), the squared norm being that of all layers; None: L2, beta =
+            weight_decay.
 
     Raises:
         ValueError: for an unknown name or scope, a list of another length than `layers`, or an array that is
             not contiguous.
     """
 
-    def __init__(self, layers, options, *, learning_rate=None):
+    def __init__(self, layers, options, *, learning_rate=None, keep_norm=None):
         choice("optimizer.clip_scope", options.clip_scope, CLIP_SCOPES)
         if not all(array.flags.c_contiguous for layer in layers for array in layer):
             raise ValueError("an optimiser changes its arrays in place, so they have to be C-contiguous")
@@ -62,6 +65,7 @@ class Optimizer:
         )
         self.epsilons = per_layer(options.epsilon, len(layers), "epsilon")
         self.steps = np.zeros(1, np.int64)
+        self._keep_norm = None if keep_norm is None else np.array([keep_norm], np.float64)
         self._rule = RULES[choice("optimizer.name", options.name, tuple(RULES))]
         self._layers = [list(layer) for layer in layers]
         names = self._rule.state
@@ -71,11 +75,12 @@ class Optimizer:
         """Takes one step down `gradients`, which are nested like `layers` and stay as they are."""
         self.steps += 1
         factors = clip_factors(gradients, self.options.clip_norm, self.options.clip_scope)
+        decay = self._decay()
         for layer, arrays in enumerate(self._layers):
             for theta, gradient, state, factor in zip(
                 arrays, gradients[layer], self._state[layer], factors[layer], strict=True
             ):
-                self._update(layer, theta, gradient, state, factor)
+                self._update(layer, theta, gradient, state, factor, decay)
 
     def arrays(self):
         """The state by name: `steps`, and e.g. `first_moment/0/1` for layer 0, tensor 1.
@@ -83,13 +88,20 @@ class Optimizer:
         Writing into the arrays restores a state.
         """
         named = {"steps": self.steps}
+        if self._keep_norm is not None:
+            named["keep_norm"] = self._keep_norm
         for layer, tensors in enumerate(self._state):
             for tensor, state in enumerate(tensors):
                 for name, array in zip(self._rule.state, state, strict=True):
                     named[f"{name}/{layer}/{tensor}"] = array
         return named
 
-    def _update(self, layer, theta, gradient, state, factor):
+    def _decay(self):
+        """What the parameters are multiplied by and added to the gradient, in this step."""
+        rate = self.options.weight_decay
+        return rate if self._keep_norm is None else rate * (squared_norm(self._layers) - self._keep_norm[0])
+
+    def _update(self, layer, theta, gradient, state, factor, decay):
         """One step of one array; the numbers are cast so that float32 parameters are computed in float32."""
         if gradient.shape != theta.shape:
             raise ValueError(
@@ -97,7 +109,7 @@ class Optimizer:
             )
         rule, options = self._rule, self.options
         numbers = rule.numbers(options, self.learning_rates[layer], self.epsilons[layer], int(self.steps[0]))
-        numbers = map(theta.dtype.type, (factor, options.weight_decay, *numbers))
+        numbers = map(theta.dtype.type, (factor, decay, *numbers))
         gradient = np.ascontiguousarray(gradient, theta.dtype)
         rule.kernel(*(array.reshape(-1) for array in (theta, gradient, *state)), *numbers)
 
@@ -112,12 +124,22 @@ def clip_factors(gradients, clip_norm, scope):
     """
     if clip_norm is None:
         return [[1.0] * len(layer) for layer in gradients]
-    squares = [[kernels.sum_of_squares(array.reshape(-1)) for array in layer] for layer in gradients]
+    squares = _squares(gradients)
     if scope == "layer":
         squares = [[sum(layer)] * len(layer) for layer in squares]
     elif scope == "all":
         squares = [[sum(map(sum, squares))] * len(layer) for layer in squares]
     return [[min(1.0, clip_norm / (square**0.5 + 1e-6)) for square in layer] for layer in squares]
+
+
+def squared_norm(layers):
+    """Sum of the squares of all arrays."""
+    return sum(map(sum, _squares(layers)))
+
+
+def _squares(layers):
+    """The sum of squares of each array."""
+    return [[kernels.sum_of_squares(array.reshape(-1)) for array in layer] for layer in layers]
 
 
 def per_layer(value, layers, name):

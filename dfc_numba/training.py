@@ -17,7 +17,7 @@ from dfc_numba import divergence, methods, threads
 from dfc_numba.errors import DivergenceError
 from dfc_numba.evaluation import Score, count_correct, evaluate, soft_targets
 from dfc_numba.noise import NoiseKey
-from dfc_numba.optimizers import Optimizer, per_layer
+from dfc_numba.optimizers import Optimizer, per_layer, squared_norm
 from dfc_numba.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.targets import mean_loss
 
@@ -306,10 +306,18 @@ def _create_optimizers(network, config, trains_feedback):
     if trains_feedback:
         layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
         options = config.feedback_optimizer
-        first_rate = options.pretraining_learning_rate
-        optimizers["pretraining"] = Optimizer(layers, options, learning_rate=first_rate)
-        optimizers["feedback"] = Optimizer(layers, options)
+        rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
+        for name, rate in rates.items():
+            keep_norm = _norm_to_keep(layers, options)
+            optimizers[name] = Optimizer(layers, options, learning_rate=rate, keep_norm=keep_norm)
     return optimizers
+
+
+def _norm_to_keep(layers, options):
+    """The squared norm that homeostatic decay keeps, by default that of the layers now; None for L2 decay."""
+    if options.decay == "l2":
+        return None
+    return squared_norm(layers) if options.homeostatic_norm is None else options.homeostatic_norm
 
 
 def _forward_layers(weights, biases):
