@@ -20,16 +20,21 @@ NOTHING_LEARNS = (
 
 def contradictions(config):
     """The sentences, each saying what to change, for what contradicts itself."""
-    rules = [*_lengths(config), _undamped(config)]
+    return [remedy for fires, remedy in rules(config) if fires]
+
+
+def rules(config):
+    """All rules that have a meaning for this configuration."""
+    yield from _lengths(config)
+    yield _undamped(config)
     if config.training.method in DFC_METHODS:
-        rules += _forward_learning(config)
+        yield from _forward_learning(config)
     if is_single_phase(config):
-        rules += _single_phase(config)
+        yield from _single_phase(config)
     if trains_feedback(config):
-        rules += [*_feedback_learning(config), *_feedback_simulations(config)]
-    elif config.training.freeze_forward:
-        rules.append((True, NOTHING_LEARNS))
-    return [remedy for is_so, remedy in rules if is_so]
+        yield from _feedback_learning(config)
+        yield from _feedback_simulations(config)
+    yield config.training.freeze_forward and not trains_feedback(config), NOTHING_LEARNS
 
 
 def _lengths(config):

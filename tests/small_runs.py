@@ -11,6 +11,8 @@ SIZES = [4, 6, 5, 3]
 SHORT = {"dt": 0.05, "steps": 20, "alpha": 0.01, "k_p": 0.5}
 SHORT_FEEDBACK = {"dt": 0.01, "steps": 10, "alpha": 0.5, "k_p": 0.05, "tau_v": 0.03, "sigma": 0.05}
 
+NEEDS = {"dfc-single-phase": {"controller": {"sigma": 0.05, "tau_noise": 0.1}}}  # what a method cannot do without
+
 
 def configuration(**sections):
     """A configuration for short runs; `sections` overrides single keys."""

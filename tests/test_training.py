@@ -5,7 +5,7 @@ from math import isnan
 
 import numpy as np
 import pytest
-from small_runs import SIZES, configuration, dataset, network, parameters, same, train
+from small_runs import NEEDS, SIZES, configuration, dataset, network, parameters, same, train
 
 import dfc_numba as dfc
 from dfc_numba import data, methods
@@ -169,6 +169,7 @@ def test_every_method_lowers_the_loss(method, task):
     config = configuration(
         target={"loss": "mse" if task == "regression" else "cross_entropy"},
         training={"method": method, "epochs": 6, "seed": 3},
+        **NEEDS.get(method, {}),
     )
     trainer, _, outcome = train(config, dataset(task, n_train=64), network(feedback_init="weight_product"))
     assert outcome.status == "done"
