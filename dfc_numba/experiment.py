@@ -144,6 +144,12 @@ def create_network(config, dataset):
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     if options.start_from:
         return _saved_network(config, sizes)
+    return _new_network(config, dataset, sizes)
+
+
+def _new_network(config, dataset, sizes):
+    """A random network; feedback weights from the Jacobian need the training inputs."""
+    options = config.network
     from_jacobian = options.feedback_init in JACOBIAN_KINDS
     network = Network.create(
         sizes,

@@ -8,15 +8,15 @@ import pytest
 
 from dfc_numba.config_file import load_config
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.expectations import expect
+from dfc_numba.expectations import _extrapolated, expect
 from dfc_numba.experiment import Experiment, create_network, load_data
 
 SMALL = ["network.hidden=[8]", "controller.steps=40", "feedback_controller.steps=9"]
 
 
-def prepared(*overrides):
+def prepared(*overrides, small=SMALL):
     """Configuration, data and network of a small run."""
-    config, _ = load_config(None, [*SMALL, *overrides])
+    config, _ = load_config(None, [*small, *overrides])
     dataset = load_data(config)
     return config, dataset, create_network(config, dataset)
 
@@ -39,6 +39,17 @@ def test_the_network_is_what_the_configuration_says():
     assert not np.array_equal(network.weights[0], prepared(*settings, "training.seed=8")[2].weights[0])
 
 
+@pytest.mark.parametrize("kind", ["jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv"])
+def test_feedback_weights_may_start_from_the_jacobian_at_the_first_inputs(monkeypatch, kind):
+    monkeypatch.setattr("dfc_numba.experiment.JACOBIAN_SAMPLES", 7)
+    damping = ["network.feedback_damping=0.3"] if kind == "jacobian_damped_pinv" else []
+    _, dataset, network = prepared(f"network.feedback_init={kind}", *damping)
+    plain = prepared()[2]
+    assert all(np.array_equal(a, b) for a, b in zip(network.weights, plain.weights, strict=True))
+    plain.set_feedback(kind, dataset.train.x[:7], damping=0.3 if damping else 0.0)
+    assert np.array_equal(parameters(network), parameters(plain))
+
+
 def test_expecting_changes_nothing_and_grows_with_the_work():
     config, dataset, network = prepared()
     before = parameters(network)
@@ -47,6 +58,31 @@ def test_expecting_changes_nothing_and_grows_with_the_work():
     assert expected.seconds > 0 and expected.memory > dataset.train.x.nbytes
     longer = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 10000})})
     assert expect(network, dataset, longer).seconds > 20 * expected.seconds
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.method=dfc-ssa"],
+        [
+            "training.method=dfc-single-phase",
+            "controller.sigma=0.1",
+            "controller.tau_noise=0.1",
+            "feedback.extra_epochs=1",
+        ],
+        ["feedback.rule=one_shot"],
+        ["training.method=bp"],
+    ],
+)
+def test_time_is_expected_for_every_kind_of_phase(overrides):
+    config, dataset, network = prepared(*overrides, small=SMALL[:1])
+    assert 0 < expect(network, dataset, config).seconds < 600
+
+
+def test_the_time_of_a_phase_that_simulates_nothing_does_not_grow_with_steps():
+    assert _extrapolated(0.2, 0.5, 0) == 0.2
+    assert _extrapolated(0.2, 0.36, 108) == pytest.approx(0.2 + 0.01 * 100)
+    assert _extrapolated(0.5, 0.2, 108) == 0.5
 
 
 def test_a_trial_that_diverges_leaves_the_time_unknown():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dfc_numba.optimizers import Optimizer, clip_factors, per_layer
+from dfc_numba.optimizers import Optimizer, clip_factors, per_layer, squared_norm
 
 SHAPES = [[(4, 3), (4,)], [(2, 4), (2,)]]
 STEPS = 5
@@ -131,15 +131,16 @@ def test_an_empty_layer_is_frozen():
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_restored_state_continues_bit_for_bit(name):
+@pytest.mark.parametrize("keep_norm", [None, 3.0])
+def test_restored_state_continues_bit_for_bit(name, keep_norm):
     settings, whole, parts = options(name, momentum=0.5, weight_decay=0.01), layers(0), layers(0)
-    reference = Optimizer(whole, settings)
-    first = Optimizer(parts, settings)
+    reference = Optimizer(whole, settings, keep_norm=keep_norm)
+    first = Optimizer(parts, settings, keep_norm=keep_norm)
     for step in range(3):
         reference.step(layers(step))
         first.step(layers(step))
     stored = {key: array.copy() for key, array in first.arrays().items()}
-    second = Optimizer(parts, settings)
+    second = Optimizer(parts, settings, keep_norm=None if keep_norm is None else squared_norm(parts))
     for key, array in second.arrays().items():
         array[...] = stored[key]
     for step in range(3, 6):
@@ -148,6 +149,45 @@ def test_restored_state_continues_bit_for_bit(name):
     assert all(
         np.array_equal(a, b) for x, y in zip(whole, parts, strict=True) for a, b in zip(x, y, strict=True)
     )
+
+
+@pytest.mark.parametrize(("name", "changes"), [("sgd", {"momentum": 0.7}), ("adam", {})])
+def test_homeostatic_decay_adds_the_parameters_in_proportion_to_the_excess_of_their_norm(name, changes):
+    """Recomputed step by step: an L2 term whose factor is weight_decay (||theta||^2 - c), of all layers jointly."""
+    kept, decay, rate = 2.5, 0.03, 0.1
+    o = options(name, weight_decay=decay, **changes)
+    ours, theirs = layers(0), [array for layer in layers(0) for array in layer]
+    optimizer, moments = Optimizer(ours, o, keep_norm=kept), [[0.0, 0.0] for _ in theirs]
+    for step in range(1, STEPS + 1):
+        gradients = layers(100 + step)
+        optimizer.step(gradients)
+        beta = decay * (sum(np.sum(theta**2) for theta in theirs) - kept)
+        for theta, g, m in zip(
+            theirs, (array for layer in gradients for array in layer), moments, strict=True
+        ):
+            g = g + beta * theta
+            if name == "sgd":
+                m[0] = o.momentum * m[0] + g
+                theta -= rate * m[0]
+            else:
+                m[0], m[1] = o.beta1 * m[0] + (1 - o.beta1) * g, o.beta2 * m[1] + (1 - o.beta2) * g**2
+                root = np.sqrt(m[1] / (1 - o.beta2**step)) + o.epsilon
+                theta -= rate * m[0] / (1 - o.beta1**step) / root
+    for array, theta in zip((array for layer in ours for array in layer), theirs, strict=True):
+        np.testing.assert_allclose(array, theta, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("start", [0.3, 3.0])
+def test_homeostatic_decay_brings_the_norm_to_what_it_keeps(start):
+    parameters = [[start * array for array in layer] for layer in layers(0)]
+    optimizer = Optimizer(parameters, options("sgd", learning_rate=0.01, weight_decay=0.2), keep_norm=4.0)
+    directions = [array / np.linalg.norm(array) for layer in parameters for array in layer]
+    assert abs(squared_norm(parameters) - 4.0) > 1.5
+    for _ in range(3000):
+        optimizer.step([[np.zeros_like(array) for array in layer] for layer in parameters])
+    assert squared_norm(parameters) == pytest.approx(4.0, rel=1e-9)
+    for array, direction in zip((array for layer in parameters for array in layer), directions, strict=True):
+        np.testing.assert_allclose(array / np.linalg.norm(array), direction, atol=1e-12)
 
 
 def norm(arrays):

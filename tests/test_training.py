@@ -13,6 +13,8 @@ from dfc_numba.evaluation import evaluate
 from dfc_numba.targets import mean_loss
 from dfc_numba.training import Trainer
 
+SINGLE_PHASE = {"training": {"method": "dfc-single-phase"}, **NEEDS["dfc-single-phase"]}
+
 # --- the loops ----------------------------------------------------------------------------------------------
 
 
@@ -176,6 +178,72 @@ def test_every_method_lowers_the_loss(method, task):
     assert trainer.rows[-1]["train_loss"] < 0.8 * trainer.rows[0]["train_loss"]
 
 
+@pytest.mark.parametrize("rule", ["noise_driven", "one_shot"])
+def test_pretraining_brings_random_feedback_weights_towards_the_jacobian(rule):
+    net, data_set = network(), dataset(n_train=64)
+    config = configuration(
+        training={"freeze_forward": True, "epochs": 1},
+        feedback={"rule": rule, "pretraining_epochs": 60, "epochs": 0},
+        feedback_controller={"sigma": 0.02, "steps": 40},
+        feedback_optimizer={"pretraining_learning_rate": 0.01, "weight_decay": 0.1},
+    )
+    before = cosine_to_jacobian(net, data_set)
+    train(config, data_set, net)
+    assert before < 0.6 and cosine_to_jacobian(net, data_set) > 0.95
+
+
+def cosine_to_jacobian(net, data_set):
+    """Between the feedback weights of the hidden layers and the mean transposed Jacobian."""
+    hidden = sum(SIZES[1:-1])
+    jacobian = dfc.output_jacobian(net, data_set.train.x).mean(axis=0).T[:hidden].ravel()
+    feedback = np.concatenate(net.feedback[:-1]).ravel()
+    return feedback @ jacobian / np.linalg.norm(feedback) / np.linalg.norm(jacobian)
+
+
+def test_homeostatic_decay_keeps_the_norm_at_the_start_or_the_one_that_is_named():
+    homeostatic = {"decay": "homeostatic", "weight_decay": 0.5}
+    for freeze in (False, True):
+        config = configuration(feedback={"freeze_output": freeze}, feedback_optimizer=homeostatic)
+        net = network()
+        learned = net.feedback[:-1] if freeze else net.feedback
+        expected = sum(np.sum(q**2) for q in learned)
+        trainer, _, _ = train(config, net=net)
+        for name in ("pretraining", "feedback"):
+            assert trainer.optimizers[name].arrays()["keep_norm"] == pytest.approx(expected, rel=1e-14)
+    named = configuration(feedback_optimizer={**homeostatic, "homeostatic_norm": 2.5})
+    assert train(named)[0].optimizers["feedback"].arrays()["keep_norm"] == 2.5
+    assert "keep_norm" not in train(configuration())[0].optimizers["feedback"].arrays()
+
+
+def test_a_single_phase_steps_forward_and_feedback_weights_after_every_minibatch():
+    config = configuration(**SINGLE_PHASE, feedback={"pretraining_epochs": 1, "extra_epochs": 1})
+    trainer, watcher, _ = train(config)
+    epoch = ["forward"] * 3 + ["extra feedback"] * 3
+    assert [call for call in watcher.calls if not call.startswith(("start", "epoch", "done"))] == [
+        "pretraining"
+    ] * 3 + 2 * epoch
+    before, after = watcher.states[2], watcher.states[3]
+    assert not same(before, after, ("weights",)) and not any(
+        np.array_equal(before[k], after[k]) for k in before if "feed" in k
+    )
+    assert [int(trainer.optimizers[name].steps[0]) for name in ("pretraining", "forward", "feedback")] == [
+        3,
+        6,
+        12,
+    ]
+
+
+def test_a_single_phase_honours_frozen_and_fixed_feedback():
+    frozen, fixed = network(), network()
+    train(configuration(**SINGLE_PHASE, feedback={"freeze_output": True}), net=frozen)
+    assert np.array_equal(frozen.feedback[-1], np.eye(SIZES[-1]))
+    assert not np.array_equal(frozen.feedback[0], network().feedback[0])
+    start = parameters(fixed)
+    trainer, _, _ = train(configuration(**SINGLE_PHASE, feedback={"train": False}), net=fixed)
+    assert same(parameters(fixed), start, ("feedback",)) and not same(parameters(fixed), start, ("weights",))
+    assert list(trainer.optimizers) == ["forward"]
+
+
 # --- noise, threads, continuing -----------------------------------------------------------------------------
 
 
@@ -185,8 +253,20 @@ def test_seeds_decide_everything():
     assert not same(runs[0], runs[2], ("weights",)) and not same(runs[0], runs[2], ("feedback",))
 
 
-def test_threads_do_not_change_the_bits():
-    one, two = (parameters(train(configuration(), threads=threads)[0].network) for threads in (1, 2))
+ALL_OF_IT = {  # a single phase, with all that evolves in a run
+    **SINGLE_PHASE,
+    "feedback": {"extra_epochs": 1, "high_pass": 0.2},
+    "feedback_optimizer": {"decay": "homeostatic", "weight_decay": 0.3},
+}
+ONE_SHOT = {"feedback": {"rule": "one_shot"}}
+
+
+@pytest.mark.parametrize("sections", [{}, ALL_OF_IT, ONE_SHOT])
+def test_threads_do_not_change_the_bits(sections):
+    data_set = dataset(n_train=200)  # several shards
+    training = {**sections.get("training", {}), "batch_size": 100}
+    config = configuration(**{**sections, "training": training})
+    one, two = (parameters(train(config, data_set, threads=threads)[0].network) for threads in (1, 2))
     assert same(one, two)
 
 
@@ -207,11 +287,13 @@ def test_a_stop_after_the_last_minibatch_changes_nothing():
     assert outcome.status == "done" and watcher.calls[-2:] == ["epoch 2", "done"]
 
 
-def test_counters_and_arrays_are_all_that_evolves():
+@pytest.mark.parametrize("sections", [{}, ALL_OF_IT, ONE_SHOT])
+def test_counters_and_arrays_are_all_that_evolves(sections):
     """A new trainer given the state of a stopped one ends with the same bits."""
-    whole, _, _ = train(configuration())
-    first, _, _ = train(configuration(), stop_after=11)
-    second = Trainer(first.network.copy(), dataset(), configuration())
+    config = configuration(**sections)
+    whole, _, _ = train(config)
+    first, _, _ = train(config, stop_after=11)
+    second = Trainer(first.network.copy(), dataset(), config)
     second.counters, second.rows, second.best_network = first.counters, first.rows, first.best_network
     for name, optimizer in second.optimizers.items():
         for key, array in optimizer.arrays().items():
@@ -298,10 +380,14 @@ def test_time_left_is_estimated_from_the_second_minibatch_on():
     assert estimates[-1] == 0
 
 
-def test_float32_stays_float32():
+@pytest.mark.parametrize("sections", [{}, ALL_OF_IT, ONE_SHOT])
+def test_float32_stays_float32_and_close_to_float64(sections):
     net = network(dtype="float32")
-    trainer, _, outcome = train(configuration(training={"dtype": "float32"}), dataset(dtype=np.float32), net)
+    trainer, _, outcome = train(configuration(**sections), dataset(dtype=np.float32), net)
     assert outcome.status == "done"
+    double, _, _ = train(configuration(**sections), dataset())
+    for name, expected in parameters(double.network).items():
+        np.testing.assert_allclose(parameters(net)[name], expected, rtol=1e-3, atol=1e-3)
     assert {array.dtype for array in parameters(trainer.best_network).values()} == {np.dtype(np.float32)}
 
 
