@@ -85,6 +85,13 @@ def _forward_learning(config):
             "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
         ),
     )
+    yield (
+        method == "dfc-ss-newton" and controller.jacobian_feedback,
+        (
+            "training.method = 'dfc-ss-newton' solves for u by the feedback weights, which controller.jacobian_feedback = "
+            "true goes without; set it to false, or training.method = 'dfc-ss'"
+        ),
+    )
     yield _misplaced_softmax(config, "controller")
     yield (
         controller.error == "softmax" and config.target.class_value == 1,

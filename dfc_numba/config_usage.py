@@ -5,7 +5,7 @@ DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
 # methods that solve for the steady state, and what of the controller it depends on
 SOLVED_KEYS = {
     "dfc-ssa": {"alpha", "leak", "jacobian_feedback"},
-    "dfc-ss-newton": {"alpha", "leak", "jacobian_feedback", "error"},
+    "dfc-ss-newton": {"alpha", "leak", "error"},
 }
 OPTIMIZER_KEYS = {
     "sgd": {"momentum"},
