@@ -22,6 +22,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.", show_default=False
+    ),
+]
+Epochs = Annotated[
+    int | None, typer.Option(help="Epochs of forward learning (training.epochs).", show_default=False)
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads to use; all that there are by default.", show_default=False)
+]
+Dtype = Annotated[str | None, typer.Option(help="float64 or float32 (training.dtype).", show_default=False)]
+
 
 def main():
     """Runs the command line; the entry point of `dfc`."""
@@ -53,26 +67,11 @@ def train(
             show_default=True,
         ),
     ] = DEFAULT_PRESET,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Change one setting; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Epochs of forward learning (training.epochs).", show_default=False)
-    ] = None,
+    settings: Settings = None,
+    epochs: Epochs = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads to use; all that there are by default.", show_default=False),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float64 or float32 (training.dtype).", show_default=False)
-    ] = None,
+    threads: Threads = None,
+    dtype: Dtype = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Run directory; by default the first free runs/NAME-NNN.", show_default=False),
@@ -83,15 +82,10 @@ def train(
     The run directory gets config.toml, run.json, metrics.csv and the weights. Exit code: 0 done, 1 diverged
     or failed, 2 wrong use, 130 interrupted with Ctrl-C.
     """
-    shorthands = {"training.epochs": epochs, "training.seed": seed, "training.dtype": dtype}
-    overrides = [
-        *(settings or []),
-        *(f"{key}={value}" for key, value in shorthands.items() if value is not None),
-    ]
     with _exit_codes():
         from dfc_numba.config_file import load_config
 
-        config, left_out = load_config(source, overrides)
+        config, left_out = load_config(source, _overrides(settings, epochs, seed, dtype))
         from dfc_numba import reporting
         from dfc_numba.experiment import Experiment
 
@@ -101,13 +95,69 @@ def train(
         with reporting.choose_display() as display:
             result = experiment.run([display])
         reporting.conclude(result)
-    raise typer.Exit(_exit_code(result))
+    raise typer.Exit(_exit_code(result.signal, [result.outcome.status]))
 
 
-def _exit_code(result):
-    if result.signal is not None:
-        return SIGNALLED + result.signal
-    return DONE if result.outcome.status == "done" else FAILED
+@app.command()
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRESET or FILE.toml",
+            help="What to compare, each with changes of its own if wanted: digits digits+training.method=bp",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with successive seeds.")] = 1,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="First random seed; by default that of each preset.", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    dtype: Dtype = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the runs; by default one in runs/, the same for the same command.",
+            show_default=False,
+        ),
+    ] = None,
+):
+    """Compare methods: train each with several seeds, and show means and standard deviations.
+
+    The folder gets comparison.csv, summary.csv, summary.md, comparison.png (with the extra plot), and a run
+    directory per run. Interrupted, the same command goes on where it stopped. Exit code: 0 done, 1 a run
+    diverged or failed, 2 wrong use, 130 interrupted with Ctrl-C.
+    """
+    with _exit_codes():
+        from dfc_numba import comparison, comparison_report, summary
+        from dfc_numba.errors import ConfigurationError
+
+        plan = comparison.plan(sources, _overrides(settings, epochs, seed, dtype), seeds=seeds, out=out)
+        comparison_report.announce(plan)
+        comparison_report.announce_outlook(comparison.prepare(plan, threads))
+    with _exit_codes(wrong_use=ConfigurationError):
+        display, ended = comparison_report.display, []
+        for run in comparison.run(plan, display=display, threads=threads, command=sys.argv):
+            comparison_report.tell(run)
+            ended.append(run)
+        comparison_report.conclude(plan, ended, no_figure=summary.draw(plan, ended))
+    raise typer.Exit(_exit_code(ended[-1].signal, [run.status for run in ended]))
+
+
+def _overrides(settings, epochs, seed, dtype):
+    """The texts `section.key=value` that the options of a command stand for."""
+    shorthands = {"training.epochs": epochs, "training.seed": seed, "training.dtype": dtype}
+    stated = {key: value for key, value in shorthands.items() if value is not None}
+    return [*(settings or []), *(f"{key}={value}" for key, value in stated.items())]
+
+
+def _exit_code(signal, statuses):
+    if signal is not None:
+        return SIGNALLED + signal
+    return DONE if set(statuses) == {"done"} else FAILED
 
 
 @app.command()

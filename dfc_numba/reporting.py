@@ -27,10 +27,11 @@ class PlainDisplay(NoDisplay):
 
     Args:
         interval: seconds between the lines on standard error.
+        label: what the lines on standard error start with.
     """
 
-    def __init__(self, interval=MINUTE):
-        self._interval = interval
+    def __init__(self, interval=MINUTE, label=""):
+        self._interval, self._label = interval, label
         self._next_line = time.monotonic() + interval
 
     def on_start(self, trainer):
@@ -42,7 +43,10 @@ class PlainDisplay(NoDisplay):
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval
             where = f"minibatch {progress.minibatch}/{progress.minibatches}"
-            texts = [f"{progress_text(progress, self._epochs)}, {where}", *progress_numbers(progress)]
+            texts = [
+                f"{self._label}{progress_text(progress, self._epochs)}, {where}",
+                *progress_numbers(progress),
+            ]
             print("  ".join(texts), file=sys.stderr, flush=True)
 
     def on_epoch(self, row):
@@ -51,12 +55,17 @@ class PlainDisplay(NoDisplay):
 
 
 class LiveDisplay(NoDisplay):
-    """A bar on standard error that moves with every minibatch, and a line per epoch above it."""
+    """A bar on standard error that moves with every minibatch, and a line per epoch above it.
 
-    def __init__(self):
+    Args:
+        label: what the bar's text starts with.
+    """
+
+    def __init__(self, label=""):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        self._label = label
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -82,7 +91,7 @@ class LiveDisplay(NoDisplay):
         """Moves the bar."""
         self._bar.update(
             self._task,
-            description=progress_text(progress, self._epochs),
+            description=f"{self._label}{progress_text(progress, self._epochs)}",
             completed=progress.minibatch,
             total=progress.minibatches,
             numbers="  ".join(progress_numbers(progress)),
@@ -96,9 +105,9 @@ class LiveDisplay(NoDisplay):
         self._bar.stop()
 
 
-def choose_display():
+def choose_display(label=""):
     """A live display where standard error is a terminal, plain lines elsewhere."""
-    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
+    return LiveDisplay(label=label) if sys.stderr.isatty() else PlainDisplay(label=label)
 
 
 def announce(experiment, left_out=()):
@@ -113,9 +122,13 @@ def announce(experiment, left_out=()):
     )
     print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
     expected = experiment.expect()
-    known = expected.seconds is not None
-    time_text = f"about {duration(expected.seconds)}" if known else "unknown, the trial did not end well"
-    print(f"expected, from a short trial: time {time_text}; memory about {size(expected.memory)}", flush=True)
+    needs = f"time {expected_time(expected.seconds)}; memory about {size(expected.memory)}"
+    print(f"expected, from a short trial: {needs}", flush=True)
+
+
+def expected_time(seconds):
+    """Seconds until the end of what is about to start, or that they are unknown."""
+    return "unknown, the trial did not end well" if seconds is None else f"about {duration(seconds)}"
 
 
 def conclude(result):

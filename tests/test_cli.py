@@ -50,7 +50,8 @@ def small_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["presets", "-h"], ["info", "--help"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["compare", "--help"], ["presets", "-h"], ["info", "--help"]],
 )
 def test_help(arguments):
     result = dfc(*arguments)

@@ -48,6 +48,13 @@ def test_a_plain_display_prints_a_line_per_epoch_and_one_every_so_often(capsys):
     )
 
 
+def test_a_display_may_say_which_run_it_shows(capsys):
+    with reporting.PlainDisplay(interval=0.0, label="run 2/7, ") as display:
+        display.on_start(STARTED)
+        display.on_minibatch(progress())
+    assert capsys.readouterr().err.startswith("run 2/7, forward 2/10, minibatch 3/41")
+
+
 def test_a_plain_display_is_quiet_in_between(capsys):
     with reporting.PlainDisplay() as display:
         display.on_start(STARTED)
@@ -69,7 +76,7 @@ def test_a_live_display_shows_the_run_and_tidies_up(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
-    display = reporting.choose_display()
+    display = reporting.choose_display("run 2/7, ")
     assert isinstance(display, reporting.LiveDisplay)
     with pytest.raises(KeyboardInterrupt), display:
         display.on_start(STARTED)
@@ -77,7 +84,7 @@ def test_a_live_display_shows_the_run_and_tidies_up(monkeypatch):
         display._bar.refresh()
         raise KeyboardInterrupt
     text = sys.stderr.getvalue()
-    assert "forward 2/10" in text and "accuracy 90.00 %" in text and "3/41" in text
+    assert "run 2/7, forward 2/10" in text and "accuracy 90.00 %" in text and "3/41" in text
     assert text.endswith("\x1b[?25h") or text.count("\x1b[?25h") == text.count("\x1b[?25l")
 
 
