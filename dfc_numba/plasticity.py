@@ -205,16 +205,15 @@ def feedback_update(
 def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
     """The update Delta Q of the feedback weights from one noisy forward pass, without a controller.
 
-        Delta Q_i = 1 / sigma_i^2 mean over b of eps_i (r~_L - r_L)^T,  eps_i = sigma N(0, 1)
+        Delta Q_i = 1 / max(sigma, sigma_floor)^2 mean over b of eps_i (r~_L - r_L)^T,  eps_i = sigma N(0, 1)
 
-    with r~_L the output where eps_i is added to the voltages of every layer: for small sigma, J_i^T on average (a rule
-    of the DFC paper's code, Meulemans et al. 2021). It is the rule of `feedback_update` for a network that follows its
-    inputs at once, and a controller that integrates its output once.
+    with r~_L the output where eps_i is added to the voltages of every layer: for small sigma above the floor, J_i^T on
+    average (a rule of the DFC paper's code, Meulemans et al. 2021). It is the rule of `feedback_update` for a network that
+    follows its inputs at once, and a controller that integrates its output once.
 
     Args:
         x: inputs (B, n_0). sigma: standard deviation of the noise, the same in all layers, above 0.
         noise: an int seed, a `NoiseKey`, or the draws N(0, 1) themselves: a list of arrays (B, n_i).
-        sigma_floor: what sigma_i is at least taken to be.
 
     Returns:
         a `FeedbackUpdate`, arrays (n_i, n_L) in the network's dtype.
