@@ -1,255 +1,207 @@
-"""Reference values computed by the published code, mapped onto calls of the public API.
+"""Reference values computed by the published code, beside results of the public API.
 
-A reference file is an .npz archive: a network (W{i}, b{i}, Q{i}), inputs x, the output target r_target, the random
-draws xi{i}, the options in the names of the published code (`params_json`), and what that code computed from
-them. `comparisons` calls an implementation of the API (the package, or the oracle) with the same inputs and yields
-each of its results beside the published one, the latter brought to our sign and scale: the published code stores
-gradients, -2 times our forward updates and -1 times our feedback updates.
+`comparisons` repeats what a file holds with an implementation of the API (the package, or the oracle) and yields each
+result beside the published one, brought to our sign and scale by the factor in `reference_table.TABLE`. Values that
+contain a slip of the published code are computed by `reference_slips`, whole training runs by `training_cases`.
 """
 
-import json
 import re
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import oracle
+import reference_slips
+import training_cases
+from reference_files import Comparison, family
+from reference_problems import Problem
+from reference_table import find_row
 
 import dfc_numba as dfc
+from dfc_numba import optimizers
+from dfc_numba.plasticity import one_shot_feedback_update
 
-FAMILIES = (
-    "ctrl",
-    "opt",
-    "conv",
-    "noisyfwd",
-    "fb2p",
-    "sp_train",
-    "sp_pre",
-    "sp_extra",
-    "init",
-    "old_forward",
+GRADIENT = re.compile(
+    r"g(?P<kind>[Wb])(?P<layer>\d)(_(?P<readout>cont|conteff|ss|ssa|ndi)(_pro(?P<proactive>\d))?_(?P<rule>nl|vd|dm))?"
 )
-READOUTS = {"cont": "average", "ss": "final", "ssa": "analytic", "ndi": "analytic"}
-RULES = {"nl": "nonlinear_difference", "vd": "voltage_difference", "dm": "derivative_matrix"}
-GRADIENT = re.compile(r"g(?P<kind>[Wb])(?P<layer>\d)_(?P<readout>cont|ss|ssa|ndi)_(?P<rule>nl|vd|dm)")
-TRAJECTORY = re.compile(r"(?P<variable>v_ff|v_fb|v|r)(?P<layer>\d)")
-
-
-class Comparison(NamedTuple):
-    """One array: its name in the file, our result, the published one in our sign and scale."""
-
-    name: str
-    ours: np.ndarray
-    theirs: np.ndarray
-
-    @property
-    def deviation(self):
-        """Largest absolute difference, relative to the largest published value (absolute where all are 0).
-
-        Infinite where the shapes differ or our result is not finite.
-        """
-        if np.shape(self.ours) != np.shape(self.theirs) or not np.isfinite(self.ours).all():
-            return float("inf")
-        scale = np.abs(self.theirs).max() or 1.0
-        return float(np.abs(self.ours - self.theirs).max() / scale)
-
-
-def family(path):
-    """The family that a file belongs to, or None for a file of another kind."""
-    return next((name for name in FAMILIES if Path(path).name.startswith(name + "_")), None)
-
-
-def reference_files(folder):
-    """The files of `folder` that can be compared, in alphabetical order."""
-    return sorted(path for path in Path(folder).glob("*.npz") if family(path))
+STATE = re.compile(r"(?P<variable>v_ff|v_fb|v|r)(?P<last>_ss)?(?P<layer>\d)")
 
 
 def comparisons(path, api=dfc):
-    """Yield a `Comparison` for every array of a reference file that has a counterpart in the API."""
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    case = Case(arrays, family(path), api)
-    yield from case.network_comparisons()
-    if case.family != "init":
-        yield from case.feedforward_comparisons()
-        yield from case.trajectory_comparisons()
-        yield from case.steady_state_comparisons()
-        yield from case.forward_update_comparisons()
-        yield from case.feedback_update_comparisons()
+    """Yield a `Comparison` for every array of a reference file that is computed, be it by ours or with a slip."""
+    if family(path) == "train":
+        if api is dfc:
+            yield from training_cases.Run(path).comparisons()
+        return
+    problem = Problem(path, api)
+    for name, ours in results(problem):
+        row = find_row(path, name, problem.options)
+        yield Comparison(name, ours, row.ours_per_theirs(problem.options) * problem.arrays[name])
+    for slip in reference_slips.slips(problem):
+        yield Comparison(slip.name, slip.published, problem.arrays[slip.name])
 
 
-class Case:
-    """One reference file, read: the network, the data, the controller and the draws that it used."""
+def results(problem):
+    """Pairs (name of an array, our result) for the arrays that hold what the papers mean."""
+    special = {
+        "init": (initial_feedback,),
+        "student_teacher": (),
+        "bp_dfa": (backpropagation,),
+        "old_clip": (feedforward, clipped_update),
+        "old_feedback": (feedforward, older_feedback_updates),
+        "sp_pre": (feedforward, trajectory),
+    }
+    simulated = feedforward, trajectory, steady_state, forward_updates, feedback_updates
+    for part in special.get(problem.family, simulated):
+        yield from part(problem)
 
-    def __init__(self, arrays, family, api):
-        self.arrays, self.family, self.api = arrays, family, api
-        self.options = json.loads(str(arrays["params_json"]))
-        self.layers = range(len(self.options["sizes"]) - 1)
-        self.net = self._network()
-        if family != "init":
-            self.x, self.target = arrays["x"], arrays["r_target"]
-            self.noise = [arrays[f"xi{i}"] for i in self.layers] if "xi0" in arrays else None
-            self.controller = self._controller()
 
-    def _network(self):
-        a = self.arrays
-        return self.api.Network(
-            weights=[a[f"W{i}"] for i in self.layers],
-            biases=[a[f"b{i}"] for i in self.layers] if "b0" in a else None,
-            feedback=[a[f"Q{i}"] for i in self.layers],
-            hidden_activation=self.options.get("activation", "tanh"),
-        )
+def initial_feedback(problem):
+    """Feedback weights initialised as the product of the forward weights."""
+    problem.net.set_feedback("weight_product")
+    yield from ((f"Q{i}", problem.net.feedback[i]) for i in problem.layers)
+    yield "homeostatic_const", optimizers.squared_norm([problem.net.feedback])
 
-    @property
-    def single_phase(self):
-        return self.family.startswith("sp_")
 
-    def _phase_option(self, name, default=None):
-        """An option of the phase that is simulated: those of the feedback phase have the suffix _fb."""
-        suffix = "_fb" if self.family in ("fb2p", "sp_pre") else ""
-        return self.options.get(name + suffix, default)
+def backpropagation(problem):
+    """Backpropagation: as it is, with rectified units, with integer labels."""
+    for suffix in ("", "_relu", "_intlabels"):
+        if f"gW0_bp{suffix}" in problem.arrays:
+            net, y = problem.baseline(suffix)
+            output = net.forward(problem.x).r[-1]
+            loss = problem.mean_loss(output, y, problem.loss)
+            yield from problem.present({f"y_ff{suffix}": output, f"loss{suffix}": loss})
+            ours = problem.backpropagation(net, problem.x, y, loss=problem.loss)
+            for i in problem.layers:
+                yield f"gW{i}_bp{suffix}", ours.weights[i]
+                yield f"gb{i}_bp{suffix}", ours.biases[i]
 
-    def _controller(self):
-        option, flag = self._phase_option, self.options.get
-        instant_dynamics = flag("inst_system_dynamics", False)
-        noisy = self.noise is not None
-        coloured = self.single_phase or flag("low_pass_filter_noise", False)
-        return self.api.Controller(
-            dt=option("dt_di"),
-            steps=option("tmax_di") - 1,
-            alpha=option("alpha_di"),
-            k_p=option("k_p"),
-            tau_v=option("time_constant_ratio"),
-            tau_apical=self._tau_apical(),
-            instant_transmission=option("inst_transmission") or instant_dynamics,
-            instant_dynamics=instant_dynamics,
-            proactive=flag("proactive_controller"),
-            error="softmax" if flag("error") == "cross_entropy" else "difference",
-            sigma=option("sigma") if noisy else 0.0,
-            sigma_output=option("sigma_output") if noisy else None,
-            tau_noise=flag("tau_noise") if noisy and coloured else None,
-            tau_control=flag("tau_f") if flag("low_pass_filter_u") else None,
-            jacobian_feedback=flag("use_jacobian_as_fb", False),
-            convergence_epsilon=flag("epsilon_di", 0.5),
-        )
 
-    def _tau_apical(self):
-        tau = self._phase_option("apical_time_constant", -1)
-        instant = self.single_phase or self.options.get("inst_apical_dynamics") or tau == -1
-        return None if instant else tau
+def feedforward(problem):
+    """The feedforward pass, its loss, the output target."""
+    activity = problem.net.forward(problem.x)
+    output = activity.r[-1]
+    loss = problem.mean_loss(output, problem.y, problem.loss)
+    yield from problem.present({"y_ff": output, "loss": loss})
+    if "r_target" in problem.arrays:
+        yield "r_target", problem.target
+    for i in problem.layers:
+        yield from problem.present({f"a{i}": activity.v[i], f"h{i}": activity.r[i]})
 
-    def network_comparisons(self):
-        """Feedback weights initialised as the product of the forward weights."""
-        if self.family == "init":
-            self.net.set_feedback("weight_product")
-            for i in self.layers:
-                yield Comparison(f"Q{i}", self.net.feedback[i], self.arrays[f"Q{i}"])
 
-    def feedforward_comparisons(self):
-        """The feedforward pass, and the output target where it is a nudge."""
-        activity = self.net.forward(self.x)
-        for i in self.layers:
-            if f"a{i}" in self.arrays:
-                yield Comparison(f"a{i}", activity.v[i], self.arrays[f"a{i}"])
-                yield Comparison(f"h{i}", activity.r[i], self.arrays[f"h{i}"])
-        yield Comparison("y_ff", activity.r[-1], self.arrays["y_ff"])
-        if self._has_nudged_target():
-            loss = "cross_entropy" if self.options["loss"] == "ce" else "mse"
-            ours = self.api.output_target(self.net, self.x, self.arrays["y"], loss=loss, step=self._nudge())
-            yield Comparison("r_target", ours, self.target)
+def trajectory(problem):
+    """Every variable of the simulation, and which samples converged."""
+    if not {"u", "u_used", "v_ss0", "n_converged"} & set(problem.arrays):
+        return
+    ours = problem.trajectory
+    for name in problem.arrays:
+        if match := STATE.fullmatch(name):
+            values = getattr(ours, match["variable"])[int(match["layer"])]
+            yield name, values[-1] if match["last"] else values
+    counts = {name: np.sum(getattr(ours, name)) for name in ("converged", "diverged")}
+    counts["not_converged"] = len(problem.x) - sum(counts.values())
+    yield from problem.present({f"n_{name}": count for name, count in counts.items()})
+    found = {"u": ours.u, "u_int": ours.u_int, "sample_error": ours.error, "u_used": ours.u[-1]}
+    yield from problem.present(found)
 
-    def _has_nudged_target(self):
-        without_controller = self.options.get("pretrain_without_controller", False)
-        if self.family == "old_forward":
-            return self.options["loss"] == "mse"
-        return self.family != "fb2p" and self.options["feedback"] == "weak" and not without_controller
 
-    def _nudge(self):
-        """The nudge of one sample; the older published code gives that of the minibatch."""
-        if self.family == "old_forward":
-            return self.options["target_lr"] / self.options["batch"]
-        return self.options["target_stepsize"]
+def steady_state(problem):
+    """The Jacobian at the feedforward state, and the linearised steady state."""
+    if "J" in problem.arrays:
+        yield "J", problem.api.output_jacobian(problem.net, problem.x)
+    if "ssa_u" in problem.arrays:
+        arguments = problem.net, problem.x, problem.target, problem.controller
+        ours = problem.api.steady_state(*arguments, method="linear")
+        yield "ssa_u", ours.u
+        for i in problem.layers:
+            found = {f"ssa_dv{i}": ours.delta_v[i], f"ssa_v{i}": ours.v[i], f"ssa_r{i}": ours.r[i]}
+            yield from problem.present(found)
 
-    def trajectory_comparisons(self):
-        """Every variable of the simulation, and which samples converged."""
-        if "u" not in self.arrays:
-            return
-        ours = self.api.simulate(self.net, self.x, self.target, self.controller, noise=self.noise)
-        for name, theirs in self.arrays.items():
-            if match := TRAJECTORY.fullmatch(name):
-                yield Comparison(name, getattr(ours, match["variable"])[int(match["layer"])], theirs)
-        for name, attribute in (("u", "u"), ("u_int", "u_int"), ("sample_error", "error")):
-            if name in self.arrays:
-                yield Comparison(name, getattr(ours, attribute), self.arrays[name])
-        for name in ("converged", "diverged"):
-            if f"n_{name}" in self.arrays:
-                yield Comparison(f"n_{name}", getattr(ours, name).sum(), self.arrays[f"n_{name}"])
 
-    def steady_state_comparisons(self):
-        """The linearised steady state and the Jacobian at the feedforward state."""
-        if "ssa_u" not in self.arrays:
-            return
-        ours = self.api.steady_state(self.net, self.x, self.target, self.controller, method="linear")
-        yield Comparison("J", self.api.output_jacobian(self.net, self.x), self.arrays["J"])
-        yield Comparison("ssa_u", ours.u, self.arrays["ssa_u"])
-        for i in self.layers:
-            for name, values in (("dv", ours.delta_v), ("v", ours.v), ("r", ours.r)):
-                yield Comparison(f"ssa_{name}{i}", values[i], self.arrays[f"ssa_{name}{i}"])
+def forward_updates(problem):
+    """Every readout and rule that the file holds, but for those that ascend."""
+    variants = {}
+    for match in filter(None, map(GRADIENT.fullmatch, problem.arrays)):
+        variants.setdefault(match.group("readout", "rule", "proactive"), []).append(match)
+    for (readout, rule, proactive), matches in variants.items():
+        if reference_slips.ascends(problem, readout, rule):
+            continue
+        ours = problem.forward_update(readout, rule, proactive=proactive and proactive == "1")
+        arrays = {"W": ours.weights, "b": ours.biases}
+        yield from ((match.string, arrays[match["kind"]][int(match["layer"])]) for match in matches)
 
-    def forward_update_comparisons(self):
-        """Every readout and rule that the file holds."""
-        matches = [match for match in map(GRADIENT.fullmatch, self.arrays) if match]
-        for readout, rule in sorted({(match["readout"], match["rule"]) for match in matches}):
-            ours = self._forward_update(READOUTS[readout], RULES[rule])
-            for match in matches:
-                if (match["readout"], match["rule"]) == (readout, rule):
-                    values = ours.weights if match["kind"] == "W" else ours.biases
-                    theirs = self._gradient_factor(readout, rule) * self.arrays[match.string]
-                    yield Comparison(match.string, values[int(match["layer"])], theirs)
 
-    def _gradient_factor(self, readout, rule):
-        """-1/2, but +1/4 where the published code ascends (voltage_difference at the last time point)."""
-        wrong_sign = rule == "vd" and readout in ("ss", "ssa") and self.family != "old_forward"
-        return 0.25 if wrong_sign else -0.5
+def clipped_update(problem):
+    """Gradients of which each array is clipped on its own."""
+    update = problem.forward_update("cont")
+    gradients = [[-2 * w, -2 * b] for w, b in zip(update.weights, update.biases, strict=True)]
+    factors = optimizers.clip_factors(gradients, problem.options["clip_grad_norm"], "tensor")
+    for i in problem.layers:
+        for kind, factor, gradient in zip("Wb", factors[i], gradients[i], strict=True):
+            yield f"g{kind}{i}_clip", factor * gradient
 
-    def _forward_update(self, readout, rule):
-        arguments = self.net, self.x, self.target, self.controller
-        if self.single_phase:
-            both = self.api.forward_and_feedback_update
-            return both(*arguments, rule=rule, noise=self.noise, high_pass=self._high_pass())[0]
-        keep_all = self.options.get("include_non_converged_samples", True)
-        options = {"samples": "all" if keep_all else "converged", "noise": self.noise}
-        simulated = {} if readout == "analytic" else options
-        return self.api.forward_update(*arguments, readout=readout, rule=rule, **simulated)
 
-    def feedback_update_comparisons(self):
-        """The feedback update, with and without scaling by depth."""
-        for suffix in ("", "_scaled"):
-            if f"gQ0{suffix}" not in self.arrays or (suffix and not self._scaling_compares()):
-                continue
-            ours = self.api.feedback_update(
-                self.net,
-                self.x,
-                self.target,
-                self.controller,
-                noise=self.noise,
-                scaling=bool(suffix),
-                high_pass=self._high_pass(),
-                normalise=self._normalisation(),
-            )
-            for i in self.layers:
-                yield Comparison(f"gQ{i}{suffix}", ours.feedback[i], -self.arrays[f"gQ{i}{suffix}"])
+def feedback_updates(problem):
+    """The feedback update, without and with scaling by depth, which white noise has not."""
+    for suffix in ("", "_scaled") if problem.controller.tau_noise else ("",):
+        if f"gQ0{suffix}" in problem.arrays:
+            ours = problem.feedback_update(scaling=bool(suffix))
+            yield from ((f"gQ{i}{suffix}", ours.feedback[i]) for i in problem.layers)
 
-    def _scaling_compares(self):
-        """Scaling needs tau_noise; in pre-training the published code scales with another phase's tau_v."""
-        return self.family != "sp_pre" and self.controller.tau_noise is not None
 
-    def _high_pass(self):
-        """The filter's time constant; in pre-training the published code filters with the other phase's dt."""
-        if not self.single_phase:
-            return None
-        return self.options["tau_f"] * self.controller.dt / self.options["dt_di"]
+# ---------------------------------------------------------------------------------------- feedback weights, older code
 
-    def _normalisation(self):
-        if self.family == "sp_extra":
-            return self.options["sigma_fb"], self.options["sigma_output_fb"]
-        return None
+
+def older_feedback_updates(problem):
+    """Three rules of the older code for the feedback weights, each without and with homeostatic decay."""
+    updates = {
+        "normal_controller": problem.feedback_update().feedback,
+        "special_controller": one_shot_update(problem),
+        "old_learning_rule": steady_state_update(problem),
+    }
+    for rule, arrays in updates.items():
+        steps = homeostatic_steps(problem, [-update for update in arrays])
+        for i in problem.layers:
+            yield f"gQ{i}_{rule}", arrays[i]
+            yield f"gQ{i}_{rule}_homeo", steps[i]
+
+
+def one_shot_update(problem):
+    """The rule without simulation; the oracle has its formula: mean of the noise times its effect, over sigma^2."""
+    sigma = problem.options["sigma_fb"]
+    draws, noisy = perturbed_output(problem, "special_controller")
+    if problem.api is dfc:
+        return one_shot_feedback_update(problem.net, problem.x, sigma=sigma, noise=draws).feedback
+    effect = noisy - problem.net.forward(problem.x).r[-1]
+    return [draw.T @ effect / (sigma * len(effect)) for draw in draws]
+
+
+def steady_state_update(problem):
+    """Minus the mean of delta_v u^T over sigma^2, in the steady state that reaches for the output of a noisy pass."""
+    _, noisy = perturbed_output(problem, "old_learning_rule")
+    controller = replace(problem.controller, alpha=problem.options["alpha_di"])
+    steady = problem.api.steady_state(problem.net, problem.x, noisy, controller, method="linear")
+    count = len(problem.x) * problem.options["sigma_fb"] ** 2
+    return [-delta.T @ steady.u / count for delta in steady.delta_v]
+
+
+def perturbed_output(problem, rule):
+    """The draws of a rule, and the output of a forward pass with them in the voltages."""
+    draws = [problem.arrays[f"xi{i}_{rule}"] for i in problem.layers]
+    rates, names = problem.x, [problem.options["activation"]] * (len(draws) - 1) + ["linear"]
+    for i, name in enumerate(names):
+        voltage = rates @ problem.net.weights[i].T + problem.net.biases[i]
+        rates = oracle.ACTIVATIONS[name](voltage + problem.options["sigma_fb"] * draws[i])
+    return draws, rates
+
+
+def homeostatic_steps(problem, gradients):
+    """What an optimiser with homeostatic decay takes from the weights at learning rate 1."""
+    after = [[q.copy()] for q in problem.net.feedback]
+    options = SimpleNamespace(
+        name="sgd", learning_rate=1.0, momentum=0.0, epsilon=1.0, clip_norm=None, clip_scope="layer",
+        weight_decay=problem.options["homeostatic_wd_fb"],
+    )  # fmt: skip
+    optimizer = optimizers.Optimizer(after, options, keep_norm=problem.options["homeostatic_constant"])
+    optimizer.step([[gradient] for gradient in gradients])
+    return [q - layer[0] for q, layer in zip(problem.net.feedback, after, strict=True)]
