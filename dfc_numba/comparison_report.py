@@ -23,8 +23,8 @@ def announce_outlook(outlook):
     """Says on standard output which data there are, what is done already, and how long the rest may take."""
     print("\n".join(outlook.datasets))
     if outlook.kept:
-        print(f"runs that are done already: {outlook.kept}")
-    print(f"expected for the rest, from short trials: time {expected_time(outlook.seconds)}", flush=True)
+        print(f"runs that are done already, and kept: {outlook.kept}")
+    print(f"expected, from short trials: time {expected_time(outlook.seconds)}", flush=True)
 
 
 def display(run, number, n_runs):
@@ -44,7 +44,7 @@ def conclude(plan, ended, no_figure):
     _print_table(*summary.table(summary.summarize(plan, ended)))
     print(summary.CAPTION)
     if no_figure:
-        print(f"without a figure: {no_figure}")
+        print(f"figure left out: {no_figure}")
     if ended[-1].signal is not None:
         print("interrupted; the same command goes on with the runs that are left")
     files = [name for name in summary.FILES if (plan.directory / name).exists()]

@@ -144,7 +144,7 @@ def test_the_same_command_again_runs_nothing(whole):
     directory, _ = whole
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*-seed*/*")}
     again = compare(DFC, BP, *SET, "--seeds", 2, "--epochs", 2, "--seed", 5, "--out", directory)
-    assert again.exit_code == 0 and "runs that are done already: 4" in again.stdout
+    assert again.exit_code == 0 and "runs that are done already, and kept: 4" in again.stdout
     assert "run 1/4" not in again.stdout and written_table(directory) in again.stdout
     assert {path: path.stat().st_mtime_ns for path in directory.glob("*-seed*/*")} == before
 
@@ -212,7 +212,7 @@ def test_a_diverging_run_is_marked_and_does_not_stop_the_others(tmp_path):
     counts = [(row["done"], row["diverged"]) for row in read(tmp_path / "out" / "summary.csv")]
     assert counts == [("0", "1"), ("1", "0")]
     again = compare(WILD, BP, *SET, "--epochs", 1, "--out", tmp_path / "out")
-    assert again.exit_code == 1 and "runs that are done already: 2" in again.stdout
+    assert again.exit_code == 1 and "runs that are done already, and kept: 2" in again.stdout
 
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path, monkeypatch):
 
 def test_no_figure_without_a_run_that_is_done(tmp_path):
     result = compare(WILD, *SET, "--epochs", 1, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "without a figure: no run is done" in result.stdout
+    assert result.exit_code == 1 and "figure left out: no run is done" in result.stdout
     assert not (tmp_path / "out" / "comparison.png").exists()
 
 
@@ -408,7 +408,7 @@ def test_without_matplotlib_only_the_figure_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = compare(BP, *SET, "--epochs", 1, "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "without a figure: figures need matplotlib" in result.stdout and "dfc-numba[plot]" in result.stdout
+    assert "figure left out: figures need matplotlib" in result.stdout and "dfc-numba[plot]" in result.stdout
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == {
         "comparison.csv",
         "summary.csv",
