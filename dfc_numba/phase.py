@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
-from dfc_numba import threads
+from dfc_numba import memory, threads
 from dfc_numba.controller import Controller
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
@@ -100,18 +100,14 @@ def _pack_parameters(network, places, transposed):
     dtype = network.dtype
     families, slopes = network.activation_codes(dtype)
     back = [w.T for w in network.weights[1:]]
-    # the feedback phase needs no W_1: what it contributes does not change
-    first = np.zeros(places.weights[2], dtype)
+    # the feedback phase needs no W_1, what it contributes does not change: its place is left as it is
+    weights = memory.in_large_pages(places.weights[-1], dtype)
+    pack(network.weights[1:], places.stride[2:], dtype, out=weights[places.weights[2] :])
     return kernel.Parameters(
         families=families,
         slopes=slopes,
         argument_limit=ARGUMENT_LIMIT[dtype.itemsize],
-        weights=np.concatenate(
-            [
-                first,
-                *(pack([w], [s], dtype) for w, s in zip(network.weights[1:], places.stride[2:], strict=True)),
-            ]
-        ),
+        weights=weights,
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
     )
@@ -166,16 +162,17 @@ def run(phase, task, *, records=None, only_converged=False):
     records = no_records(phase.count, phase.network.dtype) if records is None else records
     pieces = threads.shards(phase.count)
     results, wave = _results(phase, task, len(pieces))
+    workspaces = _workspaces(phase, task, pieces)
     outer, outer_feedback = _room_for_totals(phase, task)
     first_layer = phase.places.outer[2] if len(outer) else 0
     converged, diverged = (np.zeros(phase.count, np.bool_) for _ in range(2))
     for start in range(0, len(pieces), wave):
         part = pieces[start : start + wave]
-        _run_shards(phase, task, results, records, part)
+        _run_shards(phase, task, results, records, workspaces, part)
         first, last = part[0][0], part[-1][0] + part[-1][1]
         converged[first:last], diverged[first:last] = _convergence(phase, results, slice(first, last))
         if only_converged and not converged[first:last].all():
-            _run_again(phase.without(~converged), task, results, records, part)
+            _run_again(phase.without(~converged), task, results, records, workspaces, part)
         for place in range(len(part)):
             outer[first_layer:] += results.outer[place]
             outer_feedback += results.outer_feedback[place]
@@ -204,12 +201,12 @@ def _results(phase, task, pieces):
     )
     wave = int(WAVE_BYTES / max(1, sum(sizes) * dtype.itemsize))
     wave = min(pieces, max(wave, threads.current()))
-    outer, outer_feedback = (np.empty((wave, size), dtype) for size in sizes)
+    outer, outer_feedback = (memory.in_large_pages(wave * size, dtype).reshape(wave, size) for size in sizes)
     u = np.zeros((phase.count, phase.network.sizes[-1]))
     return kernel.Results(np.zeros(dense), np.zeros(dense), u, outer, outer_feedback), wave
 
 
-def _run_shards(phase, task, results, records, pieces):
+def _run_shards(phase, task, results, records, workspaces, pieces):
     """Run some shards; each leaves its sums in a row of its own."""
     weights = sum(w.size for w in phase.network.weights[1:]) + sum(q.size for q in phase.network.feedback)
     work = 2.0 * phase.controller.steps * weights * sum(count for _, count in pieces)
@@ -217,12 +214,12 @@ def _run_shards(phase, task, results, records, pieces):
     results.outer_feedback[:] = 0
 
     def run_one(place):
-        _run_shard(phase, task, results, records, pieces[place], place)
+        _run_shard(phase, task, results, records, workspaces, pieces[place], place)
 
     threads.run(len(pieces), run_one, work=work)
 
 
-def _run_again(phase, task, results, records, pieces):
+def _run_again(phase, task, results, records, workspaces, pieces):
     """Run the shards again that hold an inactive sample, from fresh sums."""
     for place, (first, count) in enumerate(pieces):
         if phase.minibatch.active[first : first + count].all():
@@ -232,14 +229,24 @@ def _run_again(phase, task, results, records, pieces):
         for flat in (results.factor, results.rate):
             for layer in dense_views(flat, phase.count, phase.network.sizes):
                 layer[first : first + count] = 0
-        _run_shard(phase, task, results, records, (first, count), place)
+        _run_shard(phase, task, results, records, workspaces, (first, count), place)
 
 
-def _run_shard(phase, task, results, records, shard, place):
+def _run_shard(phase, task, results, records, workspaces, shard, place):
     """Simulate the samples of one shard, (first, count); its sums go to the row `place`."""
     run_shard(
-        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, place
+        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, place,
+        workspaces.array(),
     )  # fmt: skip
+
+
+def _workspaces(phase, task, pieces):
+    """Memory for the state of a shard, for each thread."""
+    lengths = [
+        sum(kernel.workspace_parts(phase.places, phase.dynamics, task, phase.minibatch, count))
+        for count in {count for _, count in pieces}
+    ]
+    return memory.PerThread(int(max(lengths)), phase.network.dtype)
 
 
 def _convergence(phase, results, chosen):

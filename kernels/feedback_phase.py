@@ -188,22 +188,30 @@ def _advance_soma(layout, parameters, dynamics, task, state, i, step):
     v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
     b, a = basal_start(layout, state, i), apical_start(layout, state, i)
     gain, slope = dynamics.soma_gain, parameters.slopes[i]
+    averages = task.readout == AVERAGE and i > 1  # the basal voltage of layer 1 stays: its factor is its rate
     if parameters.families[i] != LOGISTIC:
         vector.step_piecewise(
             size, v, start, state.rate, ring, state.factor, ring,
             v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
         )  # fmt: skip
-    elif task.readout == AVERAGE and i > 1:
+    elif averages and state.saturated[i]:
+        vector.step_saturated(
+            size, v, start, state.rate, ring, state.factor, ring,
+            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
+        )  # fmt: skip
+    elif averages:
         vector.step_logistic(
             size, v, start, state.rate, ring, state.factor, ring,
             v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
+        )  # fmt: skip
+    elif state.saturated[i]:
+        vector.step_saturated_rate(
+            size, v, start, state.rate, ring, v, start, basal, b, apical, a, constants, 3 * start, gain, slope
         )  # fmt: skip
     else:
         vector.step_logistic_rate(
             size, v, start, state.rate, ring, v, start, basal, b, apical, a, constants, 3 * start, gain, slope
         )  # fmt: skip
-        if task.readout == AVERAGE:  # the basal voltage of the first layer stays, so the factor is the rate
-            move(size, state.factor, ring, state.rate, ring)
 
 
 @jit_part
@@ -268,7 +276,7 @@ def _flush(layout, task, minibatch, state, results, place, filled):
         if task.readout == AVERAGE:
             if i > 1:
                 _add_weight_products(layout, state, results.outer[place], i, filled)
-            _sum_factors(layout, minibatch, state, results, i, filled)
+            _sum_factors(layout, task, minibatch, state, results, i, filled)
         if task.learn_feedback:
             _add_feedback_products(layout, state, results.outer_feedback[place], i, filled)
 
@@ -295,12 +303,16 @@ def _add_feedback_products(layout, state, outer, i, filled):
 
 
 @jit_part
-def _sum_factors(layout, minibatch, state, results, i, filled):
+def _sum_factors(layout, task, minibatch, state, results, i, filled):
     """Add the factors of the filled slots, summed up in the first, to their sums over time in float64."""
     n, stride, ring = layout.sizes[i], layout.stride[i], ring_start(layout, state, i, 0)
     samples, size, factor = minibatch.gap.shape[0], state.count * layout.stride[i], state.factor
+    source = factor
+    if i == 1 and task.rule == NONLINEAR_DIFFERENCE:
+        source = state.rate
+        move(size, factor, ring, source, ring)
     for step in range(1, filled):
-        vector.combine(size, factor, ring, factor, ring, factor, ring_start(layout, state, i, step), 1.0, 1.0)
+        vector.combine(size, factor, ring, factor, ring, source, ring_start(layout, state, i, step), 1.0, 1.0)
     for s in range(state.count):
         add(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, factor, ring + s * stride)
 
@@ -398,14 +410,17 @@ def _record(layout, dynamics, minibatch, state, records, time, step):
 
 
 @jit
-def run_shard(layout, parameters, dynamics, task, minibatch, results, records, first, count, place):
+def run_shard(
+    layout, parameters, dynamics, task, minibatch, results, records, first, count, place, workspace
+):
     """Simulate the samples first .. first + count of a minibatch through all steps.
 
     Args:
         place: row of results.outer and results.outer_feedback that belongs to this shard.
+        workspace: memory for the state, at least as long as its `phase_state.workspace_parts`.
     """
     depth, steps = layout.sizes.size - 1, dynamics.steps
-    state = new_state(layout, parameters, dynamics, task, minibatch, first, count)
+    state = new_state(layout, dynamics, task, minibatch, first, count, workspace)
     set_constants(layout, parameters, minibatch, state)
     if task.rule == DERIVATIVE_MATRIX:
         for i in range(1, depth + 1):

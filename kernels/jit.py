@@ -5,6 +5,7 @@ let a compiler assume finite numbers are out, and a fixed order of summation kee
 """
 
 import numba
+from numba.extending import register_jitable
 
 FLAGS = {
     "nopython": True,
@@ -32,3 +33,8 @@ def jit_part(function):
         "no_cfunc_wrapper": True,
     }
     return numba.jit(**flags)(function)
+
+
+def jit_shared(function):
+    """For a short function that compiled code and Python both call; in Python it stays what it is."""
+    return register_jitable(function)

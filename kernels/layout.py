@@ -70,21 +70,33 @@ def layout(sizes, dtype):
     )
 
 
-def pack(matrices, strides, dtype):
-    """Pack matrices (outputs, inputs) into panels, one after the other; `strides` are the padded numbers of outputs."""
-    return np.concatenate([_panels(m, stride, dtype).ravel() for m, stride in zip(matrices, strides)])
+def pack(matrices, strides, dtype, *, out=None):
+    """Pack matrices (outputs, inputs) into panels, one after the other; `strides` are the padded numbers of outputs.
+
+    Args:
+        out: where to; None for a new array.
+    """
+    lengths = [stride * matrix.shape[1] for matrix, stride in zip(matrices, strides, strict=True)]
+    out = np.empty(sum(lengths), dtype) if out is None else out
+    start = 0
+    for matrix, length in zip(matrices, lengths, strict=True):
+        _pack_panels(matrix, out[start : start + length])
+        start += length
+    return out
 
 
-def _panels(matrix, stride, dtype):
-    width = panel_width(dtype)
+def _pack_panels(matrix, packed):
+    """Fill `packed` with the panels of one matrix; the padding of the last panel and behind it is zero."""
+    width = panel_width(packed.dtype)
     outputs, inputs = matrix.shape
-    padded = np.zeros((stride, inputs), dtype)
-    padded[:outputs] = matrix
-    # the last columns of a stride that is no whole number of panels are padding only
-    whole = stride // width * width
-    packed = np.zeros(stride * inputs, dtype)
-    packed[: whole * inputs] = padded[:whole].reshape(-1, width, inputs).transpose(0, 2, 1).ravel()
-    return packed
+    whole, rest = divmod(outputs, width)
+    end = whole * width * inputs
+    packed[:end].reshape(whole, inputs, width)[:] = (
+        matrix[: whole * width].reshape(whole, width, inputs).transpose(0, 2, 1)
+    )
+    packed[end:] = 0
+    if rest:
+        packed[end : end + width * inputs].reshape(inputs, width)[:, :rest] = matrix[whole * width :].T
 
 
 def unpack(flat, outputs, inputs):

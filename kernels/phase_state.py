@@ -10,9 +10,9 @@ import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
-from dfc_numba.kernels.jit import jit_part
+from dfc_numba.kernels.jit import jit_part, jit_shared
 from dfc_numba.kernels.noise import scratch
-from dfc_numba.kernels.rows import move
+from dfc_numba.kernels.rows import fill, move
 
 NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
 NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
@@ -111,7 +111,8 @@ class State(NamedTuple):
     keeps_basal: int  # 1: one region per layer, 0: scratch that the layers share
     keeps_apical: int
     keeps_drive: int
-    v: np.ndarray
+    saturated: np.ndarray  # (L+1,) whether a layer has units that need the third constant
+    v: np.ndarray  # from here to `draw` in the workspace
     basal: np.ndarray
     apical: np.ndarray
     drive: np.ndarray
@@ -163,49 +164,97 @@ def block_start(layout, state, i, step):
     return state.count * (layout.rows[i] * state.block + step % state.block * layout.stride[i])
 
 
-@jit_part
+@jit_shared
 def drives_directly(dynamics, minibatch):
     """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
     return dynamics.apical_gain == 1.0 and minibatch.noise_source == NO_NOISE
 
 
-@jit_part
-def new_state(layout, parameters, dynamics, task, minibatch, first, count):
-    """The feedforward state of the samples first .. first + count, all deviations zero; nothing that is not needed."""
-    dtype = parameters.weights.dtype
+@jit_shared
+def steps_per_block(count):
+    """Steps whose products for the updates are taken together."""
+    return max(2, BLOCK_ROWS // count)
+
+
+@jit_shared
+def kept_per_layer(dynamics, task, minibatch):
+    """(basal, apical, drive): 1 where each layer keeps its own, 0 for scratch that the layers share.
+
+    What is needed within one layer's step only is kept small, for the sake of the cache.
+    """
+    records = task.record_every > 0
+    through = dynamics.jacobian_feedback
+    return (
+        1 if task.readout == FINAL or records else 0,
+        1 if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through else 0,
+        1 if through else 0,
+    )
+
+
+@jit_shared
+def workspace_parts(layout, dynamics, task, minibatch, count):
+    """Lengths of the arrays of a shard's state that lie in its workspace, in the order of `State`; 0 where not needed."""
     depth = layout.sizes.size - 1
-    total, scratch_size = count * layout.rows[depth + 1], count * layout.widest
+    total, shared, output = (
+        count * layout.rows[depth + 1],
+        count * layout.widest,
+        count * layout.stride[depth],
+    )
+    basal, apical, drive = kept_per_layer(dynamics, task, minibatch)
+    noisy, learns = minibatch.noise_source != NO_NOISE, task.learn_feedback
+    block = steps_per_block(count)
+    ring = (block if task.readout == AVERAGE else 2) * total
+    return (
+        total,
+        total if basal == 1 else shared,
+        total if apical == 1 else shared,
+        0 if drives_directly(dynamics, minibatch) else (total if drive == 1 else shared),
+        total if noisy and dynamics.noise_keep >= 0.0 else 0,
+        3 * total,
+        total if task.rule == DERIVATIVE_MATRIX else 0,
+        ring,
+        ring,
+        block * total if learns else 0,
+        block * output if learns else 0,
+        output,
+        shared if noisy else 0,
+    )
+
+
+@jit_part
+def new_state(layout, dynamics, task, minibatch, first, count, workspace):
+    """The feedforward state of the samples first .. first + count, all deviations zero; nothing that is not needed."""
+    depth = layout.sizes.size - 1
     outputs = layout.sizes[depth]
-    noisy = minibatch.noise_source != NO_NOISE
-    direct, filtered = drives_directly(dynamics, minibatch), noisy and dynamics.noise_keep >= 0.0
-    block = max(2, BLOCK_ROWS // count)
-    averages, learns, records = task.readout == AVERAGE, task.learn_feedback, task.record_every > 0
-    slots = block if averages else 2
-    # what is needed within one layer's step only is kept small, for the sake of the cache
-    keeps_basal = 1 if task.readout == FINAL or records else 0
-    keeps_apical = 1 if not direct or learns or records or dynamics.jacobian_feedback else 0
-    keeps_drive = 1 if dynamics.jacobian_feedback else 0
+    basal, apical, drive = kept_per_layer(dynamics, task, minibatch)
+    block = steps_per_block(count)
+    parts = workspace_parts(layout, dynamics, task, minibatch, count)
+    ends = np.zeros(len(parts) + 1, np.int64)
+    for k in range(len(parts)):
+        ends[k + 1] = ends[k] + parts[k]
+    fill(ends[len(parts)], workspace, 0, 0.0)
     return State(
         first,
         count,
-        slots,
+        block if task.readout == AVERAGE else 2,
         block,
-        keeps_basal,
-        keeps_apical,
-        keeps_drive,
-        np.zeros(total, dtype),
-        np.zeros(total if keeps_basal == 1 else scratch_size, dtype),
-        np.zeros(total if keeps_apical == 1 else scratch_size, dtype),
-        np.zeros(0 if direct else (total if keeps_drive == 1 else scratch_size), dtype),
-        np.zeros(total if filtered else 0, dtype),
-        np.zeros(3 * total, dtype),
-        np.zeros(total if task.rule == DERIVATIVE_MATRIX else 0, dtype),
-        np.zeros(slots * total, dtype),
-        np.zeros(slots * total, dtype),
-        np.zeros(block * total if learns else 0, dtype),
-        np.zeros(block * count * layout.stride[depth] if learns else 0, dtype),
-        np.zeros(count * layout.stride[depth], dtype),
-        np.zeros(scratch_size if noisy else 0, dtype),
+        basal,
+        apical,
+        drive,
+        np.zeros(depth + 1, np.bool_),
+        workspace[ends[0] : ends[1]],
+        workspace[ends[1] : ends[2]],
+        workspace[ends[2] : ends[3]],
+        workspace[ends[3] : ends[4]],
+        workspace[ends[4] : ends[5]],
+        workspace[ends[5] : ends[6]],
+        workspace[ends[6] : ends[7]],
+        workspace[ends[7] : ends[8]],
+        workspace[ends[8] : ends[9]],
+        workspace[ends[9] : ends[10]],
+        workspace[ends[10] : ends[11]],
+        workspace[ends[11] : ends[12]],
+        workspace[ends[12] : ends[13]],
         scratch(layout.widest),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
@@ -230,6 +279,8 @@ def set_constants(layout, parameters, minibatch, state):
         if parameters.families[i] == LOGISTIC:
             slope = np.float64(parameters.slopes[i])
             vector.logistic_constants(size, exact, 0, exact, 3 * size, slope, parameters.argument_limit)
+            for shift in exact[2 * size : 3 * size]:
+                state.saturated[i] |= shift != 0.0
         else:
             move(size, exact, 0, exact, 3 * size)
         start = 3 * layer_start(layout, state, i)

@@ -211,12 +211,12 @@ def step_rate(name, v_ff, v, basal, apical, gain=0.0):
     """(v, rate) after a step of a tanh or sigmoid layer that needs no factor."""
     scalars = [gain, slope_of(name)]
     known = constants(name, v_ff, v.dtype)
-    return call_loop(loops.step_logistic_rate, v, basal, apical, known, scalars=scalars, outputs=2)
+    return call_loop(loops.step_saturated_rate, v, basal, apical, known, scalars=scalars, outputs=2)
 
 
 def step(name, v_ff, v, basal, apical, gain=0.0):
     """(v, rate, factor) after a step of a layer."""
-    loop = loops.step_piecewise if name in PIECEWISE else loops.step_logistic
+    loop = loops.step_piecewise if name in PIECEWISE else loops.step_saturated
     known = constants(name, v_ff, v.dtype)
     return call_loop(loop, v, basal, apical, known, scalars=[gain, slope_of(name)], outputs=3)
 
@@ -316,6 +316,22 @@ def test_rates_of_saturated_units_that_are_driven_on(dtype, name, largest):
     exact = exact_difference(name, v_ff, wide(d))
     assert np.abs(step_rate(name, v_ff, d, zero, zero)[1] - exact).max() < 5 * eps
     assert np.abs(difference(name, v_ff, d, zero) - exact).max() < 5 * eps
+
+
+@each_logistic
+@each_dtype
+def test_layers_without_saturated_units_need_no_shift(dtype, name):
+    v_ff = voltages(dtype, 5.0)
+    v, basal, apical = (deviations(dtype, 1e-6, 10.0, seed=seed) for seed in range(3))
+    known, scalars = constants(name, v_ff, dtype), [0.1, slope_of(name)]
+    assert not np.any(known[2])
+    for with_shift, without, outputs in (
+        (loops.step_saturated, loops.step_logistic, 3),
+        (loops.step_saturated_rate, loops.step_logistic_rate, 2),
+    ):
+        expected = call_loop(with_shift, v, basal, apical, known, scalars=scalars, outputs=outputs)
+        found = call_loop(without, v, basal, apical, known[:2], scalars=scalars, outputs=outputs)
+        np.testing.assert_array_equal(found, expected)
 
 
 def both_factors(name, v_ff, v, basal):

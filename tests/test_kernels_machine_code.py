@@ -64,6 +64,8 @@ LOOPS = {
     "constants": (loops.logistic_constants, 2, 2),
     "step of tanh and sigmoid": (loops.step_logistic, 7, 2),
     "step of tanh and sigmoid without factor": (loops.step_logistic_rate, 6, 2),
+    "step of tanh and sigmoid in saturation": (loops.step_saturated, 7, 2),
+    "step of tanh and sigmoid in saturation without factor": (loops.step_saturated_rate, 6, 2),
     "step of linear, relu, leakyrelu": (loops.step_piecewise, 7, 2),
     "difference of tanh and sigmoid": (loops.difference_logistic, 4, 1),
     "difference of linear, relu, leakyrelu": (loops.difference_piecewise, 4, 1),
