@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfc_numba import jacobian
+from dfc_numba import jacobian, newton
 from dfc_numba.activations import FUNCTIONS
 from dfc_numba.controller import Controller
 from dfc_numba.network import feedforward_state
 from dfc_numba.validation import choice, instance, samples
 
-METHODS = ("linear",)
+METHODS = ("linear", "newton")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class SteadyState:
         u: (B, n_L) control signal.
         v, r: lists of (B, n_i): somatic voltages and rates. delta_v: v - v_ff, what the controller adds.
         converged: (B,) whether a steady state was found. iterations: (B,) that it took.
-        residual: (B,) norm of r* - r_L - alpha u, of which the steady state of the nonlinear network is the root.
+        residual: (B,) norm of e - alpha u, of which the steady state of the nonlinear network is the root.
+        status: (B,) how the search ended, or None for "linear"; see `steady_state`.
+        stable: (B,) whether a network with instantaneous layers returns there, or None for "linear".
     """
 
     u: np.ndarray
@@ -31,6 +33,8 @@ class SteadyState:
     converged: np.ndarray
     iterations: np.ndarray
     residual: np.ndarray
+    status: np.ndarray | None = None
+    stable: np.ndarray | None = None
 
 
 def output_jacobian(network, x):
@@ -48,30 +52,75 @@ def output_jacobian(network, x):
     return jacobian.of_output(network, activity.v)
 
 
-def steady_state(network, x, target, controller, *, method="linear"):
+def steady_state(
+    network, x, target, controller, *, method="linear", tolerance=1e-12, max_iterations=newton.MAX_ITERATIONS
+):
     """The steady state that the controller reaches.
 
     "linear" linearises at the feedforward state (DFC, Meulemans et al. 2021, lemma 1; DFC-SSA):
 
         u = (J Q + alpha I)^{-1} (r* - r_L),  delta_v = Q u,  v_i = W_i r_{i-1} + b_i + delta_v_i,  r_i = phi(v_i)
 
-    with J^T for Q where the controller has jacobian_feedback.
+    with J^T for Q where the controller has jacobian_feedback. "newton" solves the equations themselves,
+
+        e - alpha u = 0,  e = r* - r_L or r* - softmax(r_L),  v_i = W_i r_{i-1} + b_i + Q_i u,  r_i = phi(v_i)
+
+    by damped Newton steps from u = 0; samples that these leave unsolved start again and follow du/dt = e - alpha u in
+    implicit steps, which ends where a slow controller would.
 
     Args:
         x: inputs (B, n_0). target: r*, (B, n_L).
         controller: a `Controller`, of which the steady state depends on alpha, leak, error and jacobian_feedback.
+        tolerance: "newton": of the norm of e - alpha u, relative to the norm of e in the feedforward state.
+        max_iterations: "newton": most Newton steps, and most implicit steps, of a sample.
 
     Returns:
-        a `SteadyState`, in float64.
+        a `SteadyState`, in float64. With "newton" its .status says of a sample
+
+            "converged"                             by Newton steps
+            "converged by continuation"             by implicit steps
+            "..., sum of u kept at 0"               likewise, for the softmax error with alpha = 0, which does not see the
+                                                    sum of r_L: of a line of steady states, the one that u = 0 leads to
+            "stalled", "out of iterations"          there may be none, or none that attracts
+            "singular"                              likewise, and F does not respond to some direction of u
+            "no steady state"                       the softmax error with alpha = 0, and a target that is no softmax
+            "not finite"                            the error of the feedforward state overflows
+
+        and .stable tells whether all eigenvalues of d(e - alpha u)/du have negative real parts; in a sample that has not
+        converged it is False. (With more than 64 outputs this takes longer than the rest.)
 
     Raises:
-        ValueError: for an unknown method, or error="softmax", whose steady state is not linear in u.
+        ValueError, TypeError: for arguments that do not fit; "linear" with error="softmax", whose steady state is not linear
+            in u; "newton" with noise or jacobian_feedback.
     """
-    choice("method", method, METHODS)
+    if choice("method", method, METHODS) == "newton":
+        found = newton.solve(
+            network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
+        )
+        return _exact(found)
+    return _linear(network, x, target, controller)
+
+
+def _exact(solution):
+    """The `SteadyState` of what Newton's method found."""
+    response = solution.equation.response
+    v, r = (
+        [start + change for start, change in zip(before, response.layers(name), strict=True)]
+        for before, name in ((response.feedforward.v, "v"), (response.feedforward.r, "rate"))
+    )
+    return SteadyState(
+        u=solution.u, v=v, r=r, delta_v=response.layers("drive"), converged=solution.converged,
+        iterations=solution.iterations, residual=solution.residual, status=solution.status,
+        stable=newton.stability(solution),
+    )  # fmt: skip
+
+
+def _linear(network, x, target, controller):
+    """The steady state of the network linearised at its feedforward state."""
     if instance("controller", controller, Controller).error == "softmax":
         raise ValueError(
             "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in "
-            "the output: use error='difference', or simulate"
+            "the output: use error='difference', Newton's method (method='newton', readout='newton'), or simulate"
         )
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))

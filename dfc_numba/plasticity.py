@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dfc_numba import threads
+from dfc_numba import newton, threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.equilibrium import steady_state
 from dfc_numba.controller import Controller
@@ -16,7 +16,7 @@ from dfc_numba.noise import as_key, given_draws
 from dfc_numba.phase import prepare, run
 from dfc_numba.validation import choice, flag, floats, number
 
-READOUTS = ("average", "final", "analytic")
+READOUTS = ("average", "final", "analytic", "newton")
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
 SAMPLES = ("all", "converged")
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
@@ -31,7 +31,8 @@ class ForwardUpdate:
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
-        converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated.
+        converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated, except that "newton" tells
+            where it found the steady state.
     """
 
     weights: list
@@ -66,10 +67,12 @@ def forward_update(
         x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
         controller: a `Controller`.
         readout: "average" over all T time points (DFC), "final" time point with v_ff made anew from its rates (DFC-SS),
-            or "analytic": the linearised steady state, without simulating (DFC-SSA).
+            "newton": the steady state itself, where "final" ends after enough steps, or "analytic": the linearised steady
+            state (DFC-SSA). The last two simulate nothing.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
             phi'(v of the feedforward pass) (v - v_ff) "derivative_matrix".
-        samples: "all", or "converged": a sample that has not converged contributes zero to the mean over all.
+        samples: "all", or "converged": a sample that has not converged contributes zero to the mean over all. With "newton"
+            it has converged where `steady_state` says so.
         noise: as for `simulate`.
 
     Returns:
@@ -82,8 +85,12 @@ def forward_update(
     choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
     if readout == "analytic":
-        _refuse_simulation_options(samples, noise)
+        _refuse_noise(readout, noise)
+        _refuse_converged(samples)
         return _analytic_update(network, x, target, controller, rule)
+    if readout == "newton":
+        _refuse_noise(readout, noise)
+        return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
     sums = run(phase, _task(readout, rule), only_converged=samples == "converged")
     return _forward_update(phase, sums, readout)
@@ -136,14 +143,18 @@ def outer_update(network, factors, below, count, *, totals=None):
     return weights, biases
 
 
-def _refuse_simulation_options(samples, noise):
+def _refuse_noise(readout, noise):
     if noise is not None:
         raise ValueError(
-            "readout='analytic' solves for the steady state and simulates nothing; leave out noise"
+            f"readout={readout!r} solves for the steady state and simulates nothing; leave out noise"
         )
+
+
+def _refuse_converged(samples):
     if samples != "all":
         raise ValueError(
-            f"readout='analytic' simulates nothing that could converge; samples={samples!r} needs 'average' or 'final'"
+            f"readout='analytic' simulates nothing that could converge; samples={samples!r} needs 'average' or 'final', or "
+            "'newton'"
         )
 
 
@@ -160,6 +171,23 @@ def _analytic_update(network, x, target, controller, rule):
         factors.append(factor)
     below = [np.asarray(x, np.float64), *steady.r[:-1]]
     return ForwardUpdate(*outer_update(network, factors, below, len(below[0])))
+
+
+def _newton_update(network, x, target, controller, rule, only_converged):
+    """The update at the steady state; differences are those of the kernel, from which nothing has to be subtracted."""
+    found = newton.solve(network, x, target, controller)
+    response = found.equation.response
+    factors = response.layers("factor" if rule == "nonlinear_difference" else "drive")
+    if rule == "derivative_matrix":
+        voltages = zip(network.activations, response.feedforward.v, strict=True)
+        factors = [DERIVATIVES[name](v) * f for (name, v), f in zip(voltages, factors, strict=True)]
+    if only_converged:
+        for factor in factors:
+            factor[~found.converged] = 0.0
+    rates = zip(response.feedforward.r[:-1], response.layers("rate")[:-1], strict=True)
+    below = [response.x, *(start + change for start, change in rates)]
+    weights, biases = outer_update(network, factors, below, len(response.x))
+    return ForwardUpdate(weights, biases, found.converged)
 
 
 def feedback_update(

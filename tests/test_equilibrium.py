@@ -161,7 +161,7 @@ def test_a_singular_system_names_sample_rank_and_remedy():
         ({"target": inputs(2, 3)}, ValueError, r"target has shape \(2, 3\); expected \(7, 3\)"),
         ({"target": np.full((SAMPLES, 3), np.nan)}, ValueError, r"target\[0, 0\] is nan"),
         ({"controller": 3}, TypeError, "controller must be a Controller, not 3"),
-        ({"controller": dfc.Controller(error="softmax")}, ValueError, "use error='difference', or simulate"),
+        ({"controller": dfc.Controller(error="softmax")}, ValueError, "use error='difference', Newton's method .*, or simulate"),
         ({"method": "linaer"}, ValueError, "method is 'linaer'; .*did you mean 'linear'"),
     ],
 )
