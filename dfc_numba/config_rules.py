@@ -101,7 +101,7 @@ def _forward_learning(config):
         ),
     )
     yield (
-        controller.error == "softmax" and config.training.samples == "converged",
+        controller.error == "softmax" and config.training.samples == "converged" and not solves(config),
         (
             "training.samples = 'converged' with controller.error = 'softmax' would discard every sample, "
             "since its error never falls to 0; set training.samples = 'all'"

@@ -106,6 +106,7 @@ ALLOWED = [
     [*STRONG, "training.method=dfc"],
     [*STRONG, "training.method=dfc-ss", "controller.error=softmax"],
     [*STRONG, "training.method=dfc-ss-newton", "controller.error=softmax", "controller.alpha=0.01"],
+    [*STRONG, "training.method=dfc-ss-newton", "controller.error=softmax", "training.samples=converged"],
     ["training.method=dfc-ss-newton", "controller.leak=integral", "controller.k_p=1"],
     ["training.method=dfc-ssa", "controller.leak=integral", "controller.k_p=1"],
     ["training.method=dfc-ssa", "controller.leak=integral", "controller.jacobian_feedback=true", "feedback.train=false"],
