@@ -15,6 +15,14 @@ FLAGS = {
     "fastmath": {"contract"},
 }
 
+FLAGS_OF_PARTS = {
+    **FLAGS,
+    "cache": False,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 
 
@@ -24,15 +32,17 @@ def jit(function):
 
 
 def jit_part(function):
-    """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own."""
-    flags = {
-        **FLAGS,
-        "cache": False,
-        "forceinline": True,
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-    }
-    return numba.jit(**flags)(function)
+    """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own.
+
+    A part does not count references, since its arguments outlive it: counting those of every array in its arguments
+    would cost as much as a small product. So it cannot create arrays.
+    """
+    return numba.jit(**FLAGS_OF_PARTS, _nrt=False)(function)
+
+
+def jit_creating_part(function):
+    """A part that creates arrays."""
+    return numba.jit(**FLAGS_OF_PARTS)(function)
 
 
 def jit_shared(function):

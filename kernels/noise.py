@@ -35,31 +35,32 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-def _numpy_words(uniform, turns, blocks, key, step, sample, layer):
-    """Random words of the blocks of one layer, as numbers: words 0 and 2 unsigned, 1 and 3 signed."""
+def _numpy_words(work, blocks, key, step, sample, layer):
+    """Random words of the blocks of one layer, as numbers: words 0 and 2, unsigned, then 1 and 3, signed."""
     key, *counter = (np.full(blocks, word, np.uint64) for word in (key, step, sample, layer))
     words = philox(np.arange(blocks, dtype=np.uint64), *counter, key & MASK, key >> WORD_BITS)
-    for pair in range(2):
-        uniform[pair * blocks : (pair + 1) * blocks] = words[2 * pair].astype(np.uint32)
-        turns[pair * blocks : (pair + 1) * blocks] = words[2 * pair + 1].astype(np.uint32).view(np.int32)
+    words = [word.astype(np.uint32) for word in words]
+    work[: 4 * blocks] = np.concatenate(
+        [words[0], words[2], words[1].view(np.int32), words[3].view(np.int32)]
+    )
 
 
 def _compiled_words():
     @intrinsic
-    def random_words(typingctx, uniform, turns, blocks, key, step, sample, layer):
-        signature = types.void(uniform, turns, types.intp, *[types.uint64] * 4)
+    def random_words(typingctx, work, blocks, key, step, sample, layer):
+        signature = types.void(work, types.intp, *[types.uint64] * 4)
 
         def generate(context, builder, sig, values):
-            targets = [data_pointer(context, builder, sig.args[i], values[i]) for i in range(2)]
-            blocks, half = values[2], ir.VectorType(ir.FloatType(), Words.lanes)
-            key, *counter = (Words.splat(builder, value) for value in values[3:])
+            target = data_pointer(context, builder, work, values[0])
+            blocks, half = values[1], ir.VectorType(ir.FloatType(), Words.lanes)
+            key, *counter = (Words.splat(builder, value) for value in values[2:])
 
             def body(block):
                 words = philox(Words.counting(builder, block), *counter, key & MASK, key >> WORD_BITS)
                 for word, value in enumerate(words):
                     pair, signed = divmod(word, 2)
-                    place = builder.add(block, builder.mul(blocks, ir.Constant(INDEX, pair)))
-                    pointer = builder.bitcast(builder.gep(targets[signed], [place]), half.as_pointer())
+                    place = builder.add(block, builder.mul(blocks, ir.Constant(INDEX, 2 * signed + pair)))
+                    pointer = builder.bitcast(builder.gep(target, [place]), half.as_pointer())
                     builder.store(value.to_single(bool(signed)), pointer, align=4)
 
             emit_loop(builder, blocks, Words.lanes, body)
@@ -76,7 +77,7 @@ _random_words = _numpy_words if JIT_DISABLED else _compiled_words()
 @jit
 def scratch(units):
     """Work space for `normals` of up to `units` units."""
-    return np.zeros((4, 2 * _padded_blocks(units)), np.float32)
+    return np.zeros(8 * _padded_blocks(units), np.float32)
 
 
 @jit_part
@@ -93,10 +94,9 @@ def normals(out, start, units, key, step, sample, layer, work):
         work: from `scratch`.
     """
     blocks, padded = (units + 3) // 4, _padded_blocks(units)
-    uniform, turns, first, second = work[0], work[1], work[2], work[3]
-    _random_words(uniform, turns, padded, key, np.uint64(step), np.uint64(sample), np.uint64(layer))
-    normal_pair(2 * padded, first, 0, second, 0, uniform, 0, turns, 0)
+    first, second = 4 * padded, 6 * padded
+    _random_words(work, padded, key, np.uint64(step), np.uint64(sample), np.uint64(layer))
+    normal_pair(2 * padded, work, first, work, second, work, 0, work, 2 * padded)
     for quarter in range(4):
-        pair, place = quarter % 2, quarter * blocks
-        source = first if quarter < 2 else second
-        move(min(blocks, units - place), out, start + place, source, pair * padded)
+        place, source = quarter * blocks, (first if quarter < 2 else second) + quarter % 2 * padded
+        move(min(blocks, units - place), out, start + place, work, source)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
-from dfc_numba.kernels.jit import jit_part, jit_shared
+from dfc_numba.kernels.jit import jit_creating_part, jit_part, jit_shared
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.rows import fill, move
 
@@ -221,7 +221,7 @@ def workspace_parts(layout, dynamics, task, minibatch, count):
     )
 
 
-@jit_part
+@jit_creating_part
 def new_state(layout, dynamics, task, minibatch, first, count, workspace):
     """The feedforward state of the samples first .. first + count, all deviations zero; nothing that is not needed."""
     depth = layout.sizes.size - 1
@@ -265,7 +265,7 @@ def new_state(layout, dynamics, task, minibatch, first, count, workspace):
     )
 
 
-@jit_part
+@jit_creating_part
 def set_constants(layout, parameters, minibatch, state):
     """Constants of the activation differences at the feedforward voltages, computed in float64."""
     samples = minibatch.gap.shape[0]

@@ -1,31 +1,86 @@
 """Copies between pieces of flat arrays, with a change of dtype where they differ.
 
-Loops over slices: an index that starts at 0 needs no test for negative ones and vectorises, and assignment to a slice
-would compile to a great deal of code for errors that cannot occur.
+They are emitted as loops over plain pointers: a slice would be an object of its own, whose references are counted.
 """
 
-from dfc_numba.kernels.jit import jit_part
+from numba import types
+from numba.extending import intrinsic
+
+from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
+from dfc_numba.kernels.simd import data_pointer, emit_loop
+
+
+def _numpy_copy(accumulate):
+    """The same in NumPy."""
+
+    def copy(count, out, out_start, x, x_start):
+        target, source = out[out_start : out_start + count], x[x_start : x_start + count]
+        target[:] = target + source if accumulate else source
+
+    return copy
+
+
+def _copy(accumulate):
+    if JIT_DISABLED:
+        return _numpy_copy(accumulate)
+
+    @intrinsic
+    def copy(typingctx, count, out, out_start, x, x_start):
+        signature = types.void(types.intp, out, types.intp, x, types.intp)
+
+        def generate(context, builder, sig, values):
+            count, target, target_start, source, source_start = values
+            target = builder.gep(data_pointer(context, builder, out, target), [target_start])
+            source = builder.gep(data_pointer(context, builder, x, source), [source_start])
+
+            def body(j):
+                place = builder.gep(target, [j])
+                value = context.cast(builder, builder.load(builder.gep(source, [j])), x.dtype, out.dtype)
+                builder.store(builder.fadd(builder.load(place), value) if accumulate else value, place)
+
+            emit_loop(builder, count, 1, body)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
+
+
+_move, _add = _copy(accumulate=False), _copy(accumulate=True)
 
 
 @jit_part
 def move(count, out, out_start, x, x_start):
     """out[out_start + j] = x[x_start + j] for `count` elements."""
-    target, source = out[out_start : out_start + count], x[x_start : x_start + count]
-    for j in range(count):
-        target[j] = source[j]
+    _move(count, out, out_start, x, x_start)
 
 
 @jit_part
 def add(count, out, out_start, x, x_start):
     """out[out_start + j] += x[x_start + j] for `count` elements."""
-    target, source = out[out_start : out_start + count], x[x_start : x_start + count]
-    for j in range(count):
-        target[j] += source[j]
+    _add(count, out, out_start, x, x_start)
+
+
+def _numpy_fill(count, out, out_start, value):
+    out[out_start : out_start + count] = value
+
+
+@intrinsic
+def _compiled_fill(typingctx, count, out, out_start, value):
+    def generate(context, builder, sig, values):
+        count, target, start, constant = values
+        target = builder.gep(data_pointer(context, builder, out, target), [start])
+        constant = context.cast(builder, constant, value, out.dtype)
+        emit_loop(builder, count, 1, lambda j: builder.store(constant, builder.gep(target, [j])) and None)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, out, types.intp, value), generate
+
+
+_fill = _numpy_fill if JIT_DISABLED else _compiled_fill
 
 
 @jit_part
 def fill(count, out, out_start, value):
     """out[out_start + j] = value for `count` elements."""
-    target = out[out_start : out_start + count]
-    for j in range(count):
-        target[j] = value
+    _fill(count, out, out_start, value)
