@@ -175,28 +175,29 @@ def _feedback_learning(config):
 
 
 def _feedback_simulations(config):
-    """Rules for each controller whose simulation the feedback weights learn from."""
-    for section in feedback_simulations(config):
-        yield from _noise_to_learn_from(config, section)
+    """Rules for the controllers whose simulations the feedback weights learn from."""
+    sections = feedback_simulations(config)
+    for section in sections:
         yield _unresolved_high_pass(config, section)
-        yield _misplaced_softmax(config, section)
-    if feedback_simulations(config):
+    if sections:
         yield _softmax_of_output(config)
+    if "feedback_controller" in sections:
+        yield from _feedback_controller(config)
 
 
-def _noise_to_learn_from(config, section):
-    controller = getattr(config, section)
+def _feedback_controller(config):
+    controller = config.feedback_controller
     yield (
         not controller.noisy,
         (
-            f"feedback.train = true needs noise to learn from; set {section}.sigma above 0, or "
+            "feedback.train = true needs noise to learn from; set feedback_controller.sigma above 0, or "
             "feedback.train = false"
         ),
     )
     yield (
         controller.jacobian_feedback,
         (
-            f"{section}.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback_controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
             "feedback.train = false"
         ),
     )
@@ -204,9 +205,10 @@ def _noise_to_learn_from(config, section):
         config.feedback.scaling and controller.tau_noise is None,
         (
             "feedback.scaling = true scales by the time constant of low-passed noise; set "
-            f"{section}.tau_noise, or feedback.scaling = false"
+            "feedback_controller.tau_noise, or feedback.scaling = false"
         ),
     )
+    yield _misplaced_softmax(config, "feedback_controller")
 
 
 def _unresolved_high_pass(config, section):
