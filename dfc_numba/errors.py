@@ -20,3 +20,11 @@ class DivergenceError(ArithmeticError):
 
 class ConfigurationError(ValueError):
     """A configuration that cannot be honoured; the message names the key, the value and what is allowed."""
+
+
+class DamagedFileError(OSError):
+    """A part of a file cannot be read, although the file could be opened; the message says where."""
+
+
+class MissingExtra(ImportError):
+    """A library that an extra of the package installs is missing; the message names the extra."""

@@ -4,16 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfc_numba.errors import MissingExtra
 from dfc_numba.files import replacing
 
 PANEL_SIZE = (5.2, 3.8)
 LEGEND_COLUMNS = 3
 FEW_EPOCHS = 20
 RESOLUTION = 150
-
-
-class MissingExtra(ImportError):
-    """A library that an extra of the package installs is missing; the message names the extra."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,16 @@ def replacing(path):
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        _force_to_disk(temporary)
-        os.replace(temporary, path)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _force_to_disk(path.parent)
+
+
+def publish(temporary, path):
+    """Force a file to disk, and then give it the name `path` in the same directory, in one step."""
+    _force_to_disk(temporary)
+    os.replace(temporary, path)
+    _force_to_disk(Path(path).parent)
 
 
 def write_text(path, text):

@@ -1,5 +1,6 @@
 """The file of a network: HDF5 without pickle, versioned; a reader of version 1.0 takes any 1.x."""
 
+from dfc_numba import hdf5
 from dfc_numba.files import replacing
 
 SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.0"
@@ -27,27 +28,8 @@ def read(path):
     Raises:
         OSError: if the file cannot be read. ValueError: if it is no network file of this project, or an incomplete one.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            _check_schema(path, file.attrs)
-            return _contents(file)
-    except OSError as error:
-        raise type(error)(f"{path} cannot be read: missing, damaged or no HDF5 file ({error})") from None
-    except KeyError as error:
-        raise ValueError(f"{path} is no complete network file: {error.args[0]}") from None
-
-
-def _check_schema(path, attributes):
-    schema, version = attributes.get("schema"), str(attributes.get("schema_version"))
-    if schema != SCHEMA:
-        raise ValueError(f"{path} is no network file: its schema is {schema!r}, expected {SCHEMA!r}")
-    major = SCHEMA_VERSION.split(".")[0]
-    if version.split(".")[0] != major:
-        raise ValueError(
-            f"{path} has schema version {version}; this program reads {major}.x: use a newer one"
-        )
+    with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, "network file") as file:
+        return _contents(file)
 
 
 def _contents(file):

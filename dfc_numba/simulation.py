@@ -1,20 +1,24 @@
 """Simulating one feedback phase with full trajectories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.special import softmax
 
 from dfc_numba import memory
 from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
+from dfc_numba.noise import as_key
 from dfc_numba.options import Count, options
 from dfc_numba.phase import prepare, run
+from dfc_numba.storage.recipe import Recipe
 from dfc_numba.validation import instance
 
-Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r"]
-VARIABLES = Variable.__args__
+Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r", "e", "noise"]
+VARIABLES = Variable.__args__[:7]  # what the kernel records
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:3], VARIABLES[3:]
 
 
@@ -23,7 +27,7 @@ class Record:
     """What to keep of a simulation.
 
     Args:
-        variables: some of "u", "u_int", "error", "v", "v_ff", "v_fb", "r"; None keeps all.
+        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"; None keeps all but the noise.
         samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
 
@@ -34,6 +38,10 @@ class Record:
     variables: tuple[Variable, ...] | None = None
     samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     every: Count = 1
+
+    def names(self):
+        """Names of the variables that are kept."""
+        return (*VARIABLES, "e") if self.variables is None else self.variables
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class Trajectory:
         v, v_ff, v_fb: lists of (T, B, n_i): somatic, basal and apical voltages. r: rates.
         converged, diverged: (B,) as published: the steady-state residual below 1e-5 (above 1) of the norm of the
             feedforward output, and for `converged` the error below convergence_epsilon**2 of the initial one.
+        e: (T, B, n_L) r* - r_L, or r* - softmax(r_L); with a float32 network it has the rounding of r_L.
+        noise: list of (T, B, n_i): the standard normal draws that drove the step to each time point.
+        samples: (B,) positions of the samples in the minibatch.
+        recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
 
     A variable that was not recorded is None.
     """
@@ -60,8 +72,42 @@ class Trajectory:
     v_ff: list | None
     v_fb: list | None
     r: list | None
-    converged: np.ndarray
-    diverged: np.ndarray
+    converged: np.ndarray | None
+    diverged: np.ndarray | None
+    e: np.ndarray | None = None
+    noise: list | None = None
+    samples: np.ndarray | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
+
+    def save(self, path, *, compression="none", dtype=None):
+        """Write the trajectory, with what it was made of, to an HDF5 file; an older file of that name is replaced.
+
+        Args:
+            compression: "none", "gzip", "zstd" or "blosc". The latter two need the extra `compression`.
+            dtype: "float32" or "float64", to store the variables in; None stores the same bits.
+
+        Raises:
+            OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
+        """
+        from dfc_numba.storage.writer import save
+
+        save(self, path, compression=compression, dtype=dtype)
+
+    @classmethod
+    def load(cls, path, *, phase=None, record=None):
+        """Read a trajectory, from a file that `save` wrote or from a record of any trajectory file.
+
+        Args:
+            path: of a file or run directory. phase: name of a phase, if it holds several.
+            record: number of the record in this phase, from 0, if it holds several; -1 is the last one.
+
+        Raises:
+            OSError: if the file cannot be read, or is damaged. ValueError: for a file of another kind, or several records
+                of which none is chosen.
+        """
+        from dfc_numba.storage.reader import load
+
+        return load(path, phase=phase, record=record)
 
 
 def simulate(network, x, target, controller, *, noise=None, record=None):
@@ -73,7 +119,7 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
         controller: a `Controller`.
         noise: where the draws come from if the controller has sigma > 0: an int seed, a `NoiseKey`, or a list of arrays
             (T, B, n_i) of standard normal draws, of which index t + 1 drives the step t -> t + 1.
-        record: a `Record`; None keeps everything.
+        record: a `Record`; None keeps everything but the noise.
 
     Returns:
         a `Trajectory`. A diverging simulation holds non-finite numbers from some step on, and says so in `.diverged`.
@@ -84,10 +130,23 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
+    if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
+        raise ValueError("Record.variables has 'noise', but the controller has none; leave it out, or set sigma")
     records = _allocate(phase, record)
     task = kernel.Task(kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, record.every)
     sums = run(phase, task, records=records)
-    return _trajectory(phase, record, records, sums)
+    recipe = Recipe(
+        network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
+        noise=_kept_noise(phase, noise),
+    )  # fmt: skip
+    return _trajectory(phase, record, records, sums, recipe)
+
+
+def recorded_bytes(network, controller, count, record):
+    """Bytes of the trajectory of `count` samples."""
+    layers, outputs = sum(network.sizes[1:]) * network.dtype.itemsize, network.sizes[-1] * 8
+    each = dict.fromkeys((*LAYER_VARIABLES, "noise"), layers) | {"u": outputs, "u_int": outputs, "e": outputs, "error": 8}
+    return (controller.steps // record.every + 1) * count * sum(each[name] for name in record.names())
 
 
 def _allocate(phase, record):
@@ -95,18 +154,18 @@ def _allocate(phase, record):
     rows, count = _rows(record, phase.count)
     times = phase.controller.steps // record.every + 1
     outputs, units = phase.network.sizes[-1], int(phase.places.dense[-1])
-    lengths = dict.fromkeys(LAYER_VARIABLES, units) | {"u": outputs, "u_int": outputs, "error": 1}
-    wanted = VARIABLES if record.variables is None else record.variables
-    dtypes = {
-        name: np.dtype(np.float64) if name in OUTPUT_VARIABLES else phase.network.dtype for name in VARIABLES
-    }
-    needed = sum(times * count * lengths[name] * dtypes[name].itemsize for name in wanted)
     memory.require(
-        needed, f"a trajectory of {times} time points, {count} samples, {units} units",
+        recorded_bytes(phase.network, phase.controller, count, record),
+        f"a trajectory of {times} time points, {count} samples, {units} units",
         "record fewer variables, samples or time points with record=Record(...)",
-    )  # fmt: skip
+    )
+    lengths = dict.fromkeys(LAYER_VARIABLES, units) | {"u": outputs, "u_int": outputs, "error": 1}
+    wanted = {*record.names(), "r"} if "e" in record.names() else record.names()
     arrays = {
-        name: np.zeros(times * count * lengths[name] if name in wanted else 0, dtypes[name])
+        name: np.zeros(
+            times * count * lengths[name] if name in wanted else 0,
+            np.float64 if name in OUTPUT_VARIABLES else phase.network.dtype,
+        )
         for name in VARIABLES
     }
     return kernel.Records(row=rows, count=count, times=times, **arrays)
@@ -131,9 +190,10 @@ def _rows(record, samples):
     return rows, len(chosen)
 
 
-def _trajectory(phase, record, records, sums):
+def _trajectory(phase, record, records, sums, recipe):
     times, count, sizes = records.times, records.count, phase.network.sizes
     step = np.arange(times) * record.every
+    chosen = np.arange(phase.count) if record.samples is None else np.array(record.samples)
     arrays = {}
     for name in LAYER_VARIABLES:
         flat = getattr(records, name)
@@ -142,8 +202,46 @@ def _trajectory(phase, record, records, sums):
         flat = getattr(records, name)
         arrays[name] = flat.reshape(times, count, sizes[-1]) if flat.size else None
     arrays["error"] = records.error.reshape(times, count) if records.error.size else None
-    chosen = slice(None) if record.samples is None else list(record.samples)
+    if "e" in record.names():
+        arrays["e"] = _control_error(phase, arrays["r"][-1], chosen)
+        arrays["r"] = arrays["r"] if "r" in record.names() else None
+    if "noise" in record.names():
+        arrays["noise"] = _noise(phase, step, chosen)
     return Trajectory(
-        time=step * phase.controller.dt, step=step, **arrays,
+        time=step * phase.controller.dt, step=step, **arrays, samples=chosen, recipe=recipe,
         converged=sums.converged[chosen], diverged=sums.diverged[chosen],
     )  # fmt: skip
+
+
+def _control_error(phase, output, chosen):
+    """r* - r_L or r* - softmax(r_L) from the recorded rates of the output layer, in float64."""
+    output = output.astype(np.float64, copy=False)
+    if phase.controller.error == "softmax":
+        output = softmax(output, axis=-1)
+    with np.errstate(invalid="ignore"):
+        return phase.minibatch.target[chosen] - output
+
+
+def _noise(phase, step, chosen):
+    """The draws that drove the step to each recorded time point, 0 for the initial state; list of (T, B, n_i)."""
+    minibatch, found = phase.minibatch, []
+    for layer, n in enumerate(phase.network.sizes[1:], 1):
+        draws = np.zeros((len(step), len(chosen), n), phase.network.dtype)
+        if minibatch.noise_source == kernel.KEYED_NOISE:
+            keyed_draws(draws, minibatch.noise_key, step, minibatch.noise_samples[chosen], layer)
+        else:
+            draws[1:] = _given_draws(phase)[layer - 1][step[1:, np.newaxis], chosen]
+        found.append(draws)
+    return found
+
+
+def _given_draws(phase):
+    """The given draws in the network's dtype, list of (T, B, n_i)."""
+    times = phase.controller.time_points
+    return dense_views(phase.minibatch.noise_given, phase.count, phase.network.sizes, times)
+
+
+def _kept_noise(phase, noise):
+    """The noise of a recipe, which later changes of given draws do not reach."""
+    given = phase.minibatch.noise_source == kernel.GIVEN_NOISE
+    return _given_draws(phase) if given else as_key(noise)

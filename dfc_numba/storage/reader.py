@@ -1,0 +1,206 @@
+"""Reading trajectory files lazily: a file, a segment, or all that a run directory holds, alike."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from dfc_numba.controller import Controller
+from dfc_numba.network import Network
+from dfc_numba.storage import safe, schema, segments
+from dfc_numba.storage.record import StoredRecord
+from dfc_numba.storage.variable import Part, StoredVariable
+from dfc_numba.validation import choice
+
+OPEN_FILES = 8
+
+
+def open_trajectories(path):
+    """Open stored trajectories for reading.
+
+        with dfc.open_trajectories("runs/digits-001") as file:
+            record = file["forward"][3]
+            v = record.variable("v", layer=2)[::10, 0]            # every 10th step of the first sample: reads only that
+
+    Args:
+        path: a trajectory file, a closed segment, or a run directory.
+
+    Returns:
+        `Trajectories`; nothing but sizes is read yet.
+
+    Raises:
+        OSError: if nothing can be read there. ValueError: for a file of another kind, or of a newer major version.
+    """
+    return Trajectories(path)
+
+
+def load(path, *, phase=None, record=None):
+    """The trajectory of one record, see `Trajectory.load`."""
+    with open_trajectories(path) as file:
+        if phase is None and len(file.phases) != 1:
+            raise ValueError(f"{path} holds the phases {', '.join(file.phases)}; choose one with phase=")
+        records = file[file.phases[0] if phase is None else phase]
+        if record is None and len(records) != 1:
+            raise ValueError(
+                f"{path} holds {len(records)} records of {records.phase!r}; choose one with record="
+            )
+        return records[0 if record is None else record].trajectory()
+
+
+class Trajectories:
+    """Stored trajectories, open for reading: `[phase]` gives the `PhaseRecords` of a phase. A context manager.
+
+    Attributes:
+        path: what was opened. files: the files that it stands for, in order.
+        phases: names of the phases. notes: sentences about what is left aside.
+        attributes: of the file; of a run, those of its first file.
+        status: how what the file describes has ended, one of `schema.STATUSES`; of a run, as its last file says.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.files, self.notes = segments.find(path)
+        self._handles, self._closed = OrderedDict(), False
+        try:
+            self._counts = [self._count(number) for number in range(len(self.files))]
+            self.attributes = safe.attributes(self.handle(0))
+            self.status = str(self.handle(len(self.files) - 1).attrs.get("status"))
+        except BaseException:
+            self.close()
+            raise
+        self.phases = tuple(dict.fromkeys(name for counts in self._counts for name in counts))
+
+    @property
+    def config(self):
+        """The configuration of the run as nested dicts, None where there is none."""
+        return json.loads(self.attributes.get("config") or "null")
+
+    def __getitem__(self, phase):
+        """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
+        name = choice("phase", schema.group_name(phase), self.phases)
+        return PhaseRecords(self, name, [counts.get(name) for counts in self._counts])
+
+    def __len__(self):
+        return sum(sum(counts.values()) for counts in self._counts)
+
+    def handle(self, number):
+        """The `h5py.File` of `files[number]`; the few used last stay open."""
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        if number not in self._handles:
+            while len(self._handles) >= OPEN_FILES:
+                self._handles.popitem(last=False)[1].close()
+            self._handles[number] = safe.open_file(self.files[number])
+        self._handles.move_to_end(number)
+        return self._handles[number]
+
+    def close(self):
+        """Close all files; nothing can be read any more."""
+        self._closed = True
+        while self._handles:
+            self._handles.popitem()[1].close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _count(self, number):
+        """Numbers of records by phase."""
+        groups = safe.groups(self.handle(number))
+        return {
+            name: safe.length(group, schema.RECORD)
+            for name, group in groups.items()
+            if name not in schema.PARAMETER_GROUPS.values()
+        }
+
+
+class PhaseRecords:
+    """The records of one phase, in their order: a sequence of `StoredRecord`.
+
+    Attributes:
+        name: of the group. phase: the phase's name.
+        variables: names of the variables in the file, such as "u", "v_2".
+        step, time: (T,) of the stored time points; None if there are no trajectories.
+    """
+
+    def __init__(self, source, name, counts):
+        self._source, self.name = source, name
+        self._files = [number for number, count in enumerate(counts) if count is not None]
+        self._ends = np.cumsum([counts[number] for number in self._files])
+        group = self._group(self._files[0])
+        self.attributes = safe.attributes(group)
+        self.phase = str(self.attributes.get("phase", name))
+        self.variables = tuple(
+            sorted((one for one in group if not schema.is_dimension(one)), key=schema.order)
+        )
+        self.step, self.time = (
+            safe.data_set(group, one)[...] if one in group else None for one in ("step", "time")
+        )
+
+    @property
+    def controller(self):
+        """The `Controller`; None where nothing is simulated, or the recipe is not known."""
+        options = json.loads(self.attributes.get("controller") or "null")
+        return None if options is None else Controller(**options)
+
+    @property
+    def update(self):
+        """Options of the update that was made of each record."""
+        return json.loads(self.attributes.get("update") or "{}")
+
+    def variable(self, name, layer=None):
+        """A `StoredVariable` over all records, read when it is indexed.
+
+        Args:
+            name: such as "u", "epoch", "v", or in full "v_2". layer: from 1, for a variable with layers.
+
+        Raises:
+            ValueError: if it is not stored.
+        """
+        full = schema.file_name(name, layer, self.variables)
+        grows = schema.variable(full).dims[0] == schema.RECORD
+        return StoredVariable(
+            full, [self._part(number, self.name, full) for number in self._files[: None if grows else 1]]
+        )
+
+    def network(self, n):
+        """The `Network` of record n, as it was before the update."""
+        number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
+        variables = {}
+        for variable, group in schema.PARAMETER_GROUPS.items():
+            row = int(self.variable(variable)[n])
+            stored = safe.groups(self._source.handle(number))[group]
+            facts = json.loads(stored.attrs["network"])
+            names = [one for one in stored if not schema.is_dimension(one)]
+            variables |= {one: StoredVariable(one, [self._part(number, group, one)])[row] for one in names}
+        depth = range(1, len(facts.pop("sizes")))
+        return Network(
+            weights=[variables[f"W_{layer}"] for layer in depth], feedback=[variables[f"Q_{layer}"] for layer in depth],
+            biases=[variables[f"b_{layer}"] for layer in depth] if facts.pop("bias") else None, **facts,
+        )  # fmt: skip
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def __getitem__(self, n):
+        """The `StoredRecord` number n; negative numbers count from the end."""
+        if not -len(self) <= n < len(self):
+            raise IndexError(f"record {n} of {self.name!r}: there are {len(self)}")
+        return StoredRecord(self, n % len(self))
+
+    def __iter__(self):
+        return (self[n] for n in range(len(self)))
+
+    def _group(self, number):
+        return safe.groups(self._source.handle(number))[self.name]
+
+    def _part(self, number, group, name):
+        """The `Part` of a variable in one file."""
+
+        def dataset():
+            return safe.data_set(safe.groups(self._source.handle(number))[group], name)
+
+        return Part(dataset, self._source.files[number], dataset().shape, dataset().dtype)

@@ -1,0 +1,94 @@
+"""One record of a trajectory file, and the objects that it stands for: recipe, trajectory, update."""
+
+from dfc_numba.simulation import Trajectory
+from dfc_numba.storage import schema
+from dfc_numba.storage.recipe import Recipe, StoredUpdate, noise_of
+from dfc_numba.storage.variable import RecordVariable
+
+
+class StoredRecord:
+    """One logged minibatch.
+
+    Attributes:
+        records: the `PhaseRecords` that it belongs to. place: its place among them, from 0.
+        variables: names of the variables in the file, such as "u", "v_2".
+    """
+
+    def __init__(self, records, place):
+        self.records, self.place = records, place
+        self.variables = tuple(
+            name for name in records.variables if schema.variable(name).dims[0] == schema.RECORD
+        )
+        self._lengths = {}
+        if "minibatch_size" in self.variables:
+            self._lengths["minibatch_sample"] = int(self["minibatch_size"])
+        if "position" in self.variables:
+            self._lengths["sample"] = int((records.variable("position")[place] >= 0).sum())
+
+    def variable(self, name, layer=None):
+        """A `RecordVariable`, read when it is indexed.
+
+        Args:
+            name: such as "u", "v", or in full "v_2". layer: from 1, for a variable with layers.
+
+        Raises:
+            ValueError: if it is not stored.
+        """
+        return RecordVariable(self.records.variable(name, layer), self.place, self._lengths)
+
+    def __getitem__(self, name):
+        """All of a variable of this record."""
+        return self.variable(name)[...]
+
+    def recipe(self):
+        """The `Recipe`, with the network as it was before the update.
+
+        Raises:
+            ValueError: if the file does not have it.
+        """
+        if "inputs" not in self.variables:
+            raise ValueError(
+                f"record {self.place} of {self.records.name!r} has no recipe: "
+                "its trajectory was saved without what it was made of"
+            )
+        network = self.records.network(self.place)
+        indices = self["sample_index"]
+        return Recipe(
+            network=network, controller=self.records.controller, x=self["inputs"], target=self["target"],
+            noise=noise_of(self.__getitem__, len(network.weights)),
+            labels=self["labels"] if "labels" in self.variables else None,
+            indices=None if (indices < 0).all() else indices,
+            phase=self.records.phase, update=self.records.update,
+            **{name: int(self[name]) for name in ("epoch", "minibatch", "number")},
+        )  # fmt: skip
+
+    def trajectory(self):
+        """The `Trajectory` as it was stored, with its recipe where the file has one.
+
+        Raises:
+            ValueError: if only the recipe was stored.
+        """
+        if "position" not in self.variables:
+            raise ValueError(f"record {self.place} of {self.records.name!r} is a recipe without trajectory")
+        arrays = {name: self._all_layers(name) for name in schema.TRAJECTORY if name in schema.LAYERED}
+        arrays |= {
+            name: self[name] if name in self.variables else None
+            for name in schema.TRAJECTORY
+            if name in schema.PLAIN
+        }
+        return Trajectory(
+            time=self.records.time, step=self.records.step, **arrays, samples=self["position"],
+            **{name: self[name] == 1 if name in self.variables else None for name in ("converged", "diverged")},
+            recipe=self.recipe() if "inputs" in self.variables else None,
+        )  # fmt: skip
+
+    def update(self):
+        """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
+        kinds = {"weights": "dW", "biases": "db", "feedback": "dQ"}
+        arrays = {kind: self._all_layers(name) for kind, name in kinds.items()}
+        return None if all(array is None for array in arrays.values()) else StoredUpdate(**arrays)
+
+    def _all_layers(self, name):
+        """A list with an array per layer; None if the variable was not stored."""
+        layers = schema.stored_layers(name, self.variables)
+        return [self[f"{name}_{layer}"] for layer in layers] or None

@@ -1,0 +1,212 @@
+"""The schema of a trajectory file: its version, its variables with dimensions, units and meaning, its attributes.
+
+A file has a group per phase, whose variables grow along `record`, and two groups of parameters, which grow along
+`snapshot`. docs/file-format.md describes the file for those who read it with other programs.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+
+from dfc_numba.wording import nearest
+
+SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.0", "trajectory file"
+# "closed": a segment of a run that went on
+STATUSES = ("open", "closed", "complete", "interrupted", "diverged", "failed")
+# where the parameters are that a variable of a record gives the number of
+PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
+
+RECORD, SNAPSHOT = "record", "snapshot"
+GROWING = (RECORD, SNAPSHOT, "sample", "minibatch_sample")  # dimensions without a fixed length
+
+FILL = {"f": float("nan"), "i": -1, "u": 0}  # what is missing, by the kind of numbers
+
+NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What a variable is; "#" in a dimension stands for the layer, "below" for the units of the layer below."""
+
+    long_name: str
+    dims: tuple
+    units: str = "1"
+    coordinates: str = ""
+    meanings: str = ""  # of the integers from 0, separated by spaces
+
+
+def _trajectory(long_name, *last):
+    return Variable(
+        long_name, (RECORD, "step", "sample", *last), coordinates="time epoch minibatch number position"
+    )
+
+
+def _per_record(long_name, *dims, meanings=""):
+    return Variable(long_name, (RECORD, *dims), meanings=meanings)
+
+
+DIMENSIONS = {
+    RECORD: "logged minibatches",
+    SNAPSHOT: "snapshots of the parameters",
+    "step": "number of the Euler step; 0 is the state before the first",
+    "sample": "samples whose trajectories are stored",
+    "minibatch_sample": "samples of the minibatch",
+    "draw_step": "time points of given noise; t + 1 drives the step from t to t + 1",
+    "input": "units of the input",
+    "output": "units of the output, components of the control signal",
+    "unit": "units of layer #",
+}
+PLAIN = {
+    "time": Variable("time", ("step",), units="tau_u"),
+    "u": _trajectory("control signal u", "output"),
+    "u_int": _trajectory("integral part of the control signal", "output"),
+    "e": _trajectory("control error e = r* - r_L, or r* - softmax(r_L)", "output"),
+    "error": _trajectory("norm of r* - r_L, or cross-entropy of softmax(r_L) with r*"),
+    "position": _per_record("position of the sample in its minibatch; -1: no sample", "sample"),
+    "converged": _per_record("whether the sample has converged; -1: no sample", "sample", meanings="no yes"),
+    "diverged": _per_record("whether the sample has diverged; -1: no sample", "sample", meanings="no yes"),
+    "inputs": _per_record("inputs r_0", "minibatch_sample", "input"),
+    "target": _per_record("output target r*", "minibatch_sample", "output"),
+    "labels": _per_record(
+        "what the sample should give: soft labels, or outputs", "minibatch_sample", "output"
+    ),
+    "sample_index": _per_record("index of the sample in the training set; -1: none", "minibatch_sample"),
+    "minibatch_size": _per_record("number of samples of the minibatch"),
+    "epoch": _per_record("epoch, from 1; those of the pre-training are counted on their own"),
+    "minibatch": _per_record("number of the minibatch in its pass over the data, from 1"),
+    "number": _per_record("running number of the minibatch in the run, from 0"),
+    "noise_kind": _per_record("where the noise comes from", meanings="none key draws"),
+    "noise_seed": _per_record("seed of the noise key"),
+    "noise_minibatch": _per_record("minibatch number of the noise key"),
+    "noise_sample": _per_record("sample number of the noise key; -1: the position", "minibatch_sample"),
+    "weights_snapshot": _per_record("number of the forward parameters in /weights_snapshots; -1: not stored"),
+    "feedback_snapshot": _per_record("number of the feedback weights in /feedback_snapshots; -1: not stored"),
+}
+LAYERED = {
+    "v": _trajectory("somatic voltage of layer #", "unit_#"),
+    "v_ff": _trajectory("basal (feedforward) voltage of layer #", "unit_#"),
+    "v_fb": _trajectory("apical (feedback) voltage of layer #", "unit_#"),
+    "r": _trajectory("rate of layer #", "unit_#"),
+    "noise": _trajectory("standard normal draw that drove layer # in the step before", "unit_#"),
+    "draws": _per_record("given standard normal draws of layer #", "draw_step", "minibatch_sample", "unit_#"),
+    "dW": _per_record("update of W_# per unit learning rate", "unit_#", "below"),
+    "db": _per_record("update of b_# per unit learning rate", "unit_#"),
+    "dQ": _per_record("update of Q_# per unit learning rate", "unit_#", "output"),
+    "W": Variable("weights of layer #", (SNAPSHOT, "unit_#", "below")),
+    "b": Variable("biases of layer #", (SNAPSHOT, "unit_#")),
+    "Q": Variable("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
+}
+TRAJECTORY = tuple(
+    name for name, one in (PLAIN | LAYERED).items() if one.dims[:3] == (RECORD, "step", "sample")
+)
+
+
+def variable(name):
+    """The `Variable` of a name in the file, such as "u" or "v_ff_2".
+
+    Raises:
+        KeyError: for a name that the schema does not have.
+    """
+    if name in PLAIN:
+        return PLAIN[name]
+    base, _, layer = name.rpartition("_")
+    general = LAYERED[base] if layer.isdigit() else LAYERED[name]
+    below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
+    dims = tuple(below if dim == "below" else dim.replace("#", layer) for dim in general.dims)
+    return Variable(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
+
+
+def is_dimension(name):
+    """Whether this is the name of a dimension, rather than of a variable along some."""
+    return name in DIMENSIONS or name.startswith("unit_")
+
+
+def is_trajectory(name):
+    """Whether a variable of this name depends on step and sample."""
+    return variable(name).dims[:3] == (RECORD, "step", "sample")
+
+
+def dimension_text(name):
+    """What a dimension means."""
+    base, _, layer = name.partition("_") if name.startswith("unit_") else (name, "", "")
+    return DIMENSIONS[base].replace("#", layer)
+
+
+def by_layer(name, arrays):
+    """A list with an array per layer as a dict by the names in the file; None is an empty one."""
+    return {f"{name}_{layer}": array for layer, array in enumerate(arrays or [], 1)}
+
+
+def stored_layers(name, names):
+    """The numbers of the layers that a layered variable has among the names of variables in a file, in order."""
+    parts = (other.rpartition("_") for other in names if other not in PLAIN)
+    return sorted(int(layer) for base, _, layer in parts if base == name and layer.isdigit())
+
+
+def order(name):
+    """Sorts the names of variables in a file as this module lists them, layer by layer."""
+    base, layer = (name, 0) if name in PLAIN else (name.rpartition("_")[0], int(name.rpartition("_")[2]))
+    return layer > 0, layer, [*PLAIN, *LAYERED].index(base)
+
+
+def file_name(name, layer, names):
+    """The name in the file of variable `name`, of a layer (from 1) if it has layers.
+
+    Raises:
+        ValueError: if there is none in `names`, or if layer does not go with it.
+    """
+    full = name if layer is None else f"{name}_{layer}"
+    if full in names:
+        return full
+    layers = stored_layers(name, names)
+    if layers:
+        raise ValueError(f"layer is {layer!r}; {name} is stored for the layers {', '.join(map(str, layers))}")
+    if layer is not None and name in names:
+        raise ValueError(f"layer is {layer!r}, but {name} has no layers; leave it out")
+    raise ValueError(f"variable {full!r} is not stored; there are {', '.join(names)}{nearest(name, names)}")
+
+
+def group_name(phase):
+    """The group of a phase: "extra feedback" is stored in /extra_feedback."""
+    return phase.replace(" ", "_")
+
+
+def phase_groups(file):
+    """The groups of a file's phases, by name."""
+    return {name: file[name] for name in file if name not in PARAMETER_GROUPS.values()}
+
+
+def root_attributes(*, config=None, command=(), seed=None):
+    """The attributes that every file has from its creation on, for a `TrajectoryWriter`.
+
+    Args:
+        config: the `Config` of the run, None where there is none.
+        command: the command line. seed: of the run.
+    """
+    import h5py
+    import numba
+    import numpy
+
+    from dfc_numba import threads
+    from dfc_numba._version import __version__
+    from dfc_numba.environment import processor_name
+
+    versions = {
+        "dfc_numba": __version__, "python": sys.version.split()[0], "numpy": numpy.__version__,
+        "numba": numba.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
+    }  # fmt: skip
+    return {
+        "versions": json.dumps(versions),
+        "cpu": processor_name(),
+        "threads": threads.current(),
+        "seed": "" if seed is None else str(seed),
+        "config": "" if config is None else config.model_dump_json(),
+        "command": " ".join(map(str, command)),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def controller_text(controller):
+    """A `Controller` as JSON, "" for None."""
+    return "" if controller is None else json.dumps(asdict(controller))

@@ -1,0 +1,185 @@
+"""A stored variable that is read when it is indexed, and only what is asked for; damage is named by its place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfc_numba import memory
+from dfc_numba.errors import DamagedFileError
+from dfc_numba.storage import schema
+
+
+@dataclass(frozen=True)
+class Part:
+    """The data set of a variable in one of the files.
+
+    Attributes:
+        open: function that returns it, open. path: of the file.
+        shape, dtype: of the data set; its first dimension is as long as the part.
+    """
+
+    open: Callable
+    path: Path
+    shape: tuple
+    dtype: np.dtype
+
+
+class StoredVariable:
+    """A variable of the file; indexing it like an array reads that part. `np.asarray` reads all of it.
+
+    Indices may be numbers, slices, and lists or arrays of numbers (or booleans), each for its own dimension.
+
+    Attributes:
+        name: in the file. dims: names of the dimensions. shape, dtype: as of an array.
+        long_name, units: what it is.
+    """
+
+    def __init__(self, name, parts):
+        self.name, self._parts = name, parts
+        about = schema.variable(name)
+        self.dims, self.long_name, self.units = about.dims, about.long_name, about.units
+        self.dtype = parts[0].dtype
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        rest = np.array([part.shape[1:] for part in parts], int).max(
+            axis=0
+        )  # files may differ in the number of samples
+        self.shape = (int(self._starts[-1]), *(int(length) for length in rest))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return described(self)
+
+    def __array__(self, dtype=None, copy=None):
+        return as_array(self, dtype, copy)
+
+    def __getitem__(self, key):
+        indices = index_arrays(key, self.shape)
+        rows, *rest = (np.atleast_1d(one) for one in indices)
+        shape = len(rows), *map(len, rest)
+        size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        memory.require(size, f"{self.name} of shape {shape}", "read less of it at a time")
+        found = np.full(shape, schema.FILL[self.dtype.kind], self.dtype)
+        for start, end, part in zip(self._starts[:-1], self._starts[1:], self._parts, strict=True):
+            here = np.flatnonzero((rows >= start) & (rows < end))
+            if len(here):
+                self._read(part, int(start), rows[here], rest, found, here)
+        return found[tuple(0 if one.ndim == 0 else slice(None) for one in indices)]
+
+    def _read(self, part, start, rows, rest, found, here):
+        """Read rows of one file to their places."""
+        within = [np.flatnonzero(one < length) for one, length in zip(rest, part.shape[1:], strict=True)]
+        inner = [one[places] for one, places in zip(rest, within, strict=True)]
+        if not all(map(len, inner)):
+            return
+        dataset = part.open()
+        for run in _runs(rows - start):
+            try:
+                found[np.ix_(here[run], *within)] = _outer(dataset, [rows[run] - start, *inner])
+            except OSError as error:
+                raise self._damaged(part, dataset, rows[run], start, inner, error) from None
+
+    def _damaged(self, part, dataset, rows, start, inner, error):
+        """The error that names the first row that cannot be read."""
+        for row in rows:
+            try:
+                _outer(dataset, [np.array([row - start]), *inner])
+            except OSError:
+                break
+        return DamagedFileError(
+            f"{part.path}: {dataset.name} of {self.dims[0]} {row} is damaged or cannot be read ({error}); "
+            "what lies elsewhere can still be read"
+        )
+
+
+class RecordVariable:
+    """A variable of one record, without the dimension `record` and without padding; otherwise like `StoredVariable`."""
+
+    def __init__(self, variable, record, lengths):
+        self._variable, self._record = variable, record
+        self.name, self.dtype, self.dims = variable.name, variable.dtype, variable.dims[1:]
+        self.long_name, self.units = variable.long_name, variable.units
+        self.shape = tuple(lengths.get(dim, n) for dim, n in zip(self.dims, variable.shape[1:], strict=True))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return described(self)
+
+    def __array__(self, dtype=None, copy=None):
+        return as_array(self, dtype, copy)
+
+    def __getitem__(self, key):
+        return self._variable[(self._record, *index_arrays(key, self.shape))]
+
+
+def described(variable):
+    """One line about a variable."""
+    sizes = ", ".join(f"{dim}: {length}" for dim, length in zip(variable.dims, variable.shape, strict=True))
+    return f"<{variable.name} ({sizes}) {variable.dtype}: {variable.long_name}, in {variable.units}>"
+
+
+def as_array(variable, dtype, copy):
+    """All of a variable, as NumPy's protocol asks for it."""
+    if copy is False:
+        raise ValueError("a stored variable is read from its file, which makes a copy")
+    return variable[...].astype(variable.dtype if dtype is None else dtype, copy=False)
+
+
+def _outer(dataset, indices):
+    """The part of a data set that is the outer product of arrays of indices."""
+    slices = [_slice(one) for one in indices]
+    block = dataset[tuple(slices)]
+    for axis, (one, part) in enumerate(zip(indices, slices, strict=True)):
+        offsets = (one - part.start) // part.step
+        if not np.array_equal(offsets, np.arange(block.shape[axis])):
+            block = block.take(offsets, axis=axis)
+    return block
+
+
+def _slice(indices):
+    """The slice that covers an array of indices: exactly where they are evenly spaced and increase."""
+    first, last = int(indices.min()), int(indices.max())
+    gaps = np.diff(indices)
+    step = int(gaps[0]) if len(gaps) and (gaps == gaps[0]).all() and gaps[0] > 0 else 1
+    return slice(first, last + 1, step)
+
+
+def _runs(rows):
+    """Slices of an array of row numbers, each of which is evenly spaced and increases."""
+    if len(rows) == 0:
+        return []
+    gaps = np.diff(rows)
+    if len(gaps) == 0 or (gaps[0] > 0 and (gaps == gaps[0]).all()):
+        return [slice(0, len(rows))]
+    return [slice(n, n + 1) for n in range(len(rows))]
+
+
+def index_arrays(key, shape):
+    """A key of an array of this shape as an array of numbers for each dimension, of none for a single number."""
+    key = list(key) if isinstance(key, tuple) else [key]
+    if any(one is Ellipsis for one in key):
+        place = next(n for n, one in enumerate(key) if one is Ellipsis)
+        key[place : place + 1] = [slice(None)] * (len(shape) - len(key) + 1)
+    if len(key) > len(shape):
+        raise IndexError(f"{len(key)} indices for {len(shape)} dimensions")
+    key += [slice(None)] * (len(shape) - len(key))
+    return [_index(one, length) for one, length in zip(key, shape, strict=True)]
+
+
+def _index(one, length):
+    """An index as a number or an array of numbers from 0 to length - 1."""
+    if isinstance(one, slice):
+        return np.arange(length)[one]
+    array = np.asarray(one)
+    if array.dtype == bool and array.shape == (length,):
+        return np.flatnonzero(array)
+    if array.dtype.kind not in "iu" or array.ndim > 1:
+        raise IndexError(f"{one!r} is no index; numbers, slices and lists of numbers are")
+    if ((array < -length) | (array >= length)).any():
+        raise IndexError(f"index {one!r} is out of range: there are {length}")
+    return np.where(array < 0, array + length, array)

@@ -1,0 +1,216 @@
+"""Writing a trajectory file: one record per minibatch, the parameters once per change."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from dfc_numba.files import replacing
+from dfc_numba.storage import schema
+from dfc_numba.storage.recipe import recipe_arrays, update_arrays
+from dfc_numba.storage.table import Table, filters
+from dfc_numba.validation import dtype_of
+
+
+def save(trajectory, path, *, compression="none", dtype=None):
+    """Write one trajectory to a file, see `Trajectory.save`."""
+    with (
+        replacing(path) as temporary,
+        TrajectoryWriter(temporary, compression=compression, dtype=dtype) as writer,
+    ):
+        writer.append(trajectory.recipe, trajectory)
+
+
+class TrajectoryWriter:
+    """A new trajectory file, to which records are appended.
+
+    A group is created when its phase is met for the first time; what its first record holds decides its variables, steps
+    and controller, which are the same for all its records. A smaller minibatch, or fewer samples, are padded. Used as a
+    context manager it is closed as "complete", or as "failed" after an error.
+
+    Args:
+        path: of a file that does not exist yet.
+        attributes: from `schema.root_attributes`; None for those without configuration and command.
+        compression: "none", "gzip", "zstd" or "blosc"; the latter two need the extra `compression`.
+        dtype: "float32" or "float64", to store trajectories in; None stores them as they are.
+
+    Raises:
+        FileExistsError: if there is such a file. ValueError: for an unknown compression or dtype.
+        MissingExtra: if the compression needs an extra that is not installed.
+    """
+
+    def __init__(self, path, *, attributes=None, compression="none", dtype=None):
+        import h5py
+
+        self.path = path
+        self._options = filters(compression)
+        self._dtype = None if dtype is None else dtype_of(dtype)
+        self._phases = {}
+        attributes = schema.root_attributes() if attributes is None else attributes
+        # version 1.10 of the format has checksums on all metadata
+        self._file = h5py.File(path, "x", libver=("v110", "v110"), rdcc_nbytes=2**16)
+        self._file.attrs.update(
+            {
+                **attributes, "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION, "status": "open",
+                "compression": compression,
+            }
+        )  # fmt: skip
+        self._parameters = ParameterStore(self._file, self._options)
+
+    def append(self, recipe=None, trajectory=None, update=None):
+        """Add a record.
+
+        Args:
+            recipe: a `Recipe`; None if it is not known, and the record cannot be replayed.
+            trajectory: a `Trajectory`, None to store the recipe alone.
+            update: the update that was made, per unit learning rate: a `ForwardUpdate`, a `FeedbackUpdate`, or a
+                `StoredUpdate` of both; None to leave it out.
+
+        Raises:
+            ValueError: for a record that differs from those before in what is stored once for all of them.
+        """
+        arrays, coordinates = {}, {}
+        if recipe is not None:
+            arrays |= recipe_arrays(recipe) | self._parameters.numbers(recipe.network)
+        if trajectory is not None:
+            arrays |= trajectory_arrays(trajectory)
+            coordinates = {"step": trajectory.step, "time": trajectory.time}
+        arrays |= update_arrays(update)
+        self.table(**_group_attributes(recipe)).append(arrays, coordinates)
+
+    def table(self, **attributes):
+        """The `Table` of a phase, of which all records have these attributes; it is created if it is new."""
+        name = schema.group_name(attributes["phase"])
+        if name not in self._phases:
+            self._phases[name] = Table(
+                self._file,
+                name,
+                schema.RECORD,
+                attributes=attributes,
+                options=self._options,
+                dtype=self._dtype,
+            )
+        for key, value in self._phases[name].attributes.items():
+            if attributes[key] != value:
+                raise ValueError(
+                    f"/{name} of {self.path} has {key} {value}, the record {attributes[key]}; what differs in it goes to "
+                    "another file"
+                )
+        return self._phases[name]
+
+    def extend(self, source, before=None):
+        """Add the records of another trajectory file, a few MB at a time.
+
+        Args:
+            source: the `h5py.File`. before: leave out the minibatches from this running number on.
+        """
+        numbers = {
+            name: self._parameters.merge(source, group) for name, group in schema.PARAMETER_GROUPS.items()
+        }
+        for group in schema.phase_groups(source).values():
+            stop = None if before is None else int((group["number"][...] < before).sum())
+            renumbered = {name: places[group[name][...]] for name, places in numbers.items() if name in group}
+            attributes = {key: group.attrs[key] for key in ("phase", "controller", "update")}
+            self.table(**attributes).copy(group, stop, **renumbered)
+
+    def close(self, status="complete"):
+        """Close the file, saying how what it describes has ended: one of `schema.STATUSES`."""
+        if self._file:
+            self._file.attrs.modify("status", status)
+            self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.close("complete" if kind is None else "failed")
+
+
+class ParameterStore:
+    """The parameters of networks in a file, each set of values once: forward and feedback parameters apart.
+
+    Args:
+        file: an `h5py.File`, open for writing. options: filters.
+    """
+
+    def __init__(self, file, options):
+        self._file, self._options = file, options
+        self._tables, self._places = {}, {}
+
+    def numbers(self, network):
+        """The numbers of a network's parameters, which are stored unless they are already."""
+        facts = json.dumps(
+            {
+                "sizes": list(network.sizes), "hidden_activation": list(network.hidden_activations),
+                "output_activation": network.output_activation, "bias": network.biases is not None,
+                "dtype": network.dtype.name,
+            }
+        )  # fmt: skip
+        forward = schema.by_layer("W", network.weights) | schema.by_layer("b", network.biases)
+        feedback = schema.by_layer("Q", network.feedback)
+        return {
+            name: np.int64(self.number(group, arrays, facts))
+            for (name, group), arrays in zip(
+                schema.PARAMETER_GROUPS.items(), (forward, feedback), strict=True
+            )
+        }
+
+    def number(self, group, arrays, facts):
+        """The number of these arrays, by name, in a group of parameters."""
+        if group not in self._tables:
+            self._tables[group] = Table(
+                self._file, group, schema.SNAPSHOT, attributes={"network": facts}, options=self._options
+            )
+        table = self._tables[group]
+        if table.attributes["network"] != facts:
+            raise ValueError(
+                f"the network {facts} goes to another file than {table.attributes['network']}; "
+                "a file holds networks of one kind"
+            )
+        digest = group, _digest(arrays)
+        if digest not in self._places:
+            table.append(arrays)
+            self._places[digest] = len(table) - 1
+        return self._places[digest]
+
+    def merge(self, source, group):
+        """Store the parameters of a group in another file; returns their numbers here by those there, and -1 at the end."""
+        if group not in source:
+            return np.array([-1])
+        data = {name: source[group][name] for name in source[group] if not schema.is_dimension(name)}
+        facts, count = source[group].attrs["network"], len(source[group][schema.SNAPSHOT])
+        rows = ({name: dataset[row] for name, dataset in data.items()} for row in range(count))
+        return np.array([*(self.number(group, arrays, facts) for arrays in rows), -1])
+
+
+def trajectory_arrays(trajectory):
+    """The variables of a record that a trajectory gives, by their names in the file."""
+    arrays = {} if trajectory.samples is None else {"position": np.asarray(trajectory.samples, np.int64)}
+    for name in ("converged", "diverged"):
+        if getattr(trajectory, name) is not None:
+            arrays[name] = getattr(trajectory, name).astype(np.int8)
+    for name in schema.TRAJECTORY:
+        stored = getattr(trajectory, name)
+        if isinstance(stored, list):
+            arrays |= schema.by_layer(name, stored)
+        elif stored is not None:
+            arrays[name] = stored
+    return arrays
+
+
+def _group_attributes(recipe):
+    if recipe is None:
+        return {"phase": "simulation", "controller": "", "update": ""}
+    return {
+        "phase": recipe.phase,
+        "controller": schema.controller_text(recipe.controller),
+        "update": json.dumps(recipe.update),
+    }
+
+
+def _digest(arrays):
+    """A number that tells sets of arrays apart by their bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.digest()
