@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.plasticity import feedback_update as feedback_update
     from dfc_numba.plasticity import forward_and_feedback_update as forward_and_feedback_update
     from dfc_numba.plasticity import forward_update as forward_update
+    from dfc_numba.plasticity import one_shot_feedback_update as one_shot_feedback_update
     from dfc_numba.simulation import Record as Record
     from dfc_numba.simulation import Trajectory as Trajectory
     from dfc_numba.simulation import simulate as simulate
@@ -45,6 +46,7 @@ _HOMES = {
     "forward_update": "plasticity",
     "feedback_update": "plasticity",
     "forward_and_feedback_update": "plasticity",
+    "one_shot_feedback_update": "plasticity",
     "ForwardUpdate": "plasticity",
     "FeedbackUpdate": "plasticity",
     "steady_state": "equilibrium",

@@ -1,4 +1,4 @@
-"""The documentation runs: Python blocks of a file as one session, `dfc` commands as far as their settings are valid."""
+"""The documentation runs: Python blocks of a file as one session, `dfc` commands as far as they cost little."""
 
 import re
 import shlex
@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import dfc_numba as dfc
+from dfc_numba import comparison
+from dfc_numba.cli import app
 from dfc_numba.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +19,7 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SHORTHANDS = {"--epochs": "training.epochs", "--seed": "training.seed", "--dtype": "training.dtype"}
 ELSEWHERE = {"--threads", "--out"}
+QUICK = {"presets", "info"}
 
 
 def blocks(path, language):
@@ -76,19 +80,35 @@ def check_train(arguments):
         load_config(source or "digits", overrides)
 
 
+def check_compare(arguments):
+    """Plan what a `dfc compare` command would run."""
+    options = parsed("compare", arguments)
+    comparison.plan(options["sources"], options["settings"] or [])
+
+
+def parsed(command, arguments):
+    """The options of a `dfc` command, by the names of its parameters."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="dfc")
+    return group.get_command(context, command).make_context(command, list(arguments), parent=context).params
+
+
+def run(command, arguments):
+    """Run a command and expect success."""
+    line = [sys.executable, "-m", "dfc_numba", command, *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_commands_are_valid(path):
     for command, *arguments in commands(path):
-        if command == "train":
-            check_train(arguments)
+        if command in QUICK:
+            run(command, arguments)
+        elif command in ("train", "compare"):
+            {"train": check_train, "compare": check_compare}[command](arguments)
         else:
-            done = subprocess.run(
-                [sys.executable, "-m", "dfc_numba", command, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
+            parsed(command, arguments)
 
 
 def test_the_citation_names_this_version_and_the_papers():
