@@ -230,7 +230,7 @@ class Network:
         choice("kind", kind, FEEDBACK_KINDS)
         if (number("damping", damping) > 0) != (kind == "jacobian_damped_pinv"):
             raise ValueError(
-                f"damping = {damping:g} with {kind!r}; a positive damping goes with 'jacobian_damped_pinv', 0 with the others"
+                f"damping = {damping:g} with {kind!r}; a positive one goes with 'jacobian_damped_pinv', 0 with the others"
             )
         if kind == "weight_product":
             self.feedback.fill(weight_product(self.weights))

@@ -87,8 +87,8 @@ def _noise(network, controller, noise, count):
         return kernel.NO_NOISE, *none
     if noise is None:
         raise ValueError(
-            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, but noise is None; "
-            "pass noise=<int seed>, a NoiseKey or a list of draws, or set sigma to 0"
+            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, but noise is "
+            "None; pass noise=<int seed>, a NoiseKey or a list of draws, or set sigma to 0"
         )
     if key is not None:
         return kernel.KEYED_NOISE, key.word(), key.numbers(count), none[2]

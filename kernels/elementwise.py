@@ -271,7 +271,7 @@ def _cos_sin(turns):
 
 @elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"])
 def normal_pair(unsigned, signed):
-    """Two standard normal deviates from two random 32-bit words, one read as unsigned, one as signed (Box and Muller 1958)."""
+    """Two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958)."""
     radius = square_root(-2.0 * _log((unsigned + 0.5) * 2.0**-32))
     cos, sin = _cos_sin(signed * 2.0**-32)
     return radius * cos, radius * sin

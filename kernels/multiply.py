@@ -5,7 +5,8 @@ instruction is a fused multiply-add. The inner sum runs in the order of its inde
 the tile: a sample's result does not depend on the samples beside it. `kernels/README.md` has the measurements.
 
 Weights W (outputs x inputs) are packed in panels of PANEL outputs, `packed[panel, input, output within the panel]`,
-padded with zeros; sums of outer products lie in panels as well. Rows of activities have a stride that is a multiple of PANEL (see `layout`).
+padded with zeros; sums of outer products lie in panels as well. Rows of activities have a stride that is a multiple of PANEL
+(see `layout`).
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""The benchmark scripts: peers compute what the package computes, helpers measure what they say, scripts write their file."""
+"""The benchmark scripts: peers compute what the package computes, helpers measure what they say, files are written."""
 
 import json
 import os

@@ -82,7 +82,7 @@ RANGES = [
     ({"convergence_epsilon": 0}, "Controller.convergence_epsilon is 0"),
     ({"proactive": "yes"}, "Controller.proactive is 'yes'; it must be true or false"),
     ({"instant_transmission": 1}, "Controller.instant_transmission is 1; it must be true or false"),
-    ({"error": "diference"}, "Controller.error is 'diference'; it must be 'difference' or 'softmax'; did you mean 'difference'"),
+    ({"error": "diference"}, "Controller.error is 'diference'; it must be 'difference' or 'softmax'; did you mean"),
     ({"leak": "totl"}, "did you mean 'total'"),
     ({"alhpa": 1}, "Controller has no option 'alhpa'; did you mean 'alpha'.*options are dt, steps, alpha"),
     ({"qwertz": 1}, "Controller has no option 'qwertz'; its options are"),

@@ -437,7 +437,10 @@ GIVEN = parameters(SIZES)
         ({"biases": GIVEN["biases"][:2]}, "biases has 2 entries for 3 layers"),
         ({"biases": with_entry(GIVEN["biases"], 0, np.ones(7))}, r"biases\[0\] has shape \(7,\)"),
         ({"feedback": None}, "feedback must be a list"),
-        ({"feedback": with_entry(GIVEN["feedback"], 0, np.ones((3, 6)))}, r"feedback\[0\] has shape \(3, 6\); expected \(6, 3\)"),
+        (
+            {"feedback": with_entry(GIVEN["feedback"], 0, np.ones((3, 6)))},
+            r"feedback\[0\] has shape \(3, 6\); expected \(6, 3\)",
+        ),
         ({"hidden_activation": ["tanh", "relu", "relu"]}, "hidden_activation has 3 entries for 2 layers"),
         ({"dtype": "float32", "weights": with_entry(GIVEN["weights"], 0, np.full((6, 4), 1e300))}, "inf in float32"),
     ],

@@ -373,7 +373,7 @@ def test_arguments_that_do_not_fit_are_refused(function, change, error, message)
         ({"samples": "convergd"}, "samples is 'convergd'; .*did you mean 'converged'"),
         ({"readout": "analytic", "noise": 3}, "readout='analytic' solves for the steady state .*leave out noise"),
         ({"readout": "analytic", "samples": "converged"}, "samples='converged' needs 'average' or 'final'"),
-        ({"readout": "analytic", "controller": dfc.Controller(error="softmax")}, "with error='softmax' the error is not linear"),
+        ({"readout": "analytic", "controller": dfc.Controller(error="softmax")}, "error='softmax' the error is not linear"),
     ],
 )  # fmt: skip
 def test_options_of_the_forward_update_that_cannot_be_honoured_are_refused(options, message):
@@ -398,7 +398,7 @@ def test_options_of_the_forward_update_that_cannot_be_honoured_are_refused(optio
         ({"sigma_floor": "a"}, "sigma_floor is 'a'"),
         ({"scaling": "yes"}, "scaling is 'yes'; True or False"),
         ({"scaling": True, "controller": dfc.Controller(sigma=0.1)}, "set tau_noise, or scaling=False"),
-        ({"controller": dfc.Controller(sigma=0.1, jacobian_feedback=True)}, "feedback weights are not used; they cannot be learned"),
+        ({"controller": dfc.Controller(sigma=0.1, jacobian_feedback=True)}, "feedback weights are not used; they cannot be"),
     ],
 )  # fmt: skip
 def test_options_of_the_feedback_update_that_cannot_be_honoured_are_refused(function, options, message):
