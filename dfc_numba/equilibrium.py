@@ -23,7 +23,7 @@ class SteadyState:
         converged: (B,) whether a steady state was found. iterations: (B,) that it took.
         residual: (B,) norm of e - alpha u, of which the steady state of the nonlinear network is the root.
         status: (B,) how the search ended, or None for "linear"; see `steady_state`.
-        stable: (B,) whether a network with instantaneous layers returns there, or None for "linear".
+        stable: (B,) whether the controlled network returns there, or None for "linear"; see `steady_state`.
     """
 
     u: np.ndarray
@@ -81,13 +81,14 @@ def steady_state(
             "converged by continuation"             by implicit steps
             "..., sum of u kept at 0"               likewise, for the softmax error with alpha = 0, which does not see the
                                                     sum of r_L: of a line of steady states, the one that u = 0 leads to
-            "stalled", "out of iterations"          there may be none, or none that attracts
-            "singular"                              likewise, and F does not respond to some direction of u
+            "out of iterations"                     there may be none, or none that attracts
+            "singular"                              likewise, and some direction of u changes nothing
             "no steady state"                       the softmax error with alpha = 0, and a target that is no softmax
             "not finite"                            the error of the feedforward state overflows
 
-        and .stable tells whether all eigenvalues of d(e - alpha u)/du have negative real parts; in a sample that has not
-        converged it is False. (With more than 64 outputs this takes longer than the rest.)
+        and .stable tells whether the controller returns there if the layers are instantaneous: 1 + k_p lambda and
+        (lambda + alpha) / (1 + k_p lambda) have positive real parts for every eigenvalue lambda of -de/du. With k_p = 0 that
+        means: all eigenvalues of d(e - alpha u)/du have negative ones. Where a sample has not converged it is False.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit; "linear" with error="softmax", whose steady state is not linear
@@ -97,11 +98,11 @@ def steady_state(
         found = newton.solve(
             network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
         )
-        return _exact(found)
+        return _exact(found, controller.k_p)
     return _linear(network, x, target, controller)
 
 
-def _exact(solution):
+def _exact(solution, k_p):
     """The `SteadyState` of what Newton's method found."""
     response = solution.equation.response
     v, r = (
@@ -111,7 +112,7 @@ def _exact(solution):
     return SteadyState(
         u=solution.u, v=v, r=r, delta_v=response.layers("drive"), converged=solution.converged,
         iterations=solution.iterations, residual=solution.residual, status=solution.status,
-        stable=newton.stability(solution),
+        stable=newton.stability(solution, k_p),
     )  # fmt: skip
 
 

@@ -16,11 +16,11 @@ MAX_ITERATIONS = 50
 HALVINGS = 12  # times that a Newton step is halved before it is given up
 SUFFICIENT = 1e-4  # part of the decrease that a Newton step promises to insist on
 GROWTH = 2.0  # of |F| that a step of the continuation may bring
-SHRINK, SHORTEST = 0.25, 1e-9  # of its time steps, in units of tau_u
+SHRINK = 0.25  # of its time step after a step that brought more
 
 CONVERGED, CONTINUED, SUM_KEPT = "converged", "converged by continuation", ", sum of u kept at 0"
-STALLED, OUT_OF_ITERATIONS, SINGULAR = "stalled", "out of iterations", "singular"
-NOT_FINITE, UNREACHABLE = "not finite", "no steady state"
+OUT_OF_ITERATIONS, SINGULAR, UNREACHABLE = "out of iterations", "singular", "no steady state"
+NOT_FINITE = "not finite"
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,16 @@ def _refuse(controller):
 
 
 class _Search:
-    """Where the samples stand: u, F(u), |F(u)|, the iterations spent, and what is known of those that fail."""
+    """Where the samples stand: u, F(u), |F(u)|, the iterations spent, and which method they went through."""
 
     def __init__(self, equation, tolerance):
         self.equation, count = equation, equation.shape[0]
-        self.u, self.f, self.norm = np.zeros(equation.shape), np.zeros(equation.shape), np.zeros(count)
-        self.iterations = np.zeros(count, np.int64)
-        self.restart(np.arange(count))
+        self.u, self.f = np.zeros(equation.shape), equation.first_residual()
+        self.norm = np.linalg.norm(self.f, axis=1)
         self.goal = tolerance * self.norm
+        self.iterations = np.zeros(count, np.int64)
         self.unreachable = equation.unreachable(self.goal)
-        self.continued, self.stalled = np.zeros((2, count), np.bool_)
+        self.continued = np.zeros(count, np.bool_)
 
     @property
     def converged(self):
@@ -126,12 +126,13 @@ class _Search:
 
     def status(self):
         """A word on every sample."""
-        failed = np.flatnonzero(~self.converged)
         words = np.where(self.continued, CONTINUED, CONVERGED).astype(object)
         if self.equation.sum_kept:
             words += SUM_KEPT
-        words[failed] = np.where(self.stalled[failed], STALLED, OUT_OF_ITERATIONS)
-        words[failed[self.equation.singular(failed)]] = SINGULAR
+        failed = np.flatnonzero(~self.converged)
+        if len(failed):
+            words[failed] = OUT_OF_ITERATIONS
+            words[failed[self.equation.singular(failed)]] = SINGULAR
         words[self.unreachable] = UNREACHABLE
         words[~np.isfinite(self.norm)] = NOT_FINITE
         return words.astype(str)
@@ -165,11 +166,8 @@ def _continuation(search, max_iterations):
     active = search.unsolved()
     search.restart(active)
     search.continued[active] = True
-    time = np.ones(len(search.norm))
+    time = np.ones(len(search.norm))  # in units of tau_u
     for _ in range(max_iterations):
-        active = np.intersect1d(active, search.unsolved())
-        search.stalled[active] = time[active] < SHORTEST
-        active = active[~search.stalled[active]]
         if not len(active):
             return
         before = search.norm[active]
@@ -178,13 +176,16 @@ def _continuation(search, max_iterations):
         moved = search.move(active, step, GROWTH * before)
         time[active] *= np.where(moved, before / search.norm[active], SHRINK)
         search.evaluate(active[~moved])
+        active = np.intersect1d(active, search.unsolved())
 
 
-def stability(solution):
-    """(B,) whether du/dt = F(u) returns to the u found: all eigenvalues of F'(u) on the left."""
-    found, equation = np.flatnonzero(solution.converged), solution.equation
+def stability(solution, k_p):
+    """(B,) whether the controller returns to the u found, if the layers are instantaneous; see `steady_state`."""
+    equation, found = solution.equation, np.flatnonzero(solution.converged)
     stable = np.zeros(len(solution.converged), np.bool_)
     if len(found):
         with equation.linear_algebra():
-            stable[found] = equation.slowest_rates(found) > 0
+            rates = equation.eigenvalues(found)
+        loop = 1.0 + k_p * (rates - equation.alpha)
+        stable[found] = ((loop.real > 0) & ((rates / loop).real > 0)).all(axis=1)
     return stable

@@ -177,7 +177,7 @@ def _newton_update(network, x, target, controller, rule, only_converged):
     """The update at the steady state; differences are those of the kernel, from which nothing has to be subtracted."""
     found = newton.solve(network, x, target, controller)
     response = found.equation.response
-    factors = response.layers("factor" if rule == "nonlinear_difference" else "drive")
+    factors = response.factors() if rule == "nonlinear_difference" else response.layers("drive")
     if rule == "derivative_matrix":
         voltages = zip(network.activations, response.feedforward.v, strict=True)
         factors = [DERIVATIVES[name](v) * f for (name, v), f in zip(voltages, factors, strict=True)]

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from dfc_numba.kernels import newton as kernel
-from dfc_numba.krylov import conjugate_residuals, smallest_real_part
+from dfc_numba.krylov import least_residuals, edge_eigenvalues
 from dfc_numba.response import Response
 from dfc_numba.validation import samples
 
@@ -46,15 +46,21 @@ class RestEquation:
         self.sum_kept = self.softmax and self.alpha == 0
         self._output = self.response.feedforward.r[-1]
         self._gap = self.target - self._output
-        self._probability = np.empty(self.shape)
+        self._probability = softmax(self._output, axis=1) if self.softmax else np.empty(self.shape)
 
     @property
     def dense(self):
         """Whether matrices are made."""
         return self.shape[1] <= DENSE_OUTPUTS
 
+    def first_residual(self):
+        """F(0), (B, n_L)."""
+        return self.target - self._probability if self.softmax else self._gap.copy()
+
     def residual(self, u, chosen):
-        """F(u), (n, n_L), of the n samples `chosen`; their derivatives are from then on those at u."""
+        """F(u), (n, n_L), of the n samples `chosen`; their derivatives are from then on those at u, at first those at 0."""
+        if not len(chosen):
+            return np.zeros(u.shape)
         change = self.response.outputs(u, chosen)
         if not self.softmax:
             return self._gap[chosen] - change - self.alpha * u
@@ -129,7 +135,7 @@ class RestEquation:
         shift = np.broadcast_to(shift, (len(f), 1))
         return _in_groups(
             len(f),
-            lambda part: conjugate_residuals(
+            lambda part: least_residuals(
                 lambda d: self._product(d, chosen[part], dtype) + shift[part] * d,
                 f[part], tolerance=tolerance, most=PRODUCTS, precondition=precondition,
             ),
@@ -139,14 +145,14 @@ class RestEquation:
         """-F'(u) d for one direction of each sample, (n, n_L)."""
         return self.multiply(d[:, None, :], chosen, dtype)[:, 0]
 
-    def slowest_rates(self, chosen):
-        """Smallest real parts of the eigenvalues of -F'(u), (n,): how fast du/dt = F(u) returns."""
+    def eigenvalues(self, chosen):
+        """Eigenvalues of -F'(u), (n, n_L); with many outputs (n, ARNOLDI_STEPS) that stand for the edge of the spectrum."""
         if self.dense:
-            return np.linalg.eigvals(self.matrices(chosen, np.float64)).real.min(axis=1)
+            return np.linalg.eigvals(self.matrices(chosen, np.float64))
         start = np.random.default_rng(0).standard_normal(self.shape[1])
         return _in_groups(
             len(chosen),
-            lambda part: smallest_real_part(
+            lambda part: edge_eigenvalues(
                 lambda d: self._product(d, chosen[part], np.float64),
                 np.tile(start, (len(chosen[part]), 1)), steps=min(self.shape[1], ARNOLDI_STEPS),
             ),

@@ -37,8 +37,12 @@ class Rest(NamedTuple):
     drive: np.ndarray  # Q_i u
     v: np.ndarray
     rate: np.ndarray
-    factor: np.ndarray  # phi(v) - phi(v - Q_i u)
     slope: np.ndarray
+
+
+def workspace_length(layout, rows):
+    """Elements of memory that `respond` and `push_forward` work in, for `rows` control signals."""
+    return rows * (5 * layout.widest + layout.stride[-1])
 
 
 @elementwise(outputs=["out"], inputs=["x", "y", "slope"])
@@ -47,34 +51,53 @@ def _scaled_sum(x, y, slope):
     return slope * (x + y)
 
 
-@jit
-def set_constants(chain, v_ff, limit, constants, first, count):
-    """Constants of the activation differences (see `elementwise`) of the samples first .. first + count.
+@elementwise(outputs=["slope"], inputs=["rate", "constants*3"], scalars=["phi"])
+def _logistic_slope(rate, q, g, shift, phi):
+    """phi'(v) of a tanh or sigmoid layer from its rate deviation: phi^2 p (1 - p) with p = 1 / (1 + exp(-phi v)).
 
-    Args:
-        v_ff: feedforward voltages, rows of `layout.rows[-1]` padded units; constants: three times that.
-        limit: `ARGUMENT_LIMIT` of the dtype.
+    Saturated units lose digits to rounding, which are missed neither in a Newton step nor in a judgement of stability.
     """
-    layout = chain.layout
-    for b in range(first, first + count):
-        for i in range(1, layout.sizes.size):
-            stride, place = layout.stride[i], b * layout.rows[-1] + layout.rows[i]
-            if chain.families[i] == LOGISTIC:
-                vector.logistic_constants(
-                    stride, constants, 3 * place, v_ff, place, chain.slopes[i], limit
-                )  # fmt: skip
-            else:
-                move(stride, constants, 3 * place, v_ff, place)
+    p = 1.0 / (1.0 + q) + rate / phi
+    return phi * phi * p * (1.0 - p)
 
 
 @jit_part
-def _load_controls(chain, rows, u, first):
-    """`rows` control signals, from row `first` of u on, in rows of the chain's stride and dtype."""
+def _slopes(chain, i, out, rate, v, row, constants, place):
+    """out = phi'(v_ff + v) of one sample's layer i, whose rate deviation is `rate`; `row` is its place in these arrays."""
+    n, phi = chain.layout.stride[i], chain.slopes[i]
+    if chain.families[i] == LOGISTIC:
+        _logistic_slope(n, out, row, rate, row, constants, place, phi)
+    else:
+        vector.derivative_piecewise(n, out, row, v, row, constants, place, phi)
+
+
+@jit
+def begin(chain, v_ff, limit, constants, slope, first, count):
+    """Constants of activation differences (see `elementwise`), and slopes at u = 0, of the samples first .. first + count.
+
+    Args:
+        v_ff: feedforward voltages, rows of `layout.rows[-1]` padded units; constants: three times that.
+        limit: `ARGUMENT_LIMIT` of the dtype. slope: as in `Rest`.
+    """
+    layout = chain.layout
+    still, out = np.zeros(layout.widest), np.zeros(layout.widest)
+    for b in range(first, first + count):
+        for i in range(1, layout.sizes.size):
+            stride, place, phi = layout.stride[i], b * layout.rows[-1] + layout.rows[i], chain.slopes[i]
+            if chain.families[i] == LOGISTIC:
+                vector.logistic_constants(stride, constants, 3 * place, v_ff, place, phi, limit)
+            else:
+                move(stride, constants, 3 * place, v_ff, place)
+            _slopes(chain, i, out, still, still, 0, constants, 3 * place)
+            move(layout.sizes[i], slope, b * layout.dense[-1] + layout.dense[i], out, 0)
+
+
+@jit_part
+def _load_controls(chain, rows, control, u, first):
+    """control = `rows` control signals, from row `first` of u on, in rows of the chain's stride and dtype."""
     outputs, stride = chain.layout.sizes[-1], chain.layout.stride[-1]
-    control = np.zeros(rows * stride, chain.weights.dtype)
     for row in range(rows):
         move(outputs, control, row * stride, u, (first + row) * outputs)
-    return control
 
 
 @jit_part
@@ -101,67 +124,90 @@ def _multiply_rates(chain, i, rows, basal, rate):
 
 
 @jit
-def respond(chain, constants, chosen, u, rest, outputs, first, count):
+def respond(chain, constants, chosen, u, rest, outputs, first, count, workspace):
     """The state of the chosen samples first .. first + count at rest under the control signals u, in float64.
 
     Args:
         u: rows of n_L, one per chosen sample. outputs: likewise, receives the deviations of r_L.
-        rest: receives the state, by the number of the sample.
+        rest: receives the state, by the number of the sample. workspace: see `workspace_length`, of `count` rows.
     """
     layout = chain.layout
-    depth, units, n_outputs = layout.sizes.size - 1, layout.dense[-1], layout.sizes[-1]
-    control = _load_controls(chain, count, u, first)
-    size = count * layout.widest
-    drive, basal, v, rate = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
-    factor, slope = np.zeros(size), np.zeros(size)
+    depth, units, n_outputs, size = (
+        layout.sizes.size - 1, layout.dense[-1], layout.sizes[-1], count * layout.widest
+    )  # fmt: skip
+    drive, basal, v = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
+    rate, slope, control = (
+        workspace[3 * size : 4 * size],
+        workspace[4 * size : 5 * size],
+        workspace[5 * size :],
+    )
+    _load_controls(chain, count, control, u, first)
     for i in range(1, depth + 1):
         n, stride = layout.sizes[i], layout.stride[i]
         _multiply_control(chain, i, count, drive, control)
         _multiply_rates(chain, i, count, basal, rate)
         for s in range(count):
             b, row = chosen[first + s], s * stride
-            _activate(chain, constants, i, b, row, drive, basal, v, rate, factor, slope)
+            _activate(chain, constants, i, b, row, drive, basal, v, rate, slope)
             place = b * units + layout.dense[i]
             move(n, rest.drive, place, drive, row)
             move(n, rest.v, place, v, row)
             move(n, rest.rate, place, rate, row)
-            move(n, rest.factor, place, factor, row)
             move(n, rest.slope, place, slope, row)
     for s in range(count):
         move(n_outputs, outputs, (first + s) * n_outputs, rate, s * layout.stride[depth])
 
 
 @jit_part
-def _activate(chain, constants, i, b, row, drive, basal, v, rate, factor, slope):
-    """v = basal + drive, rate, factor and phi'(v) of one sample's layer i; `row` is its place in these arrays."""
+def _activate(chain, constants, i, b, row, drive, basal, v, rate, slope):
+    """v = basal + drive, rate and phi'(v) of one sample's layer i; `row` is its place in these arrays."""
     n, gain, phi = chain.layout.stride[i], 1.0, chain.slopes[i]
     place = 3 * (b * chain.layout.rows[-1] + chain.layout.rows[i])
     if chain.families[i] == LOGISTIC:
-        vector.step_saturated(
-            n, v, row, rate, row, factor, row, drive, row, basal, row, drive, row, constants, place, gain, phi
+        vector.step_saturated_rate(
+            n, v, row, rate, row, drive, row, basal, row, drive, row, constants, place, gain, phi
         )  # fmt: skip
-        vector.derivative_logistic(n, slope, row, v, row, constants, place, phi)
-    else:
+    else:  # the factor is not asked for: its place is that of the slope, which comes next
         vector.step_piecewise(
-            n, v, row, rate, row, factor, row, drive, row, basal, row, drive, row, constants, place, gain, phi
+            n, v, row, rate, row, slope, row, drive, row, basal, row, drive, row, constants, place, gain, phi
         )  # fmt: skip
-        vector.derivative_piecewise(n, slope, row, v, row, constants, place, phi)
+    _slopes(chain, i, slope, rate, v, row, constants, place)
 
 
 @jit
-def push_forward(chain, slope, chosen, directions, each, out, first, count):
+def differences(chain, constants, rest, factor, first, count):
+    """factor = phi(v) - phi(v - Q_i u) at the state `rest`, of the samples first .. first + count."""
+    layout = chain.layout
+    v, basal, out = np.zeros(layout.widest), np.zeros(layout.widest), np.zeros(layout.widest)
+    for b in range(first, first + count):
+        for i in range(1, layout.sizes.size):
+            n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
+            place, own = b * layout.dense[-1] + layout.dense[i], 3 * (b * layout.rows[-1] + layout.rows[i])
+            move(n, v, 0, rest.v, place)
+            move(n, basal, 0, rest.drive, place)
+            vector.subtract(stride, basal, 0, v, 0, basal, 0)
+            if chain.families[i] == LOGISTIC:
+                vector.difference_logistic(stride, out, 0, v, 0, basal, 0, constants, own, phi)
+            else:
+                vector.difference_piecewise(stride, out, 0, v, 0, basal, 0, constants, own, phi)
+            move(n, factor, place, out, 0)
+
+
+@jit
+def push_forward(chain, slope, chosen, directions, each, out, first, count, workspace):
     """d r_L = (d r_L / d u) d u at the state that `slope` belongs to, for the chosen samples first .. first + count.
 
     Args:
         slope: phi'(v), as `respond` leaves it, in float64 for either dtype of the chain.
         directions: `each` d u for every chosen sample, flat `[sample][direction][output]`, as is `out`.
+        workspace: see `workspace_length`, of `count * each` rows in the dtype of the chain.
     """
     layout = chain.layout
     depth, units, n_outputs, rows = layout.sizes.size - 1, layout.dense[-1], layout.sizes[-1], count * each
-    control = _load_controls(chain, rows, directions, first * each)
-    size, dtype = rows * layout.widest, chain.weights.dtype
-    drive, basal, rate = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(size, dtype)
-    scale = np.zeros(layout.widest, dtype)
+    size = rows * layout.widest
+    drive, basal, rate = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
+    scale, control = workspace[3 * size : 4 * size], workspace[5 * size :]
+    _load_controls(chain, rows, control, directions, first * each)
     for i in range(1, depth + 1):
         stride = layout.stride[i]
         _multiply_control(chain, i, rows, drive, control)
