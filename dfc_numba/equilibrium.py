@@ -49,7 +49,8 @@ def output_jacobian(network, x):
         ValueError, TypeError: for inputs that do not fit.
     """
     _, activity = feedforward_state(network, x)
-    return jacobian.of_output(network, activity.v)
+    with jacobian.one_thread():
+        return jacobian.of_output(network, activity.v)
 
 
 def steady_state(
@@ -98,12 +99,14 @@ def steady_state(
         found = newton.solve(
             network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
         )
-        return _exact(found, controller.k_p)
-    return _linear(network, x, target, controller)
+        return _of_solution(found, status=found.status, stable=newton.stability(found, controller.k_p))
+    if instance("controller", controller, Controller).jacobian_feedback:
+        return _transposed(network, x, target, controller)
+    return _of_solution(linearised(network, x, target, controller))
 
 
-def _exact(solution, k_p):
-    """The `SteadyState` of what Newton's method found."""
+def _of_solution(solution, **judgement):
+    """The `SteadyState` that belongs to a control signal."""
     response = solution.equation.response
     v, r = (
         [start + change for start, change in zip(before, response.layers(name), strict=True)]
@@ -111,50 +114,60 @@ def _exact(solution, k_p):
     )
     return SteadyState(
         u=solution.u, v=v, r=r, delta_v=response.layers("drive"), converged=solution.converged,
-        iterations=solution.iterations, residual=solution.residual, status=solution.status,
-        stable=newton.stability(solution, k_p),
+        iterations=solution.iterations, residual=solution.residual, **judgement,
     )  # fmt: skip
 
 
-def _linear(network, x, target, controller):
-    """The steady state of the network linearised at its feedforward state."""
+def linearised(network, x, target, controller):
+    """The `newton.Solution` of the network linearised at its feedforward state, for feedback through Q.
+
+    Raises:
+        ValueError: where J Q + alpha I is singular, or the error is not linear.
+    """
+    _refuse_softmax(controller)
+    solution = newton.first_step(network, x, target, controller)
+    if not solution.converged.all():
+        _refuse_singular(network, x, controller, int(np.argmin(solution.converged)))
+    return solution
+
+
+def _refuse_softmax(controller):
     if instance("controller", controller, Controller).error == "softmax":
         raise ValueError(
             "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in "
             "the output: use error='difference', Newton's method (method='newton', readout='newton'), or simulate"
         )
+
+
+def _refuse_singular(network, x, controller, worst):
+    """Say which sample's linear system has no unique solution; the samples before it have one."""
+    gain = output_jacobian(network, np.asarray(x)[worst : worst + 1])[0] @ np.concatenate(network.feedback)
+    size, alpha = len(gain), controller.steady_leak
+    rank = np.linalg.matrix_rank(gain + alpha * np.eye(size))
+    raise ValueError(
+        f"J Q + alpha I is singular (sample {worst}: rank {rank} of {size}), so there is no unique steady state; use "
+        f"alpha > {alpha:g} or other feedback weights"
+    )
+
+
+def _transposed(network, x, target, controller):
+    """The same for feedback through J^T: u = (J J^T + alpha I)^{-1} (r* - r_L), delta_v = J^T u."""
+    _refuse_softmax(controller)
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
-    j = jacobian.of_output(network, activity.v)
-    feedback = _feedback(network, controller, j)
-    u = _solve(j @ feedback, controller.steady_leak, target - activity.r[-1])
-    delta = (feedback @ u[:, :, None])[:, :, 0]
-    parts = np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
-    delta_v = [np.ascontiguousarray(part) for part in parts]
-    v, r = _propagate(network, x, delta_v)
-    residual = np.linalg.norm(target - r[-1] - controller.steady_leak * u, axis=1)
+    alpha = controller.steady_leak
+    with jacobian.one_thread():
+        j = jacobian.of_output(network, activity.v)
+        gram = j @ j.transpose(0, 2, 1) + alpha * np.eye(j.shape[1])
+        u = np.linalg.solve(gram, (target - activity.r[-1])[:, :, None])
+        delta = (j.transpose(0, 2, 1) @ u)[:, :, 0]
+        delta_v = [
+            np.ascontiguousarray(d) for d in np.split(delta, np.cumsum(network.sizes[1:])[:-1], axis=1)
+        ]
+        v, r = _propagate(network, x, delta_v)
+    u = u[:, :, 0]
+    residual = np.linalg.norm(target - r[-1] - alpha * u, axis=1)
     return SteadyState(u, v, r, delta_v, np.isfinite(residual), np.ones(len(x), np.int64), residual)
-
-
-def _feedback(network, controller, j):
-    """(B or 1, sum n_i, n_L) feedback weights."""
-    if controller.jacobian_feedback:
-        return j.transpose(0, 2, 1)
-    return np.concatenate(network.feedback)[None].astype(np.float64)
-
-
-def _solve(gain, alpha, gap):
-    """(gain + alpha I)^{-1} gap for every sample."""
-    matrix = gain + alpha * np.eye(gap.shape[1])
-    try:
-        return np.linalg.solve(matrix, gap[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:
-        ranks = np.linalg.matrix_rank(matrix)
-        worst = int(np.argmin(ranks))
-        raise ValueError(
-            f"J Q + alpha I is singular (sample {worst}: rank {ranks[worst]} of {gap.shape[1]}), so there is no "
-            f"unique steady state; use alpha > {alpha:g} or other feedback weights"
-        ) from None
 
 
 def _propagate(network, x, delta_v):

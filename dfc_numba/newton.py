@@ -66,6 +66,28 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=MAX
     return Solution(equation, search.u, search.norm, search.iterations, status, search.converged)
 
 
+def first_step(network, x, target, controller):
+    """One full Newton step from u = 0: the steady state of the network linearised at its feedforward state.
+
+    Args:
+        x, target, controller: as for `steady_state`.
+
+    Returns:
+        a `Solution`, converged where the linear system had one.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    equation = RestEquation(network, x, target, controller)
+    everyone = np.arange(equation.shape[0])
+    with equation.linear_algebra(), np.errstate(all="ignore"):
+        u = equation.exact_step(equation.first_residual(), everyone)
+        residual = np.linalg.norm(equation.residual(u, everyone), axis=1)
+    found = np.isfinite(residual)
+    status = np.where(found, CONVERGED, SINGULAR)
+    return Solution(equation, u, residual, np.ones(len(u), np.int64), status, found)
+
+
 def _refuse(controller):
     if controller.jacobian_feedback:
         raise ValueError(

@@ -6,15 +6,15 @@ import numpy as np
 
 from dfc_numba import newton, threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
-from dfc_numba.equilibrium import steady_state
 from dfc_numba.controller import Controller
+from dfc_numba.equilibrium import linearised, steady_state
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.layout import layout, padded_rows, unpack
 from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.network import feedforward_state
 from dfc_numba.noise import as_key, given_draws
 from dfc_numba.phase import prepare, run
-from dfc_numba.validation import choice, flag, floats, number
+from dfc_numba.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
@@ -159,6 +159,9 @@ def _refuse_converged(samples):
 
 
 def _analytic_update(network, x, target, controller, rule):
+    """The update at the linearised steady state."""
+    if not instance("controller", controller, Controller).jacobian_feedback:
+        return _update_at_rest(linearised(network, x, target, controller), network, rule)
     steady = steady_state(network, x, target, controller)
     feedforward = network.forward(x, dtype="float64")
     factors = []
@@ -174,20 +177,24 @@ def _analytic_update(network, x, target, controller, rule):
 
 
 def _newton_update(network, x, target, controller, rule, only_converged):
-    """The update at the steady state; differences are those of the kernel, from which nothing has to be subtracted."""
+    """The update at the exact steady state."""
     found = newton.solve(network, x, target, controller)
-    response = found.equation.response
+    kept = found.converged if only_converged else slice(None)
+    return replace(_update_at_rest(found, network, rule, kept), converged=found.converged)
+
+
+def _update_at_rest(solution, network, rule, kept=slice(None)):
+    """The update of the samples `kept`; differences are those of the kernel, from which nothing has to be subtracted."""
+    response = solution.equation.response
     factors = response.factors() if rule == "nonlinear_difference" else response.layers("drive")
     if rule == "derivative_matrix":
         voltages = zip(network.activations, response.feedforward.v, strict=True)
         factors = [DERIVATIVES[name](v) * f for (name, v), f in zip(voltages, factors, strict=True)]
-    if only_converged:
-        for factor in factors:
-            factor[~found.converged] = 0.0
     rates = zip(response.feedforward.r[:-1], response.layers("rate")[:-1], strict=True)
     below = [response.x, *(start + change for start, change in rates)]
-    weights, biases = outer_update(network, factors, below, len(response.x))
-    return ForwardUpdate(weights, biases, found.converged)
+    count = len(response.x)
+    factors, below = ([array[kept] for array in arrays] for arrays in (factors, below))
+    return ForwardUpdate(*outer_update(network, factors, below, count))
 
 
 def feedback_update(
@@ -252,10 +259,15 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
     controller = replace(ONE_SHOT, sigma=number("sigma", sigma, exclusive=True))
     x, activity = feedforward_state(network, x)
     if as_key(noise) is None:
-        noise = [np.stack([draws] * controller.time_points) for draws in given_draws(noise, (len(x),), network.sizes)]
+        noise = [
+            np.stack([draws] * controller.time_points)
+            for draws in given_draws(noise, (len(x),), network.sizes)
+        ]
     update = feedback_update(network, x, activity.r[-1], controller, noise=noise, sigma_floor=sigma_floor)
     for q in update.feedback:
-        q *= controller.steps  # of which the mean is taken, although only the last one has noise and control to correlate
+        q *= (
+            controller.steps
+        )  # of which the mean is taken, although only the last one has noise and control to correlate
     return update
 
 

@@ -19,9 +19,10 @@ from dfc_numba.response import Response
 from dfc_numba.validation import samples
 
 DENSE_OUTPUTS = 64  # with more, no matrices
-GROUP = 32  # samples whose Krylov spaces are kept at a time
+GROUP, KRYLOV_GROUP = 1024, 32  # samples whose matrices or Krylov spaces are kept at a time
 PRODUCTS, ARNOLDI_STEPS = 80, 80  # most vectors of a Krylov space
 TOLERANCE, ROUGH_TOLERANCE = 1e-4, 1e-2  # of a linear system, relative to its right-hand side
+EXACT_TOLERANCE, ACCEPTED = 1e-13, 1e-10  # aimed at, and good enough
 
 
 class RestEquation:
@@ -121,25 +122,47 @@ class RestEquation:
         In float32, which costs a digit or two of the step, but none of F.
         """
         if self.dense:
-            return _solve(self.matrices(chosen, np.float32), f)
-        return self._krylov_step(f, chosen, 0.0, np.float32, TOLERANCE, lambda d: d @ self._typical_inverse.T)
+            return self._dense_step(f, chosen, np.zeros(len(f)), np.float32)
+        none = np.zeros(len(f))
+        return self._krylov_step(
+            f, chosen, none, np.float32, TOLERANCE, lambda d: d @ self._typical_inverse.T
+        )
+
+    def exact_step(self, f, chosen):
+        """-F'(u)^{-1} f to the last digits; not finite where that is singular, or where products alone do not lead there."""
+        if self.dense:
+            return _solve(self.matrices(chosen, np.float64), f)
+        step = self._krylov_step(
+            f, chosen, 0.0, np.float64, EXACT_TOLERANCE, lambda d: d @ self._typical_inverse.T
+        )
+        left = np.linalg.norm(self._product(step, chosen, np.float64) - f, axis=1)
+        step[left > ACCEPTED * np.linalg.norm(f, axis=1)] = np.nan
+        return step
 
     def shifted_step(self, f, chosen, shift):
         """(-F'(u) + shift)^{-1} f, shift (n,)."""
         if self.dense:
-            identity = np.eye(self.shape[1])
-            return _solve(self.matrices(chosen, np.float64) + shift[:, None, None] * identity, f)
-        return self._krylov_step(f, chosen, shift[:, None], np.float64, ROUGH_TOLERANCE, lambda d: d)
+            return self._dense_step(f, chosen, shift, np.float64)
+        return self._krylov_step(f, chosen, shift, np.float64, ROUGH_TOLERANCE, lambda d: d)
+
+    def _dense_step(self, f, chosen, shift, dtype):
+        identity, steps = np.eye(self.shape[1]), f.copy()
+
+        def solve(part):
+            matrices = self.matrices(chosen[part], dtype) + shift[part, None, None] * identity
+            kernel.solve(matrices, steps[part])
+            return steps[part]
+
+        return _in_groups(len(f), GROUP, solve)
 
     def _krylov_step(self, f, chosen, shift, dtype, tolerance, precondition):
-        shift = np.broadcast_to(shift, (len(f), 1))
-        return _in_groups(
-            len(f),
-            lambda part: least_residuals(
-                lambda d: self._product(d, chosen[part], dtype) + shift[part] * d,
+        def solve(part):
+            return least_residuals(
+                lambda d: self._product(d, chosen[part], dtype) + shift[part, None] * d,
                 f[part], tolerance=tolerance, most=PRODUCTS, precondition=precondition,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+
+        return _in_groups(len(f), KRYLOV_GROUP, solve)
 
     def _product(self, d, chosen, dtype):
         """-F'(u) d for one direction of each sample, (n, n_L)."""
@@ -148,34 +171,33 @@ class RestEquation:
     def eigenvalues(self, chosen):
         """Eigenvalues of -F'(u), (n, n_L); with many outputs (n, ARNOLDI_STEPS) that stand for the edge of the spectrum."""
         if self.dense:
-            return np.linalg.eigvals(self.matrices(chosen, np.float64))
+            return _in_groups(
+                len(chosen), GROUP, lambda part: np.linalg.eigvals(self.matrices(chosen[part], np.float64))
+            )
         start = np.random.default_rng(0).standard_normal(self.shape[1])
-        return _in_groups(
-            len(chosen),
-            lambda part: edge_eigenvalues(
+
+        def approximate(part):
+            return edge_eigenvalues(
                 lambda d: self._product(d, chosen[part], np.float64),
                 np.tile(start, (len(chosen[part]), 1)), steps=min(self.shape[1], ARNOLDI_STEPS),
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+
+        return _in_groups(len(chosen), KRYLOV_GROUP, approximate)
 
     def singular(self, chosen):
         """(n,) whether -F'(u) lacks full rank; False where there are no matrices, or no finite ones."""
         if not self.dense:
             return np.zeros(len(chosen), np.bool_)
-        matrices = self.matrices(chosen, np.float64)
-        sound = np.isfinite(matrices).all(axis=(1, 2))
-        matrices[~sound] = np.eye(self.shape[1])
-        return np.linalg.matrix_rank(matrices) < self.shape[1]
+
+        def lacking(part):
+            matrices = self.matrices(chosen[part], np.float64)
+            matrices[~np.isfinite(matrices).all(axis=(1, 2))] = np.eye(self.shape[1])
+            return np.linalg.matrix_rank(matrices) < self.shape[1]
+
+        return _in_groups(len(chosen), GROUP, lacking)
 
 
-def _solve(matrices, right):
-    """Solutions (n, n_L) of small linear systems."""
-    solutions = right.copy()
-    kernel.solve(matrices, solutions)
-    return solutions
-
-
-def _in_groups(count, function):
-    """function(slice) for groups of samples, side by side in one array."""
-    parts = [slice(first, first + GROUP) for first in range(0, count, GROUP)]
+def _in_groups(count, size, function):
+    """function(slice) for groups of `size` samples, side by side in one array."""
+    parts = [slice(first, first + size) for first in range(0, count, size)]
     return np.concatenate([function(part) for part in parts])
