@@ -233,7 +233,7 @@ def feedback_update(
     """
     phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
-    divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
+    divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     return _feedback_update(phase, run(phase, task), divisors)
 
 
@@ -291,7 +291,7 @@ def forward_and_feedback_update(
     choice("samples", samples, SAMPLES)
     phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, "average", rule, high_pass)
-    divisors = _divisors(network, controller, scaling, normalise, sigma_floor)
+    divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums = run(phase, task, only_converged=samples == "converged")
     return _forward_update(phase, sums, "average"), _feedback_update(phase, sums, divisors)
 
@@ -309,7 +309,7 @@ def _feedback_task(controller, readout, rule, high_pass):
     return _task(readout, rule, True, controller.dt / time_constant)
 
 
-def _divisors(network, controller, scaling, normalise, sigma_floor):
+def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
     """sigma_i^2 / k_i per layer."""
     number("sigma_floor", sigma_floor, exclusive=True)
     hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else _sigmas(normalise)
