@@ -130,10 +130,11 @@ class RestEquation:
 
     def exact_step(self, f, chosen):
         """-F'(u)^{-1} f to the last digits; not finite where that is singular, or where products alone do not lead there."""
+        none = np.zeros(len(f))
         if self.dense:
-            return _solve(self.matrices(chosen, np.float64), f)
+            return self._dense_step(f, chosen, none, np.float64)
         step = self._krylov_step(
-            f, chosen, 0.0, np.float64, EXACT_TOLERANCE, lambda d: d @ self._typical_inverse.T
+            f, chosen, none, np.float64, EXACT_TOLERANCE, lambda d: d @ self._typical_inverse.T
         )
         left = np.linalg.norm(self._product(step, chosen, np.float64) - f, axis=1)
         step[left > ACCEPTED * np.linalg.norm(f, axis=1)] = np.nan
