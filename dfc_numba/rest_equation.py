@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
 
+from dfc_numba.jacobian import one_thread
 from dfc_numba.kernels import newton as kernel
-from dfc_numba.krylov import least_residuals, edge_eigenvalues
+from dfc_numba.krylov import edge_eigenvalues, least_residuals
 from dfc_numba.response import Response
 from dfc_numba.validation import samples
 
@@ -114,7 +114,7 @@ class RestEquation:
 
     def linear_algebra(self):
         """A context for the methods below, in which their bits do not depend on the threads of NumPy's library."""
-        return nullcontext() if self.dense else threadpool_limits(1, user_api="blas")
+        return nullcontext() if self.dense else one_thread()
 
     def newton_step(self, f, chosen):
         """-F'(u)^{-1} f of the chosen samples; not finite where that is singular.

@@ -298,6 +298,14 @@ def test_bench_scaling(tmp_path):
 
 
 @pytest.mark.slow
+def test_bench_newton(tmp_path):
+    text, content = quick("bench_newton", tmp_path, "--threads", "1")
+    assert [one["network"] for one in content["outcomes"]] == 3 * ["MNIST"] + ["autoencoder"]
+    assert all(one["residual"] <= 1e-12 and one["gflop"] > 0 for one in content["outcomes"])
+    assert len(content["goals"]) == 4 and "average over it" in text
+
+
+@pytest.mark.slow
 def test_bench_startup(tmp_path):
     text, content = quick("bench_startup", tmp_path)
     seconds = {name: times[0] for name, times in content["seconds"].items()}
