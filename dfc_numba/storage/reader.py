@@ -1,6 +1,6 @@
 """Reading trajectory files lazily: a file, a segment, or all that a run directory holds, alike."""
 
-import json
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -53,19 +53,20 @@ class Trajectories:
 
     Attributes:
         path: what was opened. files: the files that it stands for, in order.
-        phases: names of the phases. notes: sentences about what is left aside.
+        phases: names of the phases' groups.
         attributes: of the file; of a run, those of its first file.
         status: how what the file describes has ended, one of `schema.STATUSES`; of a run, as its last file says.
+        notes: sentences about what is left aside. damaged: sentences about files of a run that cannot be read.
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self.damaged = Path(path), []
         self.files, self.notes = segments.find(path)
         self._handles, self._closed = OrderedDict(), False
         try:
-            self._counts = [self._count(number) for number in range(len(self.files))]
+            self._counts = self._count()
             self.attributes = safe.attributes(self.handle(0))
-            self.status = str(self.handle(len(self.files) - 1).attrs.get("status"))
+            self.status = str(safe.attributes(self.handle(len(self.files) - 1)).get("status"))
         except BaseException:
             self.close()
             raise
@@ -74,7 +75,7 @@ class Trajectories:
     @property
     def config(self):
         """The configuration of the run as nested dicts, None where there is none."""
-        return json.loads(self.attributes.get("config") or "null")
+        return safe.parsed(self.handle(0), "config")
 
     def __getitem__(self, phase):
         """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
@@ -98,8 +99,7 @@ class Trajectories:
     def close(self):
         """Close all files; nothing can be read any more."""
         self._closed = True
-        while self._handles:
-            self._handles.popitem()[1].close()
+        self._drop_handles()
 
     def __enter__(self):
         return self
@@ -107,14 +107,27 @@ class Trajectories:
     def __exit__(self, *_):
         self.close()
 
-    def _count(self, number):
-        """Numbers of records by phase."""
-        groups = safe.groups(self.handle(number))
-        return {
-            name: safe.length(group, schema.RECORD)
-            for name, group in groups.items()
-            if name not in schema.PARAMETER_GROUPS.values()
-        }
+    def _count(self):
+        """Numbers of records by phase, for each file; damaged files of several are left aside with a warning."""
+        counts, errors = {}, []
+        for number, file in enumerate(self.files):
+            try:
+                counts[file] = safe.phase_counts(self.handle(number))
+            except (OSError, ValueError) as error:
+                errors.append(error)
+        if not counts:
+            raise errors[0]
+        for error in errors:
+            self.damaged.append(str(error))
+            warnings.warn(f"{error}; its records are left out", stacklevel=4)
+        if errors:
+            self._drop_handles()
+        self.files = list(counts)
+        return list(counts.values())
+
+    def _drop_handles(self):
+        while self._handles:
+            self._handles.popitem()[1].close()
 
 
 class PhaseRecords:
@@ -131,11 +144,8 @@ class PhaseRecords:
         self._files = [number for number, count in enumerate(counts) if count is not None]
         self._ends = np.cumsum([counts[number] for number in self._files])
         group = self._group(self._files[0])
-        self.attributes = safe.attributes(group)
-        self.phase = str(self.attributes.get("phase", name))
-        self.variables = tuple(
-            sorted((one for one in group if not schema.is_dimension(one)), key=schema.order)
-        )
+        self.phase = str(safe.attributes(group).get("phase", name))
+        self.variables = tuple(sorted(filter(schema.is_variable, group), key=schema.order))
         self.step, self.time = (
             safe.data_set(group, one)[...] if one in group else None for one in ("step", "time")
         )
@@ -143,13 +153,13 @@ class PhaseRecords:
     @property
     def controller(self):
         """The `Controller`; None where nothing is simulated, or the recipe is not known."""
-        options = json.loads(self.attributes.get("controller") or "null")
+        options = safe.parsed(self._group(self._files[0]), "controller")
         return None if options is None else Controller(**options)
 
     @property
     def update(self):
         """Options of the update that was made of each record."""
-        return json.loads(self.attributes.get("update") or "{}")
+        return safe.parsed(self._group(self._files[0]), "update") or {}
 
     def variable(self, name, layer=None):
         """A `StoredVariable` over all records, read when it is indexed.
@@ -162,25 +172,24 @@ class PhaseRecords:
         """
         full = schema.file_name(name, layer, self.variables)
         grows = schema.variable(full).dims[0] == schema.RECORD
-        return StoredVariable(
-            full, [self._part(number, self.name, full) for number in self._files[: None if grows else 1]]
-        )
+        files = self._files if grows else self._files[:1]
+        return StoredVariable(full, [self._part(number, self.name, full) for number in files])
 
     def network(self, n):
         """The `Network` of record n, as it was before the update."""
         number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
-        variables = {}
+        arrays = {}
         for variable, group in schema.PARAMETER_GROUPS.items():
             row = int(self.variable(variable)[n])
-            stored = safe.groups(self._source.handle(number))[group]
-            facts = json.loads(stored.attrs["network"])
-            names = [one for one in stored if not schema.is_dimension(one)]
-            variables |= {one: StoredVariable(one, [self._part(number, group, one)])[row] for one in names}
-        depth = range(1, len(facts.pop("sizes")))
+            stored = self._source.handle(number)[group]
+            facts = safe.parsed(stored, "network")
+            names = filter(schema.is_variable, stored)
+            arrays |= {name: StoredVariable(name, [self._part(number, group, name)])[row] for name in names}
+        layers = range(1, len(facts.pop("sizes")))
+        weights, feedback, biases = ([arrays.get(f"{kind}_{i}") for i in layers] for kind in "WQb")
         return Network(
-            weights=[variables[f"W_{layer}"] for layer in depth], feedback=[variables[f"Q_{layer}"] for layer in depth],
-            biases=[variables[f"b_{layer}"] for layer in depth] if facts.pop("bias") else None, **facts,
-        )  # fmt: skip
+            weights=weights, feedback=feedback, biases=biases if facts.pop("bias") else None, **facts
+        )
 
     def __len__(self):
         return int(self._ends[-1])
@@ -188,19 +197,19 @@ class PhaseRecords:
     def __getitem__(self, n):
         """The `StoredRecord` number n; negative numbers count from the end."""
         if not -len(self) <= n < len(self):
-            raise IndexError(f"record {n} of {self.name!r}: there are {len(self)}")
+            raise IndexError(f"record {n} of {self.phase!r}: there are {len(self)}")
         return StoredRecord(self, n % len(self))
 
     def __iter__(self):
         return (self[n] for n in range(len(self)))
 
     def _group(self, number):
-        return safe.groups(self._source.handle(number))[self.name]
+        return self._source.handle(number)[self.name]
 
     def _part(self, number, group, name):
         """The `Part` of a variable in one file."""
 
         def dataset():
-            return safe.data_set(safe.groups(self._source.handle(number))[group], name)
+            return safe.data_set(self._source.handle(number)[group], name)
 
         return Part(dataset, self._source.files[number], dataset().shape, dataset().dtype)

@@ -106,12 +106,14 @@ def variable(name):
     """The `Variable` of a name in the file, such as "u" or "v_ff_2".
 
     Raises:
-        KeyError: for a name that the schema does not have.
+        ValueError: for a name that the schema does not have.
     """
     if name in PLAIN:
         return PLAIN[name]
     base, _, layer = name.rpartition("_")
-    general = LAYERED[base] if layer.isdigit() else LAYERED[name]
+    if not is_variable(name):
+        raise ValueError(f"{name!r} is no variable of schema version {SCHEMA_VERSION}; use a newer program")
+    general = LAYERED[base]
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     dims = tuple(below if dim == "below" else dim.replace("#", layer) for dim in general.dims)
     return Variable(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
@@ -120,6 +122,14 @@ def variable(name):
 def is_dimension(name):
     """Whether this is the name of a dimension, rather than of a variable along some."""
     return name in DIMENSIONS or name.startswith("unit_")
+
+
+def is_variable(name):
+    """Whether this is the name of a variable of this version of the schema; a later minor version may have more."""
+    if name in PLAIN:
+        return True
+    base, _, layer = name.rpartition("_")
+    return base in LAYERED and layer.isdigit()
 
 
 def is_trajectory(name):

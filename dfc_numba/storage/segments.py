@@ -5,14 +5,14 @@ trajectories/000001.h5.part     being written; what a killed process left of it 
 trajectories.h5                 the segments 0 .. `segments` - 1 (an attribute) in one file
 """
 
-import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from dfc_numba import hdf5
-from dfc_numba.files import publish, replacing
+from dfc_numba.files import force_to_disk, publish, replacing
 from dfc_numba.storage import schema
 from dfc_numba.storage.writer import TrajectoryWriter
 
@@ -42,31 +42,32 @@ def find(path):
 def _find_in_directory(path):
     run = path.parent if path.name == FOLDER else path
     folder = run / FOLDER if (run / FOLDER).is_dir() else path
-    segments = numbered(folder)
-    compacted, first = [], 0
-    if (run / COMPACTED).is_file():
-        compacted, first = [run / COMPACTED], _next_number(run / COMPACTED)
-    notes = [f"{part} is left aside: it was never closed" for part in sorted(folder.glob(f"*{PART}"))]
-    files = compacted + [file for number, file in segments.items() if number >= first]
+    segments, compacted = numbered(folder), run / COMPACTED
+    first = _next_number(compacted)
+    files = [compacted] if compacted.is_file() else []
+    files += [file for number, file in segments.items() if number >= first]
     if not files:
         raise FileNotFoundError(
             f"{path} holds no trajectories: neither {COMPACTED} nor closed segments in {FOLDER}/"
         )
-    missing = sorted(set(range(first, max(segments, default=-1) + 1)) - set(segments))
-    notes += [f"{folder} lacks the segment {number:06d}.h5" for number in missing]
-    return files, notes
+    notes = [f"{part} is left aside: it was never closed" for part in sorted(folder.glob(f"*{PART}"))]
+    missing = sorted(set(range(first, max(segments, default=-1))) - set(segments))
+    return files, notes + [f"{folder} lacks the segment {number:06d}.h5" for number in missing]
 
 
 def numbered(folder):
     """The closed segments in a folder by their numbers, in order."""
-    matches = ((SEGMENT.fullmatch(file.name), file) for file in sorted(Path(folder).glob("*.h5")))
-    found = {int(match[1]): file for match, file in matches if match}
-    return dict(sorted(found.items()))
+    matches = ((SEGMENT.fullmatch(file.name), file) for file in Path(folder).glob("*.h5"))
+    return dict(sorted((int(match[1]), file) for match, file in matches if match))
 
 
 def _next_number(compacted):
-    with opened(compacted) as file:
-        return int(file.attrs.get("segments", 0))
+    """The number of the first segment that is not in the compacted file; 0 where there is none, or none to read."""
+    try:
+        with opened(compacted) as file:
+            return int(file.attrs.get("segments", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def opened(path):
@@ -94,7 +95,7 @@ class SegmentWriter:
         self._writer.append(recipe, trajectory, update)
 
     def close_segment(self, status="closed"):
-        """Close the segment that is being written, if there is one, for good: from now on nothing can happen to it."""
+        """Close the segment that is being written, if there is one; from now on it can be relied on."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close(status)
@@ -103,44 +104,52 @@ class SegmentWriter:
     def close(self, status):
         """Close the last segment; a run that is complete gets one file for all."""
         self.close_segment(status)
-        if status == "complete" and (self._folder.is_dir() or (self._run / COMPACTED).exists()):
+        if status == "complete" and numbered(self._folder):
             compact(self._run, status)
 
     def _next(self):
-        self._folder.mkdir(exist_ok=True)
-        first = _next_number(self._run / COMPACTED) if (self._run / COMPACTED).exists() else 0
-        number = max([first, *(number + 1 for number in numbered(self._folder))])
-        return TrajectoryWriter(self._folder / f"{number:06d}.h5{PART}", **self._options)
+        if not self._folder.is_dir():
+            self._folder.mkdir()
+            force_to_disk(self._run)
+        number = max(
+            [_next_number(self._run / COMPACTED), *(number + 1 for number in numbered(self._folder))]
+        )
+        path = self._folder / f"{number:06d}.h5{PART}"
+        if path.exists():
+            raise FileExistsError(
+                f"{path} exists: another process writes to this run, or was killed while it did; resume the run"
+            )
+        return TrajectoryWriter(path, **self._options)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        self.close("complete" if kind is None else "failed")
+        if kind is None:
+            self.close("complete")
+        else:
+            with suppress(OSError):
+                self.close("failed")
 
 
 def compact(directory, status="complete"):
-    """Put all closed segments of a run directory into one file, record by record as they are; then remove them.
+    """Put all closed segments of a run directory into one file, with the same bits in the same order; then remove them.
 
-    The memory that it takes does not depend on the size of the files. Whenever it is interrupted, the directory holds
-    everything once.
+    It takes little memory, whatever the size of the files. Interrupted at any moment, it leaves everything in place once.
 
     Raises:
         OSError: if a segment is damaged; everything stays as it is.
     """
     run = Path(directory)
     files, _ = find(run)
-    last = max(numbered(run / FOLDER), default=-1)
+    segments = numbered(run / FOLDER)
     with replacing(run / COMPACTED) as temporary:
-        merge(files, temporary, status=status, segments=last + 1)
-    remove(run)
-
-
-def remove(run):
-    """Remove the folder of segments."""
-    for file in (run / FOLDER).glob("*"):
+        merge(files, temporary, status=status, segments=max(segments, default=-1) + 1)
+    for file in segments.values():
         file.unlink()
-    (run / FOLDER).rmdir()
+    if segments:
+        with suppress(OSError):  # something else is in it
+            (run / FOLDER).rmdir()
 
 
 def merge(files, path, *, status, before=None, **attributes):
@@ -166,20 +175,21 @@ def merge(files, path, *, status, before=None, **attributes):
 
 
 def keep_before(directory, number):
-    """Forget what a run directory has from a minibatch on, by its running number, and what was being written.
-
-    This is how a resumed run starts: it does these minibatches again.
-    """
-    folder = Path(directory) / FOLDER
-    for part in folder.glob(f"*{PART}"):
-        part.unlink()
-    for file in reversed(numbered(folder).values()):
+    """Begin to resume a run: forget its records from a minibatch on, by its running number, and what was not closed."""
+    run = Path(directory)
+    for left in (*(run / FOLDER).glob(f"*{PART}"), *run.glob(f".{COMPACTED}.*.tmp")):
+        left.unlink()
+    files = [*numbered(run / FOLDER).values(), *run.glob(COMPACTED)]
+    for file in files:
         with opened(file) as source:
-            numbers = np.concatenate([group["number"][...] for group in schema.phase_groups(source).values()])
+            numbers = [group["number"][...] for group in schema.phase_groups(source).values()]
+            segments = source.attrs.get("segments")
+        numbers = np.concatenate(numbers or [np.array([], int)])
         if (numbers < number).all():
-            break
-        if (numbers >= number).all():
-            os.unlink(file)
-        else:
+            continue
+        if (numbers < number).any():
+            attributes = {} if segments is None else {"segments": segments}
             with replacing(file) as temporary:
-                merge([file], temporary, status="closed", before=number)
+                merge([file], temporary, status="closed", before=number, **attributes)
+        else:
+            file.unlink()

@@ -1,68 +1,16 @@
-"""A group of data sets that grow together along their first dimension: chunks, filters, dimension scales, padding.
+"""A group of data sets that grow together along their first dimension, with their dimension scales.
 
 A row may be smaller than those before along a dimension that grows (fewer samples): what it lacks is filled with NaN, or
 -1 in integers. A row that is larger makes the dimension grow, and the rows before are filled.
 """
 
+import itertools
+
 import numpy as np
 
-from dfc_numba.errors import MissingExtra
+from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
-
-CHUNK_BYTES = 2**19
-SMALL_ROW_BYTES, SMALL_CHUNK_BYTES = 2**12, 2**14  # rows below this size share a chunk
-BLOCK_BYTES = 2**23  # written at a time
-COMPRESSIONS = ("none", "gzip", "zstd", "blosc")
-
-
-def filters(compression):
-    """Keyword arguments of h5py's `create_dataset`: checksums, and the compression of this name.
-
-    Raises:
-        ValueError: for an unknown name. MissingExtra: if it needs the extra `compression`.
-    """
-    if compression not in COMPRESSIONS:
-        raise ValueError(f"compression is {compression!r}; allowed are {', '.join(map(repr, COMPRESSIONS))}")
-    if compression == "none":
-        return {"fletcher32": True}
-    if compression == "gzip":
-        return {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
-    try:
-        import hdf5plugin
-    except ImportError:
-        raise MissingExtra(
-            f"compression {compression!r} needs hdf5plugin, which the extra compression installs: "
-            "pip install 'dfc-numba[compression]'"
-        ) from None
-    if compression == "zstd":
-        return {"fletcher32": True, "shuffle": True, **hdf5plugin.Zstd(clevel=3)}
-    return {"fletcher32": True, **hdf5plugin.Blosc(cname="lz4", clevel=5, shuffle=hdf5plugin.Blosc.SHUFFLE)}
-
-
-def chunk_shape(shape, itemsize):
-    """The chunk of a variable whose rows have this shape: a part of a row, or several rows where they are small."""
-    row_bytes = int(np.prod(shape, dtype=np.int64)) * itemsize
-    if row_bytes <= SMALL_ROW_BYTES:
-        return SMALL_CHUNK_BYTES // max(row_bytes, 1), *shape
-    chunk = list(shape)
-    for axis, length in enumerate(shape):
-        rest = int(np.prod(chunk[axis + 1 :], dtype=np.int64)) * itemsize
-        fitting = max(1, CHUNK_BYTES // rest)
-        chunk[axis] = -(-length // -(-length // fitting))  # parts as even as possible
-        if fitting > 1:
-            break
-    return 1, *chunk
-
-
-def pieces(shape, chunk, itemsize):
-    """Slices along the first axis of an array that are moved at a time: whole chunks, a few MB.
-
-    Args:
-        shape: of the array. chunk: length of the chunks along its first axis.
-    """
-    bytes_each = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
-    length = max(1, BLOCK_BYTES // max(bytes_each, 1) // chunk) * chunk
-    return [slice(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]
+from dfc_numba.storage.layout import SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 
 class Table:
@@ -72,7 +20,7 @@ class Table:
         file: an `h5py.File`, open for writing.
         name: of the group. leading: its first dimension, "record" or "snapshot".
         attributes: of the group.
-        options: filters, see `filters`.
+        options: from `layout.filters`.
         dtype: that trajectories are stored in; None for that of the first array.
     """
 
@@ -81,11 +29,11 @@ class Table:
         self.group.attrs.update(attributes)
         self.attributes = dict(attributes)
         self._leading, self._options, self._dtype = leading, options, dtype
-        self._variables, self._scales = {}, {}
+        self._variables, self._scales, self._lengths = {}, {}, {}
         self._add_scale(leading, np.arange(0))
 
     def __len__(self):
-        return len(self._scales[self._leading])
+        return self._lengths[self._leading]
 
     def append(self, arrays, coordinates=()):
         """Add a row.
@@ -96,7 +44,7 @@ class Table:
                 for every row.
 
         Raises:
-            ValueError: for shapes or coordinates other than those of the rows before.
+            ValueError: for shapes, types or coordinates other than those of the rows before; nothing is added.
         """
         row = len(self)
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
@@ -112,15 +60,15 @@ class Table:
 
         Args:
             source: an `h5py.Group`. replaced: arrays to take in the place of variables.
+
+        Raises:
+            DamagedFileError: if something in it cannot be read.
         """
         first, count = len(self), len(source[self._leading]) if stop is None else stop
-        variables = {name: source[name] for name in source if not schema.is_dimension(name)}
-        along = {
-            name: data for name, data in variables.items() if schema.variable(name).dims[0] != self._leading
-        }
-        steps = {name: source[name][...] for name in ("step",) if name in source}
-        self._set_coordinates(steps | {name: data[...] for name, data in along.items()})
-        rows = {name: data for name, data in variables.items() if name not in along}
+        names = [name for name in source if not schema.is_dimension(name)]
+        rows = {name: source[name] for name in names if schema.variable(name).dims[0] == self._leading}
+        along = [name for name in ("step", *names) if name in source and name not in rows]
+        self._set_coordinates({name: source[name][...] for name in along})
         for name, data in rows.items():
             self._make_room(name, data.shape[1:], data.dtype)
         self._extend(self._leading, first + count)
@@ -149,7 +97,7 @@ class Table:
         for dim, length in zip(schema.variable(name).dims[1:], shape, strict=True):
             if dim not in self._scales:
                 self._add_scale(dim, np.arange(length))
-            there = len(self._scales[dim])
+            there = self._lengths[dim]
             if length > there and dim in schema.GROWING:
                 self._extend(dim, length)
             elif length != there and dim not in schema.GROWING:
@@ -159,16 +107,27 @@ class Table:
                 )
         if name not in self._variables:
             self._add_variable(name, dtype)
+        stored = self._variables[name].dtype
+        if self._stored_dtype(name, dtype) != stored and not np.can_cast(dtype, stored, "safe"):
+            raise ValueError(
+                f"{self.group.name}/{name} is to hold {dtype} numbers, but is stored as {stored}, which has fewer digits; "
+                "all records of a phase in one file have the same types"
+            )
+
+    def _stored_dtype(self, name, dtype):
+        chosen = self._dtype is not None and schema.is_trajectory(name)
+        return self._dtype if chosen else dtype
 
     def _extend(self, dim, length):
         """Make a dimension longer, with all variables along it."""
+        before, self._lengths[dim] = self._lengths[dim], length
         scale = self._scales[dim]
-        before = len(scale)
         scale.resize(length, axis=0)
         scale[before:] = np.arange(before, length)
         for name, dataset in self._variables.items():
-            if dim in schema.variable(name).dims:
-                dataset.resize(length, axis=schema.variable(name).dims.index(dim))
+            dims = schema.variable(name).dims
+            if dim in dims:
+                dataset.resize(length, axis=dims.index(dim))
 
     def _add_scale(self, dim, values):
         chunk = SMALL_CHUNK_BYTES // 8 if dim in schema.GROWING else max(1, len(values))
@@ -178,20 +137,18 @@ class Table:
         )  # fmt: skip
         scale.attrs.update(long_name=schema.dimension_text(dim), units="1")
         scale.make_scale(dim)
-        self._scales[dim] = scale
+        self._scales[dim], self._lengths[dim] = scale, len(values)
 
     def _add_variable(self, name, dtype):
-        one = schema.variable(name)
-        if self._dtype is not None and schema.is_trajectory(name):
-            dtype = np.dtype(self._dtype)
-        shape = [len(self._scales[dim]) for dim in one.dims]
-        chunk = chunk_shape(shape[1:], dtype.itemsize) if one.dims[0] == self._leading else tuple(shape)
+        about, dtype = schema.variable(name), self._stored_dtype(name, dtype)
+        shape = [self._lengths[dim] for dim in about.dims]
+        grows = about.dims[0] == self._leading
         dataset = self.group.create_dataset(
-            name, shape=shape, dtype=dtype, maxshape=_maximum(one.dims, shape), chunks=chunk,
-            fillvalue=schema.FILL[dtype.kind], **self._options,
+            name, shape=shape, dtype=dtype, maxshape=_maximum(about.dims, shape), fillvalue=schema.FILL[dtype.kind],
+            chunks=chunk_shape(shape[1:], dtype.itemsize) if grows else tuple(shape), **self._options,
         )  # fmt: skip
-        dataset.attrs.update(_texts(one))
-        for axis, dim in enumerate(one.dims):
+        dataset.attrs.update(_texts(about))
+        for axis, dim in enumerate(about.dims):
             dataset.dims[axis].attach_scale(self._scales[dim])
         self._variables[name] = dataset
 
@@ -201,16 +158,14 @@ def _maximum(dims, shape):
     return tuple(None if dim in schema.GROWING else length for dim, length in zip(dims, shape, strict=True))
 
 
-def _texts(one):
+def _texts(about):
     """The attributes of a variable."""
-    texts = {"long_name": one.long_name, "units": one.units}
-    if one.coordinates:
-        texts["coordinates"] = one.coordinates
-    if one.meanings:
-        texts |= {
-            "flag_values": np.arange(len(one.meanings.split()), dtype=np.int8),
-            "flag_meanings": one.meanings,
-        }
+    texts = {"long_name": about.long_name, "units": about.units}
+    if about.coordinates:
+        texts["coordinates"] = about.coordinates
+    if about.meanings:
+        texts["flag_values"] = np.arange(len(about.meanings.split()), dtype=np.int8)
+        texts["flag_meanings"] = about.meanings
     return texts
 
 
@@ -227,13 +182,28 @@ def _write(dataset, row, array):
 
 
 def _copy_rows(source, target, first, count):
-    """Copy the first rows of a data set to the rows of another from `first` on."""
-    if source.chunks[0] == 1 and source.ndim > 1:
-        for row in range(count):
-            for piece in pieces(source.shape[1:], target.chunks[1], source.dtype.itemsize):
-                rest = tuple(slice(length) for length in source.shape[2:])
-                target[(first + row, piece, *rest)] = source[row, piece]
-        return
-    rest = tuple(slice(length) for length in source.shape[1:])
-    for piece in pieces((count, *source.shape[1:]), source.chunks[0], source.dtype.itemsize):
-        target[(slice(first + piece.start, first + piece.stop), *rest)] = source[piece]
+    """Copy the first rows of a data set to the rows of another from `first` on, chunk by chunk."""
+    lengths = count, *source.shape[1:]
+    same = [(data.chunks, data.dtype, data._filters) for data in (source, target)]
+    as_stored = source.chunks[0] == 1 and same[0] == same[1]
+    for corner in itertools.product(*map(range, (0,) * source.ndim, lengths, source.chunks)):
+        if source.id.get_chunk_info_by_coord(corner).byte_offset is None:
+            continue  # nothing but padding was ever written there
+        part = tuple(map(slice, corner, np.minimum(np.add(corner, source.chunks), lengths)))
+        block = _readable(source, part)
+        if as_stored:
+            mask, content = source.id.read_direct_chunk(corner)
+            target.id.write_direct_chunk((first + corner[0], *corner[1:]), content, mask)
+        else:
+            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = block
+
+
+def _readable(dataset, part):
+    """A part of a data set, whose checksums are right."""
+    try:
+        return dataset[part]
+    except OSError as error:
+        raise DamagedFileError(
+            f"{dataset.file.filename}: {dataset.name} of {schema.variable(dataset.name.split('/')[-1]).dims[0]} "
+            f"{part[0].start} is damaged ({error})"
+        ) from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,25 +63,36 @@ class StoredVariable:
         shape = len(rows), *map(len, rest)
         size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         memory.require(size, f"{self.name} of shape {shape}", "read less of it at a time")
-        found = np.full(shape, schema.FILL[self.dtype.kind], self.dtype)
-        for start, end, part in zip(self._starts[:-1], self._starts[1:], self._parts, strict=True):
-            here = np.flatnonzero((rows >= start) & (rows < end))
-            if len(here):
-                self._read(part, int(start), rows[here], rest, found, here)
+        blocks = list(self._blocks(rows, rest))
+        found = self._joined(shape, blocks)
         return found[tuple(0 if one.ndim == 0 else slice(None) for one in indices)]
 
-    def _read(self, part, start, rows, rest, found, here):
-        """Read rows of one file to their places."""
-        within = [np.flatnonzero(one < length) for one, length in zip(rest, part.shape[1:], strict=True)]
-        inner = [one[places] for one, places in zip(rest, within, strict=True)]
-        if not all(map(len, inner)):
-            return
+    def _blocks(self, rows, rest):
+        """What the files hold of these indices: pairs of places in the result, and function that reads it."""
+        for start, end, part in zip(self._starts[:-1], self._starts[1:], self._parts, strict=True):
+            here = np.flatnonzero((rows >= start) & (rows < end))
+            within = [np.flatnonzero(one < length) for one, length in zip(rest, part.shape[1:], strict=True)]
+            if len(here) and all(map(len, within)):
+                inner = [one[places] for one, places in zip(rest, within, strict=True)]
+                for run in _runs(rows[here]):
+                    yield [here[run], *within], partial(self._read, part, int(start), rows[here[run]], inner)
+
+    def _joined(self, shape, blocks):
+        """The blocks at their places, and what no file holds as missing."""
+        if len(blocks) == 1 and tuple(map(len, blocks[0][0])) == shape:
+            return blocks[0][1]()
+        found = np.full(shape, schema.FILL[self.dtype.kind], self.dtype)
+        for places, read in blocks:
+            found[np.ix_(*places)] = read()
+        return found
+
+    def _read(self, part, start, rows, inner):
+        """Rows of one file, which begins with row `start`."""
         dataset = part.open()
-        for run in _runs(rows - start):
-            try:
-                found[np.ix_(here[run], *within)] = _outer(dataset, [rows[run] - start, *inner])
-            except OSError as error:
-                raise self._damaged(part, dataset, rows[run], start, inner, error) from None
+        try:
+            return _outer(dataset, [rows - start, *inner])
+        except OSError as error:
+            raise self._damaged(part, dataset, rows, start, inner, error) from None
 
     def _damaged(self, part, dataset, rows, start, inner, error):
         """The error that names the first row that cannot be read."""

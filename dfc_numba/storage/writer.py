@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from contextlib import suppress
 
 import numpy as np
 
 from dfc_numba.files import replacing
 from dfc_numba.storage import schema
 from dfc_numba.storage.recipe import recipe_arrays, update_arrays
-from dfc_numba.storage.table import Table, filters
+from dfc_numba.storage.layout import filters
+from dfc_numba.storage.new_file import NewFile
+from dfc_numba.storage.table import Table
 from dfc_numba.validation import dtype_of
 
 
@@ -40,19 +43,17 @@ class TrajectoryWriter:
     """
 
     def __init__(self, path, *, attributes=None, compression="none", dtype=None):
-        import h5py
-
         self.path = path
         self._options = filters(compression)
         self._dtype = None if dtype is None else dtype_of(dtype)
         self._phases = {}
         attributes = schema.root_attributes() if attributes is None else attributes
-        # version 1.10 of the format has checksums on all metadata
-        self._file = h5py.File(path, "x", libver=("v110", "v110"), rdcc_nbytes=2**16)
+        self._new = NewFile(path)
+        self._file = self._new.file
         self._file.attrs.update(
             {
-                **attributes, "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION, "status": "open",
-                "compression": compression,
+                **attributes, "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION,
+                "compression": compression, "status": "open",
             }
         )  # fmt: skip
         self._parameters = ParameterStore(self._file, self._options)
@@ -77,6 +78,7 @@ class TrajectoryWriter:
             coordinates = {"step": trajectory.step, "time": trajectory.time}
         arrays |= update_arrays(update)
         self.table(**_group_attributes(recipe)).append(arrays, coordinates)
+        self._new.check()
 
     def table(self, **attributes):
         """The `Table` of a phase, of which all records have these attributes; it is created if it is new."""
@@ -112,18 +114,28 @@ class TrajectoryWriter:
             renumbered = {name: places[group[name][...]] for name, places in numbers.items() if name in group}
             attributes = {key: group.attrs[key] for key in ("phase", "controller", "update")}
             self.table(**attributes).copy(group, stop, **renumbered)
+        self._new.check()
 
     def close(self, status="complete"):
-        """Close the file, saying how what it describes has ended: one of `schema.STATUSES`."""
+        """Close the file, saying how what it describes has ended: one of `schema.STATUSES`.
+
+        Raises:
+            OSError: if not all of it could be written.
+        """
         if self._file:
             self._file.attrs.modify("status", status)
-            self._file.close()
+            self._new.close()
+            self._new.check()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        self.close("complete" if kind is None else "failed")
+        if kind is None:
+            self.close("complete")
+        else:
+            with suppress(OSError):
+                self.close("failed")
 
 
 class ParameterStore:
@@ -204,13 +216,13 @@ def _group_attributes(recipe):
     return {
         "phase": recipe.phase,
         "controller": schema.controller_text(recipe.controller),
-        "update": json.dumps(recipe.update),
+        "update": json.dumps(recipe.update, sort_keys=True),
     }
 
 
 def _digest(arrays):
     """A number that tells sets of arrays apart by their bytes."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]))
     return digest.digest()
