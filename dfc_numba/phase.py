@@ -172,7 +172,8 @@ def run(phase, task, *, records=None, only_converged=False):
         first, last = part[0][0], part[-1][0] + part[-1][1]
         converged[first:last], diverged[first:last] = _convergence(phase, results, slice(first, last))
         if only_converged and not converged[first:last].all():
-            _run_again(phase.without(~converged), task, results, records, workspaces, part)
+            again = task._replace(record_every=0)  # what is recorded is the first run, in which all take part
+            _run_again(phase.without(~converged), again, results, records, workspaces, part)
         for place in range(len(part)):
             outer[first_layer:] += results.outer[place]
             outer_feedback += results.outer_feedback[place]

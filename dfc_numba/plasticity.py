@@ -13,10 +13,12 @@ from dfc_numba.kernels.layout import layout, padded_rows, unpack
 from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.network import feedforward_state
 from dfc_numba.noise import as_key, given_draws
-from dfc_numba.phase import prepare, run
+from dfc_numba.phase import prepare
+from dfc_numba.simulation import Trajectory, run_recorded
 from dfc_numba.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
+SOLVED = ("analytic", "newton")  # readouts that simulate nothing
 RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
 SAMPLES = ("all", "converged")
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
@@ -33,19 +35,26 @@ class ForwardUpdate:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
         converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated, except that "newton" tells
             where it found the steady state.
+        trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
     """
 
     weights: list
     biases: list | None
     converged: np.ndarray | None = None
     diverged: np.ndarray | None = None
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True)
 class FeedbackUpdate:
-    """Plasticity of the feedback weights, per unit learning rate: a list of (n_i, n_L)."""
+    """Plasticity of the feedback weights, per unit learning rate: a list of (n_i, n_L).
+
+    Attributes:
+        trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
+    """
 
     feedback: list
+    trajectory: Trajectory | None = None
 
 
 def forward_update(
@@ -58,6 +67,7 @@ def forward_update(
     rule="nonlinear_difference",
     samples="all",
     noise=None,
+    record=None,
 ):
     """The update Delta W of the forward weights and biases, averaged over the samples.
 
@@ -74,6 +84,7 @@ def forward_update(
         samples: "all", or "converged": a sample that has not converged contributes zero to the mean over all. With "newton"
             it has converged where `steady_state` says so.
         noise: as for `simulate`.
+        record: a `Record`: what to keep of the simulation, as `.trajectory`; None keeps nothing. The update is the same.
 
     Returns:
         a `ForwardUpdate` in the network's dtype; it is added to the weights, times a learning rate.
@@ -84,16 +95,16 @@ def forward_update(
     choice("readout", readout, READOUTS)
     choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
+    if readout in SOLVED:
+        _refuse_simulation(readout, noise=noise, record=record)
     if readout == "analytic":
-        _refuse_noise(readout, noise)
         _refuse_converged(samples)
         return _analytic_update(network, x, target, controller, rule)
     if readout == "newton":
-        _refuse_noise(readout, noise)
         return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
-    sums = run(phase, _task(readout, rule), only_converged=samples == "converged")
-    return _forward_update(phase, sums, readout)
+    sums, trajectory = run_recorded(phase, _task(readout, rule), record, only_converged=samples == "converged")
+    return _forward_update(phase, sums, readout, trajectory)
 
 
 def _task(readout, rule, learn_feedback=False, high_pass_gain=0.0):
@@ -101,14 +112,14 @@ def _task(readout, rule, learn_feedback=False, high_pass_gain=0.0):
     return kernel.Task(codes[readout], RULES.index(rule), learn_feedback, high_pass_gain, 0)
 
 
-def _forward_update(phase, sums, readout):
+def _forward_update(phase, sums, readout, trajectory):
     below = [phase.x, *phase.feedforward_rates[:-1]]
     if readout == "final":
         below[1:] = [rate + deviation for rate, deviation in zip(below[1:], sums.rate[:-1], strict=True)]
     times = phase.controller.time_points if readout == "average" else 1
     totals = sums.outer if readout == "average" else None
     weights, biases = outer_update(phase.network, sums.factor, below, phase.count * times, totals=totals)
-    return ForwardUpdate(weights, biases, sums.converged, sums.diverged)
+    return ForwardUpdate(weights, biases, sums.converged, sums.diverged, trajectory)
 
 
 def outer_update(network, factors, below, count, *, totals=None):
@@ -143,11 +154,13 @@ def outer_update(network, factors, below, count, *, totals=None):
     return weights, biases
 
 
-def _refuse_noise(readout, noise):
-    if noise is not None:
-        raise ValueError(
-            f"readout={readout!r} solves for the steady state and simulates nothing; leave out noise"
-        )
+def _refuse_simulation(readout, **arguments):
+    """Refuse arguments that have a meaning for a simulation only."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"readout={readout!r} solves for the steady state and simulates nothing; leave out {name}"
+            )
 
 
 def _refuse_converged(samples):
@@ -208,6 +221,7 @@ def feedback_update(
     high_pass=None,
     normalise=None,
     sigma_floor=SIGMA_FLOOR,
+    record=None,
 ):
     """The update Delta Q of the feedback weights from noise, averaged over time and samples.
 
@@ -223,6 +237,7 @@ def feedback_update(
         high_pass: time constant tau_f of a high-pass filter on u, for the single-phase rule; None for none.
         normalise: (sigma of the hidden layers, of the output layer) to divide by; None takes the controller's.
         sigma_floor: what sigma_i is at least taken to be.
+        record: as for `forward_update`.
 
     Returns:
         a `FeedbackUpdate`, arrays (n_i, n_L) in the network's dtype; they are added to the feedback weights, times a
@@ -234,7 +249,8 @@ def feedback_update(
     phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
-    return _feedback_update(phase, run(phase, task), divisors)
+    sums, trajectory = run_recorded(phase, task, record)
+    return _feedback_update(phase, sums, divisors, trajectory)
 
 
 def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
@@ -273,7 +289,7 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
 
 def forward_and_feedback_update(
     network, x, target, controller, *, rule="nonlinear_difference", samples="all", noise=0, scaling=False, high_pass=None,
-    normalise=None, sigma_floor=SIGMA_FLOOR,
+    normalise=None, sigma_floor=SIGMA_FLOOR, record=None,
 ):  # fmt: skip
     """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
 
@@ -282,7 +298,7 @@ def forward_and_feedback_update(
             samples="converged" leaves out contributes zero to either update.
 
     Returns:
-        (`ForwardUpdate`, `FeedbackUpdate`)
+        (`ForwardUpdate`, `FeedbackUpdate`); where the simulation is recorded, both have its trajectory.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
@@ -292,8 +308,9 @@ def forward_and_feedback_update(
     phase = prepare(network, x, target, controller, noise)
     task = _feedback_task(controller, "average", rule, high_pass)
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
-    sums = run(phase, task, only_converged=samples == "converged")
-    return _forward_update(phase, sums, "average"), _feedback_update(phase, sums, divisors)
+    sums, trajectory = run_recorded(phase, task, record, only_converged=samples == "converged")
+    forward = _forward_update(phase, sums, "average", trajectory)
+    return forward, _feedback_update(phase, sums, divisors, trajectory)
 
 
 def _feedback_task(controller, readout, rule, high_pass):
@@ -330,11 +347,11 @@ def _sigmas(normalise):
     return [number(f"normalise[{i}]", sigma) for i, sigma in enumerate(floats("normalise", normalise, (2,)))]
 
 
-def _feedback_update(phase, sums, divisors):
+def _feedback_update(phase, sums, divisors, trajectory):
     places, sizes, dtype = phase.places, phase.network.sizes, phase.network.dtype
     count = phase.controller.steps * phase.count
     updates = []
     for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
         transposed = unpack(sums.outer_feedback[places.outer_feedback[i] :], sizes[-1], n)
         updates.append(np.ascontiguousarray(transposed.T) * dtype.type(-1.0 / (count * divisor)))
-    return FeedbackUpdate(updates)
+    return FeedbackUpdate(updates, trajectory)

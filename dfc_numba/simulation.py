@@ -1,6 +1,6 @@
 """Simulating one feedback phase with full trajectories."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from dfc_numba.validation import instance
 Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r", "e", "noise"]
 VARIABLES = Variable.__args__[:7]  # what the kernel records
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:3], VARIABLES[3:]
+IDLE = kernel.Task(kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, 0)  # simulates and makes no update
 
 
 @options
@@ -130,16 +131,29 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
-    if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
-        raise ValueError("Record.variables has 'noise', but the controller has none; leave it out, or set sigma")
-    records = _allocate(phase, record)
-    task = kernel.Task(kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, record.every)
-    sums = run(phase, task, records=records)
+    _, trajectory = run_recorded(phase, IDLE, record)
     recipe = Recipe(
         network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
         noise=_kept_noise(phase, noise),
     )  # fmt: skip
-    return _trajectory(phase, record, records, sums, recipe)
+    return replace(trajectory, recipe=recipe)
+
+
+def run_recorded(phase, task, record, *, only_converged=False):
+    """(`Sums`, `Trajectory` without its recipe) of one simulation, as `phase.run` gives them; no trajectory for record None.
+
+    Raises:
+        ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
+    """
+    if record is None:
+        return run(phase, task, only_converged=only_converged), None
+    instance("record", record, Record)
+    if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
+        raise ValueError("Record.variables has 'noise', but the controller has none; leave it out, or set sigma")
+    records = _allocate(phase, record)
+    task = task._replace(record_every=record.every)
+    sums = run(phase, task, records=records, only_converged=only_converged)
+    return sums, _trajectory(phase, record, records, sums)
 
 
 def recorded_bytes(network, controller, count, record):
@@ -190,7 +204,7 @@ def _rows(record, samples):
     return rows, len(chosen)
 
 
-def _trajectory(phase, record, records, sums, recipe):
+def _trajectory(phase, record, records, sums):
     times, count, sizes = records.times, records.count, phase.network.sizes
     step = np.arange(times) * record.every
     chosen = np.arange(phase.count) if record.samples is None else np.array(record.samples)
@@ -208,7 +222,7 @@ def _trajectory(phase, record, records, sums, recipe):
     if "noise" in record.names():
         arrays["noise"] = _noise(phase, step, chosen)
     return Trajectory(
-        time=step * phase.controller.dt, step=step, **arrays, samples=chosen, recipe=recipe,
+        time=step * phase.controller.dt, step=step, **arrays, samples=chosen,
         converged=sums.converged[chosen], diverged=sums.diverged[chosen],
     )  # fmt: skip
 
