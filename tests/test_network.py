@@ -456,7 +456,7 @@ def test_parameters_that_do_not_fit_together_are_refused(change, message):
         ("jacobian_pin", {}, "did you mean 'jacobian_pinv'"),
         ("jacobian_transpose", {}, "pass them as x"),
         ("jacobian_pinv", {"x": inputs(2, 3)}, r"x has shape \(2, 3\)"),
-        ("jacobian_pinv", {"x": inputs(2, 4), "damping": 0.1}, "a positive damping goes with 'jacobian_damped_pinv'"),
+        ("jacobian_pinv", {"x": inputs(2, 4), "damping": 0.1}, "a positive one goes with 'jacobian_damped_pinv'"),
         ("jacobian_damped_pinv", {"x": inputs(2, 4)}, "a positive damping goes with"),
         ("jacobian_damped_pinv", {"x": inputs(2, 4), "damping": -1.0}, "damping is -1.0; a finite number >= 0"),
         ("jacobian_damped_pinv", {"x": inputs(2, 4), "damping": np.nan}, "damping is nan"),
