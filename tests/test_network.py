@@ -457,10 +457,10 @@ def test_parameters_that_do_not_fit_together_are_refused(change, message):
         ("jacobian_transpose", {}, "pass them as x"),
         ("jacobian_pinv", {"x": inputs(2, 3)}, r"x has shape \(2, 3\)"),
         ("jacobian_pinv", {"x": inputs(2, 4), "damping": 0.1}, "a positive one goes with 'jacobian_damped_pinv'"),
-        ("jacobian_damped_pinv", {"x": inputs(2, 4)}, "a positive damping goes with"),
+        ("jacobian_damped_pinv", {"x": inputs(2, 4)}, "a positive one goes with"),
         ("jacobian_damped_pinv", {"x": inputs(2, 4), "damping": -1.0}, "damping is -1.0; a finite number >= 0"),
         ("jacobian_damped_pinv", {"x": inputs(2, 4), "damping": np.nan}, "damping is nan"),
-        ("weight_product", {"damping": 0.1}, "a positive damping goes with"),
+        ("weight_product", {"damping": 0.1}, "a positive one goes with"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_of_set_feedback_change_nothing(kind, options, message):
