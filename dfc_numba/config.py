@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from dfc_numba.config_rules import contradictions
-from dfc_numba.config_usage import published_pursuit, unused_places
+from dfc_numba.config_usage import LEARNING_PHASES, published_pursuit, selects_minibatches, unused_places
 from dfc_numba.controller import Controller
 from dfc_numba.options import Count, NotNegative, Positive
 
@@ -21,6 +21,8 @@ FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
 ]  # fmt: skip
+Phase = Literal[LEARNING_PHASES]
+Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -47,6 +49,21 @@ PerLayer = Annotated[float | tuple[float, ...], _one_or_per_layer(_is_positive, 
 Activations = Annotated[
     str | tuple[str, ...], _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS))
 ]
+
+
+def _check_samples(value):
+    """A number of samples, or a list of different positions (kept as a tuple)."""
+    positions = value if isinstance(value, list | tuple) else [value - 1] if type(value) is int else []
+    if (
+        not positions
+        or len({*positions}) < len(positions)
+        or any(type(n) is not int or n < 0 for n in positions)
+    ):
+        raise ValueError("must be a number of samples, or a list of different positions, from 0")
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples)]
 Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 
 
@@ -219,6 +236,48 @@ class FeedbackOptimizerSection(_Optimizer):
     )
 
 
+class LogSection(Section):
+    """Which minibatches are logged, and what of them, in the trajectory files of the run."""
+
+    on: bool = Field(True, description="whether the run is logged; stating anything else here switches it on")
+    every: Count | None = Field(
+        None,
+        description="log every n-th minibatch of each pass over the data, from the first; none: not by this",
+    )
+    minibatches: Annotated[tuple[CountOrZero, ...], Field(strict=False)] = Field(
+        (), description="log the minibatches with these running numbers in the run, from 0"
+    )
+    last_of_epoch: bool | None = Field(
+        None,
+        description="log the last minibatch of each pass over the data; left out: if no others are chosen",
+    )
+    phases: Annotated[tuple[Phase, ...], Field(strict=False)] = Field(
+        (),
+        description="log in these phases only: pretraining, feedback, forward, extra feedback; empty: in all",
+    )
+    samples: Samples = Field(
+        16,
+        description="how many samples of a minibatch, from the first, or a list of their positions, from 0",
+    )
+    every_step: Count = Field(1, description="store every n-th time point, from the initial state")
+    variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
+        Variable.__args__[:-1], description="what is stored; v, v_ff, v_fb, r and noise of every layer"
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="numbers that trajectories are stored in"
+    )
+    compression: Literal["none", "gzip", "zstd", "blosc"] = Field(
+        "none", description="zstd and blosc need the extra compression"
+    )
+    recipe_only: bool = Field(
+        False,
+        description="store only what dfc replay makes the trajectories from: inputs, parameters, noise key",
+    )
+    updates: bool | None = Field(
+        None, description="store the updates that were made; left out: unless recipe_only"
+    )
+
+
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
 DEFAULT_FEEDBACK_CONTROLLER = Controller(
     dt=0.002, steps=49, alpha=0.6, k_p=0.15, tau_v=0.006, tau_apical=0.32, proactive=False, sigma=0.01
@@ -261,6 +320,7 @@ class Config(Section):
     feedback_optimizer: FeedbackOptimizerSection = Field(
         FeedbackOptimizerSection(), description="optimisers of the feedback weights"
     )
+    log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -277,10 +337,16 @@ class Config(Section):
     @model_validator(mode="after")
     def _resolve(self):
         """Fills in what is left open, before anyone sees the frozen model."""
-        if self.feedback.pursue is None:
-            resolved = self.feedback.model_copy(update={"pursue": published_pursuit(self)})
-            object.__setattr__(self, "feedback", resolved)
+        log = self.log
+        self._fill_in("feedback", pursue=published_pursuit(self))
+        self._fill_in("log", last_of_epoch=not selects_minibatches(log), updates=not log.recipe_only)
         return self
+
+    def _fill_in(self, section, **values):
+        """Gives keys of a section that are left open these values."""
+        table = getattr(self, section)
+        values = {key: value for key, value in values.items() if getattr(table, key) is None}
+        object.__setattr__(self, section, table.model_copy(update=values))
 
     @model_validator(mode="after")
     def _refuse_contradictions(self):

@@ -93,7 +93,7 @@ def _toml_line(section, key):
     """A key with its description, behind it or, where that gets long, above it."""
     line = f"{key} = {_toml_value(getattr(section, key))}"
     comment = "# " + descriptions(type(section)).get(key, "").replace("None", f'"{NONE}"')
-    if len(comment) > LINE_LENGTH - COMMENT_COLUMN:
+    if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
         return "\n".join(textwrap.wrap(comment, LINE_LENGTH, subsequent_indent="# ")) + "\n" + line
     return f"{line:<{COMMENT_COLUMN}}{comment}"
 

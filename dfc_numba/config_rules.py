@@ -8,6 +8,11 @@ from dfc_numba.config_usage import (
     feedback_simulations,
     is_single_phase,
     later_feedback_epochs,
+    learning_phases,
+    logged_phases,
+    logs,
+    selects_minibatches,
+    simulation_of,
     solves,
     trains_feedback,
 )
@@ -34,6 +39,8 @@ def rules(config):
     if trains_feedback(config):
         yield from _feedback_learning(config)
         yield from _feedback_simulations(config)
+    if logs(config):
+        yield from _log(config)
     yield config.training.freeze_forward and not trains_feedback(config), NOTHING_LEARNS
 
 
@@ -236,3 +243,37 @@ def _misplaced_softmax(config, section):
         f"{section}.error = 'softmax' needs target.feedback = 'strong' and target.loss = 'cross_entropy'; "
         f"set these, or {section}.error = 'difference'"
     )
+
+
+def _log(config):
+    log, batch_size = config.log, config.training.batch_size
+    yield (
+        not selects_minibatches(log) and not log.last_of_epoch,
+        (
+            "[log] chooses no minibatch; set log.every, log.minibatches or log.last_of_epoch = true, or log.on = false"
+        ),
+    )
+    if not set(log.phases) <= set(learning_phases(config)):
+        there = ", ".join(learning_phases(config))
+        yield (
+            True,
+            f"log.phases lists {', '.join(log.phases)}; choose from those where this run makes updates: {there}",
+        )
+    last = max(log.samples) if isinstance(log.samples, tuple) else 0
+    yield (
+        last >= batch_size,
+        (
+            f"log.samples lists the position {last}, but with training.batch_size = {batch_size} they go from 0 to "
+            f"{batch_size - 1}; leave it out"
+        ),
+    )
+    yield (
+        "noise" in log.variables and not any(_noisy(phase, config) for phase in logged_phases(config)),
+        ("log.variables lists 'noise', which the controllers of the logged phases do not have; leave it out"),
+    )
+
+
+def _noisy(phase, config):
+    """Whether the simulation of a phase has noise."""
+    section = simulation_of(phase, config)
+    return section is not None and getattr(config, section).noisy

@@ -1,6 +1,7 @@
 """Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
 
 SINGLE_PHASE = "dfc-single-phase"
+LEARNING_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
 DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
 # methods that solve for the steady state, and what of the controller it depends on
 SOLVED_KEYS = {
@@ -49,6 +50,42 @@ def feedback_simulations(config):
     return ["controller"] + (["feedback_controller"] if config.feedback.pretraining_epochs else [])
 
 
+def logs(config):
+    """Whether trajectories are logged in a run with this configuration."""
+    return config.log.on and config.training.method in DFC_METHODS
+
+
+def selects_minibatches(log):
+    """Whether a section `[log]` chooses any minibatches, beside the last of each pass."""
+    return log.every is not None or len(log.minibatches) > 0
+
+
+def logged_phases(config):
+    """The phases of the run whose updates are logged, in their order."""
+    return [phase for phase in learning_phases(config) if phase in (config.log.phases or LEARNING_PHASES)]
+
+
+def learning_phases(config):
+    """The phases of a run by a DFC method that make updates, in their order."""
+    feedback = config.feedback if trains_feedback(config) else None
+    runs = {
+        "pretraining": feedback and feedback.pretraining_epochs > 0,
+        "feedback": feedback and feedback.epochs > 0 and not is_single_phase(config),
+        "forward": not config.training.freeze_forward,
+        "extra feedback": feedback and feedback.extra_epochs > 0,
+    }
+    return [phase for phase in LEARNING_PHASES if runs[phase]]
+
+
+def simulation_of(phase, config):
+    """The section of the controller whose simulation a phase makes its update from; None if it simulates nothing."""
+    if phase == "forward":
+        return None if solves(config) else "controller"
+    if config.feedback.rule == "one_shot":
+        return None
+    return "controller" if phase == "extra feedback" and is_single_phase(config) else "feedback_controller"
+
+
 def published_pursuit(config):
     """What the published feedback epochs pursue: the output in two phases with weak feedback, else the target."""
     two_phases = not is_single_phase(config)
@@ -64,6 +101,7 @@ def unused_places(config):
         _unused_by_feedback,
         _unused_by_feedback_rule,
         _unused_by_optimizers,
+        _unused_by_log,
     )
     return [(place, reason) for rule in rules for places, reason in rule(config) for place in places]
 
@@ -151,3 +189,15 @@ def _unused_by_optimizers(config):
             yield [f"{section}.clip_scope"], f"{section}.clip_norm = 'none'"
     if config.feedback_optimizer.decay != "homeostatic":
         yield ["feedback_optimizer.homeostatic_norm"], "feedback_optimizer.decay = 'l2' keeps no norm"
+
+
+def _unused_by_log(config):
+    log, keys = config.log, ["log.samples", "log.every_step", "log.variables", "log.dtype"]
+    if config.training.method not in DFC_METHODS:
+        yield ["log"], f"training.method = {config.training.method!r} runs no controller that could be logged"
+    if not log.on:
+        yield [f"log.{key}" for key in type(log).model_fields if key != "on"], "log.on = false"
+    if log.recipe_only:
+        yield keys, "log.recipe_only = true stores no trajectories"
+    if not any(simulation_of(phase, config) for phase in logged_phases(config)):
+        yield keys, "nothing is simulated in the phases that are logged"

@@ -3,7 +3,13 @@
 import re
 
 import pytest
-from dfc_numba.config_usage import DFC_METHODS, SINGLE_PHASE, feedback_simulations, published_pursuit
+from dfc_numba.config_usage import (
+    DFC_METHODS,
+    SINGLE_PHASE,
+    feedback_simulations,
+    learning_phases,
+    published_pursuit,
+)
 
 from dfc_numba import config_rules
 from dfc_numba.config import Config
@@ -54,6 +60,14 @@ CONTRADICTIONS = [
     (["training.freeze_forward=true", "feedback.train=false"], "leaves nothing to learn"),
     (["training.freeze_forward=true", "training.method=bp"], "leaves nothing to learn"),
     (["training.freeze_forward=true", "training.method=dfa"], "leaves nothing to learn"),
+    # log
+    (["log.last_of_epoch=false"], "[log] chooses no minibatch; set log.every"),
+    (['log.phases=["extra feedback"]'], "makes updates: pretraining, feedback, forward"),
+    (["log.phases=[forward]", "training.freeze_forward=true"], "makes updates: pretraining, feedback"),
+    (["log.phases=[feedback]", "feedback.train=false"], "makes updates: forward"),
+    ([*SINGLE, "log.phases=[feedback]"], "makes updates: pretraining, forward"),
+    (["log.samples=[0,32]"], "lists the position 32, but with training.batch_size = 32"),
+    (["log.phases=[forward]", "log.variables=[u,noise]"], "lists 'noise', which the controllers of the logged"),
     # lists
     (["network.hidden_activation=[tanh]"], "network.hidden_activation lists 1 values"),
     (["feedback_optimizer.pretraining_learning_rate=[0.1,0.2]"], "pretraining_learning_rate lists 2 values"),
@@ -100,6 +114,14 @@ UNUSED = [
     (SINGLE, "feedback_controller.error=difference", "controls the difference"),
     ([*SINGLE, "feedback.pretraining_epochs=0"], "feedback_controller.dt=0.001", "feedback.pretraining_epochs = 0"),
     ([*SINGLE, "feedback.pretraining_epochs=0"], "feedback.pursue=target", "there are no other feedback epochs"),
+    (["log.on=false"], "log.every=10", "log.on = false"),
+    (["training.method=bp"], "log.every=10", "runs no controller that could be logged"),
+    (["training.method=dfa"], "log.on=true", "runs no controller that could be logged"),
+    (["log.recipe_only=true"], "log.variables=[u]", "log.recipe_only = true stores no trajectories"),
+    (["log.recipe_only=true"], "log.samples=3", "log.recipe_only = true stores no trajectories"),
+    (["training.method=dfc-ssa", "feedback.train=false"], "log.samples=3", "nothing is simulated in the phases that"),
+    (["training.method=dfc-ss-newton", "log.phases=[forward]"], "log.every_step=2", "nothing is simulated in the"),
+    ([*ONE_SHOT, "log.phases=[feedback]"], "log.dtype=float64", "nothing is simulated in the phases that are logged"),
 ]  # fmt: skip
 
 ALLOWED = [
@@ -120,6 +142,10 @@ ALLOWED = [
     ["feedback_optimizer.decay=homeostatic", "feedback_optimizer.homeostatic_norm=none"],
     ["network.feedback_init=jacobian_damped_pinv", "network.feedback_damping=0.1", "feedback.train=false"],
     ["training.method=dfa", "network.feedback_init=jacobian_transpose"],
+    ["log.on=true", "log.samples=64", "log.every_step=5", "log.variables=[noise]", "log.phases=[pretraining,forward]"],
+    ["log.every=10", "log.minibatches=[0,7]", "log.last_of_epoch=true", "log.recipe_only=true", "log.updates=true"],
+    ["training.method=dfc-ssa", "log.variables=[u]", "log.samples=[5,0]"],
+    [*SINGLE, "log.variables=[noise]", "log.phases=[forward]"],
 ]  # fmt: skip
 
 
@@ -202,3 +228,36 @@ def test_the_controllers_that_the_feedback_weights_learn_from():
     assert named(*SINGLE) == ["controller", "feedback_controller"]
     assert named(*SINGLE, "feedback.pretraining_epochs=0") == ["controller"]
     assert named(*ONE_SHOT) == named("feedback.train=false") == named("training.method=dfa") == []
+
+
+PHASES = [[], SINGLE, *([key] for key in ("feedback.extra_epochs=1", "training.freeze_forward=true",
+                                          "feedback.train=false", "feedback.pretraining_epochs=0"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", PHASES)
+def test_the_phases_that_can_be_logged_are_those_that_the_loop_runs(overrides):
+    from dfc_numba.methods import find
+    from dfc_numba.schedule import plan_passes
+
+    config, _ = load_config(None, overrides)
+    passes = plan_passes(find(config.training.method).phases, config.training, config.feedback)
+    runs = {one.phase for one in passes} - ({"forward"} if config.training.freeze_forward else set())
+    assert set(learning_phases(config)) == runs
+
+
+def test_what_is_logged_unless_told_otherwise():
+    log = load_config(None, ["log.on=true"])[0].log
+    assert (
+        log.last_of_epoch and log.every is None and log.updates and not log.recipe_only and log.samples == 16
+    )
+    assert not load_config(None, ["log.every=3"])[0].log.last_of_epoch
+    assert not load_config(None, ["log.minibatches=[3]"])[0].log.last_of_epoch
+    assert not load_config(None, ["log.recipe_only=true"])[0].log.updates
+    assert not Config().log.on
+
+
+def test_the_variables_that_can_be_logged_are_those_of_a_record():
+    from dfc_numba.simulation import Variable
+
+    known = Config.model_fields["log"].annotation.model_fields["variables"].annotation.__args__[0].__args__
+    assert set(known) == set(Variable.__args__)
