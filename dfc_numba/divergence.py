@@ -67,7 +67,7 @@ def _only(minibatch, sample):
     elif noise is not None:
         noise = replace(noise, samples=noise.samples[one])
     rows = {name: getattr(minibatch, name)[one] for name in ("indices", "x", "y")}
-    return replace(minibatch, **rows, noise=noise, activity=None)
+    return replace(minibatch, **rows, noise=noise, activity=None, log=None)
 
 
 def _raise(what, layer, minibatch, samples):

@@ -28,3 +28,11 @@ class DamagedFileError(OSError):
 
 class MissingExtra(ImportError):
     """A library that an extra of the package installs is missing; the message names the extra."""
+
+
+class LogError(OSError):
+    """The trajectories of a run cannot be written; the message says why."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint that cannot be written, or none that a run could be continued from; the message says why."""

@@ -43,6 +43,7 @@ class Minibatch:
         noise: where there is noise: a `NoiseKey`, or a list of arrays (T, B, n_i), for the one-shot rule (B, n_i).
         nudge: step of a weak output target, for one sample.
         activity: the feedforward activity of x, where it is known already.
+        log: the `Logger` that notes its update, None where it is not logged.
     """
 
     phase: str
@@ -55,6 +56,7 @@ class Minibatch:
     noise: object = None
     nudge: float = 0.0
     activity: object = None
+    log: object = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,10 @@ def find(name):
 
 def controlled(network, minibatch, config, *, readout):
     """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
-    update = forward_update(
+    update = _made(
+        forward_update,
         network,
-        minibatch.x,
+        minibatch,
         _target(network, minibatch, config),
         config.controller,
         readout=readout,
@@ -114,9 +117,10 @@ def single_phase(network, minibatch, config):
     """
     if not config.feedback.train:
         return controlled(network, minibatch, config, readout="average")
-    forward, feedback = forward_and_feedback_update(
+    forward, feedback = _made(
+        forward_and_feedback_update,
         network,
-        minibatch.x,
+        minibatch,
         _target(network, minibatch, config),
         config.controller,
         rule=config.training.rule,
@@ -142,9 +146,10 @@ def noise_driven(network, minibatch, config):
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
     pursued = _output if config.feedback.pursue == "output" else _target
-    return feedback_update(
+    return _made(
+        feedback_update,
         network,
-        minibatch.x,
+        minibatch,
         pursued(network, minibatch, config),
         controller,
         noise=minibatch.noise,
@@ -154,9 +159,10 @@ def noise_driven(network, minibatch, config):
 
 def one_shot(network, minibatch, config):
     """The update of the feedback weights from noise in a forward pass (code of Meulemans et al. 2021)."""
-    return one_shot_feedback_update(
+    return _made(
+        one_shot_feedback_update,
         network,
-        minibatch.x,
+        minibatch,
         sigma=config.feedback_controller.sigma,
         noise=minibatch.noise,
         sigma_floor=config.feedback.sigma_floor,
@@ -166,6 +172,13 @@ def one_shot(network, minibatch, config):
 def from_loss(network, minibatch, config, *, gradient):
     """The gradient of the mean loss, by one of the baselines."""
     return gradient(network, minibatch.x, minibatch.y, loss=config.target.loss, activity=minibatch.activity)
+
+
+def _made(function, network, minibatch, *arguments, **options):
+    """What a function of `plasticity` makes of a minibatch; noted where it is logged."""
+    if minibatch.log is None:
+        return function(network, minibatch.x, *arguments, **options)
+    return minibatch.log.updated(function, network, minibatch, *arguments, **options)
 
 
 def _controller(phase, config):

@@ -103,6 +103,7 @@ class Trainer:
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
             where there is none; None draws it from `training.seed`.
         threads: number of threads; None leaves it as it is.
+        log: a `Logger` that notes chosen minibatches, and is the first of the observers; None for none.
 
     Attributes:
         network, best_network: last weights, and those of the best epoch: highest validation accuracy
@@ -116,11 +117,13 @@ class Trainer:
         ValueError: for an unknown method, or a data set that does not fit the network or the loss.
     """
 
-    def __init__(self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None):
+    def __init__(
+        self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None, log=None
+    ):  # fmt: skip
         _check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
-        self.observers, self.threads = tuple(observers), threads
+        self.observers, self.threads, self.log = tuple(observers), threads, log
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
         trains_feedback = config.feedback.train and self.method.feedback is not None
@@ -140,6 +143,11 @@ class Trainer:
         outcome = self._outcome()
         self._notify("on_end", outcome)
         return outcome
+
+    def settle(self):
+        """Closes what the log has of the minibatches done so far; called before these are taken as done for good."""
+        if self.log is not None:
+            self.log.settle()
 
     def _outcome(self):
         limit = nullcontext() if self.threads is None else threads.limit_threads(self.threads)
@@ -174,7 +182,7 @@ class Trainer:
     def _run_minibatch(self, current, batches):
         start = time.perf_counter()
         counters = self.counters
-        self._learn(self._take(current, batches[counters.minibatch]))
+        self._learn(self._take(current, batches))
         counters.minibatch += 1
         counters.minibatches += 1
         seconds = time.perf_counter() - start
@@ -182,20 +190,23 @@ class Trainer:
         self._clock.minibatch_done(current.phase, seconds)
         self._notify("on_minibatch", self._progress(current, len(batches)))
 
-    def _take(self, current, indices):
-        """The `Minibatch` of these samples."""
+    def _take(self, current, batches):
+        """The next `Minibatch` of a pass."""
         target, number, split = self.config.target, self.counters.minibatches, self.dataset.train
-        seed = self.config.training.seed
+        seed, position = self.config.training.seed, self.counters.minibatch + 1
+        indices = batches[position - 1]
+        logged = self.log is not None and self.log.wants(current.phase, position, number, len(batches))
         return methods.Minibatch(
             phase=current.phase,
             epoch=current.epoch,
-            position=self.counters.minibatch + 1,
+            position=position,
             number=number,
             indices=indices,
             x=np.asarray(split.x[indices], self.network.dtype),
             y=soft_targets(split.y[indices], self.network.sizes[-1], target.class_value),
             noise=NoiseKey(seed, number, indices) if self._noise is None else self._noise[number],
             nudge=target.step / (len(indices) if target.step_per == "minibatch" else 1),
+            log=self.log if logged else None,
         )
 
     def _learn(self, minibatch):
@@ -291,7 +302,7 @@ class Trainer:
         return Clock(remaining, costs)
 
     def _notify(self, event, *arguments):
-        for observer in self.observers:
+        for observer in filter(None, (self.log, *self.observers)):
             if hasattr(observer, event):
                 getattr(observer, event)(*arguments)
 

@@ -92,7 +92,11 @@ class SegmentWriter:
         """Add a record, see `TrajectoryWriter.append`."""
         if self._writer is None:
             self._writer = self._next()
-        self._writer.append(recipe, trajectory, update)
+        try:
+            self._writer.append(recipe, trajectory, update)
+        except BaseException:
+            self._abandon()
+            raise
 
     def close_segment(self, status="closed"):
         """Close the segment that is being written, if there is one; from now on it can be relied on."""
@@ -106,6 +110,12 @@ class SegmentWriter:
         self.close_segment(status)
         if status == "complete" and numbered(self._folder):
             compact(self._run, status)
+
+    def _abandon(self):
+        """Leave the segment, of whose last record only a part may be written, as one that was never closed."""
+        writer, self._writer = self._writer, None
+        with suppress(OSError):
+            writer.close("failed")
 
     def _next(self):
         if not self._folder.is_dir():

@@ -1,0 +1,97 @@
+"""Work that a thread does beside the one that orders it, in order, with a bound on the memory that waits to be worked on."""
+
+import threading
+from collections import deque
+
+PATIENCE = 5.0  # seconds
+
+
+class Background:
+    """Calls functions one after the other in a thread of its own; the first error ends it, and reaches whoever orders.
+
+    Memory is asked for before it is filled: `reserve` waits while others hold too much. What a call was reserved is free
+    again when it is done.
+
+    Args:
+        limit: bytes that are reserved at most; one reservation alone may be larger.
+
+    Attributes:
+        error: what ended the work, or None.
+    """
+
+    def __init__(self, limit):
+        self._limit, self._reserved = limit, 0
+        self._calls, self._changed = deque(), threading.Condition()
+        self._busy, self._ends, self.error = False, False, None
+        self._thread = threading.Thread(target=self._work, name="dfc-background", daemon=True)
+        self._thread.start()
+
+    def reserve(self, size):
+        """Wait until `size` bytes may be used."""
+        with self._changed:
+            self._wait(lambda: self._reserved == 0 or self._reserved + size <= self._limit)
+            self._reserved += size
+
+    def submit(self, function, *arguments, size=0):
+        """Order a call, whose arguments have `size` reserved bytes."""
+        with self._changed:
+            self._check()
+            self._calls.append((function, arguments, size))
+            self._changed.notify_all()
+
+    def check(self):
+        """Raise the error that ended the work, if one did."""
+        with self._changed:
+            self._check()
+
+    def finish(self):
+        """Wait until all calls are done."""
+        with self._changed:
+            self._wait(lambda: not self._calls and not self._busy)
+
+    def end(self, *, discard=False):
+        """End the thread, after the calls that were ordered.
+
+        With `discard` it ends after the call under way, or is left alone if that takes long. Returns whether it ended.
+        """
+        with self._changed:
+            self._ends = True
+            if discard:
+                self._calls.clear()
+            self._changed.notify_all()
+        self._thread.join(PATIENCE if discard else None)
+        return not self._thread.is_alive()
+
+    def _check(self):
+        if self.error is not None:
+            raise self.error
+
+    def _wait(self, condition):
+        self._changed.wait_for(lambda: self.error is not None or condition())
+        self._check()
+
+    def _work(self):
+        while (call := self._next()) is not None:
+            function, arguments, size = call
+            error = None
+            try:
+                function(*arguments)
+            except BaseException as caught:  # noqa: BLE001 (it is raised where calls are ordered)
+                error = caught
+            del call, function, arguments
+            self._done(size, error)
+
+    def _next(self):
+        """The next call; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls or self._ends)
+            self._busy = bool(self._calls)
+            return self._calls.popleft() if self._calls else None
+
+    def _done(self, size, error):
+        with self._changed:
+            self._busy, self._reserved = False, self._reserved - size
+            if error is not None:
+                self.error, self._ends = error, True
+                self._calls.clear()
+            self._changed.notify_all()

@@ -1,0 +1,213 @@
+"""The log of a run: trajectories of chosen minibatches, written by a thread of its own while the training goes on.
+
+The simulation that a logged minibatch learns from is recorded, so that its update has the same bits as without. The memory
+that records take until they are written is bounded. Before every checkpoint what is logged is closed for good.
+"""
+
+import copy
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+
+import numpy as np
+
+from dfc_numba.config_usage import logged_phases
+from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
+from dfc_numba.simulation import Record, recorded_bytes
+from dfc_numba.storage import schema, segments
+from dfc_numba.storage.background import Background
+from dfc_numba.storage.layout import filters
+from dfc_numba.storage.recipe import Recipe, StoredUpdate
+from dfc_numba.storage.recomputation import simulates
+
+MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger
+SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0
+ENDINGS = {"done": "complete"}  # where files have another word for how a run ended
+PARAMETERS = ("weights", "biases", "feedback")
+
+
+class Logger:
+    """Logs a run as its section `[log]` says. Handed to the `Trainer`, it is an observer, too; a context manager.
+
+    Args:
+        directory: the run directory.
+        config: the `Config`, with `log.on`.
+        command: the command line, for the files.
+        memory: bytes that records take until they are written, unless a single one is larger.
+        segment_bytes, segment_seconds: a segment that has more, or is open for longer, is closed.
+
+    Raises:
+        ConfigurationError: if the compression needs an extra that is not installed.
+    """
+
+    def __init__(
+        self, directory, config, *, command=(), memory=MEMORY, segment_bytes=SEGMENT_BYTES, segment_seconds=SEGMENT_SECONDS
+    ):  # fmt: skip
+        self._directory, self._config, self._command = directory, config, command
+        self._memory, self._segment_bytes, self._segment_seconds = memory, segment_bytes, segment_seconds
+        self._phases = frozenset(logged_phases(config))
+        self._bytes, self._since = 0, None  # of the segment under way
+        self._parameters = {}  # the last ones that were copied, by kind
+        self._background = self._writer = None
+        _check_compression(config.log)
+
+    def on_start(self, trainer):
+        """Forgets what a killed run has logged of minibatches that this one does again, and begins to write."""
+        log, seed = self._config.log, self._config.training.seed
+        attributes = schema.root_attributes(config=self._config, command=self._command, seed=seed)
+        attributes["threads"] = trainer.threads or attributes["threads"]
+        with self._explained():
+            segments.keep_before(self._directory, trainer.counters.minibatches)
+        self._writer = segments.SegmentWriter(
+            self._directory, attributes=attributes, compression=log.compression, dtype=log.dtype
+        )
+        self._background = Background(self._memory)
+
+    def wants(self, phase, position, number, count):
+        """Whether a minibatch is logged: number `position` of `count` in its pass, from 1; `number` in the run, from 0."""
+        return phase in self._phases and chooses(self._config.log, position, number, count)
+
+    def updated(self, function, network, minibatch, *arguments, **options):
+        """What a function of `plasticity` makes of a minibatch, after it was noted.
+
+        Args:
+            function: is called with network, inputs, `arguments` and `options`.
+            arguments: target and controller; none for the one-shot rule.
+            options: its keyword arguments, with noise.
+        """
+        target, controller = arguments or (network.predict(minibatch.x, dtype="float64"), None)
+        update = {"function": function.__name__, **options}
+        noise = update.pop("noise")
+        keep = (
+            None
+            if self._config.log.recipe_only or not simulates(update)
+            else self._record(minibatch, controller)
+        )
+        size = self._size(network, minibatch, controller, keep)
+        with self._explained():
+            self._background.reserve(size)
+        made = function(network, minibatch.x, *arguments, **options, **({"record": keep} if keep else {}))
+        recipe = Recipe(
+            network=self._snapshot(network), controller=controller, x=minibatch.x, target=target, noise=noise,
+            labels=minibatch.y, indices=minibatch.indices, phase=minibatch.phase, epoch=minibatch.epoch,
+            minibatch=minibatch.position, number=minibatch.number, update=update,
+        )  # fmt: skip
+        self._append(recipe, made if isinstance(made, tuple) else (made,), size)
+        return made
+
+    def on_minibatch(self, progress):
+        """Tells of an error of the writer at once; closes a segment that is large or old enough."""
+        with self._explained():
+            self._background.check()
+            old = self._since is not None and time.monotonic() >= self._since + self._segment_seconds
+            if old or self._bytes >= self._segment_bytes:
+                self._close_segment()
+
+    def settle(self):
+        """Close what is logged so far for good."""
+        if self._background is None:
+            return
+        with self._explained():
+            self._close_segment()
+            self._background.finish()
+
+    def on_end(self, outcome):
+        """Closes the last segment; a run that is done gets one file for all."""
+        with self._explained():
+            self._background.submit(self._writer.close, ENDINGS.get(outcome.status, outcome.status))
+            self._background.finish()
+        self._background.end()
+        self._background = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """After an error, closes what was logged until then; leaves at once where the user wants to."""
+        at_once = kind is not None and not issubclass(kind, Exception)
+        if self._background is not None and self._background.end(discard=at_once):
+            with suppress(OSError):  # what ended the run is told already
+                self._writer.close_segment("interrupted" if at_once else "failed")
+
+    def _record(self, minibatch, controller):
+        """The `Record` of a minibatch; None where none of the chosen samples is there."""
+        log, count = self._config.log, len(minibatch.x)
+        chosen = range(log.samples) if isinstance(log.samples, int) else log.samples
+        there = tuple(sample for sample in chosen if sample < count)
+        variables = tuple(name for name in log.variables if name != "noise" or controller.noisy)
+        return (
+            Record(variables=variables, samples=there, every=log.every_step) if there and variables else None
+        )
+
+    def _size(self, network, minibatch, controller, keep):
+        """Bytes that the record of a minibatch takes at most until it is written."""
+        parameters = network.n_parameters * network.dtype.itemsize * (1 + self._config.log.updates)
+        recorded = 0 if keep is None else recorded_bytes(network, controller, len(keep.samples), keep)
+        return recorded + parameters + minibatch.x.nbytes + 2 * minibatch.y.nbytes
+
+    def _append(self, recipe, made, size):
+        trajectory = getattr(made[0], "trajectory", None)
+        update = _copied(made) if self._config.log.updates else None
+        self._since = time.monotonic() if self._since is None else self._since
+        self._bytes += size
+        with self._explained():
+            self._background.submit(self._writer.append, recipe, trajectory, update, size=size)
+
+    def _close_segment(self):
+        self._bytes, self._since = 0, None
+        self._background.submit(self._writer.close_segment)
+
+    def _snapshot(self, network):
+        """A copy of a network that the optimiser does not reach; it shares what has not changed since the last one."""
+        snapshot = copy.copy(network)
+        for kind in PARAMETERS:
+            arrays = getattr(network, kind)
+            if arrays is not None and not _same_bits(arrays, self._parameters.get(kind)):
+                self._parameters[kind] = [array.copy() for array in arrays]
+            setattr(snapshot, kind, None if arrays is None else self._parameters[kind])
+        return snapshot
+
+    @contextmanager
+    def _explained(self):
+        """Lets errors of the writer say what they mean."""
+        try:
+            yield
+        except LogError:
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            raise LogError(
+                f"the log of the run cannot be written ({kind}{error}); what was closed before, in {self._directory}, can be "
+                "read"
+            ) from error
+
+
+def chooses(log, position, number, count):
+    """Whether a section `[log]` chooses a minibatch, see `Logger.wants`."""
+    return (
+        (log.every is not None and (position - 1) % log.every == 0)
+        or (log.last_of_epoch and position == count)
+        or number in log.minibatches
+    )
+
+
+def _same_bits(arrays, others):
+    """Whether two lists hold arrays with the same bits; others may be None."""
+    pairs = zip(arrays, others or [], strict=False)
+    return others is not None and all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs)
+
+
+def _copied(made):
+    """The arrays of the updates in one, copied: what made them scales them in place."""
+    kinds = [field.name for field in fields(StoredUpdate)]
+    found = {kind: getattr(one, kind, None) for one in made for kind in kinds if hasattr(one, kind)}
+    return StoredUpdate(
+        **{kind: arrays and [array.copy() for array in arrays] for kind, arrays in found.items()}
+    )
+
+
+def _check_compression(log):
+    try:
+        filters(log.compression)
+    except MissingExtra as error:
+        raise ConfigurationError(f"log.compression: {error}") from None
