@@ -8,8 +8,9 @@ import numpy as np
 from dfc_numba.kernels.online_state import Learning
 from dfc_numba.network import Network
 from dfc_numba.noise import as_key
+from dfc_numba.online_memory import OnlineState
 from dfc_numba.online_records import WeightTrajectory
-from dfc_numba.online_simulation import OnlineState, Simulation
+from dfc_numba.online_simulation import Simulation
 from dfc_numba.online_stream import read
 from dfc_numba.phase import prepare
 from dfc_numba.plasticity import RULES
@@ -104,7 +105,7 @@ def simulate_online(
 def _outcome(simulation, segments):
     return OnlineRun(
         network=simulation.current_network(),
-        state=None if simulation.diverged else simulation.state(),
+        state=None if simulation.diverged else simulation.memory.state(),
         status="diverged" if simulation.diverged else "finished",
         steps=simulation.steps,
         segments=segments,

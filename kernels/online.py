@@ -121,6 +121,9 @@ def _jacobian_control(work, layers, plan, slot, learners):
 @jit_part
 def _learn_transposed(work, layer, above, slot, learners, rows):
     """Apply what W_{i+1} has pending to its transposed copy; drive of layer i += W_{i+1}^T times that of the layer above."""
+    for s in range(learners):  # behind the rates phi(0) may not be zero; no weights are to grow there
+        end = layer.rate + slot * layer.slot + s * layer.stride + layer.units
+        fill(layer.stride - layer.units, work, end, 0.0)
     learn_and_multiply(
         work, layer.transposed, 1.0, work, layer.rate + slot * layer.slot, work, above.pending, above.stride, learners,
         work, above.drive, above.stride, work, layer.drive, layer.stride, rows, above.units,
@@ -292,6 +295,7 @@ def _enter(work, control, clock, layers, plan, segment):
         for i in range(1, places.depth + 1):
             _restart_layer(work, layer_at(layers, i), plan, clock[STEP] % 2)
     if segment.still:
+        fill(places.count * first.stride, work, first.pending, 0.0)
         _learn_biases(work, first, plan, 0)
         _learn_weights(work, first, plan, 0, 0, 0, places.count)
         move(places.count * first.stride, work, places.held, work, places.total)
@@ -307,7 +311,6 @@ def _restart_layer(work, layer, plan, slot):
     _learn_biases(work, layer, plan, 0)
     _learn_weights(work, layer, plan, slot, slot, 0, plan.places.count)
     _advance_soma(work, layer, plan, slot, layer.pending, 1.0)
-    fill(size, work, layer.pending, 0.0)
 
 
 @jit
@@ -383,13 +386,17 @@ def _record_layer(work, layer, records, line, row, slot):
 @jit_part
 def _all_finite(work, layers, places):
     """Whether the voltages of all units are finite numbers."""
-    wrong = 0
     for i in range(1, places.depth + 1):
         layer = layer_at(layers, i)
         for s in range(places.count):
-            basal, difference = layer.basal + s * layer.stride, layer.difference + s * layer.stride
-            for j in range(layer.units):
-                wrong |= not abs(work[basal + j] + work[difference + j]) < np.inf
+            row = s * layer.stride
+            unit.watch(
+                layer.stride, work, places.watch, work, places.watch,
+                work, layer.basal + row, work, layer.difference + row,
+            )  # fmt: skip
+    wrong = 0
+    for k in range(places.watch, places.watch + places.widest):
+        wrong |= work[k] != 0.0
     return wrong == 0
 
 
@@ -402,7 +409,8 @@ def run_steps(memory, plan, noise, segment, records, every, first, count, point)
         point: number of the first step's time point within this call.
 
     Returns:
-        how many steps were taken, and whether all voltages were finite after the last of them; it ends where they are not.
+        how many steps were taken, and whether all voltages were finite after the last of them; it ends where they are not,
+        and drops what the first layer would learn from the last step.
     """
     work, control, clock, layers, places = (
         memory.work,
@@ -431,5 +439,6 @@ def run_steps(memory, plan, noise, segment, records, every, first, count, point)
         if every > 0 and point % every == 0:
             _record(memory, plan, segment, records, point // every, time)
         if not _all_finite(work, layers, places):
+            fill(places.count * layer_at(layers, 1).stride, work, places.last_factor, 0.0)
             return time - first + 1, False
     return count, True

@@ -65,6 +65,8 @@ class Places(NamedTuple):
     total: int  # new basal voltage of a layer
     derivative: int
     draw: int
+    watch: int  # zeros, NaN once a voltage was not finite
+    widest: int  # its length
     # in `control`, [sample][output]
     u: int
     u_int: int
@@ -174,6 +176,7 @@ def arrange(layout, families, count, jacobian_feedback):
         input=work(2 * count * sizes[0]), signal=work(2 * signals), sent=work(signals),
         held=work(count * strides[1]), last_factor=work(count * strides[1]),
         total=shared["total"], derivative=shared["derivative"], draw=shared["draw"],
+        watch=work(layout.widest), widest=layout.widest,
         **{name: control(count * outputs) for name in Places._fields[-6:]},
     )  # fmt: skip
     below = places.input, sizes[0], count * sizes[0]

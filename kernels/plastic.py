@@ -86,7 +86,9 @@ class _Panel:
             j = m % TILE_VECTORS
             sums[j] = self._multiply_add(x[m // TILE_VECTORS], w, sums[j])
         places = self._vectors(self._row(self.out, sample, self.out_stride), TILE_VECTORS)
-        totals = [builder.fadd(old, new, flags=CONTRACT) for old, new in zip(self._load(places), sums)]
+        totals = [
+            builder.fadd(old, new, flags=CONTRACT) for old, new in zip(self._load(places), sums, strict=True)
+        ]
         self._store(totals, places)
 
     def _row(self, pointer, sample, stride):

@@ -14,6 +14,7 @@ import dfc_numba as dfc
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.online import run_steps
 from dfc_numba.online import simulate_online
+from dfc_numba.online_memory import OnlineMemory
 
 each_controller = pytest.mark.parametrize("controller", streams.CONTROLLERS)
 each_learner = pytest.mark.parametrize("learner", streams.LEARNERS)
@@ -282,6 +283,17 @@ def test_saturated_units_that_are_driven_back(activation):
         np.testing.assert_allclose(
             run.network.biases[0] - net.biases[0].astype(float), after - before, atol=600 * bound
         )
+
+
+def test_nothing_grows_in_the_padding(monkeypatch):
+    """Padded units of a sigmoid layer have a rate, yet neither weights nor voltages."""
+    seen = []
+    monkeypatch.setattr(OnlineMemory, "state", lambda self: seen.append((self.arrays.work, self.layers)))
+    streams.call(net=streams.network(activation="sigmoid"), controller={"jacobian_feedback": True}, tau_w=1.0)
+    ((work, layers),) = seen
+    for layer, field in itertools.product(layers, ("basal", "difference", "apical", "drive")):
+        rows = work[getattr(layer, field) :][: 2 * layer.stride].reshape(2, layer.stride)
+        assert np.all(rows[:, : layer.units]) and not np.any(rows[:, layer.units :]), field
 
 
 # --- the compiled code ----------------------------------------------------------------------------------------------------

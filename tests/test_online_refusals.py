@@ -44,7 +44,7 @@ NOT_FINITE = np.where(np.arange(8).reshape(2, 4) == 5, np.nan, 1.0)
             {"stream": iter(make_stream(2)), "controller": {"sigma": 1}, "noise": streams.given_noise(9, 2)},
             "noise as draws needs to know how long the stream is",
         ),
-        ({"stream": [(X, TARGET), (X[:, :3], TARGET)]}, r"segment 1 of the stream: x has shape \(2, 3\); expected \(any, 4\)"),
+        ({"stream": [(X, TARGET), (X[:, :3], TARGET)]}, r"segment 1 of the stream: x has shape \(2, 3\); expected"),
         ({"stream": [(X, TARGET[:, :2])]}, r"segment 0 of the stream: target has shape \(2, 2\); expected \(any, 3\)"),
         ({"stream": [(X, TARGET), (X[:1], TARGET[:1])]}, "segment 1 .* 1 samples where there are 2"),
         ({"stream": [(X, TARGET[:1])]}, "segment 0 .* 1 samples where there are 2"),
