@@ -5,7 +5,7 @@ import numpy as np
 from dfc_numba.errors import MissingExtra
 
 CHUNK_BYTES = 2**19
-SMALL_ROW_BYTES, SMALL_CHUNK_BYTES = 2**12, 2**14  # rows below this size share a chunk
+SMALL_ROW_BYTES, SMALL_CHUNK_BYTES = 2**10, 2**11  # rows below this size share a chunk
 BLOCK_BYTES = 2**23  # moved at a time
 COMPRESSIONS = ("none", "gzip", "zstd", "blosc")
 

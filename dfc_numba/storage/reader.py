@@ -181,7 +181,7 @@ class PhaseRecords:
         arrays = {}
         for variable, group in schema.PARAMETER_GROUPS.items():
             row = int(self.variable(variable)[n])
-            stored = self._source.handle(number)[group]
+            stored = safe.group(self._source.handle(number), group)
             facts = safe.parsed(stored, "network")
             names = filter(schema.is_variable, stored)
             arrays |= {name: StoredVariable(name, [self._part(number, group, name)])[row] for name in names}
@@ -204,12 +204,12 @@ class PhaseRecords:
         return (self[n] for n in range(len(self)))
 
     def _group(self, number):
-        return self._source.handle(number)[self.name]
+        return safe.group(self._source.handle(number), self.name)
 
     def _part(self, number, group, name):
         """The `Part` of a variable in one file."""
 
         def dataset():
-            return safe.data_set(self._source.handle(number)[group], name)
+            return safe.data_set(safe.group(self._source.handle(number), group), name)
 
         return Part(dataset, self._source.files[number], dataset().shape, dataset().dtype)

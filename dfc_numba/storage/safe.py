@@ -1,8 +1,11 @@
 """Looking into files that someone else may have made: no link is followed, nothing but numbers and texts is read."""
 
 import json
+import zlib
+from contextlib import contextmanager
 
 from dfc_numba import hdf5
+from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
 
 LINK_KINDS = {"SoftLink": "a soft link", "ExternalLink": "a link to another file"}
@@ -16,18 +19,34 @@ def open_file(path):
     Raises:
         OSError: if it cannot be read. ValueError: if it is no trajectory file, a newer one, or holds links.
     """
-    import h5py
-
     file = hdf5.open_checked(path, schema.SCHEMA, schema.SCHEMA_VERSION, schema.KIND)
     try:
-        _refuse_links(file)
-        for name in file:
-            if file.get(name, getclass=True) is h5py.Group:
+        with damage_named(path):
+            _refuse_links(file)
+            for name in _groups(file):
                 _refuse_links(file[name])
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _groups(file):
+    import h5py
+
+    return [name for name in file if file.get(name, getclass=True) is h5py.Group]
+
+
+@contextmanager
+def damage_named(where):
+    """Turns the errors that h5py has for damaged parts of a file into one that says where."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (KeyError, RuntimeError, OSError) as error:
+        text = error.args[0] if error.args else error
+        raise DamagedFileError(f"{where} is damaged, or cannot be read: {text}") from None
 
 
 def _refuse_links(group):
@@ -40,13 +59,19 @@ def _refuse_links(group):
             )
 
 
+def group(file, name):
+    """A group of a file."""
+    with damage_named(f"{file.filename}: /{name}"):
+        return file[name]
+
+
 def phase_counts(file):
     """The number of records of each phase."""
-    import h5py
-
-    groups = (name for name in file if file.get(name, getclass=True) is h5py.Group)
-    phases = (name for name in groups if name not in schema.PARAMETER_GROUPS.values())
-    return {name: len(data_set(file[name], schema.RECORD)) for name in phases if schema.RECORD in file[name]}
+    with damage_named(file.filename):
+        phases = [name for name in _groups(file) if name not in schema.PARAMETER_GROUPS.values()]
+        return {
+            name: len(data_set(file[name], schema.RECORD)) for name in phases if schema.RECORD in file[name]
+        }
 
 
 def data_set(group, name):
@@ -58,9 +83,11 @@ def data_set(group, name):
     import h5py
 
     where = f"{group.file.filename}: {group.name}/{name}"
-    if name not in group:
-        raise ValueError(f"{where} is missing; the file is not complete")
-    found = group[name]
+    with damage_named(where):
+        if name not in group:
+            raise ValueError(f"{where} is missing; the file is not complete")
+        found = group[name]
+        filters = found._filters if isinstance(found, h5py.Dataset) else ()
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in NUMBERS:
         raise ValueError(f"{where} is no array of numbers")
     if schema.is_variable(name) and found.ndim != len(schema.variable(name).dims):
@@ -69,7 +96,7 @@ def data_set(group, name):
         )
     if found.is_virtual or found.external:
         raise ValueError(f"{where} is kept in other files, which are not opened")
-    for number in found._filters:
+    for number in filters:
         _require_filter(where, number)
     return found
 
@@ -93,10 +120,11 @@ def attributes(item):
     import h5py
 
     found = {}
-    for name in item.attrs:
-        kind = item.attrs.get_id(name).dtype
-        if h5py.check_string_dtype(kind) is not None or kind.kind in SIMPLE:
-            found[name] = item.attrs[name]
+    with damage_named(f"{item.file.filename}: {item.name}"):
+        for name in item.attrs:
+            kind = item.attrs.get_id(name).dtype
+            if h5py.check_string_dtype(kind) is not None or kind.kind in SIMPLE:
+                found[name] = item.attrs[name]
     return found
 
 
@@ -104,10 +132,24 @@ def parsed(item, name):
     """What an attribute says in JSON; None where it is empty or missing.
 
     Raises:
-        ValueError: for something else than JSON.
+        DamagedFileError: if its checksum does not fit. ValueError: for something else than JSON.
     """
-    text = attributes(item).get(name) or "null"
+    there = attributes(item)
+    text, checksum = there.get(name) or "null", there.get(f"{name}_crc32")
+    where = f"{item.file.filename}: attribute {name} of {item.name}"
+    if checksum is not None and checksum != crc32(text):
+        raise DamagedFileError(f"{where} is damaged")
     try:
         return json.loads(text)
     except (ValueError, TypeError):
-        raise ValueError(f"{item.file.filename}: {name} of {item.name} is not JSON: {text!r:.60}") from None
+        raise ValueError(f"{where} is not JSON: {text!r:.60}") from None
+
+
+def crc32(text):
+    """The checksum of a text: HDF5 has none for attributes of any length."""
+    return zlib.crc32(str(text).encode(errors="surrogateescape"))
+
+
+def checked(texts):
+    """Attributes, with the checksums of those that are JSON."""
+    return {**texts, **{f"{name}_crc32": crc32(texts[name]) for name in schema.JSON_TEXTS if name in texts}}

@@ -14,6 +14,7 @@ from dfc_numba.wording import nearest
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.0", "trajectory file"
 # "closed": a segment of a run that went on
 STATUSES = ("open", "closed", "complete", "interrupted", "diverged", "failed")
+JSON_TEXTS = ("versions", "config", "controller", "update", "network")  # attributes that are JSON, or ""
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from dfc_numba.errors import DamagedFileError
-from dfc_numba.storage import schema
+from dfc_numba.storage import safe, schema
 from dfc_numba.storage.layout import SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 
@@ -26,7 +26,7 @@ class Table:
 
     def __init__(self, file, name, leading, *, attributes, options, dtype=None):
         self.group = file.create_group(name)
-        self.group.attrs.update(attributes)
+        self.group.attrs.update(safe.checked(attributes))
         self.attributes = dict(attributes)
         self._leading, self._options, self._dtype = leading, options, dtype
         self._variables, self._scales, self._lengths = {}, {}, {}

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from dfc_numba.files import replacing
-from dfc_numba.storage import schema
+from dfc_numba.storage import safe, schema
 from dfc_numba.storage.recipe import recipe_arrays, update_arrays
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.new_file import NewFile
@@ -52,7 +52,7 @@ class TrajectoryWriter:
         self._file = self._new.file
         self._file.attrs.update(
             {
-                **attributes, "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION,
+                **safe.checked(attributes), "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION,
                 "compression": compression, "status": "open",
             }
         )  # fmt: skip
