@@ -100,7 +100,7 @@ def controlled(network, minibatch, config, *, readout):
         forward_update,
         network,
         minibatch,
-        _target(network, minibatch, config),
+        pursued_target(network, minibatch, config),
         config.controller,
         readout=readout,
         rule=config.training.rule,
@@ -121,7 +121,7 @@ def single_phase(network, minibatch, config):
         forward_and_feedback_update,
         network,
         minibatch,
-        _target(network, minibatch, config),
+        pursued_target(network, minibatch, config),
         config.controller,
         rule=config.training.rule,
         samples=config.training.samples,
@@ -145,7 +145,7 @@ def noise_driven(network, minibatch, config):
     controller = _controller(minibatch.phase, config)
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
-    pursued = _output if config.feedback.pursue == "output" else _target
+    pursued = _output if config.feedback.pursue == "output" else pursued_target
     return _made(
         feedback_update,
         network,
@@ -188,7 +188,7 @@ def _controller(phase, config):
     return config.feedback_controller
 
 
-def _target(network, minibatch, config):
+def pursued_target(network, minibatch, config):
     """The output target that the forward phase pursues."""
     if config.target.feedback == "strong":
         return minibatch.y

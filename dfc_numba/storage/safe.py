@@ -23,7 +23,7 @@ def open_file(path):
     try:
         with damage_named(path):
             _refuse_links(file)
-            for name in _groups(file):
+            for name in group_names(file):
                 _refuse_links(file[name])
     except BaseException:
         file.close()
@@ -31,7 +31,8 @@ def open_file(path):
     return file
 
 
-def _groups(file):
+def group_names(file):
+    """Names of the groups of a file."""
     import h5py
 
     return [name for name in file if file.get(name, getclass=True) is h5py.Group]
@@ -68,7 +69,7 @@ def group(file, name):
 def phase_counts(file):
     """The number of records of each phase."""
     with damage_named(file.filename):
-        phases = [name for name in _groups(file) if name not in schema.PARAMETER_GROUPS.values()]
+        phases = [name for name in group_names(file) if name not in schema.PARAMETER_GROUPS.values()]
         return {
             name: len(data_set(file[name], schema.RECORD)) for name in phases if schema.RECORD in file[name]
         }
@@ -135,12 +136,12 @@ def parsed(item, name):
         DamagedFileError: if its checksum does not fit. ValueError: for something else than JSON.
     """
     there = attributes(item)
-    text, checksum = there.get(name) or "null", there.get(f"{name}_crc32")
+    text, checksum = there.get(name, ""), there.get(f"{name}_crc32")
     where = f"{item.file.filename}: attribute {name} of {item.name}"
     if checksum is not None and checksum != crc32(text):
         raise DamagedFileError(f"{where} is damaged")
     try:
-        return json.loads(text)
+        return json.loads(text or "null")
     except (ValueError, TypeError):
         raise ValueError(f"{where} is not JSON: {text!r:.60}") from None
 

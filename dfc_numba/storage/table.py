@@ -183,14 +183,13 @@ def _write(dataset, row, array):
 
 def _copy_rows(source, target, first, count):
     """Copy the first rows of a data set to the rows of another from `first` on, chunk by chunk."""
-    lengths = count, *source.shape[1:]
     same = [(data.chunks, data.dtype, data._filters) for data in (source, target)]
     as_stored = source.chunks[0] == 1 and same[0] == same[1]
-    for corner in itertools.product(*map(range, (0,) * source.ndim, lengths, source.chunks)):
+    for part in chunks(source, count):
+        corner = tuple(piece.start for piece in part)
         if source.id.get_chunk_info_by_coord(corner).byte_offset is None:
             continue  # nothing but padding was ever written there
-        part = tuple(map(slice, corner, np.minimum(np.add(corner, source.chunks), lengths)))
-        block = _readable(source, part)
+        block = read_checked(source, part)
         if as_stored:
             mask, content = source.id.read_direct_chunk(corner)
             target.id.write_direct_chunk((first + corner[0], *corner[1:]), content, mask)
@@ -198,12 +197,22 @@ def _copy_rows(source, target, first, count):
             target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = block
 
 
-def _readable(dataset, part):
-    """A part of a data set, whose checksums are right."""
+def chunks(dataset, count):
+    """The part of each chunk that lies within the first `count` rows: slices, one per dimension."""
+    lengths = count, *dataset.shape[1:]
+    for corner in itertools.product(*map(range, (0,) * dataset.ndim, lengths, dataset.chunks)):
+        yield tuple(map(slice, corner, np.minimum(np.add(corner, dataset.chunks), lengths)))
+
+
+def read_checked(dataset, part):
+    """A part of a data set; an error says where its checksum is wrong."""
     try:
         return dataset[part]
     except OSError as error:
+        leading = schema.variable(dataset.name.rpartition("/")[2]).dims[0]
+        rows = f"{leading} {part[0].start}" + (
+            f" to {part[0].stop - 1}" if part[0].stop - part[0].start > 1 else ""
+        )
         raise DamagedFileError(
-            f"{dataset.file.filename}: {dataset.name} of {schema.variable(dataset.name.split('/')[-1]).dims[0]} "
-            f"{part[0].start} is damaged ({error})"
+            f"{dataset.file.filename}: {dataset.name} of {rows} is damaged, or cannot be read ({error})"
         ) from None

@@ -48,6 +48,11 @@ class StoredVariable:
         )  # files may differ in the number of samples
         self.shape = (int(self._starts[-1]), *(int(length) for length in rest))
 
+    @property
+    def size(self):
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
     def __len__(self):
         return self.shape[0]
 
@@ -115,6 +120,11 @@ class RecordVariable:
         self.name, self.dtype, self.dims = variable.name, variable.dtype, variable.dims[1:]
         self.long_name, self.units = variable.long_name, variable.units
         self.shape = tuple(lengths.get(dim, n) for dim, n in zip(self.dims, variable.shape[1:], strict=True))
+
+    @property
+    def size(self):
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
     def __len__(self):
         return self.shape[0]

@@ -15,13 +15,11 @@ from dfc_numba.storage.table import Table
 from dfc_numba.validation import dtype_of
 
 
-def save(trajectory, path, *, compression="none", dtype=None):
-    """Write one trajectory to a file, see `Trajectory.save`."""
-    with (
-        replacing(path) as temporary,
-        TrajectoryWriter(temporary, compression=compression, dtype=dtype) as writer,
-    ):
+def save(trajectory, path, *, status="complete", **options):
+    """Write one trajectory to a file, which is replaced if there is one; options are those of a `TrajectoryWriter`."""
+    with replacing(path) as temporary, TrajectoryWriter(temporary, **options) as writer:
         writer.append(trajectory.recipe, trajectory)
+        writer.close(status)
 
 
 class TrajectoryWriter:

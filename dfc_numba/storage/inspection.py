@@ -1,0 +1,79 @@
+"""What is in a trajectory file: a description for people, and a search for damage that reads everything."""
+
+from dfc_numba.errors import DamagedFileError
+from dfc_numba.memory import readable
+from dfc_numba.storage import safe, schema
+from dfc_numba.storage.table import chunks, read_checked
+
+COUNTERS = ("epoch", "minibatch", "number")
+
+
+def description(file):
+    """Lines of text about opened `Trajectories`: where they come from, the phases, the variables."""
+    yield from _heading(file)
+    for phase in file.phases:
+        yield ""
+        yield from _phase(file[phase])
+
+
+def damages(file):
+    """Messages about what is damaged, one for each part that cannot be read; reads everything once, a chunk at a time."""
+    yield from file.damaged
+    for number in range(len(file.files)):
+        handle = file.handle(number)
+        for group in safe.group_names(handle):
+            for name in filter(schema.is_variable, safe.group(handle, group)):
+                yield from _damages(safe.group(handle, group), name)
+
+
+def _damages(group, name):
+    try:
+        dataset = safe.data_set(group, name)
+        parts = chunks(dataset, len(dataset))
+        for part in parts:
+            try:
+                read_checked(dataset, part)
+            except DamagedFileError as error:
+                yield str(error)
+    except (OSError, ValueError) as error:
+        yield str(error)
+
+
+def _heading(file):
+    attributes, versions = file.attributes, safe.parsed(file.handle(0), "versions") or {}
+    yield f"{file.path}: trajectories, schema {attributes['schema_version']}, {file.status}"
+    facts = {
+        "files": ", ".join(path.name for path in file.files) if len(file.files) > 1 else "",
+        "started": attributes.get("started"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "machine": f"{attributes.get('cpu')}, threads {attributes.get('threads')}",
+        "command": attributes.get("command"),
+        "seed": attributes.get("seed"),
+        "compression": attributes.get("compression"),
+    }
+    yield from (f"  {name:<12}{fact}" for name, fact in facts.items() if fact)
+    for section, keys in (file.config or {}).items():
+        yield f"  [{section}] " + ", ".join(f"{key} = {value}" for key, value in keys.items())
+
+
+def _phase(records):
+    ranges = []
+    for name in COUNTERS:
+        if name in records.variables and len(records):
+            values = records.variable(name)[...]
+            first, last = values.min(), values.max()
+            ranges.append(f"{name} {first}" + (f" to {last}" if last > first else ""))
+    count = f"{len(records)} record{'' if len(records) == 1 else 's'}"
+    yield f"/{records.name}: {count}" + (f" ({', '.join(ranges)})" if ranges else "")
+    if records.controller is not None:
+        options = (f"{name} = {value}" for name, value in vars(records.controller).items())
+        yield "  controller  " + ", ".join(options)
+    if records.update:
+        yield "  update      " + ", ".join(f"{name} = {value}" for name, value in records.update.items())
+    variables = [records.variable(name) for name in records.variables]
+    shapes = [", ".join(map("{} {}".format, one.dims, one.shape)) for one in variables]
+    width = max(map(len, shapes))
+    for one, shape in zip(variables, shapes, strict=True):
+        units = "" if one.units == "1" else f", in {one.units}"
+        size = readable(one.size * one.dtype.itemsize)
+        yield f"  {one.name:<18}{shape:<{width}}  {one.dtype!s:<8} {size:>8}  {one.long_name}{units}"
