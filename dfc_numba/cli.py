@@ -1,6 +1,7 @@
 """The command line, `dfc`. Everything heavy is imported by the command that needs it."""
 
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
@@ -10,7 +11,7 @@ import typer
 
 from dfc_numba._version import __version__
 
-DONE, FAILED, WRONG_USE, SIGNALLED = 0, 1, 2, 128
+DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
 DEFAULT_PRESET = "digits"
 
 app = typer.Typer(
@@ -60,13 +61,13 @@ def _options(
 @app.command()
 def train(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="[PRESET or FILE.toml]",
             help="What to train; `dfc presets` lists the presets.",
-            show_default=True,
+            show_default=DEFAULT_PRESET,
         ),
-    ] = DEFAULT_PRESET,
+    ] = None,
     settings: Settings = None,
     epochs: Epochs = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
@@ -76,26 +77,47 @@ def train(
         Path | None,
         typer.Option(help="Run directory; by default the first free runs/NAME-NNN.", show_default=False),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out (by default the last runs/NAME-NNN), to the same bits as if it had "
+            "never stopped. Where there is none, start what is named.",
+        ),
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes between checkpoints; the end of each epoch has one too.")
+    ] = 10.0,
 ):
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
 
-    The run directory gets config.toml, run.json, metrics.csv and the weights. Exit code: 0 done, 1 diverged
-    or failed, 2 wrong use, 130 interrupted with Ctrl-C.
+    The run directory gets config.toml, run.json, metrics.csv, the weights and checkpoints. Ctrl-C, SIGTERM and
+    SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1 diverged or failed, 2 wrong use,
+    75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
     with _exit_codes():
+        from dfc_numba import reporting, resumption
         from dfc_numba.config_file import load_config
 
-        config, left_out = load_config(source, _overrides(settings, epochs, seed, dtype))
-        from dfc_numba import reporting
+        name, overrides = Path(source or DEFAULT_PRESET).stem, _overrides(settings, epochs, seed, dtype)
+        there = resumption.find(out, name, required=source is None) if resume else None
+        if there is None:
+            config, left_out = load_config(source or DEFAULT_PRESET, overrides)
+        else:
+            config, left_out = resumption.configuration(there, source, overrides)
+            _leave_if_ended(resumption.ended(there, config))
         from dfc_numba.experiment import Experiment
 
-        experiment = Experiment(config, out=out, name=Path(source).stem, threads=threads, command=sys.argv)
+        experiment = Experiment(
+            config, out=there or out, name=name, threads=threads, command=sys.argv,
+            resume=there is not None, checkpoint_minutes=checkpoint_minutes,
+        )  # fmt: skip
         reporting.announce(experiment, left_out)
-    with _exit_codes(wrong_use=()):
+    with _exit_codes(wrong_use=(), advice=reporting.resume_text(experiment.directory.path)):
         with reporting.choose_display() as display:
             result = experiment.run([display])
         reporting.conclude(result)
-    raise typer.Exit(_exit_code(result.signal, [result.outcome.status]))
+    raise typer.Exit(_exit_code([result.outcome.status]))
 
 
 @app.command()
@@ -129,7 +151,7 @@ def compare(
 
     The folder gets comparison.csv, summary.csv, summary.md, comparison.png (with the extra plot), and a run
     directory per run. Interrupted, the same command goes on where it stopped. Exit code: 0 done, 1 a run
-    diverged or failed, 2 wrong use, 130 interrupted with Ctrl-C.
+    diverged or failed, 2 wrong use, 75 interrupted after a checkpoint, 128 + signal at once.
     """
     with _exit_codes():
         from dfc_numba import comparison, comparison_report, summary
@@ -144,7 +166,7 @@ def compare(
             comparison_report.tell(run)
             ended.append(run)
         comparison_report.conclude(plan, ended, no_figure=summary.draw(plan, ended))
-    raise typer.Exit(_exit_code(ended[-1].signal, [run.status for run in ended]))
+    raise typer.Exit(_exit_code([run.status for run in ended], unfinished=len(ended) < len(plan.runs)))
 
 
 def _overrides(settings, epochs, seed, dtype):
@@ -154,58 +176,18 @@ def _overrides(settings, epochs, seed, dtype):
     return [*(settings or []), *(f"{key}={value}" for key, value in stated.items())]
 
 
-def _exit_code(signal, statuses):
-    if signal is not None:
-        return SIGNALLED + signal
+def _leave_if_ended(ended):
+    """Ends the program where `ended`, from `resumption.ended`, says that there is nothing to go on with."""
+    if ended is not None:
+        status, sentence = ended
+        _say(sentence)
+        raise typer.Exit(_exit_code([status]))
+
+
+def _exit_code(statuses, unfinished=False):
+    if unfinished or "interrupted" in statuses:
+        return INTERRUPTED
     return DONE if set(statuses) == {"done"} else FAILED
-
-
-@app.command()
-def simulate(
-    out: Annotated[Path, typer.Option(help="File to write, which must not exist.", show_default=False)],
-    source: Annotated[
-        str,
-        typer.Argument(metavar="[PRESET or FILE.toml]", help="Whose forward phase to simulate.", show_default=True),
-    ] = DEFAULT_PRESET,
-    settings: Settings = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the minibatch.")] = 8,
-    threads: Threads = None,
-    dtype: Dtype = None,
-):
-    """Simulate the feedback phase of one minibatch at the initial weights, and store everything that evolves.
-
-    `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
-    """
-    with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)):
-        from dfc_numba.config_file import load_config
-
-        config, _ = load_config(source, _overrides(settings, None, seed, dtype))
-        from dfc_numba import simulate_command
-
-        with _bounded(threads):
-            finite = simulate_command.run(config, out=out, samples=samples, command=sys.argv)
-    raise typer.Exit(DONE if finite else FAILED)
-
-
-@app.command()
-def inspect(
-    path: Annotated[
-        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="What to look into.", show_default=False)
-    ],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Do not read everything to look for damage.")
-    ] = False,
-):
-    """Show what stored trajectories hold: schema, configuration, records, shapes, status; and look for damage.
-
-    Exit code: 0 all is well, 2 damaged or unusable.
-    """
-    with _exit_codes():
-        from dfc_numba import inspect_command
-
-        well = inspect_command.inspect(path, quick=quick)
-    raise typer.Exit(DONE if well else WRONG_USE)
 
 
 @app.command()
@@ -233,28 +215,27 @@ def info():
 
 
 @contextmanager
-def _bounded(threads):
-    """Bounds the threads, if a number is given."""
-    if threads is None:
-        yield
-        return
-    from dfc_numba.threads import limit_threads
+def _exit_codes(wrong_use=(ValueError, OSError), advice=None):
+    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1.
 
-    with limit_threads(threads):
-        yield
-
-
-@contextmanager
-def _exit_codes(wrong_use=(ValueError, OSError)):
-    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1."""
+    Warnings are messages too. The `advice` comes after the message.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(message)
+            yield
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt:
-        print("dfc: interrupted", file=sys.stderr)
-        raise typer.Exit(SIGNALLED + SIGINT) from None
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted at once", advice)
+        raise typer.Exit(SIGNALLED + (interrupt.args[0] if interrupt.args else SIGINT)) from None
     except Exception as error:  # noqa: BLE001 (users see no internals; a run keeps the traceback in run.json)
         kind = "" if isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: "
-        print(f"dfc: {kind}{error}", file=sys.stderr)
+        _say(f"{kind}{error}", advice)
         raise typer.Exit(WRONG_USE if isinstance(error, wrong_use) else FAILED) from None
+
+
+def _say(*messages):
+    """Prints messages on standard error, those that there are."""
+    for message in filter(None, messages):
+        print(f"dfc: {message}", file=sys.stderr, flush=True)

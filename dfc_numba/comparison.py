@@ -1,14 +1,12 @@
 """Several methods side by side, each with several seeds: what to run, and running it. Tables are in `summary`.
 
 A comparison is a folder with one ordinary run directory per source and seed. Nothing else says what is left
-to do: a run that ended well, or diverged (it would again), is kept; any other is made anew. So an interrupted
+to do: a run that ended well, or diverged (it would again), is kept; any other is begun, or resumed. So an interrupted
 comparison goes on when it is started again, and more seeds or sources may be added later.
 """
 
 import csv
-import fcntl
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -18,15 +16,15 @@ from itertools import groupby
 from pathlib import Path
 
 from dfc_numba import summary
-from dfc_numba.config_file import load_config, to_toml, tomllib
+from dfc_numba.config_file import differences, load_config, used_values
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.expectations import expect
 from dfc_numba.experiment import Experiment, create_network, load_data
-from dfc_numba.run_directory import CONFIG_NAME, DEFAULT_PARENT, FILES, METRICS_NAME, RUN_NAME
+from dfc_numba.files import try_lock
+from dfc_numba.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_record
 
 KEPT = ("done", "diverged")
 NEXT_CHANGE = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
-UNUSED = "unused"
 
 
 @dataclass(frozen=True)
@@ -199,13 +197,12 @@ def finished(run):
 
 
 def _perform(run, observers, threads, command):
-    """Runs from the start; what an unfinished run left behind goes first."""
-    for name in FILES:
-        (run.directory / name).unlink(missing_ok=True)
+    """Runs from the start, or goes on with an unfinished run."""
     try:
         experiment = Experiment(
-            run.config, out=run.directory, name=run.directory.name, threads=threads, command=command
-        )
+            run.config, out=run.directory, name=run.directory.name, threads=threads, command=command,
+            resume=holds_run(run.directory),
+        )  # fmt: skip
         result = experiment.run(observers)
     except Exception as error:  # noqa: BLE001 (the other runs go on; run.json keeps the traceback)
         return Ended(run, "failed", f"{type(error).__name__}: {error}")
@@ -214,11 +211,10 @@ def _perform(run, observers, threads, command):
 
 def _recorded(run):
     """What the run directory says, or None where there is no run."""
-    try:
-        record = json.loads((run.directory / RUN_NAME).read_text(encoding="utf-8"))
-        rows = _rows((run.directory / METRICS_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    record, metrics = read_record(run.directory), run.directory / METRICS_NAME
+    if record is None or not metrics.exists():
         return None
+    rows = _rows(metrics.read_text(encoding="utf-8"))
     best = record.get("results", {}).get("best_epoch", 0)
     return Ended(run, record["status"], record["stop_reason"], rows, best)
 
@@ -265,28 +261,18 @@ def _refuse_changed(run):
     if not path.exists():
         return
     with _naming(path):
-        there, now = _stated(path.read_text(encoding="utf-8")), _stated(to_toml(run.config))
-    changed = [
-        f"{key} = {there.get(key, UNUSED)} there, {now.get(key, UNUSED)} now"
-        for key in {**there, **now}
-        if there.get(key, UNUSED) != now.get(key, UNUSED)
-    ]
+        there, _ = load_config(str(path))
+    changed = differences(used_values(there), used_values(run.config))
     if changed:
+        texts = "; ".join(f"{key} = {text}" for key, text in changed.items())
         raise ConfigurationError(
-            f"{run.directory} holds a run of another configuration ({'; '.join(changed)}); choose another "
-            "directory with --out"
+            f"{run.directory} holds a run of another configuration ({texts}); choose another directory with --out"
         )
-
-
-def _stated(text):
-    """The values of a TOML text by section.key."""
-    table = tomllib.loads(text)
-    return {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
 
 
 def _digest(sources):
     """A few letters that depend on names and configurations alone."""
-    content = [(source.name, _stated(to_toml(source.config))) for source in sources]
+    content = [(source.name, used_values(source.config)) for source in sources]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
 
@@ -314,24 +300,13 @@ def _claimed(directory):
     except OSError as error:
         raise ConfigurationError(f"cannot write to {directory} ({error.strerror}); {other}") from None
     try:
-        if not _lock(handle):
+        if not try_lock(handle):
             raise ConfigurationError(
                 f"{directory} is in use by another comparison; wait for its end, or {other}"
             )
         yield
     finally:
         os.close(handle)
-
-
-def _lock(handle):
-    """Whether nobody else holds the lock; on a file system without locks nobody does."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 @contextmanager

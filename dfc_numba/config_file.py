@@ -89,6 +89,24 @@ def to_toml(config, heading=""):
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
+def used_values(config):
+    """The values of the keys that a run with this configuration uses, by `section.key`, as plain values."""
+    table, unused = config.model_dump(mode="json"), config.unused_keys()
+    return {
+        f"{section}.{key}": value
+        for section, keys in table.items()
+        for key, value in keys.items()
+        if f"{section}.{key}" not in unused
+    }
+
+
+def differences(there, now):
+    """What differs between two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
+    texts = [{key: _toml_value(value) for key, value in values.items()} for values in (there, now)]
+    values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
+    return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
+
+
 def _toml_line(section, key):
     """A key with its description, behind it or, where that gets long, above it."""
     line = f"{key} = {_toml_value(getattr(section, key))}"
@@ -131,6 +149,15 @@ def _read_table(source):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{source}: is not a TOML file ({error})") from None
     return tomllib.loads(preset_text(source))
+
+
+def override_values(overrides):
+    """What `section.key=value` texts state, as a dict of sections; "none" is None where a key may have no value.
+
+    Raises:
+        ConfigurationError: for a text that is not of this form.
+    """
+    return _with_none(_override_table(overrides))
 
 
 def _override_table(overrides):

@@ -15,7 +15,7 @@ from dfc_numba.training import Trainer
 
 TRIAL_STEPS = (8, 24)
 TRIAL_MINIBATCHES = 3
-COPIES = 6  # the best weights, the networks being written, up to four moments
+COPIES = 12  # the best weights, up to four moments, a checkpoint of all that being written
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Expectation:
     seconds: float | None
 
 
-def expect(network, dataset, config, *, threads=None):
-    """The `Expectation` of a run."""
-    seconds = _expected_seconds(network, dataset, config, threads)
+def expect(network, dataset, config, *, threads=None, done=0):
+    """The `Expectation` of a run of which `done` passes over the data are done."""
+    seconds = _expected_seconds(network, dataset, config, threads, done)
     return Expectation(memory=_memory_so_far() + _memory_to_come(network), seconds=seconds)
 
 
-def _expected_seconds(network, dataset, config, threads):
+def _expected_seconds(network, dataset, config, threads, done):
     """Time of the minibatches to do; None where the trial did not reach its end."""
     trials = [_trial(network, dataset, config, steps, threads) for steps in (TRIAL_STEPS[0], *TRIAL_STEPS)]
     if None in trials:
@@ -47,7 +47,7 @@ def _expected_seconds(network, dataset, config, threads):
     per_pass = -(-len(dataset.train) // config.training.batch_size)
     steps = {current.phase: trainer.method.steps(current.phase, config) for current in trainer.schedule}
     seconds = {phase: _extrapolated(few[phase], more[phase], count) for phase, count in steps.items()}
-    return sum(per_pass * seconds[current.phase] for current in trainer.schedule)
+    return sum(per_pass * seconds[current.phase] for current in trainer.schedule[done:])
 
 
 def _extrapolated(few, more, steps):

@@ -3,18 +3,22 @@
 import signal
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from dfc_numba import data
+from dfc_numba.config_usage import logs
 from dfc_numba.environment import environment
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.expectations import expect
 from dfc_numba.network import JACOBIAN_KINDS, Network
 from dfc_numba.run_directory import RunDirectory
+from dfc_numba.storage.checkpoint_pair import MINUTES
+from dfc_numba.storage.logger import Logger
 from dfc_numba.training import Trainer
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacobian take its mean
 
 
@@ -36,7 +40,7 @@ class Result:
 
 
 class Experiment:
-    """A run that is about to start: its directory is claimed, its data are loaded, its network exists.
+    """A run that is about to start, or to go on: its directory is claimed, its data are loaded, its network exists.
 
     Args:
         config: the resolved `Config`.
@@ -44,46 +48,64 @@ class Experiment:
         name: name of the run.
         threads: number of threads; None for as many as there are.
         command: the command line, for run.json.
+        resume: whether to go on with the run in `out`, from its last checkpoint.
+        checkpoint_minutes: time between two checkpoints within an epoch.
 
     Raises:
-        ConfigurationError: the directory holds a run or cannot be written to, the data set does not suit the
-            configuration, or a network to start from does not fit.
-        ValueError: from the data set's loader.
+        ConfigurationError: the directory holds a run (without `resume`), is in use or cannot be written to, the
+            data set does not suit the configuration, a network to start from does not fit, or the log needs an
+            extra that is not installed.
+        ValueError: from the data set's loader, or if the checkpoint does not fit the configuration.
+        CheckpointError: if there is no checkpoint to go on from.
     """
 
-    def __init__(self, config, *, out=None, name="run", threads=None, command=()):
+    def __init__(
+        self,
+        config,
+        *,
+        out=None,
+        name="run",
+        threads=None,
+        command=(),
+        resume=False,
+        checkpoint_minutes=MINUTES,
+    ):
         data.check_options(config.data.name, config.data.options)
         self.config, self.threads = config, threads
-        self.directory = RunDirectory.create(
-            config, path=out, name=name, command=list(command), environment=environment()
-        )
+        claim = RunDirectory.reopen if resume else RunDirectory.create
+        facts = {"command": list(command), "environment": environment()}
+        self.directory = claim(config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, **facts)
         with self._discarded_on_failure():
+            checkpoint = self.directory.find_checkpoint() if resume else None
             self.dataset = load_data(config)
-            self.network = create_network(config, self.dataset)
+            new = checkpoint is None
+            self.network = create_network(config, self.dataset) if new else checkpoint.state.network
+            log = Logger(self.directory.path, config, command=command) if logs(config) else None
+            self.trainer = Trainer(self.network, self.dataset, config, threads=threads, log=log)
+            if not new:
+                checkpoint.restore(self.trainer)
 
     def expect(self):
         """The `Expectation` of the run: memory and time."""
+        done = self.trainer.counters.passes
         with self._discarded_on_failure():
-            return expect(self.network, self.dataset, self.config, threads=self.threads)
+            return expect(self.network, self.dataset, self.config, threads=self.threads, done=done)
 
     def run(self, observers=()):
         """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
-        observers = [self.directory, *observers]
-        trainer = Trainer(self.network, self.dataset, self.config, observers=observers, threads=self.threads)
+        self.trainer.observers = (self.directory, *observers)
         try:
-            with stop_on_signals(trainer) as signals:
-                outcome = trainer.run()
+            with self.trainer.log or nullcontext(), stop_on_signals(self.trainer) as signals:
+                outcome = self.trainer.run()
         except KeyboardInterrupt:
-            self.directory.close(
-                "interrupted", "interrupted at once; the weights are those of the last complete epoch"
-            )
+            self.directory.close("interrupted", "interrupted at once, after the last checkpoint")
             raise
         except Exception as error:
             self.directory.close(
                 "failed", f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
             )
             raise
-        return Result(outcome, self.directory.path, trainer.rows, signals[0] if signals else None)
+        return Result(outcome, self.directory.path, self.trainer.rows, signals[0] if signals else None)
 
     @contextmanager
     def _discarded_on_failure(self):
@@ -97,30 +119,28 @@ class Experiment:
 
 @contextmanager
 def stop_on_signals(trainer):
-    """The first Ctrl-C or termination request stops the trainer after its minibatch, the second one at once.
+    """The first Ctrl-C, SIGTERM or SIGUSR1 stops the trainer after its minibatch, another one at once.
 
-    Yields the list of the signals that came. Outside the main thread, which gets all signals, it does
-    nothing.
+    The latter raises KeyboardInterrupt(number of the signal). Yields the list of the signals that came. Outside the
+    main thread, which gets all signals, it does nothing.
     """
-    came, wanted = [], (signal.SIGINT, signal.SIGTERM)
+    came = []
 
     def stop(number, _frame):
         came.append(number)
-        restore()
+        if len(came) > 1:
+            raise KeyboardInterrupt(number)
         trainer.request_stop(
             f"interrupted by {signal.Signals(number).name}; the weights are those of the last minibatch"
         )
 
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, stop) for number in wanted if is_main}
+    before = {number: signal.signal(number, stop) for number in STOPPING if is_main}
     try:
         yield came
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_data(config):

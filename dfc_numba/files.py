@@ -1,17 +1,23 @@
-"""Files that are never half written: a new version appears under its name in one step, or not at all."""
+"""Files that are never half written: a new version appears under its name in one step, or not at all. Locks."""
 
+import fcntl
 import os
 import secrets
+import socket
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, keep=None):
     """Yields the path of a temporary file in the same directory, which takes the place of `path` at the end.
 
     The body writes the file; it is forced to disk and then renamed. If the body raises, the temporary file is
-    removed and `path` stays as it was.
+    removed and `path` stays as it was. An OSError names the file.
+
+    Args:
+        keep: name in the same directory that the older file, if there is one, gets.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -19,16 +25,30 @@ def replacing(path):
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        publish(temporary, path)
+        publish(temporary, path, keep)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def publish(temporary, path):
-    """Force a file to disk, and then give it the name `path` in the same directory, in one step."""
-    _force_to_disk(temporary)
+def publish(temporary, path, keep=None):
+    """Force a file to disk, and then give it the name `path` in the same directory, in one step; see `replacing`."""
+    path = Path(path)
+    force_to_disk(temporary)
+    if keep is not None and path.exists():
+        os.replace(path, path.with_name(keep))
     os.replace(temporary, path)
-    _force_to_disk(Path(path).parent)
+    force_to_disk(path.parent)
+
+
+def remove_leftovers(directory, names):
+    """Remove the temporary files that a killed process has left of these files."""
+    for name in names:
+        for file in Path(directory).glob(f".{name}.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path, text):
@@ -37,9 +57,42 @@ def write_text(path, text):
         temporary.write_text(text, encoding="utf-8")
 
 
-def _force_to_disk(path):
+def force_to_disk(path):
+    """Make sure that a file, or the names in a directory, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Lock:
+    """A lock on a file, which is made where there is none; it ends with `release`, or with the process.
+
+    Since the system keeps it, one that is left over does not exist: the file may stay. It holds between hosts as far
+    as their file system has locks (NFS: with a lock service); on one that has none, it is granted to everybody.
+
+    Raises:
+        BlockingIOError: another process, or another `Lock` of this one, holds it; the message says which.
+    """
+
+    def __init__(self, path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not try_lock(handle):
+            holder = os.read(handle, 1000).decode(errors="replace").strip()
+            os.close(handle)
+            raise BlockingIOError(holder or "another process")
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self.release = weakref.finalize(self, os.close, handle)
+
+
+def try_lock(handle):
+    """Whether nobody else holds the lock of an open file; on a file system without locks nobody does."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,6 +1,63 @@
-"""Opening HDF5 files of this project: what is no HDF5 file, another kind of file, or newer, is refused with a reason."""
+"""HDF5 files of this project: written as a whole, sealed where a damage must not go unseen, opened with a check.
 
+What is no HDF5 file, another kind of file, or newer, is refused with a reason.
+"""
+
+import io
+import zlib
 from contextlib import contextmanager
+
+from dfc_numba import files
+
+SEAL_BYTES = 512  # the smallest user block, which HDF5 leaves to others
+SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08x}\n"
+
+
+@contextmanager
+def replacing(path, *, keep=None, sealed=False):
+    """Yields a new file that takes the place of `path` at the end, as `files.replacing` does for any file.
+
+    It is in memory until then, since HDF5 does not survive a write that fails, on a full disk, or is interrupted: it
+    takes the process with it.
+
+    Args:
+        keep: see `files.replacing`.
+        sealed: whether a checksum of everything goes before it, for `check_seal`.
+    """
+    import h5py
+
+    image = io.BytesIO()
+    with h5py.File(
+        image, "w", libver=("v110", "v110"), userblock_size=SEAL_BYTES if sealed else None
+    ) as file:
+        yield file
+    content = image.getbuffer()
+    if sealed:
+        seal = _seal(len(content) - SEAL_BYTES, zlib.crc32(content[SEAL_BYTES:]))
+        content[:SEAL_BYTES] = seal
+    with files.replacing(path, keep) as temporary:
+        temporary.write_bytes(content)
+
+
+def check_seal(path):
+    """Refuses a sealed file of which any byte has changed. HDF5 may hang or crash when it opens such a file.
+
+    Raises:
+        OSError: if the file is damaged, cut off, not sealed or not there.
+    """
+    try:
+        with open(path, "rb") as file:
+            seal, size, checksum = file.read(SEAL_BYTES), 0, 0
+            while block := file.read(2**20):
+                size, checksum = size + len(block), zlib.crc32(block, checksum)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if seal != _seal(size, checksum):
+        raise unreadable(path, OSError("its checksum is missing or does not fit what it holds"))
+
+
+def _seal(size, checksum):
+    return SEAL.format(size=size, checksum=checksum).encode().ljust(SEAL_BYTES, b"\0")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A display is an observer of the trainer. Lines about epochs go to standard outpu
 standard error.
 """
 
+import shlex
 import sys
 import time
 from math import isnan
@@ -120,10 +121,23 @@ def announce(experiment, left_out=()):
         f"{training.method}, {sizes}, {training.dtype}, epochs: {training.epochs}, minibatches of "
         f"{training.batch_size}, seed {training.seed}; run directory {experiment.directory.path}"
     )
+    if experiment.directory.resumed:
+        print(f"resumed after {_standing(experiment.trainer)}")
     print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
     expected = experiment.expect()
     needs = f"time {expected_time(expected.seconds)}; memory about {size(expected.memory)}"
     print(f"expected, from a short trial: {needs}", flush=True)
+
+
+def _standing(trainer):
+    """How far a run has come."""
+    counters = trainer.counters
+    return f"{len(trainer.rows)} epochs and {counters.minibatches} minibatches in all"
+
+
+def resume_text(directory):
+    """How to go on with a run that stopped."""
+    return f"go on with: dfc train --out {shlex.quote(str(directory))} --resume"
 
 
 def expected_time(seconds):
@@ -136,6 +150,8 @@ def conclude(result):
     outcome, directory = result.outcome, result.directory
     if outcome.status != "done":
         print(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
+    if outcome.status == "interrupted":
+        print(f"dfc: {resume_text(directory)}", file=sys.stderr)
     if result.rows:
         last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
         judge = "training" if isnan(best["val_loss"]) else "validation"
@@ -143,7 +159,7 @@ def conclude(result):
             f"test {_test_text(last)} at the end, {_test_text(best)} after epoch {outcome.best_epoch}, "
             f"the best on the {judge} set"
         )
-    files = sorted(file.name for file in directory.iterdir())
+    files = sorted(file.name for file in directory.iterdir() if not file.name.startswith("."))
     print(f"results: {directory} ({', '.join(files)})", flush=True)
 
 

@@ -7,6 +7,7 @@ number of threads and its pieces write to places of their own, so the results ha
 import itertools
 import os
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -65,11 +66,15 @@ def run(pieces, function, *, work):
         for piece in range(pieces):
             function(piece)
         return
-    counter = itertools.count()
+    left = iter(range(pieces))
 
     def take():
-        while (piece := next(counter)) < pieces:
-            function(piece)
+        try:
+            for piece in left:
+                function(piece)
+        except BaseException:
+            deque(left, maxlen=0)  # after an error, or Ctrl-C, nobody begins another piece
+            raise
 
     with ThreadPoolExecutor(workers - 1) as pool:
         helpers = [pool.submit(take) for _ in range(workers - 1)]

@@ -9,16 +9,18 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import isnan
 
 import numpy as np
 
 from dfc_numba import divergence, methods, threads
 from dfc_numba.errors import DivergenceError
 from dfc_numba.evaluation import Score, count_correct, evaluate, soft_targets
+from dfc_numba.network_file import KINDS
 from dfc_numba.noise import NoiseKey
 from dfc_numba.optimizers import Optimizer, per_layer, squared_norm
 from dfc_numba.schedule import Clock, plan_passes, shuffled_minibatches
+from dfc_numba.state import Counters, State
 from dfc_numba.targets import mean_loss
 
 
@@ -62,31 +64,6 @@ class Outcome:
     best_epoch: int
 
 
-@dataclass
-class Counters:
-    """All numbers that evolve during a run beside parameters, optimisers and rows; they say where it stands.
-
-    Attributes:
-        passes: complete passes; the next index into `Trainer.schedule`.
-        minibatch: minibatches done in the pass under way.
-        minibatches: minibatches done in all passes; the next noise key.
-        samples, loss_sum, correct: sums over the samples of the forward pass under way, or the last one.
-        best_epoch, best_score: the best epoch so far and its score (higher is better); 0 and NaN before there
-            is one.
-        seconds: wall time since the last row.
-    """
-
-    passes: int = 0
-    minibatch: int = 0
-    minibatches: int = 0
-    samples: int = 0
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    best_epoch: int = 0
-    best_score: float = nan
-    seconds: float = 0.0
-
-
 class Trainer:
     """Trains a network on a data set, as a configuration says.
 
@@ -111,7 +88,7 @@ class Trainer:
         optimizers: dict of `Optimizer`: "forward", and with feedback learning "pretraining" and "feedback".
         schedule: the list of `Pass`.
         counters, rows: `Counters`; one dict per complete epoch with the columns of metrics.csv (NaN where
-            there is no value). With the networks and the optimisers' arrays, this is all that evolves.
+            there is no value).
 
     Raises:
         ValueError: for an unknown method, or a data set that does not fit the network or the loss.
@@ -135,6 +112,27 @@ class Trainer:
     def request_stop(self, reason):
         """Ends the run after the minibatch under way; callable from a signal handler or another thread."""
         self._stop_reason = reason
+
+    def state(self):
+        """The `State` of the run: its own arrays, not copies."""
+        arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
+        return State(self.network, self.best_network, arrays, self.counters, self.rows)
+
+    def restore(self, state):
+        """Goes back to a `State`, which is copied; `run` then continues to the same bits as if it had never stopped.
+
+        Raises:
+            ValueError: for the state of another network, other optimisers or a longer run.
+        """
+        state.check_fit(self)
+        for kind in KINDS:
+            if (arrays := getattr(state.network, kind)) is not None:
+                getattr(self.network, kind).fill(arrays)
+        self.best_network = state.best_network.copy()
+        for name, optimizer in self.optimizers.items():
+            for key, array in optimizer.arrays().items():
+                array[...] = state.optimizers[name][key]
+        self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
 
     def run(self):
         """Runs to the end, or from where an interrupted run stopped, and returns the `Outcome`."""

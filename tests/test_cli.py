@@ -4,10 +4,8 @@ import csv
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -25,12 +23,6 @@ def dfc(*arguments):
     result = CliRunner().invoke(cli.app, list(map(str, arguments)))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
-
-
-def started(*arguments, **options):
-    """A command in a process of its own."""
-    command = [sys.executable, "-m", "dfc_numba", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def rows(directory):
@@ -112,10 +104,8 @@ def test_a_run_tells_what_it_expects_does_and_did(small_run):
     assert re.search(r"epoch 2/2   train [\d.]+ \([\d.]+ %\)   val .*   test .*   [\d.]+ s", result.stdout)
     accuracy = float(rows(directory)[-1]["test_accuracy"])
     assert f"test accuracy {100 * accuracy:.2f} % at the end" in result.stdout
-    assert (
-        f"results: {directory} (config.toml, metrics.csv, run.json, weights_best.h5, weights_last.h5)"
-        in result.stdout
-    )
+    files = "checkpoint.h5, checkpoint_previous.h5, config.toml, metrics.csv, run.json, weights_best.h5, weights_last.h5"
+    assert f"results: {directory} ({files})" in result.stdout
 
 
 def test_the_resolved_configuration_repeats_the_run(small_run, tmp_path):
@@ -219,24 +209,6 @@ def test_an_unexpected_error_ends_with_1_and_is_recorded(tmp_path, monkeypatch):
     assert "Traceback" not in result.stderr
     run = record(tmp_path / "run")
     assert run["status"] == "failed" and "on_epoch" in run["traceback"]
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_keeps_what_it_has(tmp_path, name):
-    directory, number = tmp_path / "run", signal.Signals[name]
-    process = started("train", *SMALL, "--epochs", 100000, "--out", directory)
-    while not (directory / "weights_last.h5").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert (
-        f"interrupted by {name}" in errors and "Traceback" not in errors and f"results: {directory}" in output
-    )
-    run = record(directory)
-    assert run["status"] == "interrupted" and run["results"]["epochs"] == len(rows(directory)) >= 1
-    assert not list(directory.glob(".*.tmp"))
 
 
 @pytest.mark.slow

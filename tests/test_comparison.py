@@ -149,11 +149,12 @@ def test_the_same_command_again_runs_nothing(whole):
     assert {path: path.stat().st_mtime_ns for path in directory.glob("*-seed*/*")} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, monkeypatch, number):
     class Interrupting(reporting.NoDisplay):
         def on_minibatch(self, progress):
-            os.kill(os.getpid(), number)
+            if progress.minibatch == 2:
+                os.kill(os.getpid(), number)
 
     def interrupt_the_second(run, position, n_runs):
         return Interrupting() if position == 2 else reporting.NoDisplay()
@@ -161,7 +162,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     directory, command = tmp_path / "out", [DFC, BP, *SET, "--seeds", 2, "--epochs", 2, "--seed", 5, "--out"]
     monkeypatch.setattr(comparison_report, "display", interrupt_the_second)
     stopped = compare(*command, directory)
-    assert stopped.exit_code == 128 + number
+    assert stopped.exit_code == 75
     assert "interrupted by" in stopped.stderr and "the same command goes on" in stopped.stdout
     assert {row["preset"] for row in read(directory / "comparison.csv")} == {DFC}
     assert table(directory)[1]["runs"] == "0 of 2, 1 interrupted"
@@ -170,6 +171,10 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     assert compare(*command, directory).exit_code == 0
     assert contents(directory / f"{DFC}-seed5") == first
     assert without_seconds(directory) == without_seconds(whole[0])
+    resumed = directory / f"{BP}-seed5"
+    assert json.loads((resumed / "run.json").read_text())["resumed_after"] == {"epochs": 1, "minibatches": 2}
+    for name in ("weights_last.h5", "weights_best.h5"):
+        assert (resumed / name).read_bytes() == (whole[0] / f"{BP}-seed5" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -180,9 +185,9 @@ def test_only_what_is_finished_is_kept(tmp_path, status, kept):
     plan = comparison.plan([BP], [*SMALL, "training.epochs=1"], out=tmp_path / "out")
     run_all(plan)
     path = plan.runs[0].directory / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": status, "mark": True}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": status}))
     (ended,) = run_all(plan)
-    assert ("mark" in json.loads(path.read_text())) is kept
+    assert (json.loads(path.read_text())["resumed"] == 0) is kept
     assert ended.status == (status if kept else "done")
 
 

@@ -293,11 +293,8 @@ def test_counters_and_arrays_are_all_that_evolves(sections):
     config = configuration(**sections)
     whole, _, _ = train(config)
     first, _, _ = train(config, stop_after=11)
-    second = Trainer(first.network.copy(), dataset(), config)
-    second.counters, second.rows, second.best_network = first.counters, first.rows, first.best_network
-    for name, optimizer in second.optimizers.items():
-        for key, array in optimizer.arrays().items():
-            array[...] = first.optimizers[name].arrays()[key]
+    second = Trainer(network(seed=5), dataset(), config)
+    second.restore(first.state())
     assert second.run().status == "done"
     assert same(parameters(second.network), parameters(whole.network))
     assert same(parameters(second.best_network), parameters(whole.best_network))

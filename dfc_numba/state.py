@@ -1,0 +1,73 @@
+"""What evolves in a run, as values: with these, a run continues to the same bits as if it had never stopped."""
+
+from dataclasses import dataclass
+from math import nan
+
+
+@dataclass
+class Counters:
+    """All numbers that evolve during a run beside parameters, optimisers and rows; they say where it stands.
+
+    Attributes:
+        passes: complete passes; the next index into `Trainer.schedule`.
+        minibatch: minibatches done in the pass under way.
+        minibatches: minibatches done in all passes; the next noise key.
+        samples, loss_sum, correct: sums over the samples of the forward pass under way, or the last one.
+        best_epoch, best_score: the best epoch so far and its score (higher is better); 0 and NaN before there
+            is one.
+        seconds: wall time since the last row.
+    """
+
+    passes: int = 0
+    minibatch: int = 0
+    minibatches: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    best_epoch: int = 0
+    best_score: float = nan
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that evolves in a run: what `Trainer.state` returns and `Trainer.restore` takes.
+
+    Orders of samples and noise are functions of the seed and the counters.
+
+    Attributes:
+        network, best_network: the last `Network`, and that of the best epoch.
+        optimizers: the arrays of each optimiser by its name, see `Optimizer.arrays`.
+        counters: the `Counters`.
+        rows: one dict per complete epoch.
+    """
+
+    network: object
+    best_network: object
+    optimizers: dict
+    counters: Counters
+    rows: list
+
+    def check_fit(self, trainer):
+        """Refuses a trainer that has another network or other optimisers, or that has fewer passes to do."""
+        if repr(self.network) != repr(trainer.network):
+            raise ValueError(f"the state is that of {self.network!r}, but this run has {trainer.network!r}")
+        differing = self._forms().items() ^ trainer.state()._forms().items()
+        if differing:
+            names = ", ".join(sorted({name for name, _ in differing})[:3])
+            raise ValueError(
+                f"the state has other arrays of optimisers than this run, such as {names}; use the same optimisers"
+            )
+        if self.counters.passes > len(trainer.schedule):
+            raise ValueError(
+                f"the state is that of a run with {self.counters.passes} passes over the data or more, but this one has "
+                f"{len(trainer.schedule)}; raise training.epochs"
+            )
+
+    def _forms(self):
+        """Shapes and types of the optimisers' arrays by their names."""
+        return {
+            f"{optimizer}/{name}": (array.shape, array.dtype)
+            for optimizer, arrays in self.optimizers.items()
+            for name, array in arrays.items()
+        }

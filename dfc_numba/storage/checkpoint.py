@@ -1,0 +1,174 @@
+"""Checkpoints: all that evolves in a run, in a file from which it continues to the same bits.
+
+A checkpoint is an HDF5 file with a checksum of everything in front of it, written as a whole. It holds
+
+/                  schema, schema_version; as JSON: settings, what is used of the configuration; data, checksums of
+                   the parts of the data set; origin, versions and processor
+/counters          attributes: where the run stands
+/rows              the rows of metrics.csv; the attribute `columns` names their numbers
+/network, /best_network
+/optimizers        the arrays of each optimiser
+"""
+
+import json
+import warnings
+from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
+
+from dfc_numba import hdf5, network_file
+from dfc_numba.config_file import differences, used_values
+from dfc_numba.environment import environment
+from dfc_numba.network import Network
+from dfc_numba.state import Counters, State
+
+SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
+EPOCHS = "training.epochs"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        state: the `State`.
+        settings: the `used_values` of the run's configuration.
+        data: checksums of the parts of the data set, by name.
+        origin: versions of what computed the state, and the processor.
+    """
+
+    state: State
+    settings: dict
+    data: dict
+    origin: dict
+
+    def restore(self, trainer):
+        """Puts a trainer, which has to have the same configuration and data, where the run stood.
+
+        It may have more epochs. Another version of a library, or another processor, brings a warning.
+        """
+        changed = contradictions(self.settings, used_values(trainer.config))
+        if changed:
+            raise ValueError(
+                f"the checkpoint is that of another configuration ({changed}); continue with the same one"
+            )
+        parts = {part for part, _ in self.data.items() ^ trainer.dataset.checksums.items()}
+        if parts:
+            raise ValueError(
+                f"the checkpoint is that of other data: {', '.join(sorted(parts))} of {trainer.dataset.name} "
+                "differ; continue with the data that the run began with"
+            )
+        trainer.restore(self.state)
+        self._warn_of_other_origin()
+
+    def _warn_of_other_origin(self):
+        here = origin()
+        changed = [
+            f"{name} {value} then, {here.get(name)} now"
+            for name, value in self.origin.items()
+            if here.get(name) != value
+        ]
+        if changed:
+            warnings.warn(f"the run may not continue to the same bits: {'; '.join(changed)}", stacklevel=4)
+
+
+def save(trainer, path, *, keep=None):
+    """Write a checkpoint of a `Trainer`; an older file is replaced as a whole.
+
+    Args:
+        trainer: between two minibatches: before or after `run`, or in an observer.
+        keep: name in the same directory that the older file gets.
+
+    Raises:
+        OSError: if it cannot be written; then the older file is as it was.
+    """
+    state = trainer.state()
+    with hdf5.replacing(path, keep=keep, sealed=True) as file:
+        facts = {
+            "settings": used_values(trainer.config),
+            "data": trainer.dataset.checksums,
+            "origin": origin(),
+        }
+        file.attrs.update(
+            schema=SCHEMA,
+            schema_version=SCHEMA_VERSION,
+            **{name: json.dumps(fact) for name, fact in facts.items()},
+        )
+        file.create_group("counters").attrs.update(vars(state.counters))
+        _store_rows(file, state.rows)
+        network_file.store(state.network, file.create_group("network"))
+        network_file.store(state.best_network, file.create_group("best_network"))
+        for optimizer, arrays in state.optimizers.items():
+            for name, array in arrays.items():
+                name = f"optimizers/{optimizer}/{name.replace('/', '.')}"
+                file.create_dataset(name, data=array, fletcher32=True)
+
+
+def load(path):
+    """The `Checkpoint` in a file.
+
+    Raises:
+        OSError: if it is missing or damaged. ValueError: if it is no checkpoint of this project, or a newer one.
+    """
+    hdf5.check_seal(path)
+    with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
+        networks = [Network(**network_file.contents(file[name])) for name in ("network", "best_network")]
+        state = State(*networks, _optimizers(file), _counters(file), _rows(file))
+        facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
+        return Checkpoint(state, **facts)
+
+
+def restore(trainer, path):
+    """Put a `Trainer` where the run stood that a checkpoint was saved of; its `run` continues from there.
+
+    The trainer has to have the same configuration (more epochs are allowed), data set and network sizes.
+
+    Raises:
+        OSError: if the file is missing or damaged. ValueError: if it does not fit the trainer, or is no checkpoint.
+    """
+    load(path).restore(trainer)
+
+
+def contradictions(there, now):
+    """A text of what differs between two `used_values` and keeps a run from being continued; more epochs do not.
+
+    A key that only one of them has does not count: it is new, or used because of another key that differs.
+    """
+    changed = differences(*({key: values[key] for key in there.keys() & now.keys()} for values in (there, now)))
+    if EPOCHS in changed and there[EPOCHS] < now[EPOCHS]:
+        del changed[EPOCHS]
+    return "; ".join(f"{key} = {text}" for key, text in sorted(changed.items()))
+
+
+@cache
+def origin():
+    """What the bits of a result may depend on."""
+    facts = environment()
+    packages = {name: facts["packages"][name] for name in ("numba", "llvmlite", "numpy", "scipy")}
+    return {"dfc_numba": facts["dfc_numba"], **packages, "processor": facts["machine"]["processor"]}
+
+
+def _store_rows(file, rows):
+    columns = list(rows[0]) if rows else []
+    values = np.array([[row[name] for name in columns] for row in rows], np.float64)
+    table = file.create_dataset("rows", data=values.reshape(len(rows), len(columns)))
+    table.attrs["columns"] = json.dumps(columns)
+
+
+def _rows(file):
+    columns = json.loads(file["rows"].attrs["columns"])
+    rows = [dict(zip(columns, row, strict=True)) for row in file["rows"][...].tolist()]
+    return [{**row, "epoch": int(row["epoch"])} for row in rows]
+
+
+def _counters(file):
+    stored = file["counters"].attrs
+    return Counters(**{field.name: field.type(stored[field.name]) for field in fields(Counters)})
+
+
+def _optimizers(file):
+    return {
+        optimizer: {name.replace(".", "/"): item[...] for name, item in group.items()}
+        for optimizer, group in file["optimizers"].items()
+    }
