@@ -190,6 +190,66 @@ def _exit_code(statuses, unfinished=False):
     return DONE if set(statuses) == {"done"} else FAILED
 
 
+@contextmanager
+def _bounded(threads):
+    """Bounds the threads, if a number is given."""
+    if threads is None:
+        yield
+        return
+    from dfc_numba.threads import limit_threads
+
+    with limit_threads(threads):
+        yield
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="File to write, which must not exist.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="[PRESET or FILE.toml]", help="Whose forward phase to simulate.", show_default=True),
+    ] = DEFAULT_PRESET,
+    settings: Settings = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the minibatch.")] = 8,
+    threads: Threads = None,
+    dtype: Dtype = None,
+):
+    """Simulate the feedback phase of one minibatch at the initial weights, and store everything that evolves.
+
+    `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
+    """
+    with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)):
+        from dfc_numba.config_file import load_config
+
+        config, _ = load_config(source, _overrides(settings, None, seed, dtype))
+        from dfc_numba import simulate_command
+
+        with _bounded(threads):
+            finite = simulate_command.run(config, out=out, samples=samples, command=sys.argv)
+    raise typer.Exit(DONE if finite else FAILED)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="What to look into.", show_default=False)
+    ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read everything to look for damage.")
+    ] = False,
+):
+    """Show what stored trajectories hold: schema, configuration, records, shapes, status; and look for damage.
+
+    Exit code: 0 all is well, 2 damaged or unusable.
+    """
+    with _exit_codes():
+        from dfc_numba import inspect_command
+
+        well = inspect_command.inspect(path, quick=quick)
+    raise typer.Exit(DONE if well else WRONG_USE)
+
+
 @app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this preset as TOML.", show_default=False)] = None,
