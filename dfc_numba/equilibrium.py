@@ -108,12 +108,13 @@ def steady_state(
 def _of_solution(solution, **judgement):
     """The `SteadyState` that belongs to a control signal."""
     response = solution.equation.response
+    state = response.state()
     v, r = (
-        [start + change for start, change in zip(before, response.layers(name), strict=True)]
-        for before, name in ((response.feedforward.v, "v"), (response.feedforward.r, "rate"))
+        [start + change for start, change in zip(before, deviations, strict=True)]
+        for before, deviations in ((response.feedforward.v, state.v), (response.feedforward.r, state.rate))
     )
     return SteadyState(
-        u=solution.u, v=v, r=r, delta_v=response.layers("drive"), converged=solution.converged,
+        u=solution.u, v=v, r=r, delta_v=state.drive, converged=solution.converged,
         iterations=solution.iterations, residual=solution.residual, **judgement,
     )  # fmt: skip
 

@@ -122,6 +122,10 @@ class _Search:
         """Numbers of the samples that have not converged and may yet."""
         return np.flatnonzero(~self.converged & ~self.unreachable & np.isfinite(self.norm))
 
+    def unsolved_among(self, chosen):
+        """Those of the chosen samples, which are unsolved, that have not converged since."""
+        return chosen[self.norm[chosen] > self.goal[chosen]]
+
     def restart(self, chosen):
         """Put samples back to u = 0."""
         self.u[chosen] = 0.0
@@ -169,7 +173,7 @@ def _damped_newton(search, max_iterations):
         step = search.equation.newton_step(search.f[active], active)
         search.iterations[active] += 1
         given_up = _halve_until_it_falls(search, active, step)
-        active = np.setdiff1d(np.intersect1d(active, search.unsolved()), given_up)
+        active = search.unsolved_among(np.setdiff1d(active, given_up))
 
 
 def _halve_until_it_falls(search, active, step):
@@ -198,7 +202,7 @@ def _continuation(search, max_iterations):
         moved = search.move(active, step, GROWTH * before)
         time[active] *= np.where(moved, before / search.norm[active], SHRINK)
         search.evaluate(active[~moved])
-        active = np.intersect1d(active, search.unsolved())
+        active = search.unsolved_among(active)
 
 
 def stability(solution, k_p):

@@ -199,11 +199,12 @@ def _newton_update(network, x, target, controller, rule, only_converged):
 def _update_at_rest(solution, network, rule, kept=slice(None)):
     """The update of the samples `kept`; differences are those of the kernel, from which nothing has to be subtracted."""
     response = solution.equation.response
-    factors = response.factors() if rule == "nonlinear_difference" else response.layers("drive")
+    state = response.state()
+    factors = state.factor if rule == "nonlinear_difference" else state.drive
     if rule == "derivative_matrix":
         voltages = zip(network.activations, response.feedforward.v, strict=True)
         factors = [DERIVATIVES[name](v) * f for (name, v), f in zip(voltages, factors, strict=True)]
-    rates = zip(response.feedforward.r[:-1], response.layers("rate")[:-1], strict=True)
+    rates = zip(response.feedforward.r[:-1], state.rate[:-1], strict=True)
     below = [response.x, *(start + change for start, change in rates)]
     count = len(response.x)
     factors, below = ([array[kept] for array in arrays] for arrays in (factors, below))

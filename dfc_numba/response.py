@@ -1,12 +1,23 @@
 """How a network at rest responds to a control signal: states and slopes for Newton's method, in shards over threads."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from dfc_numba import memory, threads
 from dfc_numba.kernels import newton as kernel
 from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
-from dfc_numba.kernels.layout import layout, pack
+from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.network import feedforward_state
+
+
+class State(NamedTuple):
+    """A state at rest: lists of (B, n_i), deviations from the feedforward state."""
+
+    v: list
+    rate: list
+    drive: list  # Q_i u
+    factor: list  # phi(v) - phi(v - Q_i u)
 
 
 class Response:
@@ -28,7 +39,8 @@ class Response:
         self.x, self.feedforward = feedforward_state(network, x)
         self._network, self._chains, self._workspaces = network, {}, {}
         self._work = 2.0 * sum(array.size for array in (*network.weights[1:], *network.feedback))
-        self._rest = kernel.Rest(*np.zeros((4, len(self.x) * sum(network.sizes[1:]))))
+        self._u = np.zeros((len(self.x), network.sizes[-1]))
+        self._v, self._slope = (np.empty(len(self.x) * sum(network.sizes[1:])) for _ in range(2))
         self._constants = self._begin()
 
     def _chain(self, dtype):
@@ -44,14 +56,13 @@ class Response:
     def _begin(self):
         """Put all samples into the feedforward state; returns the constants that differences from it are made with."""
         chain = self._chain(np.dtype(np.float64))
-        places = chain.layout
-        voltages = np.zeros((len(self.x), places.rows[-1]))
-        for i, v in enumerate(self.feedforward.v, 1):
-            voltages[:, places.rows[i] : places.rows[i] + v.shape[1]] = v
-        constants, voltages = np.empty(3 * voltages.size), voltages.ravel()
+        voltages = np.concatenate([v.ravel() for v in self.feedforward.v])
+        constants = np.empty(3 * len(self.x) * chain.layout.rows[-1])
 
         def run(first, count):
-            kernel.begin(chain, voltages, ARGUMENT_LIMIT[8], constants, self._rest.slope, first, count)
+            kernel.begin(
+                chain, voltages, ARGUMENT_LIMIT[8], constants, self._v, self._slope, first, count
+            )  # fmt: skip
 
         self._run(run, len(self.x), 1)
         return constants
@@ -59,10 +70,11 @@ class Response:
     def outputs(self, u, chosen):
         """r_L(u) - r_L(0), (n, n_L), for the control signals u (n, n_L) of the n samples `chosen`."""
         chain, out = self._chain(np.dtype(np.float64)), np.empty(u.size)
+        self._u[chosen] = u
 
         def run(first, count, workspace):
             kernel.respond(
-                chain, self._constants, chosen, u.ravel(), self._rest, out, first, count, workspace
+                chain, self._constants, chosen, u.ravel(), self._v, self._slope, out, first, count, workspace
             )
 
         self._run_in_workspaces(run, len(chosen), 1, chain)
@@ -72,20 +84,22 @@ class Response:
         """(d r_L / d u) d in the present state, (n, k, n_L) in float64, computed in `dtype`.
 
         Args:
-            directions: k directions d for each of the n samples `chosen`, (n, k, n_L).
+            directions: k directions d for each of the n samples `chosen`, (n, k, n_L), or (1, k, n_L) for all of them.
             mean: take one sample, with the mean phi'(v) of those chosen.
         """
-        chain, shape = self._chain(np.dtype(dtype)), directions.shape
-        directions, out = np.require(directions, requirements="CW").ravel(), np.empty(directions.size)
-        slope = self._rest.slope
+        chain, each, shared = self._chain(np.dtype(dtype)), directions.shape[1], len(directions) == 1
+        slope = self._slope
         if mean:
-            slope, chosen = slope.reshape(len(self.x), -1)[chosen].mean(axis=0), np.zeros(1, np.int64)
+            means = [layer[chosen].mean(axis=0) for layer in self._layers(slope)]
+            slope, chosen = np.concatenate(means), np.zeros(1, np.int64)
+        out = np.empty((len(chosen), *directions.shape[1:]))
+        given = np.require(directions, requirements="CW").ravel(), each, shared, out.reshape(-1)
 
         def run(first, count, workspace):
-            kernel.push_forward(chain, slope, chosen, directions, shape[1], out, first, count, workspace)
+            kernel.push_forward(chain, slope, chosen, *given, first, count, workspace)
 
-        self._run_in_workspaces(run, shape[0], shape[1], chain)
-        return out.reshape(shape)
+        self._run_in_workspaces(run, len(chosen), each, chain)
+        return out
 
     def _run(self, function, count, rows):
         """Call function(first, count) for the shards of `count` samples of `rows` rows each."""
@@ -104,25 +118,18 @@ class Response:
 
         self._run(run, count, rows)
 
-    def factors(self):
-        """phi(v) - phi(v - Q_i u) in the present state, list of (B, n_i), taken from deviations."""
-        chain, out = self._chain(np.dtype(np.float64)), np.empty_like(self._rest.v)
+    def state(self):
+        """The present `State`."""
+        chain = self._chain(np.dtype(np.float64))
+        drive, rate, factor = (np.empty_like(self._v) for _ in range(3))
 
-        def run(first, count):
-            kernel.differences(chain, self._constants, self._rest, out, first, count)
+        def run(first, count, workspace):
+            kernel.finish(
+                chain, self._constants, self._u.ravel(), self._v, drive, rate, factor, first, count, workspace
+            )
 
-        self._run(run, len(self.x), 1)
-        return self._by_layer(out)
+        self._run_in_workspaces(run, len(self.x), 1, chain)
+        return State(*(self._layers(flat) for flat in (self._v, rate, drive, factor)))
 
-    def layers(self, name):
-        """A variable of the state last asked for, list of (B, n_i) deviations from the feedforward state.
-
-        Args:
-            name: "drive" (Q_i u), "v" or "rate".
-        """
-        return self._by_layer(getattr(self._rest, name))
-
-    def _by_layer(self, flat):
-        flat = flat.reshape(len(self.x), -1)
-        parts = np.split(flat, np.cumsum(self._network.sizes[1:])[:-1], axis=1)
-        return [np.ascontiguousarray(part) for part in parts]
+    def _layers(self, flat):
+        return dense_views(flat, len(self.x), self._network.sizes)

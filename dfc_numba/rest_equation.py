@@ -18,7 +18,7 @@ from dfc_numba.krylov import edge_eigenvalues, least_residuals
 from dfc_numba.response import Response
 from dfc_numba.validation import samples
 
-DENSE_OUTPUTS = 64  # with more, no matrices
+DENSE_OUTPUTS = 32  # with more, matrices take longer than Krylov spaces
 GROUP, KRYLOV_GROUP = 1024, 32  # samples whose matrices or Krylov spaces are kept at a time
 PRODUCTS, ARNOLDI_STEPS = 80, 80  # most vectors of a Krylov space
 TOLERANCE, ROUGH_TOLERANCE = 1e-4, 1e-2  # of a linear system, relative to its right-hand side
@@ -77,7 +77,7 @@ class RestEquation:
     # --- the derivative ----------------------------------------------------------------------------------------------
 
     def multiply(self, directions, chosen, dtype):
-        """-F'(u) d for k directions d of each sample, (n, k, n_L), computed in `dtype`.
+        """-F'(u) d, (n, k, n_L), for k directions d of each sample, (n, k, n_L), or (1, k, n_L), computed in `dtype`.
 
         Where the sum of u is kept, the mean of d is added, which makes F' regular and steps of zero sum.
         """
@@ -96,8 +96,7 @@ class RestEquation:
 
     def matrices(self, chosen, dtype):
         """-F'(u), (n, n_L, n_L)."""
-        identity = np.broadcast_to(np.eye(self.shape[1]), (len(chosen), self.shape[1], self.shape[1]))
-        return np.ascontiguousarray(self.multiply(identity, chosen, dtype).swapaxes(1, 2))
+        return np.ascontiguousarray(self.multiply(np.eye(self.shape[1])[None], chosen, dtype).swapaxes(1, 2))
 
     @cached_property
     def _typical_inverse(self):

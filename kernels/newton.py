@@ -5,7 +5,7 @@
 
 As in `feedback_phase`, voltages and rates are deviations from the feedforward state, which keep their digits however small
 u is. Samples are taken by number, in any selection: `chosen` holds the numbers of those whose u are the rows of `u`.
-Arrays over all samples are flat, `[sample][layer][unit]`.
+Arrays over all samples are dense, flat `[layer][sample][unit]`; `constants` are `[sample][layer][unit]`, three to a unit.
 """
 
 from typing import NamedTuple
@@ -31,17 +31,8 @@ class Chain(NamedTuple):
     feedback: np.ndarray
 
 
-class Rest(NamedTuple):
-    """The state that a control signal leads to, and phi'(v); deviations from the feedforward state."""
-
-    drive: np.ndarray  # Q_i u
-    v: np.ndarray
-    rate: np.ndarray
-    slope: np.ndarray
-
-
 def workspace_length(layout, rows):
-    """Elements of memory that `respond` and `push_forward` work in, for `rows` control signals."""
+    """Elements of memory that the kernels work in, for `rows` control signals."""
     return rows * (5 * layout.widest + layout.stride[-1])
 
 
@@ -71,25 +62,35 @@ def _slopes(chain, i, out, rate, v, row, constants, place):
         vector.derivative_piecewise(n, out, row, v, row, constants, place, phi)
 
 
+@jit_part
+def _dense(layout, i, array, b):
+    """Place of sample b's layer i in a dense array."""
+    return layout.dense[i] * (array.size // layout.dense[-1]) + b * layout.sizes[i]
+
+
 @jit
-def begin(chain, v_ff, limit, constants, slope, first, count):
-    """Constants of activation differences (see `elementwise`), and slopes at u = 0, of the samples first .. first + count.
+def begin(chain, v_ff, limit, constants, v, slope, first, count):
+    """The samples first .. first + count at u = 0.
 
     Args:
-        v_ff: feedforward voltages, rows of `layout.rows[-1]` padded units; constants: three times that.
-        limit: `ARGUMENT_LIMIT` of the dtype. slope: as in `Rest`.
+        v_ff: feedforward voltages. limit: `ARGUMENT_LIMIT` of the dtype.
+        constants: receives what activation differences are made with, see `elementwise`.
+        v, slope: receive the deviation zero and phi'(v).
     """
     layout = chain.layout
-    still, out = np.zeros(layout.widest), np.zeros(layout.widest)
+    start, still, out = np.zeros(layout.widest), np.zeros(layout.widest), np.zeros(layout.widest)
     for b in range(first, first + count):
         for i in range(1, layout.sizes.size):
-            stride, place, phi = layout.stride[i], b * layout.rows[-1] + layout.rows[i], chain.slopes[i]
+            n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
+            dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
+            move(n, start, 0, v_ff, dense)
             if chain.families[i] == LOGISTIC:
-                vector.logistic_constants(stride, constants, 3 * place, v_ff, place, phi, limit)
+                vector.logistic_constants(stride, constants, place, start, 0, phi, limit)
             else:
-                move(stride, constants, 3 * place, v_ff, place)
-            _slopes(chain, i, out, still, still, 0, constants, 3 * place)
-            move(layout.sizes[i], slope, b * layout.dense[-1] + layout.dense[i], out, 0)
+                move(stride, constants, place, start, 0)
+            _slopes(chain, i, out, still, still, 0, constants, place)
+            move(n, slope, dense, out, 0)
+            fill(n, v, dense, 0.0)
 
 
 @jit_part
@@ -124,23 +125,17 @@ def _multiply_rates(chain, i, rows, basal, rate):
 
 
 @jit
-def respond(chain, constants, chosen, u, rest, outputs, first, count, workspace):
-    """The state of the chosen samples first .. first + count at rest under the control signals u, in float64.
+def respond(chain, constants, chosen, u, v, slope, outputs, first, count, workspace):
+    """The chosen samples first .. first + count at rest under the control signals u, in float64.
 
     Args:
         u: rows of n_L, one per chosen sample. outputs: likewise, receives the deviations of r_L.
-        rest: receives the state, by the number of the sample. workspace: see `workspace_length`, of `count` rows.
+        v, slope: receive voltages and phi'(v), by the number of the sample. workspace: of `count` rows.
     """
     layout = chain.layout
-    depth, units, n_outputs, size = (
-        layout.sizes.size - 1, layout.dense[-1], layout.sizes[-1], count * layout.widest
-    )  # fmt: skip
-    drive, basal, v = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
-    rate, slope, control = (
-        workspace[3 * size : 4 * size],
-        workspace[4 * size : 5 * size],
-        workspace[5 * size :],
-    )
+    depth, n_outputs, size = layout.sizes.size - 1, layout.sizes[-1], count * layout.widest
+    drive, basal, soma = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
+    rate, out, control = workspace[3 * size : 4 * size], workspace[4 * size : 5 * size], workspace[5 * size :]
     _load_controls(chain, count, control, u, first)
     for i in range(1, depth + 1):
         n, stride = layout.sizes[i], layout.stride[i]
@@ -148,75 +143,94 @@ def respond(chain, constants, chosen, u, rest, outputs, first, count, workspace)
         _multiply_rates(chain, i, count, basal, rate)
         for s in range(count):
             b, row = chosen[first + s], s * stride
-            _activate(chain, constants, i, b, row, drive, basal, v, rate, slope)
-            place = b * units + layout.dense[i]
-            move(n, rest.drive, place, drive, row)
-            move(n, rest.v, place, v, row)
-            move(n, rest.rate, place, rate, row)
-            move(n, rest.slope, place, slope, row)
+            place = 3 * (b * layout.rows[-1] + layout.rows[i])
+            _activate(chain, i, row, drive, basal, soma, rate, out, constants, place)
+            _slopes(chain, i, out, rate, soma, row, constants, place)
+            move(n, v, _dense(layout, i, v, b), soma, row)
+            move(n, slope, _dense(layout, i, slope, b), out, row)
     for s in range(count):
         move(n_outputs, outputs, (first + s) * n_outputs, rate, s * layout.stride[depth])
 
 
 @jit_part
-def _activate(chain, constants, i, b, row, drive, basal, v, rate, slope):
-    """v = basal + drive, rate and phi'(v) of one sample's layer i; `row` is its place in these arrays."""
+def _activate(chain, i, row, drive, basal, v, rate, scratch, constants, place):
+    """v = basal + drive and rate of one sample's layer i; `row` is its place in these arrays."""
     n, gain, phi = chain.layout.stride[i], 1.0, chain.slopes[i]
-    place = 3 * (b * chain.layout.rows[-1] + chain.layout.rows[i])
     if chain.families[i] == LOGISTIC:
         vector.step_saturated_rate(
             n, v, row, rate, row, drive, row, basal, row, drive, row, constants, place, gain, phi
         )  # fmt: skip
-    else:  # the factor is not asked for: its place is that of the slope, which comes next
+    else:
         vector.step_piecewise(
-            n, v, row, rate, row, slope, row, drive, row, basal, row, drive, row, constants, place, gain, phi
+            n, v, row, rate, row, scratch, row, drive, row, basal, row, drive, row, constants, place, gain, phi
         )  # fmt: skip
-    _slopes(chain, i, slope, rate, v, row, constants, place)
 
 
 @jit
-def differences(chain, constants, rest, factor, first, count):
-    """factor = phi(v) - phi(v - Q_i u) at the state `rest`, of the samples first .. first + count."""
+def finish(chain, constants, u, v, drive, rate, factor, first, count, workspace):
+    """What else there is to the state v under the control signals u, of the samples first .. first + count.
+
+    Args:
+        u: rows of n_L, one per sample. v: voltages, as `respond` left them. workspace: of `count` rows.
+        drive, rate, factor: receive Q_i u, the rates' deviations, and phi(v) - phi(v - Q_i u).
+    """
     layout = chain.layout
-    v, basal, out = np.zeros(layout.widest), np.zeros(layout.widest), np.zeros(layout.widest)
-    for b in range(first, first + count):
-        for i in range(1, layout.sizes.size):
-            n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
-            place, own = b * layout.dense[-1] + layout.dense[i], 3 * (b * layout.rows[-1] + layout.rows[i])
-            move(n, v, 0, rest.v, place)
-            move(n, basal, 0, rest.drive, place)
-            vector.subtract(stride, basal, 0, v, 0, basal, 0)
+    size, gain = count * layout.widest, 1.0
+    apical, soma, basal = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
+    above, control = workspace[3 * size : 4 * size], workspace[5 * size :]
+    _load_controls(chain, count, control, u, first)
+    for i in range(1, layout.sizes.size):
+        n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
+        _multiply_control(chain, i, count, apical, control)
+        for s in range(count):
+            b, row = first + s, s * stride
+            dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
+            move(n, soma, row, v, dense)
+            vector.subtract(stride, basal, row, soma, row, apical, row)
             if chain.families[i] == LOGISTIC:
-                vector.difference_logistic(stride, out, 0, v, 0, basal, 0, constants, own, phi)
+                vector.step_saturated(
+                    stride, soma, row, above, row, basal, row,
+                    soma, row, basal, row, apical, row, constants, place, gain, phi,
+                )  # fmt: skip
             else:
-                vector.difference_piecewise(stride, out, 0, v, 0, basal, 0, constants, own, phi)
-            move(n, factor, place, out, 0)
+                vector.step_piecewise(
+                    stride, soma, row, above, row, basal, row,
+                    soma, row, basal, row, apical, row, constants, place, gain, phi,
+                )  # fmt: skip
+            move(n, drive, dense, apical, row)
+            move(n, rate, dense, above, row)
+            move(n, factor, dense, basal, row)
 
 
 @jit
-def push_forward(chain, slope, chosen, directions, each, out, first, count, workspace):
+def push_forward(chain, slope, chosen, directions, each, shared, out, first, count, workspace):
     """d r_L = (d r_L / d u) d u at the state that `slope` belongs to, for the chosen samples first .. first + count.
 
     Args:
-        slope: phi'(v), as `respond` leaves it, in float64 for either dtype of the chain.
-        directions: `each` d u for every chosen sample, flat `[sample][direction][output]`, as is `out`.
-        workspace: see `workspace_length`, of `count * each` rows in the dtype of the chain.
+        slope: phi'(v), as `respond` left it, in float64 for either dtype of the chain.
+        directions: `each` d u for every chosen sample, flat `[sample][direction][output]`, or, if `shared`, for all of them.
+        out: flat `[sample][direction][output]`.
+        workspace: of `count * each` rows, in the dtype of the chain.
     """
     layout = chain.layout
-    depth, units, n_outputs, rows = layout.sizes.size - 1, layout.dense[-1], layout.sizes[-1], count * each
-    size = rows * layout.widest
+    depth, n_outputs, rows = layout.sizes.size - 1, layout.sizes[-1], count * each
+    size, given = rows * layout.widest, each if shared else rows
     drive, basal, rate = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
     scale, control = workspace[3 * size : 4 * size], workspace[5 * size :]
-    _load_controls(chain, rows, control, directions, first * each)
+    _load_controls(chain, given, control, directions, 0 if shared else first * each)
     for i in range(1, depth + 1):
         stride = layout.stride[i]
-        _multiply_control(chain, i, rows, drive, control)
-        _multiply_rates(chain, i, rows, basal, rate)
+        _multiply_control(chain, i, given, drive, control)
+        if i > 1:
+            _multiply_rates(chain, i, rows, basal, rate)
         for s in range(count):
-            move(layout.sizes[i], scale, 0, slope, chosen[first + s] * units + layout.dense[i])
+            move(layout.sizes[i], scale, 0, slope, _dense(layout, i, slope, chosen[first + s]))
             for row in range(s * each, (s + 1) * each):
-                start = row * stride
-                _scaled_sum(stride, rate, start, drive, start, basal, start, scale, 0)
+                start, own = row * stride, (row % given) * stride
+                if i == 1:
+                    vector.multiply(stride, rate, start, drive, own, scale, 0)
+                else:
+                    _scaled_sum(stride, rate, start, drive, own, basal, start, scale, 0)
     for row in range(rows):
         move(n_outputs, out, (first * each + row) * n_outputs, rate, row * layout.stride[depth])
 

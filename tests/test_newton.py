@@ -262,7 +262,7 @@ def test_factors_are_exact_to_rounding():
     c = controller()
     found = newton.solve(net, x, target, c, tolerance=1e-14)
     v, r = state(net, x, found.u.astype(np.longdouble))
-    for i, factor in enumerate(found.equation.response.factors()):
+    for i, factor in enumerate(found.equation.response.state().factor):
         drive = found.u.astype(np.longdouble) @ net.feedback[i].T
         phi = ACTIVATIONS[net.activations[i]]
         assert relative_deviation(factor, phi(v[i]) - phi(v[i] - drive)) < 3e-14
@@ -619,7 +619,7 @@ def test_responses_are_those_of_the_plain_network():
     change = response.outputs(u[some], some)
     v, r = state(net, x, u)
     assert relative_deviation(change, (r[-1] - net.predict(x))[some]) < 1e-13
-    for found, expected, start in zip(response.layers("v"), v, response.feedforward.v, strict=True):
+    for found, expected, start in zip(response.state().v, v, response.feedforward.v, strict=True):
         assert relative_deviation(found[some], (expected - start)[some]) < 1e-13
         assert not np.delete(found, some, axis=0).any()
 
