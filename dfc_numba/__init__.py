@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.network import Activity as Activity
     from dfc_numba.network import Network as Network
     from dfc_numba.noise import NoiseKey as NoiseKey
+    from dfc_numba.online import OnlineRun as OnlineRun
+    from dfc_numba.online import simulate_online as simulate_online
     from dfc_numba.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.plasticity import ForwardUpdate as ForwardUpdate
     from dfc_numba.plasticity import feedback_update as feedback_update
@@ -49,6 +51,8 @@ _HOMES = {
     "one_shot_feedback_update": "plasticity",
     "ForwardUpdate": "plasticity",
     "FeedbackUpdate": "plasticity",
+    "simulate_online": "online",
+    "OnlineRun": "online",
     "steady_state": "equilibrium",
     "SteadyState": "equilibrium",
     "output_jacobian": "equilibrium",
