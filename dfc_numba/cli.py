@@ -190,6 +190,99 @@ def _exit_code(statuses, unfinished=False):
     return DONE if set(statuses) == {"done"} else FAILED
 
 
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A trajectory file or a run directory.")],
+    record: Annotated[
+        int | None,
+        typer.Option(help="Number of a record in its phase, from 0; -1 is the last.", show_default=False),
+    ] = None,
+    every_record: Annotated[bool, typer.Option("--all", help="All records, which is the default.")] = False,
+    phase: Annotated[str | None, typer.Option(help="Only this phase of training.", show_default=False)] = None,
+    expand: Annotated[
+        Path | None, typer.Option(metavar="OUT.h5", help="Write the trajectories to a new file.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="controller.KEY=VALUE", help="Another controller, with --out; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="NEW.h5", help="New file for what --set makes.", show_default=False)
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(metavar="u,v,...", help="What to write of the trajectories.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(metavar="N or 0,5,...", help="The first N samples, or these positions.", show_default=False),
+    ] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Write every n-th time point.", show_default=False)] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float64 or float32, to store trajectories in.", show_default=False)
+    ] = None,
+    compression: Annotated[
+        str | None, typer.Option(help="none, gzip, zstd or blosc.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+):  # fmt: skip
+    """Compute what a file logged anew, from its recipes, and compare bit for bit; or write new trajectories.
+
+    What is written is, unless told otherwise, what the run would have logged. Exit code: 0 identical, or
+    written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, wrong use.
+    """
+    with _exit_codes(), _bounded(threads):
+        from dfc_numba import replay_command
+
+        if every_record and record is not None:
+            raise ValueError("--record chooses one record, --all takes all; state one of them")
+        options = {
+            "phase": phase, "record": record, "variables": variables, "samples": samples, "every": every, "dtype": dtype,
+            "compression": compression,
+        }  # fmt: skip
+        if expand or settings or out:
+            replay_command.write(source, expand_to=expand, settings=settings, out=out, **options)
+            raise typer.Exit(DONE)
+        statuses = set(replay_command.compare(source, **options))
+    unusable = "unusable" in statuses or statuses == {"nothing to compare"}
+    raise typer.Exit(WRONG_USE if unusable else FAILED if "different" in statuses else DONE)
+
+
+@app.command()
+def plot(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="A trajectory file or a run directory.")
+    ],
+    record: Annotated[
+        int | None,
+        typer.Option(help="Number of a record in its phase, from 0; the last by default.", show_default=False),
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="Phase of training; by default the forward one.", show_default=False)
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="Position of a sample in its minibatch; the first stored by default.", show_default=False),
+    ] = None,
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER:UNIT", help="Show the compartments of this unit; may be repeated.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The figure, png, pdf or svg; by default beside the file, or in the run.", show_default=False),
+    ] = None,
+):  # fmt: skip
+    """Draw the learning curves of a run, and outputs, control, errors and voltages of a logged minibatch."""
+    with _exit_codes():
+        from dfc_numba import plots
+
+        units = [plots.unit(text) for text in unit or []]
+        print(plots.plot(source, out, phase=phase, record=record, sample=sample, units=units))
+
+
 @contextmanager
 def _bounded(threads):
     """Bounds the threads, if a number is given."""

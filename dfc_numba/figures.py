@@ -1,6 +1,7 @@
 """Figures, drawn with matplotlib (the extra `plot`) into files; the state of pyplot is never touched."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,8 @@ PANEL_SIZE = (5.2, 3.8)
 LEGEND_COLUMNS = 3
 FEW_EPOCHS = 20
 RESOLUTION = 150
+# told apart by everyone (Okabe and Ito), without the yellow that is too light for lines
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,8 @@ class Panel:
     curves: list
 
 
-def draw(panels, path):
-    """Writes a figure with two panels per row: mean lines against the epoch, bands of one standard deviation.
-
-    A name has the same colour in all panels.
+def new_figure(width, height):
+    """An empty figure, sizes in inches.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -44,23 +45,46 @@ def draw(panels, path):
         raise MissingExtra(
             "figures need matplotlib, which the extra plot installs: pip install 'dfc-numba[plot]'"
         ) from None
-    n_rows, (width, height) = len(panels) // 2, PANEL_SIZE
-    figure = Figure(figsize=(2 * width, n_rows * height), layout="constrained")
-    colours = _colours(curve.name for panel in panels for curve in panel.curves)
-    for axes, panel in zip(figure.subplots(n_rows, 2, squeeze=False).flat, panels, strict=True):
-        _draw_panel(axes, panel, colours)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path):
+    """Writes a figure as a whole, in the format that the name's ending says, PNG where it has none."""
+    kind = Path(path).suffix.removeprefix(".") or "png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=RESOLUTION)
+
+
+def draw(panels, path):
+    """Writes a figure with two panels per row: mean lines against the epoch, bands of one standard deviation.
+
+    A name has the same colour in all panels.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    width, height = PANEL_SIZE
+    figure = new_figure(2 * width, len(panels) // 2 * height)
+    draw_panels(figure, panels)
+    save(figure, path)
+
+
+def draw_panels(figure, panels):
+    """Draws panels, two per row, into a figure or a part of one, with one legend below."""
+    shades = colours(curve.name for panel in panels for curve in panel.curves)
+    grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat
+    for axes, panel in zip(grid, panels, strict=True):
+        _draw_panel(axes, panel, shades)
     lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), LEGEND_COLUMNS))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=RESOLUTION)
 
 
-def _colours(names):
+def colours(names):
     """A colour for each name."""
     from matplotlib import colormaps
 
     names = list(dict.fromkeys(names))
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    palette = COLOURS if len(names) <= len(COLOURS) else colormaps["tab20"].colors
     return {name: palette[index % len(palette)] for index, name in enumerate(names)}
 
 

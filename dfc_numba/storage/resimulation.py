@@ -1,0 +1,121 @@
+"""New trajectory files from the recipes of old ones: full trajectories of a log without them, or another controller."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dfc_numba.files import replacing
+from dfc_numba.simulation import Record
+from dfc_numba.storage import schema
+from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.recomputation import computed, simulates
+from dfc_numba.storage.replay import chosen, recipe_of, selection
+from dfc_numba.storage.writer import TrajectoryWriter
+
+
+def expand(path, out, *, keep=None, **options):
+    """Write a new file with the trajectories that the recipes of a file give: a log of recipes becomes a full log.
+
+    It is what the run would have logged, bit for bit where `replay` gives the same bits. Records are computed and written
+    one after the other. Those of a phase that simulates nothing stay recipes.
+
+    Args:
+        path: a trajectory file or a run directory. out: the new file, which must not exist.
+        keep: a `Record`: which variables, samples and time points. None is what the section [log] of the run's configuration
+            says; of a file without one, everything but the noise.
+        options: `phase` and `record` as for `replay`; `compression` and `dtype` as for `Trajectory.save`, None for those of
+            [log], or no compression and the precision of the simulation; `command`, to be noted in the file.
+
+    Returns:
+        the number of records.
+
+    Raises:
+        FileExistsError: if there is such a file. OSError: if a file cannot be read or written.
+        ValueError: for a record that is damaged or that the file does not have. MemoryError: if the trajectory of a record
+            does not fit into memory.
+    """
+
+    def unchanged(stored, log):
+        recipe = recipe_of(stored)
+        simulated = not recipe.update or simulates(recipe.update)
+        return recipe, (keep or log) if simulated else None
+
+    return _resimulate(path, out, unchanged, **options)
+
+
+def what_if(path, out, changes, *, keep=None, **options):
+    """Write a new file with the trajectories that the same minibatches have under another controller.
+
+    Network, inputs, target and noise stay; the recipes in the new file have the changed controller.
+
+    Args:
+        changes: options of the `Controller` by name, such as {"k_p": 1.0}.
+        keep: as for `expand`; None keeps of each record what the file has of it, and of a recipe alone what `expand` keeps.
+
+    Other arguments, the result and errors are those of `expand`.
+
+    Raises:
+        ValueError: for options that a controller does not have or take.
+    """
+
+    def changed(stored, log):
+        recipe = recipe_of(stored)
+        if recipe.controller is None:
+            raise ValueError(f"the phase {recipe.phase!r} has no controller to change; choose another phase")
+        return replace(recipe, controller=replace(recipe.controller, **changes)), keep or selection(
+            stored
+        ) or log
+
+    return _resimulate(path, out, changed, **options)
+
+
+def _resimulate(path, out, change, *, phase=None, record=None, compression=None, dtype=None, command=()):
+    """Write records anew; `change(stored, log)` gives the recipe, and the `Record` that says what to keep."""
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists, and nothing is overwritten; choose another name")
+    with open_trajectories(path) as file, replacing(out) as temporary:
+        records = sorted(chosen(file, phase, record), key=_running_number)
+        log = _logging(file)
+        options = {
+            "attributes": _attributes(file, command),
+            "compression": compression or log.get("compression", "none"),
+            "dtype": dtype or log.get("dtype"),
+        }
+        with TrajectoryWriter(temporary, **options) as writer:
+            for stored in records:
+                recipe, keep = change(stored, _of_section(log))
+                writer.append(recipe, *computed(recipe, _possible(keep, recipe)))
+    return len(records)
+
+
+def _running_number(stored):
+    """Sorts records as the run met them."""
+    return int(stored["number"]) if "number" in stored.variables else 0
+
+
+def _logging(file):
+    """The section [log] of the configuration of the run as a dict, empty where no run logged."""
+    log = (file.config or {}).get("log", {})
+    return log if log.get("on") else {}
+
+
+def _of_section(log):
+    """The `Record` of a section [log]."""
+    if not log:
+        return Record()
+    samples = range(log["samples"]) if isinstance(log["samples"], int) else log["samples"]
+    return Record(variables=tuple(log["variables"]), samples=tuple(samples), every=log["every_step"])
+
+
+def _attributes(file, command):
+    """Where the new file comes from: the configuration and seed of the old one, versions and processor of here."""
+    kept = {name: file.attributes[name] for name in ("config", "seed") if name in file.attributes}
+    return schema.root_attributes(command=command) | kept
+
+
+def _possible(keep, recipe):
+    """The `Record`, without samples and noise that a minibatch does not have; None where nothing is left or simulated."""
+    if keep is None or recipe.controller is None:
+        return None
+    names = tuple(name for name in keep.names() if name != "noise" or recipe.controller.noisy)
+    samples = keep.samples and tuple(sample for sample in keep.samples if sample < len(recipe.x))
+    return Record(variables=names, samples=samples, every=keep.every) if names and samples != () else None
