@@ -102,6 +102,5 @@ def noise_of(read, depth):
 
 def update_arrays(update):
     """The variables of a record that an update gives: anything with some of the lists `weights`, `biases`, `feedback`."""
-    kinds = {"weights": "dW", "biases": "db", "feedback": "dQ"}
-    parts = (schema.by_layer(name, getattr(update, kind, None)) for kind, name in kinds.items())
+    parts = (schema.by_layer(name, getattr(update, kind, None)) for kind, name in schema.UPDATES.items())
     return {name: array for part in parts for name, array in part.items()}

@@ -11,19 +11,24 @@ class StoredRecord:
 
     Attributes:
         records: the `PhaseRecords` that it belongs to. place: its place among them, from 0.
-        variables: names of the variables in the file, such as "u", "v_2".
+        variables: names of the variables that are stored for it, such as "u", "v_2".
     """
 
     def __init__(self, records, place):
         self.records, self.place = records, place
-        self.variables = tuple(
-            name for name in records.variables if schema.variable(name).dims[0] == schema.RECORD
-        )
         self._lengths = {}
-        if "minibatch_size" in self.variables:
-            self._lengths["minibatch_sample"] = int(self["minibatch_size"])
-        if "position" in self.variables:
+        if "minibatch_size" in records.variables:
+            self._lengths["minibatch_sample"] = max(0, int(self["minibatch_size"]))
+        if "position" in records.variables:
             self._lengths["sample"] = int((records.variable("position")[place] >= 0).sum())
+        self._updated = "updated" in records.variables and self["updated"] == 1
+        self.variables = tuple(filter(self._holds, records.variables))
+
+    def _holds(self, name):
+        """Whether a variable of the phase is stored for this record: recipe, trajectory and update may each be missing."""
+        dims = schema.variable(name).dims
+        there = dims[0] == schema.RECORD and all(self._lengths.get(dim, 1) > 0 for dim in dims)
+        return there and (self._updated or not schema.is_update(name))
 
     def variable(self, name, layer=None):
         """A `RecordVariable`, read when it is indexed.
@@ -56,7 +61,7 @@ class StoredRecord:
         return Recipe(
             network=network, controller=self.records.controller, x=self["inputs"], target=self["target"],
             noise=noise_of(self.__getitem__, len(network.weights)),
-            labels=self["labels"] if "labels" in self.variables else None,
+            labels=self._optional("labels"),
             indices=None if (indices < 0).all() else indices,
             phase=self.records.phase, update=self.records.update,
             **{name: int(self[name]) for name in ("epoch", "minibatch", "number")},
@@ -68,25 +73,23 @@ class StoredRecord:
         Raises:
             ValueError: if only the recipe was stored.
         """
-        if "position" not in self.variables:
+        if self.records.step is None or self._lengths.get("sample") == 0:
             raise ValueError(f"record {self.place} of {self.records.name!r} is a recipe without trajectory")
         arrays = {name: self._all_layers(name) for name in schema.TRAJECTORY if name in schema.LAYERED}
-        arrays |= {
-            name: self[name] if name in self.variables else None
-            for name in schema.TRAJECTORY
-            if name in schema.PLAIN
-        }
+        arrays |= {name: self._optional(name) for name in schema.TRAJECTORY if name in schema.PLAIN}
         return Trajectory(
-            time=self.records.time, step=self.records.step, **arrays, samples=self["position"],
+            time=self.records.time, step=self.records.step, **arrays, samples=self._optional("position"),
             **{name: self[name] == 1 if name in self.variables else None for name in ("converged", "diverged")},
             recipe=self.recipe() if "inputs" in self.variables else None,
         )  # fmt: skip
 
     def update(self):
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
-        kinds = {"weights": "dW", "biases": "db", "feedback": "dQ"}
-        arrays = {kind: self._all_layers(name) for kind, name in kinds.items()}
-        return None if all(array is None for array in arrays.values()) else StoredUpdate(**arrays)
+        arrays = {kind: self._all_layers(name) for kind, name in schema.UPDATES.items()}
+        return StoredUpdate(**arrays) if self._updated else None
+
+    def _optional(self, name):
+        return self[name] if name in self.variables else None
 
     def _all_layers(self, name):
         """A list with an array per layer; None if the variable was not stored."""

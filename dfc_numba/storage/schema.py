@@ -74,6 +74,7 @@ PLAIN = {
     ),
     "sample_index": _per_record("index of the sample in the training set; -1: none", "minibatch_sample"),
     "minibatch_size": _per_record("number of samples of the minibatch"),
+    "updated": _per_record("whether the update that was made is stored", meanings="no yes"),
     "epoch": _per_record("epoch, from 1; those of the pre-training are counted on their own"),
     "minibatch": _per_record("number of the minibatch in its pass over the data, from 1"),
     "number": _per_record("running number of the minibatch in the run, from 0"),
@@ -98,6 +99,7 @@ LAYERED = {
     "b": Variable("biases of layer #", (SNAPSHOT, "unit_#")),
     "Q": Variable("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
 }
+UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ"}
 TRAJECTORY = tuple(
     name for name, one in (PLAIN | LAYERED).items() if one.dims[:3] == (RECORD, "step", "sample")
 )
@@ -131,6 +133,11 @@ def is_variable(name):
         return True
     base, _, layer = name.rpartition("_")
     return base in LAYERED and layer.isdigit()
+
+
+def is_update(name):
+    """Whether a variable of this name is an update of parameters."""
+    return name.rpartition("_")[0] in UPDATES.values()
 
 
 def is_trajectory(name):
