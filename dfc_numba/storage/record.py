@@ -21,14 +21,14 @@ class StoredRecord:
             self._lengths["minibatch_sample"] = max(0, int(self["minibatch_size"]))
         if "position" in records.variables:
             self._lengths["sample"] = int((records.variable("position")[place] >= 0).sum())
-        self._updated = "updated" in records.variables and self["updated"] == 1
+        self._has_update = "has_update" in records.variables and self["has_update"] == 1
         self.variables = tuple(filter(self._holds, records.variables))
 
     def _holds(self, name):
         """Whether a variable of the phase is stored for this record: recipe, trajectory and update may each be missing."""
         dims = schema.variable(name).dims
         there = dims[0] == schema.RECORD and all(self._lengths.get(dim, 1) > 0 for dim in dims)
-        return there and (self._updated or not schema.is_update(name))
+        return there and (self._has_update or not schema.is_update(name))
 
     def variable(self, name, layer=None):
         """A `RecordVariable`, read when it is indexed.
@@ -86,7 +86,7 @@ class StoredRecord:
     def update(self):
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
         arrays = {kind: self._all_layers(name) for kind, name in schema.UPDATES.items()}
-        return StoredUpdate(**arrays) if self._updated else None
+        return StoredUpdate(**arrays) if self._has_update else None
 
     def _optional(self, name):
         return self[name] if name in self.variables else None

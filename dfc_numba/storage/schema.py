@@ -74,7 +74,7 @@ PLAIN = {
     ),
     "sample_index": _per_record("index of the sample in the training set; -1: none", "minibatch_sample"),
     "minibatch_size": _per_record("number of samples of the minibatch"),
-    "updated": _per_record("whether the update that was made is stored", meanings="no yes"),
+    "has_update": _per_record("whether the update that was made is stored", meanings="no yes"),
     "epoch": _per_record("epoch, from 1; those of the pre-training are counted on their own"),
     "minibatch": _per_record("number of the minibatch in its pass over the data, from 1"),
     "number": _per_record("running number of the minibatch in the run, from 0"),

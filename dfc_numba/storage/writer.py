@@ -74,7 +74,7 @@ class TrajectoryWriter:
         if trajectory is not None:
             arrays |= trajectory_arrays(trajectory)
             coordinates = {"step": trajectory.step, "time": trajectory.time}
-        arrays |= {"updated": np.int8(update is not None)} | update_arrays(update)
+        arrays |= {"has_update": np.int8(update is not None)} | update_arrays(update)
         self.table(**_group_attributes(recipe)).append(arrays, coordinates)
         self._new.check()
 
