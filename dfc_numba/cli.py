@@ -383,9 +383,14 @@ def _exit_codes(wrong_use=(ValueError, OSError), advice=None):
         _say("interrupted at once", advice)
         raise typer.Exit(SIGNALLED + (interrupt.args[0] if interrupt.args else SIGINT)) from None
     except Exception as error:  # noqa: BLE001 (users see no internals; a run keeps the traceback in run.json)
-        kind = "" if isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: "
-        _say(f"{kind}{error}", advice)
+        _say(f"{_kind(error)}{error}", advice)
         raise typer.Exit(WRONG_USE if isinstance(error, wrong_use) else FAILED) from None
+
+
+def _kind(error):
+    """The name of an error whose message does not speak for itself."""
+    own = type(error).__module__ == "dfc_numba.errors"
+    return "" if own or isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: "
 
 
 def _say(*messages):

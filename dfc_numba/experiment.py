@@ -3,7 +3,7 @@
 import signal
 import threading
 import traceback
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,14 +98,17 @@ class Experiment:
             with self.trainer.log or nullcontext(), stop_on_signals(self.trainer) as signals:
                 outcome = self.trainer.run()
         except KeyboardInterrupt:
-            self.directory.close("interrupted", "interrupted at once, after the last checkpoint")
+            self._close("interrupted", "interrupted at once, after the last checkpoint")
             raise
         except Exception as error:
-            self.directory.close(
-                "failed", f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
-            )
+            self._close("failed", f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise
         return Result(outcome, self.directory.path, self.trainer.rows, signals[0] if signals else None)
+
+    def _close(self, *how, **facts):
+        """Says how the run ended, as far as a full disk allows; the error that ended it is what counts."""
+        with suppress(OSError):
+            self.directory.close(*how, **facts)
 
     @contextmanager
     def _discarded_on_failure(self):

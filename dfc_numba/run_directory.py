@@ -173,8 +173,10 @@ class RunDirectory:
             checkpoints=written,
             **facts,
         )
-        self._write_record()
-        self._lock.release()
+        try:
+            self._write_record()
+        finally:
+            self._lock.release()
 
     def _write_config(self):
         heading = f"{self.record['name']}: the configuration as resolved; `dfc train` takes this file"

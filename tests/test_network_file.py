@@ -1,5 +1,6 @@
 """The file of a network: what is written comes back, old files open, and damaged or foreign ones are named."""
 
+import resource
 from pathlib import Path
 
 import h5py
@@ -84,6 +85,18 @@ def test_a_failed_save_leaves_the_older_file(saved, monkeypatch):
     )
     with pytest.raises(OSError, match="disk full"):
         dfc.Network.create([2, 3]).save(saved)
+    assert saved.read_bytes() == before and [file.name for file in saved.parent.iterdir()] == ["network.h5"]
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_older_file(saved):
+    """HDF5 itself would end the process."""
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*network.h5'"):
+            dfc.Network.create([40, 60, 3]).save(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert saved.read_bytes() == before and [file.name for file in saved.parent.iterdir()] == ["network.h5"]
 
 

@@ -276,6 +276,17 @@ def test_a_read_only_directory_is_refused(tmp_path, monkeypatch):
         RunDirectory.create(Config(), path=tmp_path / "run")
 
 
+def test_a_run_in_a_read_only_directory_is_not_resumed(directory, monkeypatch):
+    directory.close("interrupted", "by someone")
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigurationError, match="cannot write to .*Read-only file system.*--out"):
+        RunDirectory.reopen(Config(), path=directory.path)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")

@@ -168,6 +168,24 @@ def test_an_exception_in_any_piece_reaches_the_caller(workers, wrong):
         threads.run(4, fail, work=LARGE)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_after_an_exception_nobody_begins_another_piece(workers):
+    """So that an interruption takes no longer than the pieces under way."""
+    begun, first = [], threading.Event()
+
+    def piece(number):
+        begun.append(number)
+        if number == 0:
+            first.set()
+            raise KeyboardInterrupt
+        first.wait(10)
+        time.sleep(0.05)
+
+    with dfc.limit_threads(workers), pytest.raises(KeyboardInterrupt):
+        threads.run(100, piece, work=LARGE)
+    assert len(begun) <= workers + 1
+
+
 def test_no_thread_is_left_behind():
     before = threading.active_count()
     with dfc.limit_threads(8):
