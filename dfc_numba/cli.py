@@ -331,12 +331,27 @@ def inspect(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read everything to look for damage.")
     ] = False,
+    analysis: Annotated[
+        bool,
+        typer.Option("--analysis", help="Show convergence, statistics and updates of the records, and nothing else."),
+    ] = False,
+    phase: Annotated[str | None, typer.Option(help="With --analysis: only this phase.", show_default=False)] = None,
+    record: Annotated[
+        int | None, typer.Option(help="With --analysis: only this record of each phase.", show_default=False)
+    ] = None,
 ):
     """Show what stored trajectories hold: schema, configuration, records, shapes, status; and look for damage.
 
     Exit code: 0 all is well, 2 damaged or unusable.
     """
     with _exit_codes():
+        if analysis:
+            from dfc_numba import offline_report
+
+            offline_report.tell(path, phase=phase, record=record)
+            raise typer.Exit(DONE)
+        if phase is not None or record is not None:
+            raise ValueError("--phase and --record choose what --analysis shows; leave them out, or state --analysis")
         from dfc_numba import inspect_command
 
         well = inspect_command.inspect(path, quick=quick)

@@ -92,7 +92,7 @@ def _draw_panel(axes, panel, colours):
     for curve in panel.curves:
         _draw_curve(axes, curve, colours[curve.name])
     axes.set(xlabel="epoch", title=panel.title, yscale=_scale(panel.curves))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
 
 

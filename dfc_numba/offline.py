@@ -13,20 +13,18 @@ import numpy as np
 from dfc_numba import plasticity
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.plasticity import READOUTS, RULES, SAMPLES, SIGMA_FLOOR, FeedbackUpdate, ForwardUpdate
+from dfc_numba.storage.recomputation import simulates
 from dfc_numba.storage.recipe import StoredUpdate, update_arrays
 from dfc_numba.storage.source import as_source
 from dfc_numba.validation import choice, number
 
-SIMULATED = (
-    "forward_update",
-    "feedback_update",
-    "forward_and_feedback_update",
-)  # updates that trajectories give
+SILENT = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # samples may have diverged
 
 
 # --- updates -------------------------------------------------------------------------------------------------------------
 
 
+@SILENT
 def forward_update(source, *, readout="average", rule="nonlinear_difference", samples="all"):
     """The update of the forward weights that a trajectory gives: that of `dfc_numba.forward_update`, from what was stored.
 
@@ -49,7 +47,7 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
     choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
     source = as_source(source)
-    if readout in ("analytic", "newton"):
+    if readout in plasticity.SOLVED:
         return plasticity.forward_update(
             source.network,
             source.x,
@@ -62,6 +60,7 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
     return _forward_update(source, readout, rule, _weight(source, samples))
 
 
+@SILENT
 def feedback_update(source, *, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR):
     """The update of the feedback weights that a trajectory gives: that of `dfc_numba.feedback_update`, from what was stored.
 
@@ -81,6 +80,7 @@ def feedback_update(source, *, scaling=False, high_pass=None, normalise=None, si
     return _feedback_update(source, np.ones(source.count), scaling, high_pass, normalise, sigma_floor)
 
 
+@SILENT
 def described_update(source):
     """The update that the recipe describes (what the run made of this minibatch), from its trajectory.
 
@@ -91,10 +91,10 @@ def described_update(source):
         ValueError, TypeError: for a variable or time points that are missing.
     """
     source = as_source(source)
-    options = dict(source.recipe.update)
-    name = options.pop("function", None)
-    if name not in SIMULATED or options.get("readout") in ("analytic", "newton"):
+    if not simulates(source.recipe.update):
         return None
+    options = dict(source.recipe.update)
+    name = options.pop("function")
     weight = _weight(source, options.pop("samples", "all"))
     readout, rule = options.pop("readout", "average"), options.pop("rule", "nonlinear_difference")
     parts = {}
@@ -246,6 +246,7 @@ def convergence_time(source, *, fraction=0.1):
     return np.append(source.time, np.nan)[after]
 
 
+@SILENT
 def steady_state_residual(source):
     """How far the last stored state is from the steady state, where e = alpha u.
 
@@ -268,6 +269,7 @@ def steady_state_residual(source):
     return np.linalg.norm(remaining, axis=1) / np.linalg.norm(start, axis=1)
 
 
+@SILENT
 def layer_differences(source, *, samples=None):
     """||phi(v_i) - phi(v_ff_i)|| of each layer over time: what makes the forward weights learn.
 
@@ -309,6 +311,7 @@ class Statistics:
     last: np.ndarray
 
 
+@SILENT
 def statistics(source, name, layer=None):
     """`Statistics` of a variable, such as "u", "e", or "v_fb" of a layer (from 1).
 
@@ -316,9 +319,8 @@ def statistics(source, name, layer=None):
         ValueError: if it was not stored.
     """
     source = as_source(source)
-    with np.errstate(invalid="ignore", over="ignore"):  # a sample that has diverged
-        whole = reduce(_merged, (_moments(_values(source, name, layer, block)) for block in source.blocks()))
-        std, rms = np.sqrt(whole.squares / whole.count), np.sqrt(whole.power / len(source.step))
+    whole = reduce(_merged, (_moments(_values(source, name, layer, block)) for block in source.blocks()))
+    std, rms = np.sqrt(whole.squares / whole.count), np.sqrt(whole.power / len(source.step))
     return Statistics(
         mean=whole.mean, std=std, least=whole.least, greatest=whole.greatest, rms=rms, last=whole.last
     )

@@ -78,13 +78,12 @@ def _figure(path, curves, shown):
     columns = trajectory_figure.COLUMNS if shown else len(curves)
     heights = [TITLE_HEIGHT + height * rows for rows in ([1] if curves else []) + ([n_rows] if shown else [])]
     figure = new_figure(columns * width, sum(heights))
-    *above, below = figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat
-    if shown:
-        trajectory_figure.draw(below, shown)
+    parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat
     if curves:
-        top = above[0] if shown else below
-        draw_panels(top, curves)
-        top.suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
+        draw_panels(parts[0], curves)
+        parts[0].suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
+    if shown:
+        trajectory_figure.draw(parts[-1], shown)
     return figure
 
 

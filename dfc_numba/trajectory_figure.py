@@ -10,7 +10,7 @@ from dfc_numba.storage.record import StoredRecord
 from dfc_numba.storage.source import Source
 
 COLUMNS = 3
-FEW_NUDGES = 4.0
+FEW_NUDGES, HUGE = 4.0, 1e6
 MOST_OUTPUTS = 5  # lines in one panel
 MOST_LAYERS = 5  # whose units are shown unless some are chosen
 COMPARTMENTS = {"v": ("soma $v$", "-"), "v_ff": ("basal $v^{ff}$", "--"), "v_fb": ("apical $v^{fb}$", ":")}
@@ -89,6 +89,7 @@ def draw(figure, shown):
     for axes, function in zip(grid, functions):
         function(axes, shown)
         axes.set_xlabel(r"time ($\tau_u$)")
+        _suit_numbers(axes)
         axes.grid(alpha=0.3)
         axes.margins(x=0.01)
         axes.legend(
@@ -97,6 +98,14 @@ def draw(figure, shown):
     for axes in grid[len(functions) :]:
         axes.remove()
     figure.suptitle(shown.title, x=0.01, horizontalalignment="left", weight="bold")
+
+
+def _suit_numbers(axes):
+    """Short labels for small numbers; what has diverged is shown from its beginning on, in a symmetric logarithm."""
+    if axes.get_yscale() == "linear" and np.abs(axes.get_ylim()).max() > HUGE:
+        axes.set_yscale("symlog")
+    elif axes.get_yscale() == "linear":
+        axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
 
 
 def rows(shown):

@@ -7,9 +7,10 @@ import pytest
 from problems import draws, inputs, parameters, probabilities, relative_deviation, stable_parameters
 from scipy.special import softmax
 from simulations import NOISY, SHORT, SIZES
+from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import offline
+from dfc_numba import cli, offline
 from dfc_numba.plasticity import RULES
 from dfc_numba.storage import source as sources
 from dfc_numba.storage.reader import open_trajectories
@@ -62,7 +63,7 @@ def noise_for(controller):
 
 @pytest.fixture
 def stored(tmp_path):
-    """A function that stores the trajectory of a problem, and opens the record; it takes arguments of `Record` too."""
+    """Stores the trajectory of a problem in 0.h5 (the next in 1.h5, ...), and opens it; takes arguments of `Record` too."""
     files = []
 
     def store(*arguments, update=None, options=None, noise=None, recipe=True, **record):
@@ -338,3 +339,60 @@ def test_wrong_options_are_refused(options, match):
 def test_something_else_is_refused():
     with pytest.raises(TypeError, match="expected a StoredRecord or a Trajectory, not list"):
         offline.convergence_time([1, 2])
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def analysis(path, *arguments):
+    """(exit code, standard output, standard error) of `dfc inspect --analysis`."""
+    result = CliRunner().invoke(cli.app, ["inspect", str(path), *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_shows_what_the_functions_find(stored, tmp_path):
+    arguments = problem({**SHORT, "steps": 600}, build=stable_parameters)
+    record = stored(*arguments, update=dfc.forward_update(*arguments), options=FORWARD)
+    code, text, _ = analysis(tmp_path / "0.h5", "--analysis")
+    times = offline.convergence_time(record)
+    assert code == 0 and f"simulation 0: {SAMPLES} samples, 601 time points" in text
+    assert (
+        f"7 of 7 samples after {times.min():.3g} to {times.max():.3g}, median {np.median(times):.3g} tau_u"
+        in text
+    )
+    assert f"{offline.steady_state_residual(record).max():.3g}, median" in text
+    assert "differs from that of the trajectories by" in text
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in text.splitlines()
+        if line.startswith(("  u ", "  e ", "  v_fb"))
+    }
+    assert list(rows) == ["u", "e", "v_fb_1", "v_fb_2", "v_fb_3"]
+    found = offline.statistics(record, "v_fb", 2)
+    whole = record["v_fb_2"]
+    expected = [
+        whole.mean(),
+        whole.std(),
+        whole.min(),
+        whole.max(),
+        np.sqrt(np.mean(found.rms**2)),
+        found.last.mean(),
+    ]
+    assert rows["v_fb_2"] == [f"{number:.4g}" for number in expected]
+
+
+def test_the_command_says_what_is_missing(stored, tmp_path):
+    stored(*problem(), variables=("u",))
+    code, text, _ = analysis(tmp_path / "0.h5", "--analysis")
+    assert code == 0 and "unknown: this needs the variable 'error'" in text and "'r_3'" in text
+    assert "none is stored that trajectories give" in text
+
+
+def test_the_command_chooses_records(stored, tmp_path):
+    stored(*problem())
+    path = tmp_path / "0.h5"
+    assert "simulation 0" in analysis(path, "--analysis", "--phase", "simulation", "--record", "-1")[1]
+    code, _, complaint = analysis(path, "--record", "0")
+    assert code == 2 and "state --analysis" in complaint
+    assert analysis(path, "--analysis", "--record", "5")[0] == 2
