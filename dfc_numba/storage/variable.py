@@ -198,6 +198,7 @@ def _index(one, length):
     if isinstance(one, slice):
         return np.arange(length)[one]
     array = np.asarray(one)
+    array = array if array.size else array.astype(np.int64)  # an empty list is one of floats to NumPy
     if array.dtype == bool and array.shape == (length,):
         return np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim > 1:
