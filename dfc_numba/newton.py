@@ -16,7 +16,7 @@ MAX_ITERATIONS = 50
 HALVINGS = 12  # times that a Newton step is halved before it is given up
 SUFFICIENT = 1e-4  # part of the decrease that a Newton step promises to insist on
 GROWTH = 2.0  # of |F| that a step of the continuation may bring
-SHRINK = 0.25  # of its time step after a step that brought more
+LENGTHEN, SHORTEN = 2.0, 0.25  # its time step after a step that leaves |F| as it is, and after one that brings more
 
 CONVERGED, CONTINUED, SUM_KEPT = "converged", "converged by continuation", ", sum of u kept at 0"
 OUT_OF_ITERATIONS, SINGULAR, UNREACHABLE = "out of iterations", "singular", "no steady state"
@@ -200,7 +200,7 @@ def _continuation(search, max_iterations):
         step = search.equation.shifted_step(search.f[active], active, 1.0 / time[active])
         search.iterations[active] += 1
         moved = search.move(active, step, GROWTH * before)
-        time[active] *= np.where(moved, before / search.norm[active], SHRINK)
+        time[active] *= np.where(moved, LENGTHEN * before / search.norm[active], SHORTEN)
         search.evaluate(active[~moved])
         active = search.unsolved_among(active)
 

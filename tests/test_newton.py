@@ -311,6 +311,20 @@ def test_steps_that_go_too_far_are_taken_back(halvings, target, monkeypatch):
     assert any(moved.any() for moved in moves) and any(not moved.all() for moved in moves)
 
 
+def test_slow_controllers_are_followed_to_the_end():
+    """Confident outputs and weak feedback: a simulation would take thousands of time constants."""
+    net = dfc.Network.create([30, 60, 50, 10], seed=1)
+    net.weights[-1] *= 2.0
+    for q in net.feedback:
+        q *= 0.1
+    x = inputs(40, 30)
+    right = np.eye(10)[net.predict(x).argmax(axis=1)] > 0
+    steady = exact(net, x, np.where(right, 0.99, 0.01 / 9), controller("softmax", alpha=0.0))
+    assert steady.converged.all() and steady.stable.all()
+    kinds = {"converged, sum of u kept at 0", "converged by continuation, sum of u kept at 0"}
+    assert set(steady.status) == kinds
+
+
 def unreachable():
     """alpha = 0, and targets that are no softmax: not positive, or of another sum."""
     net, x, target = problem(error="softmax")
