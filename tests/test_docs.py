@@ -17,8 +17,7 @@ from dfc_numba.config_file import load_config
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-SHORTHANDS = {"--epochs": "training.epochs", "--seed": "training.seed", "--dtype": "training.dtype"}
-ELSEWHERE = {"--threads", "--out"}
+SHORTHANDS = {"epochs": "training.epochs", "seed": "training.seed", "dtype": "training.dtype"}
 QUICK = {"presets", "info"}
 
 
@@ -63,21 +62,13 @@ def test_links_to_files_lead_somewhere(path):
 
 
 def check_train(arguments):
-    """Resolve the configuration that a `dfc train` command names."""
-    source, overrides, rest = None, [], list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word == "--set":
-            overrides.append(rest.pop(0))
-        elif word in SHORTHANDS:
-            overrides.append(f"{SHORTHANDS[word]}={rest.pop(0)}")
-        elif word in ELSEWHERE:
-            rest.pop(0)
-        else:
-            assert not word.startswith("-") and source is None, word
-            source = word
-    if not (source or "").endswith(".toml"):
-        load_config(source or "digits", overrides)
+    """Resolve the configuration that a `dfc train` command names; one that is resumed has its own."""
+    options = parsed("train", arguments)
+    overrides = [
+        f"{key}={options[name]}" for name, key in SHORTHANDS.items() if options[name] is not None
+    ]
+    if not options["resume"] and not (options["source"] or "").endswith(".toml"):
+        load_config(options["source"] or "digits", (options["settings"] or []) + overrides)
 
 
 def check_compare(arguments):
