@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from dfc_numba.controller import Controller
 from dfc_numba.kernels.online_state import Learning
 from dfc_numba.network import Network
 from dfc_numba.noise import as_key
@@ -59,15 +60,16 @@ def simulate_online(
     weights hardly change, T steps therefore change W_i by dt (T + 1) / tau_w times `forward_update(readout="average")`,
     and Q_i by dt T sigma_i^2 / tau_q times `feedback_update`, which divides by the variance of the noise.
 
-    It runs in one thread, since every step of all samples changes the same weights. In float32 a change of a weight in one
-    step that is below 6e-8 of the weight is lost, so slow learning and small nudges need float64.
+    It runs in one thread, since every step of all samples changes the same weights, which are read and written once per
+    step; W_1 only when the input changes. In float32 every step rounds a weight to 6e-8 of its size, so changes that are
+    slower than that per step are lost: slow learning and small nudges need float64.
 
     Args:
         network: a `Network`; it is not changed.
-        stream: iterable of pairs (x, target), possibly endless. x is (B, n_0), held for controller.steps steps, or
-            (T, B, n_0), one input for each of T steps; so is the output target r*, (B, n_L) or (T, B, n_L). A function
-            target(network, x) is called when its segment begins, with the weights that there are then; it may use
-            `output_target`. Voltages and controller carry on from segment to segment.
+        stream: list, or other iterable that may be endless, of pairs (x, target). x is (B, n_0), held for controller.steps
+            steps, or (T, B, n_0), one input for each of T steps; so is the output target r*, (B, n_L) or (T, B, n_L). A
+            function target(network, x) is called when its segment begins, with the weights that there are then; it may
+            use `output_target`. Voltages and controller carry on from segment to segment.
         controller: a `Controller`.
         tau_w, tau_q: time constants of the forward and the feedback weights, at least dt; None keeps them as they are.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
@@ -79,7 +81,7 @@ def simulate_online(
             this call. Keyed noise goes by `state.step`, so it does not depend on where a stream is cut.
         state: `OnlineRun.state` to continue from, with `OnlineRun.network`: a stream cut between two segments gives the
             bits of the whole. None begins at the feedforward state of the first input.
-        steps: most Euler steps to take; None takes the whole stream.
+        steps: most Euler steps to take; None takes the whole stream. It may end within a segment.
         record: a `Record` of voltages and control, None for none. The error at a time point is that from the target of
             the step before it. record_weights: n, to keep the weights of every n-th time point.
 
@@ -90,7 +92,8 @@ def simulate_online(
         ValueError, TypeError: for arguments that do not fit. MemoryError: for more to record than fits into memory.
     """
     choice("reset", reset, RESETS)
-    segments, first, total = read(stream, instance("network", network, Network), controller, steps)
+    instance("network", network, Network)
+    segments, first, total = read(stream, network, instance("controller", controller, Controller), steps)
     _require_length(total, noise, record, record_weights)
     phase = _prepared(network, first, controller, noise, total)
     learning = _learning(phase, tau_w, tau_q, rule, feedback_decay, high_pass)
@@ -119,17 +122,21 @@ def _require_length(total, noise, record, record_weights):
     endless = {
         "record": record is not None,
         "record_weights": record_weights is not None,
-        "noise as draws": noise is not None and as_key(noise) is None,
+        "noise as draws": _gives_draws(noise),
     }
     for name, given in endless.items():
         if given and total is None:
             raise ValueError(f"{name} needs to know how long the stream is; pass it as a list, or set steps=")
 
 
+def _gives_draws(noise):
+    return noise is not None and as_key(noise) is None
+
+
 def _prepared(network, segment, controller, noise, total):
     """Options, noise and layout as `simulate` has them, for the first input."""
     target = np.zeros((segment.count, network.sizes[-1]))
-    if total is not None:
+    if _gives_draws(noise):
         controller = replace(controller, steps=total)
     return prepare(network, segment.x[0], target, controller, noise)
 

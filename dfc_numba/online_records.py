@@ -16,11 +16,11 @@ VARIABLES = OUTPUT_VARIABLES + LAYER_VARIABLES
 
 @dataclass(frozen=True)
 class WeightTrajectory:
-    """Parameters at n time points of an online simulation; lists with an array per layer.
+    """Parameters at T time points of an online simulation; lists with an array per layer.
 
     Attributes:
-        time: (n,) in units of tau_u. step: (n,) number of the Euler step.
-        weights: list of (n, n_i, n_{i-1}). biases: list of (n, n_i), or None. feedback: list of (n, n_i, n_L).
+        time: (T,) in units of tau_u. step: (T,) number of the Euler step.
+        weights: list of (T, n_i, n_{i-1}). biases: list of (T, n_i), or None. feedback: list of (T, n_i, n_L).
     """
 
     time: np.ndarray

@@ -1,6 +1,6 @@
 """The stream of an online simulation: pairs of an input and a target, held or given for every step, checked one by one."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -17,13 +17,14 @@ class Segment:
         number: of the segment in the stream, from 0.
         x: (T, B, n_0), or (1, B, n_0) where it is held; in the network's dtype.
         target: (T, B, n_L) or (1, B, n_L) in float64, or a function of network and input.
-        steps: T.
+        steps: T. moves: whether x is a series.
     """
 
     number: int
     x: np.ndarray
     target: np.ndarray | Callable
     steps: int
+    moves: bool
 
     @property
     def count(self):
@@ -34,15 +35,15 @@ class Segment:
         """The target as an array; a function is called with the network as it is now."""
         if not callable(self.target):
             return self.target
-        x = self.x if len(self.x) > 1 else self.x[0]
+        x = self.x if self.moves else self.x[0]
         value = self.target(network(), x)
         target = _over_time(_named("target", self.number), value, network().sizes[-1], np.float64)
-        _check_times(self.number, len(self.x), len(target), steps=self.steps)
+        _check_times(self.number, self.steps, [len(target)] if np.ndim(value) == 3 else [])
         return _same_count(self.number, target, self.count)
 
 
 def read(stream, network, controller, steps=None):
-    """(iterator of the stream's segments, number of Euler steps or None where that is not known).
+    """(iterator of the stream's segments, the first of them, number of Euler steps or None where that is not known).
 
     A list is checked before it is run; other iterables, which may be endless, one segment at a time. `steps` bounds the
     number of steps.
@@ -56,7 +57,7 @@ def read(stream, network, controller, steps=None):
         )
     limit = None if steps is None else whole_number("steps", steps, least=1)
     segments = _checked(stream, network, controller)
-    if isinstance(stream, Sized):
+    if isinstance(stream, list | tuple):
         segments = list(segments)
         length = sum(segment.steps for segment in segments)
         limit = length if limit is None else min(limit, length)
@@ -82,14 +83,17 @@ def _segment(number, pair, network, controller):
         raise TypeError(
             f"segment {number} of the stream is {type(pair).__name__}; expected a pair (x, target)"
         )
-    x = _over_time(_named("x", number), pair[0], network.sizes[0], network.dtype)
-    if callable(pair[1]):
-        return Segment(number, x, pair[1], len(x) if np.ndim(pair[0]) == 3 else controller.steps)
-    target = _over_time(_named("target", number), pair[1], network.sizes[-1], np.float64)
-    series = [len(a) for a, given in ((x, pair[0]), (target, pair[1])) if np.ndim(given) == 3]
-    steps = max(series, default=controller.steps)
-    _check_times(number, len(x), len(target), steps=steps)
-    return Segment(number, x, _same_count(number, target, x.shape[1]), steps)
+    x = as_array(_named("x", number), pair[0])
+    target = pair[1] if callable(pair[1]) else as_array(_named("target", number), pair[1])
+    series = [len(value) for value in (x, target) if getattr(value, "ndim", 0) == 3]
+    steps = series[0] if series else controller.steps
+    _check_times(number, steps, series)
+    moves = x.ndim == 3
+    x = _over_time(_named("x", number), x, network.sizes[0], network.dtype)
+    if not callable(target):
+        target = _over_time(_named("target", number), target, network.sizes[-1], np.float64)
+        _same_count(number, target, x.shape[1])
+    return Segment(number, x, target, steps, moves)
 
 
 def _named(name, number):
@@ -110,11 +114,11 @@ def _over_time(name, value, columns, dtype):
     return array
 
 
-def _check_times(number, *times, steps):
-    if set(times) - {1, steps}:
+def _check_times(number, steps, series):
+    if any(length != steps for length in series):
         raise ValueError(
-            f"segment {number} of the stream has {times[0]} inputs and {times[1]} targets in time; a series (T, B, n) goes "
-            f"with another of as many steps, here {steps}, or with a value (B, n) that is held"
+            f"segment {number} of the stream takes {steps} steps, but has a series of {series[-1]}; inputs and targets are "
+            "series (T, B, n) of as many steps, or values (B, n) that are held"
         )
 
 

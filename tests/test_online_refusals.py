@@ -10,6 +10,7 @@ import pytest
 from online_streams import length, make_stream
 
 import dfc_numba as dfc
+from dfc_numba.online import simulate_online
 
 
 X, TARGET = problems.inputs(2, 4), problems.inputs(2, 3)
@@ -48,13 +49,14 @@ NOT_FINITE = np.where(np.arange(8).reshape(2, 4) == 5, np.nan, 1.0)
         ({"stream": [(X, TARGET[:, :2])]}, r"segment 0 of the stream: target has shape \(2, 2\); expected \(any, 3\)"),
         ({"stream": [(X, TARGET), (X[:1], TARGET[:1])]}, "segment 1 .* 1 samples where there are 2"),
         ({"stream": [(X, TARGET[:1])]}, "segment 0 .* 1 samples where there are 2"),
-        ({"stream": [(X[None].repeat(3, 0), TARGET[None].repeat(4, 0))]}, "segment 0 .* 3 inputs and 4 targets in time"),
+        ({"stream": [(X[None].repeat(3, 0), TARGET[None].repeat(4, 0))]}, "takes 3 steps, but has a series of 4"),
+        ({"stream": [(X[None], TARGET[None].repeat(4, 0))]}, "takes 1 steps, but has a series of 4"),
         ({"stream": [(X[:0], TARGET[:0])]}, r"segment 0 of the stream: x is empty \(shape \(0, 4\)\)"),
         ({"stream": [(X[None][:0], TARGET)]}, r"segment 0 of the stream: x is empty \(shape \(0, 2, 4\)\)"),
         ({"stream": [(NOT_FINITE, TARGET)]}, r"segment 0 of the stream: x\[1, 1\] is nan"),
         ({"stream": [(X, lambda network, x: TARGET[:, :2])]}, r"segment 0 of the stream: target has shape \(2, 2\)"),
         ({"stream": [(X, lambda network, x: TARGET[:1])]}, "segment 0 .* 1 samples where there are 2"),
-        ({"stream": [(X, lambda network, x: TARGET[None].repeat(3, 0))]}, "segment 0 .* 1 inputs and 3 targets in time"),
+        ({"stream": [(X, lambda network, x: TARGET[None].repeat(3, 0))]}, "takes 12 steps, but has a series of 3"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,
 )  # fmt: skip
@@ -69,6 +71,12 @@ def test_values_that_are_refused(options, message):
         ({"stream": (X, TARGET)}, r"segment 0 of the stream is ndarray; expected a pair \(x, target\)"),
         ({"stream": X}, "stream is ndarray; expected an iterable of pairs"),
         ({"stream": 3}, "stream is int; expected an iterable of pairs"),
+        ({"stream": [([[1, 2], [3]], TARGET)]}, "segment 0 of the stream: x must be an array of numbers"),
+        ({"stream": [("text", TARGET)]}, "segment 0 of the stream: x must be an array of numbers"),
+        (
+            {"stream": [(X, TARGET, TARGET)]},
+            r"segment 0 of the stream is tuple; expected a pair \(x, target\)",
+        ),
         ({"net": "network"}, "network must be a Network"),
         ({"state": 3}, "state must be a OnlineState"),
         ({"record": 3}, "record must be a Record"),
@@ -79,6 +87,11 @@ def test_values_that_are_refused(options, message):
 def test_types_that_are_refused(options, message):
     with pytest.raises(TypeError, match=message):
         streams.call(**options)
+
+
+def test_a_controller_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="controller must be a Controller"):
+        simulate_online(streams.network(), [(X, TARGET)], "controller")
 
 
 def test_a_bad_list_is_refused_before_anything_runs():
