@@ -62,7 +62,7 @@ class Trajectories:
     def __init__(self, path):
         self.path, self.damaged = Path(path), []
         self.files, self.notes = segments.find(path)
-        self._handles, self._closed = OrderedDict(), False
+        self._handles, self._parts, self._closed = OrderedDict(), {}, False
         try:
             self._counts = self._count()
             self.attributes = safe.attributes(self.handle(0))
@@ -95,6 +95,18 @@ class Trajectories:
             self._handles[number] = safe.open_file(self.files[number])
         self._handles.move_to_end(number)
         return self._handles[number]
+
+    def part(self, number, group, name):
+        """The `Part` of a variable that `files[number]` has."""
+
+        def opened():
+            return safe.data_set(safe.group(self.handle(number), group), name)
+
+        place = number, group, name
+        if place not in self._parts:
+            dataset = opened()
+            self._parts[place] = Part(opened, self.files[number], dataset.shape, dataset.dtype)
+        return self._parts[place]
 
     def close(self):
         """Close all files; nothing can be read any more."""
@@ -173,7 +185,7 @@ class PhaseRecords:
         full = schema.file_name(name, layer, self.variables)
         grows = schema.variable(full).dims[0] == schema.RECORD
         files = self._files if grows else self._files[:1]
-        return StoredVariable(full, [self._part(number, self.name, full) for number in files])
+        return StoredVariable(full, [self._source.part(number, self.name, full) for number in files])
 
     def network(self, n):
         """The `Network` of record n, as it was before the update."""
@@ -184,7 +196,9 @@ class PhaseRecords:
             stored = safe.group(self._source.handle(number), group)
             facts = safe.parsed(stored, "network")
             names = filter(schema.is_variable, stored)
-            arrays |= {name: StoredVariable(name, [self._part(number, group, name)])[row] for name in names}
+            arrays |= {
+                name: StoredVariable(name, [self._source.part(number, group, name)])[row] for name in names
+            }
         layers = range(1, len(facts.pop("sizes")))
         weights, feedback, biases = ([arrays.get(f"{kind}_{i}") for i in layers] for kind in "WQb")
         return Network(
@@ -205,11 +219,3 @@ class PhaseRecords:
 
     def _group(self, number):
         return safe.group(self._source.handle(number), self.name)
-
-    def _part(self, number, group, name):
-        """The `Part` of a variable in one file."""
-
-        def dataset():
-            return safe.data_set(safe.group(self._source.handle(number), group), name)
-
-        return Part(dataset, self._source.files[number], dataset().shape, dataset().dtype)

@@ -11,6 +11,8 @@ from dfc_numba import memory
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
 
+SMALL_BYTES = 2**20  # that always fit into memory
+
 
 @dataclass(frozen=True)
 class Part:
@@ -67,7 +69,8 @@ class StoredVariable:
         rows, *rest = (np.atleast_1d(one) for one in indices)
         shape = len(rows), *map(len, rest)
         size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        memory.require(size, f"{self.name} of shape {shape}", "read less of it at a time")
+        if size > SMALL_BYTES:
+            memory.require(size, f"{self.name} of shape {shape}", "read less of it at a time")
         blocks = list(self._blocks(rows, rest))
         found = self._joined(shape, blocks)
         return found[tuple(0 if one.ndim == 0 else slice(None) for one in indices)]
