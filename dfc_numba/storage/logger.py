@@ -102,6 +102,7 @@ class Logger:
             old = self._since is not None and time.monotonic() >= self._since + self._segment_seconds
             if old or self._bytes >= self._segment_bytes:
                 self._close_segment()
+                self._background.submit(self._writer.join)
 
     def settle(self):
         """Close what is logged so far for good."""
@@ -110,6 +111,7 @@ class Logger:
         with self._explained():
             self._close_segment()
             self._background.finish()
+            self._background.submit(self._writer.join)
 
     def on_end(self, outcome):
         """Closes the last segment; a run that is done gets one file for all."""
@@ -127,7 +129,7 @@ class Logger:
         at_once = kind is not None and not issubclass(kind, Exception)
         if self._background is not None and self._background.end(discard=at_once):
             with suppress(OSError):  # what ended the run is told already
-                self._writer.close_segment("interrupted" if at_once else "failed")
+                self._writer.close("interrupted" if at_once else "failed")
 
     def _record(self, minibatch, controller):
         """The `Record` of a minibatch; None where none of the chosen samples is there."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba import hdf5
-from dfc_numba.files import force_to_disk, publish, replacing
+from dfc_numba.files import force_to_disk, publish
 from dfc_numba.storage import schema
+from dfc_numba.storage.joined import Joined, opened
 from dfc_numba.storage.writer import TrajectoryWriter
 
 FOLDER, COMPACTED, PART = "trajectories", "trajectories.h5", ".part"
@@ -70,13 +70,10 @@ def _next_number(compacted):
         return 0
 
 
-def opened(path):
-    """A trajectory file, opened for reading within a `with` block."""
-    return hdf5.opened(path, schema.SCHEMA, schema.SCHEMA_VERSION, schema.KIND)
-
-
 class SegmentWriter:
     """Writes the trajectories of a run, segment by segment; a context manager like `TrajectoryWriter`.
+
+    Segments of a run that has none before are joined as it goes on, so that at its end hardly anything is left to do.
 
     Args:
         directory: the run directory. Segments that it has are kept, and new ones come after them.
@@ -87,6 +84,8 @@ class SegmentWriter:
         self._run, self._options = Path(directory), options
         self._folder = self._run / FOLDER
         self._writer = None
+        fresh = not numbered(self._folder) and not (self._run / COMPACTED).exists()
+        self._joined, self._count = Joined(self._run / COMPACTED) if fresh else None, 0  # of segments in it
 
     def append(self, recipe=None, trajectory=None, update=None):
         """Add a record, see `TrajectoryWriter.append`."""
@@ -105,11 +104,30 @@ class SegmentWriter:
             writer.close(status)
             publish(writer.path, writer.path.with_suffix(""))
 
+    def join(self):
+        """Put what was closed since the last time into the file that a complete run gets."""
+        if self._joined is not None:
+            for file in list(numbered(self._folder).values())[self._count :]:
+                self._joined.add(file)
+                self._count += 1
+
     def close(self, status):
         """Close the last segment; a run that is complete gets one file for all."""
-        self.close_segment(status)
-        if status == "complete" and numbered(self._folder):
-            compact(self._run, status)
+        try:
+            self.close_segment(status)
+            if status == "complete" and numbered(self._folder):
+                self._compact()
+        finally:
+            if self._joined is not None:
+                self._joined.discard()
+
+    def _compact(self):
+        if self._joined is None:
+            compact(self._run)
+        else:
+            self.join()
+            self._joined.publish("complete", segments=self._count)
+            _remove_segments(self._run)
 
     def _abandon(self):
         """Leave the segment, of whose last record only a part may be written, as one that was never closed."""
@@ -145,43 +163,25 @@ class SegmentWriter:
 def compact(directory, status="complete"):
     """Put all closed segments of a run directory into one file, with the same bits in the same order; then remove them.
 
-    It takes little memory, whatever the size of the files. Interrupted at any moment, it leaves everything in place once.
+    Interrupted at any moment, it leaves everything in place once.
 
     Raises:
         OSError: if a segment is damaged; everything stays as it is.
     """
     run = Path(directory)
     files, _ = find(run)
-    segments = numbered(run / FOLDER)
-    with replacing(run / COMPACTED) as temporary:
-        merge(files, temporary, status=status, segments=max(segments, default=-1) + 1)
-    for file in segments.values():
-        file.unlink()
-    if segments:
-        with suppress(OSError):  # something else is in it
-            (run / FOLDER).rmdir()
-
-
-def merge(files, path, *, status, before=None, **attributes):
-    """Write the records of several trajectory files into a new one.
-
-    Args:
-        status, attributes: of the new file; the other attributes are those of the first.
-        before: leave out the minibatches from this running number on.
-    """
-    with opened(files[0]) as first:
-        kept = {
-            key: value
-            for key, value in first.attrs.items()
-            if key not in ("schema", "schema_version", "status")
-        }
-    writer = TrajectoryWriter(path, attributes={**kept, **attributes}, compression=kept["compression"])
-    try:
+    with Joined(run / COMPACTED) as joined:
         for file in files:
-            with opened(file) as source:
-                writer.extend(source, before=before)
-    finally:
-        writer.close(status)
+            joined.add(file)
+        joined.publish(status, segments=max(numbered(run / FOLDER), default=-1) + 1)
+    _remove_segments(run)
+
+
+def _remove_segments(run):
+    for file in numbered(run / FOLDER).values():
+        file.unlink()
+    with suppress(OSError):  # there is none, or something else is in it
+        (run / FOLDER).rmdir()
 
 
 def keep_before(directory, number):
@@ -193,13 +193,12 @@ def keep_before(directory, number):
     for file in files:
         with opened(file) as source:
             numbers = [group["number"][...] for group in schema.phase_groups(source).values()]
-            segments = source.attrs.get("segments")
         numbers = np.concatenate(numbers or [np.array([], int)])
         if (numbers < number).all():
             continue
-        if (numbers < number).any():
-            attributes = {} if segments is None else {"segments": segments}
-            with replacing(file) as temporary:
-                merge([file], temporary, status="closed", before=number, **attributes)
-        else:
+        if not (numbers < number).any():
             file.unlink()
+            continue
+        with Joined(file) as joined:
+            joined.add(file, before=number)
+            joined.publish("closed")

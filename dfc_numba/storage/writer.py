@@ -114,14 +114,18 @@ class TrajectoryWriter:
             self.table(**attributes).copy(group, stop, **renumbered)
         self._new.check()
 
-    def close(self, status="complete"):
+    def close(self, status="complete", **attributes):
         """Close the file, saying how what it describes has ended: one of `schema.STATUSES`.
+
+        Args:
+            attributes: values that are known only now.
 
         Raises:
             OSError: if not all of it could be written.
         """
         if self._file:
-            self._file.attrs.modify("status", status)
+            for name, value in {**attributes, "status": status}.items():
+                self._file.attrs[name] = value
             self._new.close()
             self._new.check()
 
