@@ -35,13 +35,11 @@ def run(config, *, out, samples, command=()):
     _check(config, path, samples)
     dataset = load_data(config)
     network = create_network(config, dataset)
-    minibatch = _first_minibatch(config, dataset, network, samples)
+    minibatch, target = _first_minibatch(config, dataset, network, samples)
     record = Record()
-    _announce(network, config.controller, len(minibatch.x), record, path)
-    trajectory = simulate(
-        network, minibatch.x, methods.pursued_target(network, minibatch, config), config.controller,
-        noise=minibatch.noise if config.controller.noisy else None, record=record,
-    )  # fmt: skip
+    _announce(network, config.controller, len(target), record, path)
+    noise = minibatch.noise if config.controller.noisy else None
+    trajectory = simulate(network, minibatch.x, target, config.controller, noise=noise, record=record)
     recipe = replace(trajectory.recipe, labels=minibatch.y, indices=minibatch.indices, epoch=1, minibatch=1)
     attributes = schema.root_attributes(config=config, command=command, seed=config.training.seed)
     finite = bool(np.isfinite(trajectory.error).all())
@@ -69,17 +67,18 @@ def _check(config, path, samples):
 
 
 def _first_minibatch(config, dataset, network, samples):
-    """The first samples of the first forward minibatch, nudged as in the whole minibatch."""
+    """The first samples of the first forward minibatch, and their target, which is that of the whole minibatch."""
     training, target, split = config.training, config.target, dataset.train
-    batch = shuffled_minibatches(len(split.x), training.batch_size, training.seed, "forward", 0)[0]
-    indices = batch[:samples]
-    return methods.Minibatch(
+    indices = shuffled_minibatches(len(split.x), training.batch_size, training.seed, "forward", 0)[0]
+    whole = methods.Minibatch(
         phase="forward", epoch=1, position=1, number=0, indices=indices,
         x=np.asarray(split.x[indices], network.dtype),
         y=soft_targets(split.y[indices], network.sizes[-1], target.class_value),
-        noise=NoiseKey(training.seed, 0, indices),
-        nudge=target.step / (len(batch) if target.step_per == "minibatch" else 1),
+        nudge=target.step / (len(indices) if target.step_per == "minibatch" else 1),
     )  # fmt: skip
+    pursued = methods.pursued_target(network, whole, config)[:samples]
+    first = {name: getattr(whole, name)[:samples] for name in ("x", "y", "indices")}
+    return replace(whole, **first, noise=NoiseKey(training.seed, 0, first["indices"])), pursued
 
 
 def _announce(network, controller, count, record, path):

@@ -98,5 +98,3 @@ def flip(path, array, offset=5):
         return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
 
     overwrite(path, change)
-
-
