@@ -1,6 +1,6 @@
 """Analysis of trajectories from the file alone: updates by any rule, convergence, residuals, statistics.
 
-Functions take a `StoredRecord` of an open trajectory file, which they read a few MB at a time, or a `Trajectory`. They
+Functions take a `StoredRecord` of an open trajectory file, which they read a block at a time, or a `Trajectory`. They
 compute in float64 with NumPy; where only some samples of a minibatch were stored, they are about these.
 """
 
@@ -121,7 +121,7 @@ def update_deviations(record):
     if applied and samples < count:
         raise ValueError(
             f"the update is the mean over {count} samples, of which {samples} are stored; log all samples, or compute them "
-            "with `dfc replay --expand`"
+            f"with `dfc replay --expand` and --samples {count}"
         )
     recomputed = update_arrays(described_update(record)) if applied else {}
     return {

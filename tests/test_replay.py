@@ -1,6 +1,7 @@
 """Replay: what a file holds is computed again to the same bits, what was changed is found, recipes become trajectories."""
 
 import shutil
+import tracemalloc
 from dataclasses import replace
 
 import h5py
@@ -361,6 +362,50 @@ def test_expanded_recipes_are_the_full_log(whole, recipes, tmp_path):
     assert code == 0 and "6 records" in text
     assert_same_data(tmp_path / "expanded.h5", whole)
     assert set(statuses(tmp_path / "expanded.h5")) == {"identical"}
+
+
+LOGGED = [
+    "network.hidden=[8]",
+    "log.every=19",
+    "feedback.pretraining_epochs=1",
+    "feedback_controller.steps=9",
+]
+METHODS = {
+    "dfc": ["controller.steps=9"],
+    "dfc-ss-newton": [],
+    "dfc-single-phase": [
+        "controller.steps=9", "controller.sigma=0.01", "controller.tau_noise=0.1", "feedback.extra_epochs=1",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_logs_recipes_becomes_one_that_logged_everything(tmp_path, method):
+    for name, recipe_only in {"whole": "false", "recipes": "true"}.items():
+        settings = [*LOGGED, f"training.method={method}", *METHODS[method], f"log.recipe_only={recipe_only}"]
+        options = [f"--set={setting}" for setting in settings]
+        result = CliRunner().invoke(
+            cli.app, ["train", "--epochs", "1", "--out", str(tmp_path / name), *options]
+        )
+        assert result.exit_code == 0, result.stderr
+    assert dfc_replay(tmp_path / "whole", "--all")[0] == 0
+    assert dfc_replay(tmp_path / "recipes", "--expand", tmp_path / "expanded.h5")[0] == 0
+    assert_same_data(tmp_path / "expanded.h5", tmp_path / "whole" / "trajectories.h5")
+
+
+def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
+    peaks = []
+    for count in (2, 2, 12):  # the first one loads and compiles what is needed
+        path = write(
+            tmp_path / f"{len(peaks)}.h5",
+            [recipe({**SHORT, "steps": 800}) for _ in range(count)],
+            recipe_only=True,
+        )
+        tracemalloc.start()
+        expand(path, tmp_path / f"{len(peaks)}-expanded.h5")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1]
 
 
 def test_a_part_is_expanded(recipes, tmp_path):

@@ -9,7 +9,7 @@ from dfc_numba.simulation import Trajectory
 from dfc_numba.storage.record import StoredRecord
 from dfc_numba.storage.writer import trajectory_arrays
 
-BLOCK_BYTES = 2**23  # of all layers, read at a time
+BLOCK_BYTES = 2**25  # of all layers, read at a time
 
 
 class Source:
@@ -65,7 +65,8 @@ class Source:
         full = name if layer is None else f"{name}_{layer}"
         if full not in self._variables:
             raise ValueError(
-                f"this needs the variable {full!r}, which was not stored; log it, or compute it with `dfc replay --expand`"
+                f"this needs the variable {full!r}, which was not stored; log it, or compute it with `dfc replay --expand` "
+                f"and --variables {name},..."
             )
         return np.asarray(self._variables[full][points, samples], np.float64)
 
@@ -91,7 +92,7 @@ class Source:
         )
 
     def blocks(self, stop=None):
-        """Slices of all time points, or of those up to `stop`, of a few MB each."""
+        """Slices of all time points, or of those up to `stop`, with not too much to read in each."""
         stop = len(self.step) if stop is None else stop
         length = max(1, BLOCK_BYTES // (8 * self.count * sum(self.network.sizes)))
         return [slice(first, min(first + length, stop)) for first in range(0, stop, length)]
@@ -101,7 +102,8 @@ class Source:
         if len(self.step) != self.controller.time_points:
             raise ValueError(
                 f"{purpose} needs all {self.controller.time_points} time points, of which {len(self.step)} are stored "
-                f"({_steps(self.step)}); log with every = 1, or compute them with `dfc replay --expand`"
+                f"({_steps(self.step)}); log with log.every_step = 1, or compute them with `dfc replay --expand` and "
+                "--every 1"
             )
 
     def require_last_step(self, purpose):
@@ -109,7 +111,8 @@ class Source:
         if self.step[-1] != self.controller.steps:
             raise ValueError(
                 f"{purpose} needs the state after step {self.controller.steps}, but the last one that is stored is that "
-                f"after step {self.step[-1]}; log steps that include it, or compute it with `dfc replay --expand`"
+                f"after step {self.step[-1]}; choose a log.every_step that includes it, or compute it with "
+                "`dfc replay --expand` and --every 1"
             )
 
 
