@@ -210,10 +210,26 @@ def test_only_numbers_in_the_file_itself_are_read(path, make, message):
         assert any("v_1" in text for text in damages(file))
 
 
-def test_a_missing_variable_is_named(path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("forward/noise_kind", "variable 'noise_kind' is not stored"),
+        ("forward/record", "holds no|phase is 'forward'"),
+        ("weights_snapshots", "a.h5: /weights_snapshots is damaged, or cannot be read"),
+        ("weights_snapshots/W_2", "a.h5: 'W_2' of the network is missing"),
+    ],
+)
+def test_what_is_missing_is_named(path, name, message):
     with h5py.File(path, "r+") as file:
-        del file["forward/noise_kind"], file["weights_snapshots"]
-    with open_trajectories(path) as file, pytest.raises((ValueError, OSError), match="weights_snapshots|noise_kind"):
+        del file[name]
+    with open_trajectories(path) as file, pytest.raises((ValueError, OSError), match=message):
+        file["forward"][0].recipe()
+
+
+def test_parameters_without_description_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["feedback_snapshots"].attrs.clear()
+    with open_trajectories(path) as file, pytest.raises(ValueError, match="'sizes' of the network is missing"):
         file["forward"][0].recipe()
 
 

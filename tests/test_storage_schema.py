@@ -48,7 +48,10 @@ def test_other_names_are_no_variables(name):
 @pytest.mark.parametrize("itemsize", [1, 4, 8])
 @pytest.mark.parametrize(
     "shape",
-    [(), (1,), (7,), (1000, 16, 256), (1000, 128, 256), (2, 5000, 5000), (100_000,), (31, 5, 6), (10**6, 1, 1), (1, 1, 10**6)],
+    [
+        (), (1,), (7,), (1000, 16, 256), (1000, 128, 256), (2, 5000, 5000), (100_000,), (31, 5, 6), (10**6, 1, 1),
+        (1, 1, 10**6),
+    ],
     ids=str,
 )  # fmt: skip
 def test_chunks_are_neither_large_nor_wasteful(shape, itemsize):

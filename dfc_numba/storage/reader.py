@@ -192,18 +192,17 @@ class PhaseRecords:
         number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
         arrays = {}
         for variable, group in schema.PARAMETER_GROUPS.items():
-            row = int(self.variable(variable)[n])
-            stored = safe.group(self._source.handle(number), group)
-            facts = safe.parsed(stored, "network")
-            names = filter(schema.is_variable, stored)
-            arrays |= {
-                name: StoredVariable(name, [self._source.part(number, group, name)])[row] for name in names
-            }
-        layers = range(1, len(facts.pop("sizes")))
-        weights, feedback, biases = ([arrays.get(f"{kind}_{i}") for i in layers] for kind in "WQb")
-        return Network(
-            weights=weights, feedback=feedback, biases=biases if facts.pop("bias") else None, **facts
-        )
+            row, stored = int(self.variable(variable)[n]), safe.group(self._source.handle(number), group)
+            facts = safe.parsed(stored, "network") or {}
+            for name in filter(schema.is_variable, stored):
+                arrays[name] = StoredVariable(name, [self._source.part(number, group, name)])[row]
+        try:
+            layers, bias = range(1, len(facts.pop("sizes"))), facts.pop("bias")
+            weights, feedback = ([arrays[f"{kind}_{layer}"] for layer in layers] for kind in "WQ")
+            biases = [arrays[f"b_{layer}"] for layer in layers] if bias else None
+        except KeyError as error:
+            raise ValueError(f"{self._source.files[number]}: {error} of the network is missing") from None
+        return Network(weights=weights, feedback=feedback, biases=biases, **facts)
 
     def __len__(self):
         return int(self._ends[-1])

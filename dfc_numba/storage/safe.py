@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dfc_numba import hdf5
 from dfc_numba.errors import DamagedFileError
@@ -123,9 +123,10 @@ def attributes(item):
     found = {}
     with damage_named(f"{item.file.filename}: {item.name}"):
         for name in item.attrs:
-            kind = item.attrs.get_id(name).dtype
-            if h5py.check_string_dtype(kind) is not None or kind.kind in SIMPLE:
-                found[name] = item.attrs[name]
+            with suppress(TypeError):  # of a type that NumPy does not have
+                kind = item.attrs.get_id(name).dtype
+                if h5py.check_string_dtype(kind) is not None or kind.kind in SIMPLE:
+                    found[name] = item.attrs[name]
     return found
 
 

@@ -29,26 +29,21 @@ class Part:
     dtype: np.dtype
 
 
-class StoredVariable:
-    """A variable of the file; indexing it like an array reads that part. `np.asarray` reads all of it.
+class Lazy:
+    """What looks like an array and is read when it is indexed: a class with `shape`, `dtype` and `__getitem__`.
 
     Indices may be numbers, slices, and lists or arrays of numbers (or booleans), each for its own dimension.
+    `np.asarray` reads all of it.
 
     Attributes:
-        name: in the file. dims: names of the dimensions. shape, dtype: as of an array.
-        long_name, units: what it is.
+        name: in the file. dims: names of the dimensions. long_name, units: what it is.
+        shape, dtype, ndim, size: as of an array.
     """
 
-    def __init__(self, name, parts):
-        self.name, self._parts = name, parts
-        about = schema.variable(name)
-        self.dims, self.long_name, self.units = about.dims, about.long_name, about.units
-        self.dtype = parts[0].dtype
-        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
-        rest = np.array([part.shape[1:] for part in parts], int).max(
-            axis=0
-        )  # files may differ in the number of samples
-        self.shape = (int(self._starts[-1]), *(int(length) for length in rest))
+    @property
+    def ndim(self):
+        """Number of dimensions."""
+        return len(self.shape)
 
     @property
     def size(self):
@@ -59,10 +54,27 @@ class StoredVariable:
         return self.shape[0]
 
     def __repr__(self):
-        return described(self)
+        sizes = ", ".join(f"{dim}: {length}" for dim, length in zip(self.dims, self.shape, strict=True))
+        return f"<{self.name} ({sizes}) {self.dtype}: {self.long_name}, in {self.units}>"
 
     def __array__(self, dtype=None, copy=None):
-        return as_array(self, dtype, copy)
+        if copy is False:
+            raise ValueError("a stored variable is read from its file, which makes a copy")
+        return self[...].astype(self.dtype if dtype is None else dtype, copy=False)
+
+
+class StoredVariable(Lazy):
+    """A variable over all records, of one file or several."""
+
+    def __init__(self, name, parts):
+        self.name, self._parts = name, parts
+        about = schema.variable(name)
+        self.dims, self.long_name, self.units = about.dims, about.long_name, about.units
+        self.dtype = parts[0].dtype
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        # files may differ in the number of samples
+        rest = np.array([part.shape[1:] for part in parts], int).max(axis=0)
+        self.shape = (int(self._starts[-1]), *(int(length) for length in rest))
 
     def __getitem__(self, key):
         indices = index_arrays(key, self.shape)
@@ -115,8 +127,8 @@ class StoredVariable:
         )
 
 
-class RecordVariable:
-    """A variable of one record, without the dimension `record` and without padding; otherwise like `StoredVariable`."""
+class RecordVariable(Lazy):
+    """A variable of one record, without the dimension `record` and without padding."""
 
     def __init__(self, variable, record, lengths):
         self._variable, self._record = variable, record
@@ -124,62 +136,42 @@ class RecordVariable:
         self.long_name, self.units = variable.long_name, variable.units
         self.shape = tuple(lengths.get(dim, n) for dim, n in zip(self.dims, variable.shape[1:], strict=True))
 
-    @property
-    def size(self):
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __repr__(self):
-        return described(self)
-
-    def __array__(self, dtype=None, copy=None):
-        return as_array(self, dtype, copy)
-
     def __getitem__(self, key):
         return self._variable[(self._record, *index_arrays(key, self.shape))]
 
 
-def described(variable):
-    """One line about a variable."""
-    sizes = ", ".join(f"{dim}: {length}" for dim, length in zip(variable.dims, variable.shape, strict=True))
-    return f"<{variable.name} ({sizes}) {variable.dtype}: {variable.long_name}, in {variable.units}>"
-
-
-def as_array(variable, dtype, copy):
-    """All of a variable, as NumPy's protocol asks for it."""
-    if copy is False:
-        raise ValueError("a stored variable is read from its file, which makes a copy")
-    return variable[...].astype(variable.dtype if dtype is None else dtype, copy=False)
-
-
 def _outer(dataset, indices):
     """The part of a data set that is the outer product of arrays of indices."""
-    slices = [_slice(one) for one in indices]
-    block = dataset[tuple(slices)]
-    for axis, (one, part) in enumerate(zip(indices, slices, strict=True)):
-        offsets = (one - part.start) // part.step
-        if not np.array_equal(offsets, np.arange(block.shape[axis])):
-            block = block.take(offsets, axis=axis)
+    chosen = [_evenly_spaced(one) for one in indices]
+    uneven = [axis for axis, one in enumerate(chosen) if one is None]
+    widest = max(uneven, key=lambda axis: np.ptp(indices[axis]), default=None)
+    for (
+        axis
+    ) in uneven:  # HDF5 takes one list of numbers, which increase; of other dimensions the range is read
+        unique = np.unique(indices[axis])
+        chosen[axis] = unique if axis == widest else np.arange(unique[0], unique[-1] + 1)
+    block = dataset[tuple(_slice(one) if axis != widest else one for axis, one in enumerate(chosen))]
+    for axis in uneven:
+        block = block.take(np.searchsorted(chosen[axis], indices[axis]), axis=axis)
     return block
 
 
-def _slice(indices):
-    """The slice that covers an array of indices: exactly where they are evenly spaced and increase."""
-    first, last = int(indices.min()), int(indices.max())
+def _evenly_spaced(indices):
+    """The indices, if they increase in equal steps, else None."""
     gaps = np.diff(indices)
-    step = int(gaps[0]) if len(gaps) and (gaps == gaps[0]).all() and gaps[0] > 0 else 1
-    return slice(first, last + 1, step)
+    return indices if len(gaps) == 0 or (gaps[0] > 0 and (gaps == gaps[0]).all()) else None
+
+
+def _slice(indices):
+    """The slice that evenly spaced indices are."""
+    return slice(
+        int(indices[0]), int(indices[-1]) + 1, int(indices[1] - indices[0]) if len(indices) > 1 else 1
+    )
 
 
 def _runs(rows):
-    """Slices of an array of row numbers, each of which is evenly spaced and increases."""
-    if len(rows) == 0:
-        return []
-    gaps = np.diff(rows)
-    if len(gaps) == 0 or (gaps[0] > 0 and (gaps == gaps[0]).all()):
+    """Slices of an array of row numbers, each of which is evenly spaced."""
+    if _evenly_spaced(rows) is not None:
         return [slice(0, len(rows))]
     return [slice(n, n + 1) for n in range(len(rows))]
 
