@@ -282,6 +282,18 @@ def test_a_damaged_record_is_named_and_the_others_are_replayed(tmp_path):
     assert code == 2 and "simulation 1: " in complaints and "damaged" in complaints and "2 identical" in text
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_damaged_segment_of_a_run_does_not_go_unseen(tmp_path):
+    writer = SegmentWriter(tmp_path)
+    for one in training():
+        writer.append(one, *made(one, dfc.Record()))
+        writer.close_segment()
+    segment = tmp_path / "trajectories" / "000002.h5"
+    segment.write_bytes(segment.read_bytes()[:5000])
+    code, text, complaints = dfc_replay(tmp_path)
+    assert code == 2 and "5 identical, 1 unusable" in text and "000002.h5" in complaints
+
+
 def test_recipes_alone_have_nothing_to_compare(recipes):
     code, _, complaints = dfc_replay(recipes)
     assert code == 2 and "--expand" in complaints
