@@ -33,6 +33,11 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.simulation import Record as Record
     from dfc_numba.simulation import Trajectory as Trajectory
     from dfc_numba.simulation import simulate as simulate
+    from dfc_numba.plots import plot as plot
+    from dfc_numba.storage.reader import open_trajectories as open_trajectories
+    from dfc_numba.storage.replay import replay as replay
+    from dfc_numba.storage.resimulation import expand as expand
+    from dfc_numba.storage.resimulation import what_if as what_if
     from dfc_numba.targets import output_target as output_target
     from dfc_numba.threads import limit_threads as limit_threads
 
@@ -56,6 +61,11 @@ _HOMES = {
     "steady_state": "equilibrium",
     "SteadyState": "equilibrium",
     "output_jacobian": "equilibrium",
+    "open_trajectories": "storage.reader",
+    "replay": "storage.replay",
+    "expand": "storage.resimulation",
+    "what_if": "storage.resimulation",
+    "plot": "plots",
     "limit_threads": "threads",
     "DivergenceError": "errors",
 }
