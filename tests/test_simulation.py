@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from problems import inputs, label, parameters, probabilities, relative_deviation, stable_parameters
+from problems import draws, inputs, label, parameters, probabilities, relative_deviation, stable_parameters
 from simulations import (
     LAYER_VARIABLES,
     NOISY,
@@ -225,6 +225,61 @@ def test_what_is_recorded_are_slices_of_the_whole(options, dtype):
     assert all(
         getattr(found, name) is None for name in OUTPUT_VARIABLES + LAYER_VARIABLES if name not in wanted
     )
+
+
+@pytest.mark.parametrize("error", ["difference", "softmax"])
+def test_the_control_error_is_that_of_the_recorded_output(error):
+    net, x, _ = problem()
+    target, c = probabilities(SAMPLES, 3), dfc.Controller(**SHORT, error=error)
+    found = dfc.simulate(net, x, target, c)
+    output = softmax(found.r[-1]) if error == "softmax" else found.r[-1]
+    assert relative_deviation(found.e, target - output) < 1e-13
+    if error == "difference":
+        assert relative_deviation(np.linalg.norm(found.e, axis=2), found.error) < 1e-13
+    alone = dfc.simulate(net, x, target, c, record=dfc.Record(variables=["e"], samples=[3, 0], every=7))
+    assert np.array_equal(alone.e, found.e[::7][:, [3, 0]]) and alone.r is None and alone.u is None
+
+
+def test_recorded_noise_drives_the_same_simulation():
+    net, x, target = problem()
+    c, key = dfc.Controller(**NOISY), dfc.NoiseKey(3, 4, [7, 2, 9, 0, 5])
+    everything = dfc.Record(variables=[*OUTPUT_VARIABLES, *LAYER_VARIABLES, "noise"])
+    found = dfc.simulate(net, x, target, c, noise=key, record=everything)
+    assert [draws.shape for draws in found.noise] == [(31, SAMPLES, n) for n in SIZES[1:]]
+    assert not any(draws[0].any() for draws in found.noise) and all(np.ptp(draws[1:]) > 1 for draws in found.noise)
+    again = dfc.simulate(net, x, target, c, noise=found.noise, record=everything)
+    assert_same_bits(again, found)
+    assert all(np.array_equal(a, b) for a, b in zip(again.noise, found.noise, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_noise_is_recorded_for_what_is_chosen(dtype):
+    net, x, target = problem(dtype)
+    c = dfc.Controller(**NOISY)
+    given = draws(c, SIZES, SAMPLES)
+    for noise in (5, given):
+        whole = dfc.simulate(net, x, target, c, noise=noise, record=dfc.Record(variables=["noise"]))
+        part = dfc.Record(variables=["noise"], samples=[4, 1], every=6)
+        part = dfc.simulate(net, x, target, c, noise=noise, record=part)
+        for ours, theirs in zip(part.noise, whole.noise, strict=True):
+            assert ours.dtype == dtype and np.array_equal(ours, theirs[::6][:, [4, 1]])
+    for ours, theirs in zip(whole.noise, given, strict=True):
+        assert np.array_equal(ours[1:], theirs[1:].astype(dtype))
+
+
+def test_noise_that_there_is_not_cannot_be_recorded():
+    with pytest.raises(ValueError, match="Record.variables has 'noise', but the controller has none; leave it out, or set"):
+        simulate(record=dfc.Record(variables=["noise"]))
+    assert simulate(NOISY, noise=1).noise is None  # only on request
+
+
+def test_a_trajectory_tells_its_samples_and_what_it_was_made_of():
+    net, x, target = problem()
+    found = dfc.simulate(net, x, target, dfc.Controller(**SHORT), record=dfc.Record(samples=[3, 0]))
+    assert found.samples.tolist() == [3, 0] and simulate().samples.tolist() == list(range(SAMPLES))
+    recipe = found.recipe
+    assert np.array_equal(recipe.x, x) and np.array_equal(recipe.target, target)
+    assert recipe.network is not net and np.array_equal(recipe.network.weights[1], net.weights[1])
 
 
 def test_a_trajectory_too_large_for_memory_is_refused_with_its_size(monkeypatch):
