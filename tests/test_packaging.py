@@ -95,6 +95,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
         ("dfc_numba", "dfc_numba"),
         ("kernels", "dfc_numba/kernels"),
         ("data", "dfc_numba/data"),
+        ("dfc_numba/storage", "dfc_numba/storage"),
     ):
         assert {f"{package}/{name}" for name in sources(folder)} <= names
     assert {

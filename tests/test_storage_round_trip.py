@@ -1,5 +1,6 @@
 """What is written to a trajectory file comes back with the same bits, whatever was recorded, in either dtype."""
 
+import tracemalloc
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -289,6 +290,21 @@ def test_wrong_options_are_refused_before_there_is_a_file(tmp_path, options, mes
     with pytest.raises(ValueError, match=message):
         TrajectoryWriter(tmp_path / "a.h5", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_a_record_is_written_piece_by_piece(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("dfc_numba.storage.layout.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("dfc_numba.storage.layout.CHUNK_BYTES", 2**14)
+    one = record(0, count=500)
+    size = sum(array.nbytes for array in one[1].v)
+    with TrajectoryWriter(tmp_path / "a.h5", dtype=dtype) as writer:
+        writer.append(*one)  # creates the variables
+        tracemalloc.start()
+        writer.append(*one)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert 5 * peak < size
 
 
 # --- compression and attributes -----------------------------------------------------------------------------
