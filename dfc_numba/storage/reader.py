@@ -53,7 +53,7 @@ class Trajectories:
 
     Attributes:
         path: what was opened. files: the files that it stands for, in order.
-        phases: names of the phases' groups.
+        phases: names of the phases' groups, in the order in which a run begins them.
         attributes: of the file; of a run, those of its first file.
         status: how what the file describes has ended, one of `schema.STATUSES`; of a run, as its last file says.
         notes: sentences about what is left aside. damaged: sentences about files of a run that cannot be read.
@@ -70,7 +70,8 @@ class Trajectories:
         except BaseException:
             self.close()
             raise
-        self.phases = tuple(dict.fromkeys(name for counts in self._counts for name in counts))
+        phases = {name for counts in self._counts for name in counts}
+        self.phases = tuple(sorted(phases, key=schema.phase_order))
 
     @property
     def config(self):

@@ -18,6 +18,7 @@ JSON_TEXTS = ("versions", "config", "controller", "update", "network")  # attrib
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 
+PHASES = ("pretraining", "feedback", "forward", "extra_feedback", "simulation")  # groups, in the order of a run
 RECORD, SNAPSHOT = "record", "snapshot"
 GROWING = (RECORD, SNAPSHOT, "sample", "minibatch_sample")  # dimensions without a fixed length
 
@@ -188,6 +189,11 @@ def file_name(name, layer, names):
 def group_name(phase):
     """The group of a phase: "extra feedback" is stored in /extra_feedback."""
     return phase.replace(" ", "_")
+
+
+def phase_order(name):
+    """Sorts the groups of phases."""
+    return PHASES.index(name) if name in PHASES else len(PHASES), name
 
 
 def phase_groups(file):
