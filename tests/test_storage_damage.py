@@ -82,6 +82,9 @@ def test_a_flipped_byte_in_a_text_is_noticed(path, text, where):
     overwrite(path, lambda content: content.replace(text, text[:-2] + bytes([text[-2] ^ 1]) + text[-1:], 1))
     with open_trajectories(path) as file, pytest.raises(DamagedFileError, match=f"attribute {where} of /forward"):
         file["forward"][0].recipe()
+    with open_trajectories(path) as file:
+        (found,) = damages(file)
+        assert f"attribute {where} of /forward is damaged" in found
 
 
 def read_all(path):

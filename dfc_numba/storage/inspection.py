@@ -21,22 +21,29 @@ def damages(file):
     yield from file.damaged
     for number in range(len(file.files)):
         handle = file.handle(number)
-        for group in safe.group_names(handle):
-            for name in filter(schema.is_variable, safe.group(handle, group)):
-                yield from _damages(safe.group(handle, group), name)
+        for group in (handle, *(safe.group(handle, name) for name in safe.group_names(handle))):
+            yield from _failures(safe.parsed, ((group, name) for name in schema.JSON_TEXTS))
+            for name in filter(schema.is_variable, group):
+                yield from _damages(group, name)
 
 
 def _damages(group, name):
-    try:
+    """Messages about the chunks of a data set that cannot be read."""
+    failures = list(_failures(safe.data_set, [(group, name)]))
+    if failures:
+        yield from failures
+    else:
         dataset = safe.data_set(group, name)
-        parts = chunks(dataset, len(dataset))
-        for part in parts:
-            try:
-                read_checked(dataset, part)
-            except DamagedFileError as error:
-                yield str(error)
-    except (OSError, ValueError) as error:
-        yield str(error)
+        yield from _failures(read_checked, ((dataset, part) for part in chunks(dataset, len(dataset))))
+
+
+def _failures(function, calls):
+    """Messages about the calls that fail."""
+    for arguments in calls:
+        try:
+            function(*arguments)
+        except (OSError, ValueError) as error:
+            yield str(error)
 
 
 def _heading(file):
@@ -57,12 +64,7 @@ def _heading(file):
 
 
 def _phase(records):
-    ranges = []
-    for name in COUNTERS:
-        if name in records.variables and len(records):
-            values = records.variable(name)[...]
-            first, last = values.min(), values.max()
-            ranges.append(f"{name} {first}" + (f" to {last}" if last > first else ""))
+    ranges = [text for name in COUNTERS if (text := _range(records, name))]
     count = f"{len(records)} record{'' if len(records) == 1 else 's'}"
     yield f"/{records.name}: {count}" + (f" ({', '.join(ranges)})" if ranges else "")
     if records.controller is not None:
@@ -77,3 +79,15 @@ def _phase(records):
         units = "" if one.units == "1" else f", in {one.units}"
         size = readable(one.size * one.dtype.itemsize)
         yield f"  {one.name:<18}{shape:<{width}}  {one.dtype!s:<8} {size:>8}  {one.long_name}{units}"
+
+
+def _range(records, name):
+    """From where to where a counter goes; empty where it is not stored, or damaged."""
+    if name not in records.variables or not len(records):
+        return ""
+    try:
+        values = records.variable(name)[...]
+    except DamagedFileError:
+        return ""
+    first, last = values.min(), values.max()
+    return f"{name} {first}" + (f" to {last}" if last > first else "")

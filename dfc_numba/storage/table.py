@@ -199,9 +199,9 @@ def _copy_rows(source, target, first, count):
 
 def chunks(dataset, count):
     """The part of each chunk that lies within the first `count` rows: slices, one per dimension."""
-    lengths = count, *dataset.shape[1:]
-    for corner in itertools.product(*map(range, (0,) * dataset.ndim, lengths, dataset.chunks)):
-        yield tuple(map(slice, corner, np.minimum(np.add(corner, dataset.chunks), lengths)))
+    lengths, sizes = (count, *dataset.shape[1:]), dataset.chunks or dataset.shape
+    for corner in itertools.product(*map(range, (0,) * dataset.ndim, lengths, sizes)):
+        yield tuple(map(slice, corner, np.minimum(np.add(corner, sizes), lengths)))
 
 
 def read_checked(dataset, part):
