@@ -77,6 +77,20 @@ def train(
         Path | None,
         typer.Option(help="Run directory; by default the first free runs/NAME-NNN.", show_default=False),
     ] = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log",
+            help="Log trajectories, as [log] says: 16 samples of the last minibatch of each pass, unless told otherwise.",
+        ),
+    ] = False,
+    recipe_only: Annotated[
+        bool,
+        typer.Option(
+            "--recipe-only",
+            help="Log only what `dfc replay` makes the trajectories from: inputs, parameters, key of the noise.",
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -91,15 +105,16 @@ def train(
 ):
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
 
-    The run directory gets config.toml, run.json, metrics.csv, the weights and checkpoints. Ctrl-C, SIGTERM and
-    SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1 diverged or failed, 2 wrong use,
-    75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
+    The run directory gets config.toml, run.json, metrics.csv, the weights and checkpoints, and with a log
+    trajectories.h5. Ctrl-C, SIGTERM and SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1
+    diverged or failed, 2 wrong use, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
     with _exit_codes():
         from dfc_numba import reporting, resumption
         from dfc_numba.config_file import load_config
 
         name, overrides = Path(source or DEFAULT_PRESET).stem, _overrides(settings, epochs, seed, dtype)
+        overrides += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
         there = resumption.find(out, name, required=source is None) if resume else None
         if there is None:
             config, left_out = load_config(source or DEFAULT_PRESET, overrides)

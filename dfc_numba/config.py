@@ -8,7 +8,7 @@ is refused when it is stated, so that no setting is accepted and ignored. The de
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from dfc_numba.config_rules import contradictions
 from dfc_numba.config_usage import LEARNING_PHASES, published_pursuit, selects_minibatches, unused_places
@@ -27,6 +27,8 @@ CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 ACTIVATIONS = Activation.__args__
+# a value that is one of several types by a validator of ours needs a serializer of ours, too
+AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
 
 
 def _one_or_per_layer(allowed, what):
@@ -45,9 +47,13 @@ def _is_positive(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
-PerLayer = Annotated[float | tuple[float, ...], _one_or_per_layer(_is_positive, "a number greater than 0")]
+PerLayer = Annotated[
+    float | tuple[float, ...], _one_or_per_layer(_is_positive, "a number greater than 0"), AS_IT_IS
+]
 Activations = Annotated[
-    str | tuple[str, ...], _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS))
+    str | tuple[str, ...],
+    _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS)),
+    AS_IT_IS,
 ]
 
 
@@ -63,7 +69,7 @@ def _check_samples(value):
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples)]
+Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples), AS_IT_IS]
 Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 
 

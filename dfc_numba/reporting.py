@@ -5,9 +5,12 @@ standard error.
 """
 
 import shlex
+import shutil
 import sys
 import time
 from math import isnan
+
+from dfc_numba.memory import readable
 
 MINUTE = 60.0
 TIME_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
@@ -127,6 +130,18 @@ def announce(experiment, left_out=()):
     expected = experiment.expect()
     needs = f"time {expected_time(expected.seconds)}; memory about {size(expected.memory)}"
     print(f"expected, from a short trial: {needs}", flush=True)
+    if experiment.trainer.log is not None:
+        print(log_text(experiment), flush=True)
+
+
+def log_text(experiment):
+    """How much a run will log, and whether there is room for it."""
+    log, folder = experiment.config.log, experiment.directory.path
+    records, expected = experiment.trainer.log.expected(experiment.trainer)
+    packed = "" if log.compression == "none" else f" before compression with {log.compression}"
+    free = shutil.disk_usage(folder).free
+    room = "" if expected < free else f"; only {readable(free)} are free in {folder}: log less, or make room"
+    return f"log: {records} records, about {readable(expected)}{packed}{room}"
 
 
 def _standing(trainer):

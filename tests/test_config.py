@@ -81,6 +81,12 @@ def test_toml_keeps_lists_nested_options_and_none():
     assert validated(tomllib.loads(to_toml(config))) == config
 
 
+def test_json_there_and_back():
+    overrides = ["optimizer.learning_rate=[0.1,0.2,0.3]", "network.hidden_activation=[tanh,relu]", "log.samples=[3,1]"]
+    for config in (Config(), load_config(None, overrides)[0]):
+        assert Config.model_validate_json(config.model_dump_json(), context={"refuse_unused": False}) == config
+
+
 def test_a_file_needs_to_state_only_what_it_changes(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[controller]\nk_p = 1.0\n[training]\nepochs = 7\n")

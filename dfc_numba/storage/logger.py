@@ -13,10 +13,10 @@ import numpy as np
 
 from dfc_numba.config_usage import logged_phases
 from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
-from dfc_numba.simulation import Record, recorded_bytes
 from dfc_numba.storage import schema, segments
 from dfc_numba.storage.background import Background
 from dfc_numba.storage.layout import filters
+from dfc_numba.storage.log_plan import chooses, expected, kept, trajectory_bytes
 from dfc_numba.storage.recipe import Recipe, StoredUpdate
 from dfc_numba.storage.recomputation import simulates
 
@@ -51,6 +51,10 @@ class Logger:
         self._background = self._writer = None
         _check_compression(config.log)
 
+    def expected(self, trainer):
+        """(records, bytes) of a whole run, see `log_plan.expected`."""
+        return expected(self._config, trainer.network, trainer.schedule, len(trainer.dataset.train))
+
     def on_start(self, trainer):
         """Forgets what a killed run has logged of minibatches that this one does again, and begins to write."""
         log, seed = self._config.log, self._config.training.seed
@@ -64,7 +68,7 @@ class Logger:
         self._background = Background(self._memory)
 
     def wants(self, phase, position, number, count):
-        """Whether a minibatch is logged: number `position` of `count` in its pass, from 1; `number` in the run, from 0."""
+        """Whether a minibatch of a phase is logged, see `log_plan.chooses`."""
         return phase in self._phases and chooses(self._config.log, position, number, count)
 
     def updated(self, function, network, minibatch, *arguments, **options):
@@ -78,11 +82,7 @@ class Logger:
         target, controller = arguments or (network.predict(minibatch.x, dtype="float64"), None)
         update = {"function": function.__name__, **options}
         noise = update.pop("noise")
-        keep = (
-            None
-            if self._config.log.recipe_only or not simulates(update)
-            else self._record(minibatch, controller)
-        )
+        keep = kept(self._config.log, controller if simulates(update) else None, len(minibatch.x))
         size = self._size(network, minibatch, controller, keep)
         with self._explained():
             self._background.reserve(size)
@@ -131,21 +131,11 @@ class Logger:
             with suppress(OSError):  # what ended the run is told already
                 self._writer.close("interrupted" if at_once else "failed")
 
-    def _record(self, minibatch, controller):
-        """The `Record` of a minibatch; None where none of the chosen samples is there."""
-        log, count = self._config.log, len(minibatch.x)
-        chosen = range(log.samples) if isinstance(log.samples, int) else log.samples
-        there = tuple(sample for sample in chosen if sample < count)
-        variables = tuple(name for name in log.variables if name != "noise" or controller.noisy)
-        return (
-            Record(variables=variables, samples=there, every=log.every_step) if there and variables else None
-        )
-
     def _size(self, network, minibatch, controller, keep):
         """Bytes that the record of a minibatch takes at most until it is written."""
         parameters = network.n_parameters * network.dtype.itemsize * (1 + self._config.log.updates)
-        recorded = 0 if keep is None else recorded_bytes(network, controller, len(keep.samples), keep)
-        return recorded + parameters + minibatch.x.nbytes + 2 * minibatch.y.nbytes
+        given = minibatch.x.nbytes + 2 * minibatch.y.nbytes
+        return trajectory_bytes(network, controller, keep) + parameters + given
 
     def _append(self, recipe, made, size):
         trajectory = getattr(made[0], "trajectory", None)
@@ -179,18 +169,8 @@ class Logger:
         except Exception as error:
             kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
             raise LogError(
-                f"the log of the run cannot be written ({kind}{error}); what was closed before, in {self._directory}, can be "
-                "read"
+                f"the log of the run cannot be written ({kind}{error}); what was closed before can be read"
             ) from error
-
-
-def chooses(log, position, number, count):
-    """Whether a section `[log]` chooses a minibatch, see `Logger.wants`."""
-    return (
-        (log.every is not None and (position - 1) % log.every == 0)
-        or (log.last_of_epoch and position == count)
-        or number in log.minibatches
-    )
 
 
 def _same_bits(arrays, others):
