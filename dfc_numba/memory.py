@@ -53,6 +53,13 @@ def in_large_pages(length, dtype):
     return block[start : start + size].view(dtype)
 
 
+def zeros(length, dtype):
+    """The same, filled with zeros."""
+    array = in_large_pages(length, dtype)
+    array.fill(0)
+    return array
+
+
 class PerThread:
     """Arrays of `length` elements, one for each thread that asks, which keeps its own."""
 

@@ -187,7 +187,7 @@ def _room_for_totals(phase, task):
     places, dtype = phase.places, phase.network.dtype
     averages, learns = task.readout == kernel.AVERAGE, task.learn_feedback
     return (
-        np.zeros(places.outer[-1] if averages else 0, dtype),
+        memory.zeros(places.outer[-1] if averages else 0, dtype),
         np.zeros(places.outer_feedback[-1] if learns else 0, dtype),
     )
 

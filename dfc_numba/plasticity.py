@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dfc_numba import newton, threads
+from dfc_numba import memory, newton, threads
 from dfc_numba.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.controller import Controller
 from dfc_numba.equilibrium import linearised, steady_state
@@ -130,7 +130,7 @@ def outer_update(network, factors, below, count, *, totals=None):
     """
     dtype = network.dtype
     places = layout(network.sizes, dtype)
-    totals = np.zeros(places.outer[-1], dtype) if totals is None else totals
+    totals = memory.zeros(places.outer[-1], dtype) if totals is None else totals
     pieces = [(i, o) for i, n in enumerate(network.sizes[1:], 1) for o in range(0, n, OUTPUT_BLOCK)]
     post = [
         padded_rows(factor, stride, dtype) for factor, stride in zip(factors, places.stride[1:], strict=True)

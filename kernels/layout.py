@@ -6,6 +6,7 @@ and rows[i] is the sum of the strides of the layers 1..i-1. Dense arrays, as the
 `[layer][sample][unit]` without padding, with dense[i] units per sample before layer i.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,12 @@ def _starts(lengths):
 
 
 def layout(sizes, dtype):
-    """The layout of a network with `sizes` (n_0, ..., n_L)."""
+    """The layout of a network with `sizes` (n_0, ..., n_L); its arrays are shared by all who ask, and nobody's to change."""
+    return _layout(tuple(int(n) for n in sizes), np.dtype(dtype))
+
+
+@lru_cache(maxsize=256)
+def _layout(sizes, dtype):
     sizes = np.asarray(sizes, np.int64)
     stride = np.array([row_stride(n, dtype) for n in sizes], np.int64)
     outputs = sizes[-1]
