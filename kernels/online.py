@@ -227,21 +227,17 @@ def _advance_apical(work, layer, plan, noise, step, point):
 def _advance_soma(work, layer, plan, slot, factor, gain):
     """Soma, rate and factor of a layer from its new basal voltage in `total`; `factor` is where the latter goes."""
     size, learned, total = plan.places.count * layer.stride, plan.learning.weight_gain, plan.places.total
-    difference, basal, rate, slope = (
-        layer.difference,
-        layer.basal,
-        layer.rate + slot * layer.slot,
-        work[layer.slope],
-    )
+    difference, basal, apical = layer.difference, layer.basal, layer.apical
+    rate, slope = layer.rate + slot * layer.slot, work[layer.slope]
     if layer.family == LOGISTIC:
         unit.advance_logistic(
             size, work, difference, work, basal, work, rate, work, factor,
-            work, difference, work, total, work, basal, work, layer.apical, gain, slope, learned,
+            work, difference, work, total, work, basal, work, apical, gain, slope, learned,
         )  # fmt: skip
     else:
         unit.advance_piecewise(
             size, work, difference, work, basal, work, rate, work, factor,
-            work, difference, work, total, work, basal, work, layer.apical, gain, slope, learned,
+            work, difference, work, total, work, basal, work, apical, gain, slope, learned,
         )  # fmt: skip
 
 
@@ -303,9 +299,8 @@ def _enter(work, control, clock, layers, plan, segment):
 
 @jit_part
 def _restart_layer(work, layer, plan, slot):
-    """The feedforward state of a layer, without control."""
+    """The feedforward state of a layer, without control: a gain of 1 makes v - v_ff the apical voltage, zero."""
     size = plan.places.count * layer.stride
-    fill(size, work, layer.difference, 0.0)
     fill(size, work, layer.apical, 0.0)
     fill(size, work, layer.noise, 0.0)
     _learn_biases(work, layer, plan, 0)

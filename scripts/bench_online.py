@@ -31,6 +31,7 @@ def main(arguments=None):
     records = [record(session, stream, dtype, options) for dtype in DTYPES for stream in streams]
     print_steps(report, records)
     report.results["steps"] = records
+    report.results["times"] = session.records(flop(session, streams, options))
     report.write()
     return 0
 
@@ -50,6 +51,12 @@ def add_subjects(session, streams, dtype, options):
         session.add(sweep(length, dtype), online.read_and_write, length, dtype, options.sweeps)
     for stream in streams:
         session.add(Subject(stream.name, dtype, 1), online.our_stream, stream, dtype)
+
+
+def flop(session, streams, options):
+    """Floating-point operations of one run, by subject; none for what only touches memory."""
+    known = {PRODUCT: 2 * options.size**3} | {s.name: s.steps * s.flop_per_step for s in streams}
+    return {subject: known.get(subject.name, 0) for subject in session.times}
 
 
 def sweep(length, dtype):
