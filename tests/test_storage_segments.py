@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from storage_files import assert_same_recipe, assert_same_trajectory, flip, network, record
 
+import dfc_numba as dfc
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import segments
 from dfc_numba.storage.reader import open_trajectories
@@ -15,6 +16,7 @@ from dfc_numba.storage.segments import SegmentWriter, compact, keep_before
 from dfc_numba.storage.writer import TrajectoryWriter
 
 PHASES = ["pretraining", "forward", "extra feedback"]
+KEEP = dfc.Record(variables=["u", "v"], every=2)
 FACTS = {"seed": "3", "config": '{"training": {"seed": 3}}', "threads": 1}
 
 
@@ -25,7 +27,7 @@ def records():
     for n in range(10):
         if n % 4 == 3:
             net.weights[0] += 0.1
-        found.append(record(n, net=net, phase=PHASES[n % 3], count=[5, 3, 5, 2][n % 4]))
+        found.append(record(n, net=net, phase=PHASES[n % 3], count=[5, 3, 5, 2][n % 4], keep=KEEP))
     return found
 
 
@@ -280,7 +282,7 @@ def test_compaction_takes_little_memory(tmp_path, monkeypatch):
 # --- resuming -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [0, 1, 4, 5, 8, 9, 100])
+@pytest.mark.parametrize("number", [0, 4, 5, 9, 100])
 @pytest.mark.parametrize("finish", [None, "complete"])
 def test_a_resumed_run_keeps_what_is_before_it(tmp_path, records, number, finish):
     writer = write(tmp_path, records, 4, finish=finish)
