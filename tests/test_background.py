@@ -123,7 +123,8 @@ def test_the_end_comes_after_what_was_ordered():
     for number in range(10):
         worker.submit(time.sleep, 0.001)
         worker.submit(found.append, number)
-    assert worker.end() and found == list(range(10))
+    worker.end(last=lambda: found.append("last"))
+    assert found == [*range(10), "last"]
 
 
 def test_an_end_at_once_leaves_out_what_waits(monkeypatch):
@@ -131,6 +132,17 @@ def test_an_end_at_once_leaves_out_what_waits(monkeypatch):
     go_on = stalled(worker)
     worker.submit(found.append, "never")
     monkeypatch.setattr(background, "PATIENCE", 0.05)
-    assert not worker.end(discard=True)  # the call under way takes longer than that
+    worker.end(discard=True, last=lambda: found.append("last"))
+    assert found == []  # the call under way takes longer than that
     go_on.set()
-    assert worker.end() and found == []
+    worker.end(last=lambda: found.append("last"))
+    assert found == ["last"]
+
+
+def test_the_end_comes_after_an_error_too(worker):
+    found = []
+    worker.submit(fail, "first")
+    with pytest.raises(ArithmeticError):
+        worker.finish()
+    worker.end(last=lambda: found.append("last") or fail("not told"))
+    assert found == ["last"]

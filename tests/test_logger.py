@@ -47,12 +47,12 @@ def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-def logged(folder, log=None, sections=None, *, observers=(), options=None, **run):
+def logged(folder, log=None, sections=None):
     """A trainer after a logged run, what a watcher saw, and the outcome."""
     config = configuration(log={"dtype": "float64", **(log or ALL)}, **(sections or {}))
     dtype = config.training.dtype
-    with Logger(folder, config, **(options or {})) as log:
-        return train(config, dataset(dtype=dtype), network(dtype=dtype), log=log, **run)
+    with Logger(folder, config) as log:
+        return train(config, dataset(dtype=dtype), network(dtype=dtype), log=log)
 
 
 def numbers(folder):
@@ -284,13 +284,15 @@ def test_the_memory_of_what_is_not_written_yet_is_bounded(tmp_path, monkeypatch)
     monkeypatch.setattr(segments.SegmentWriter, "append", slow)
     monkeypatch.setattr(logger, "Background", Watched)
     limit = 400_000
-    logged(tmp_path, options={"memory": limit})
+    monkeypatch.setattr(logger, "MEMORY", limit)
+    logged(tmp_path)
     assert len(waiting) == 15 and max(most) <= limit < sum(waiting) / 2
     assert max(most) > max(waiting)  # more than one at a time
 
 
-def test_a_record_that_is_larger_than_the_memory_is_written_all_the_same(tmp_path):
-    logged(tmp_path, options={"memory": 1})
+def test_a_record_that_is_larger_than_the_memory_is_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(logger, "MEMORY", 1)
+    logged(tmp_path)
     assert sum(map(len, numbers(tmp_path).values())) == 15
 
 
@@ -353,10 +355,11 @@ def test_an_error_that_nobody_expected_is_told_by_its_name(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("size", [3_000, 40_000, 150_000])
-def test_a_full_disk_stops_the_run_and_spares_what_was_closed(tmp_path, size):
-    log = {**ALL, "samples": 2}
+def test_a_full_disk_stops_the_run_and_spares_what_was_closed(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(logger, "SEGMENT_BYTES", 100_000)
     with largest_file(size), pytest.raises(LogError, match="cannot be written"):
-        logged(tmp_path, log, options={"segment_bytes": 100_000})
+        logged(tmp_path, {**ALL, "samples": 2})
+    assert not list(tmp_path.glob(".trajectories.h5*"))  # the room for what was being joined is free again
     if (tmp_path / "trajectories").exists() and segments.numbered(tmp_path / "trajectories"):
         found = sorted(number for phase in numbers(tmp_path).values() for number in phase)
         assert found == list(range(len(found)))
@@ -424,12 +427,14 @@ def test_a_compression_without_its_extra_is_refused_before_the_run(tmp_path, mon
 # --- segments --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"segment_bytes": 1}, {"segment_seconds": 0.0}, {}])
-def test_large_and_old_segments_are_closed(tmp_path, monkeypatch, options):
+@pytest.mark.parametrize("limit", ["SEGMENT_BYTES", "SEGMENT_SECONDS", None])
+def test_large_and_old_segments_are_closed(tmp_path, monkeypatch, limit):
+    if limit is not None:
+        monkeypatch.setattr(logger, limit, 0)
     publish, closed = segments.publish, []
     monkeypatch.setattr(segments, "publish", lambda *paths: closed.append(paths[1].name) or publish(*paths))
-    logged(tmp_path, options=options)
-    assert closed == [f"{number:06d}.h5" for number in range(15 if options else 1)]
+    logged(tmp_path)
+    assert closed == [f"{number:06d}.h5" for number in range(15 if limit else 1)]
     assert names(tmp_path) == ["trajectories.h5"] and sum(map(len, numbers(tmp_path).values())) == 15
 
 
@@ -450,12 +455,13 @@ def test_what_is_settled_is_closed(tmp_path):
     trainer.settle()  # after the end there is nothing left to do
 
 
-@pytest.mark.parametrize("options", [{}, {"segment_bytes": 1}, {"segment_bytes": 200_000}])
-def test_the_file_of_a_complete_run_does_not_depend_on_its_segments(tmp_path, options):
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_the_file_of_a_complete_run_does_not_depend_on_its_segments(tmp_path, monkeypatch, size):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     logged(tmp_path / "one")
-    logged(tmp_path / "other", options=options)
+    monkeypatch.setattr(logger, "SEGMENT_BYTES", size)
+    logged(tmp_path / "other")
     assert contents(tmp_path / "one") == contents(tmp_path / "other") != {}
     with open_trajectories(tmp_path / "other") as file:
         assert file.status == "complete" and file.files == [tmp_path / "other" / "trajectories.h5"]
@@ -477,11 +483,12 @@ def test_the_file_says_what_made_it(tmp_path):
 
 @pytest.mark.parametrize("saved", [0, 4, 7, 15])
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_run_that_goes_on_ends_with_the_same_file(tmp_path, saved, killed):
+def test_a_run_that_goes_on_ends_with_the_same_file(tmp_path, monkeypatch, saved, killed):
     """Interrupted after a checkpoint; or killed later, with records behind the checkpoint closed and half written."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     config = logged(whole)[0].config
+    monkeypatch.setattr(logger, "SEGMENT_BYTES", 200_000)
 
     class Saving:
         def on_start(self, trainer):
@@ -498,14 +505,14 @@ def test_a_run_that_goes_on_ends_with_the_same_file(tmp_path, saved, killed):
                 self.trainer.settle()
                 checkpoint.save(self.trainer, tmp_path / "checkpoint.h5")
 
-    log = Logger(parts, config, segment_bytes=200_000)
+    log = Logger(parts, config)
     with log:
         Trainer(network(), dataset(), config, observers=[Saving()], log=log).run()
     if killed:
         (parts / "trajectories").mkdir(exist_ok=True)
         (parts / "trajectories" / "000077.h5.part").write_bytes(b"half written")
         (parts / ".trajectories.h5.1234.tmp").write_bytes(b"half joined")
-    log = Logger(parts, config, segment_bytes=200_000)
+    log = Logger(parts, config)
     trainer = Trainer(network(), dataset(), config, log=log)
     checkpoint.restore(trainer, tmp_path / "checkpoint.h5")
     with log:

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from contextlib import suppress
 
 PATIENCE = 5.0  # seconds
 
@@ -22,7 +23,7 @@ class Background:
     def __init__(self, limit):
         self._limit, self._reserved = limit, 0
         self._calls, self._changed = deque(), threading.Condition()
-        self._busy, self._ends, self.error = False, False, None
+        self._busy, self._ends, self._last, self.error = False, False, None, None
         self._thread = threading.Thread(target=self._work, name="dfc-background", daemon=True)
         self._thread.start()
 
@@ -49,18 +50,19 @@ class Background:
         with self._changed:
             self._wait(lambda: not self._calls and not self._busy)
 
-    def end(self, *, discard=False):
+    def end(self, *, discard=False, last=None):
         """End the thread, after the calls that were ordered.
 
-        With `discard` it ends after the call under way, or is left alone if that takes long. Returns whether it ended.
+        Args:
+            discard: end after the call under way instead, or leave the thread alone if that takes long.
+            last: is called at the end, whatever happened; its own errors are not told.
         """
         with self._changed:
-            self._ends = True
+            self._ends, self._last = True, last
             if discard:
                 self._calls.clear()
             self._changed.notify_all()
         self._thread.join(PATIENCE if discard else None)
-        return not self._thread.is_alive()
 
     def _check(self):
         if self.error is not None:
@@ -80,9 +82,12 @@ class Background:
                 error = caught
             del call, function, arguments
             self._done(size, error)
+        if self._last is not None:
+            with suppress(Exception):
+                self._last()
 
     def _next(self):
-        """The next call; None at the end."""
+        """The next call; None at the end, which after an error is not before it is ordered."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._ends)
             self._busy = bool(self._calls)
@@ -92,6 +97,6 @@ class Background:
         with self._changed:
             self._busy, self._reserved = False, self._reserved - size
             if error is not None:
-                self.error, self._ends = error, True
+                self.error = error
                 self._calls.clear()
             self._changed.notify_all()

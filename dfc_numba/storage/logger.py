@@ -6,8 +6,9 @@ that records take until they are written is bounded. Before every checkpoint wha
 
 import copy
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from dfc_numba.storage.recipe import Recipe, StoredUpdate
 from dfc_numba.storage.recomputation import simulates
 
 MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger
-SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0
+SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0  # a segment that has more, or is open for longer, is closed
 ENDINGS = {"done": "complete"}  # where files have another word for how a run ended
 PARAMETERS = ("weights", "biases", "feedback")
 
@@ -33,18 +34,13 @@ class Logger:
         directory: the run directory.
         config: the `Config`, with `log.on`.
         command: the command line, for the files.
-        memory: bytes that records take until they are written, unless a single one is larger.
-        segment_bytes, segment_seconds: a segment that has more, or is open for longer, is closed.
 
     Raises:
         ConfigurationError: if the compression needs an extra that is not installed.
     """
 
-    def __init__(
-        self, directory, config, *, command=(), memory=MEMORY, segment_bytes=SEGMENT_BYTES, segment_seconds=SEGMENT_SECONDS
-    ):  # fmt: skip
+    def __init__(self, directory, config, *, command=()):
         self._directory, self._config, self._command = directory, config, command
-        self._memory, self._segment_bytes, self._segment_seconds = memory, segment_bytes, segment_seconds
         self._phases = frozenset(logged_phases(config))
         self._bytes, self._since = 0, None  # of the segment under way
         self._parameters = {}  # the last ones that were copied, by kind
@@ -65,7 +61,7 @@ class Logger:
         self._writer = segments.SegmentWriter(
             self._directory, attributes=attributes, compression=log.compression, dtype=log.dtype
         )
-        self._background = Background(self._memory)
+        self._background = Background(MEMORY)
 
     def wants(self, phase, position, number, count):
         """Whether a minibatch of a phase is logged, see `log_plan.chooses`."""
@@ -99,8 +95,8 @@ class Logger:
         """Tells of an error of the writer at once; closes a segment that is large or old enough."""
         with self._explained():
             self._background.check()
-            old = self._since is not None and time.monotonic() >= self._since + self._segment_seconds
-            if old or self._bytes >= self._segment_bytes:
+            old = self._since is not None and time.monotonic() >= self._since + SEGMENT_SECONDS
+            if old or self._bytes >= SEGMENT_BYTES:
                 self._close_segment()
                 self._background.submit(self._writer.join)
 
@@ -126,10 +122,10 @@ class Logger:
 
     def __exit__(self, kind, *_):
         """After an error, closes what was logged until then; leaves at once where the user wants to."""
-        at_once = kind is not None and not issubclass(kind, Exception)
-        if self._background is not None and self._background.end(discard=at_once):
-            with suppress(OSError):  # what ended the run is told already
-                self._writer.close("interrupted" if at_once else "failed")
+        if self._background is not None:
+            at_once = kind is not None and not issubclass(kind, Exception)
+            status = "interrupted" if at_once else "failed"
+            self._background.end(discard=at_once, last=partial(self._writer.close, status))
 
     def _size(self, network, minibatch, controller, keep):
         """Bytes that the record of a minibatch takes at most until it is written."""

@@ -1,0 +1,78 @@
+"""Training with and without a log, and the writing of records alone, as subjects for timing."""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from dfc_numba.data.dataset import DataSet, Split
+from dfc_numba.storage.logger import Logger
+
+from benchmarks.workload import published
+from dfc_numba import Record, simulate
+from dfc_numba.config import LogSection
+from dfc_numba.training import Trainer
+
+LOGGED = {"samples": 16, "dtype": "float32"}  # the same as by default, stated
+
+
+def training(workload, dtype, log, minibatches, folder):
+    """A pass of the forward phase over some minibatches, with a log as a dict of keys of `[log]`, None for no log.
+
+    Evaluation is cut to a single sample. The result is the size of the files in bytes.
+    """
+    config, dataset, network = (
+        _configuration(workload, dtype, log),
+        _data(workload, dtype),
+        workload.problem(dtype)[0],
+    )
+    order = [np.arange(workload.samples)] * minibatches
+
+    def run():
+        directory = Path(tempfile.mkdtemp(dir=folder))
+        try:
+            log = Logger(directory, config) if config.log.on else None
+            outcome = Trainer(network.copy(), dataset, config, minibatches=order, log=log).run()
+            assert outcome.status == "done", outcome.message
+            return [sum(file.stat().st_size for file in directory.rglob("*"))]
+        finally:
+            shutil.rmtree(directory)
+
+    return run
+
+
+def _configuration(workload, dtype, log):
+    """The published configuration with one epoch of the forward phase alone."""
+    config = published()
+    changes = {"training": {"epochs": 1, "dtype": dtype}, "feedback": {"train": False}}
+    sections = {name: getattr(config, name).model_copy(update=update) for name, update in changes.items()}
+    section = LogSection(on=False)
+    if log is not None:
+        section = LogSection(**LOGGED, **log, last_of_epoch=False, updates="recipe_only" not in log)
+    return config.model_copy(update={**sections, "controller": workload.controller, "log": section})
+
+
+def _data(workload, dtype):
+    """As many random samples as a minibatch has."""
+    _, x, _ = workload.problem(dtype)
+    labels = np.random.default_rng(workload.seed).integers(workload.outputs, size=len(x))
+    train, one = Split(x, labels), Split(x[:1], labels[:1])
+    return DataSet("random", "classification", train, one, one, workload.outputs, "drawn here")
+
+
+def writing(workload, dtype, compression, folder):
+    """Writing one record of 16 samples, and nothing else; the result is the size of the file in bytes."""
+    network, x, target = workload.problem(dtype)
+    record = Record(samples=tuple(range(LOGGED["samples"])))
+    trajectory = simulate(network, x, target, workload.controller, record=record)
+
+    def run():
+        path = Path(tempfile.mkdtemp(dir=folder)) / "record.h5"
+        try:
+            trajectory.save(path, compression=compression, dtype=LOGGED["dtype"])
+            return [path.stat().st_size]
+        finally:
+            shutil.rmtree(path.parent)
+
+    return run
