@@ -277,4 +277,6 @@ def _distance(controller, target, output):
 def no_records(count, dtype):
     """Records of nothing, in the dtypes that records have: one type of arguments, one compilation."""
     outputs, layers = np.zeros(0), np.zeros(0, dtype)
-    return kernel.Records(np.full(count, -1), 0, 0, outputs, outputs, outputs, layers, layers, layers, layers)
+    return kernel.Records(
+        np.full(count, -1), 0, 0, outputs, outputs, outputs, outputs, layers, layers, layers, layers
+    )

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.special import softmax
 
 from dfc_numba import memory
 from dfc_numba.kernels import phase_state as kernel
@@ -17,9 +16,9 @@ from dfc_numba.phase import prepare, run
 from dfc_numba.storage.recipe import Recipe
 from dfc_numba.validation import instance
 
-Variable = Literal["u", "u_int", "error", "v", "v_ff", "v_fb", "r", "e", "noise"]
-VARIABLES = Variable.__args__[:7]  # what the kernel records
-OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:3], VARIABLES[3:]
+Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
+VARIABLES = Variable.__args__[:-1]  # what the kernel records
+OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
 IDLE = kernel.Task(kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, 0)  # simulates and makes no update
 
 
@@ -42,7 +41,7 @@ class Record:
 
     def names(self):
         """Names of the variables that are kept."""
-        return (*VARIABLES, "e") if self.variables is None else self.variables
+        return VARIABLES if self.variables is None else self.variables
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Trajectory:
         v, v_ff, v_fb: lists of (T, B, n_i): somatic, basal and apical voltages. r: rates.
         converged, diverged: (B,) as published: the steady-state residual below 1e-5 (above 1) of the norm of the
             feedforward output, and for `converged` the error below convergence_epsilon**2 of the initial one.
-        e: (T, B, n_L) r* - r_L, or r* - softmax(r_L); with a float32 network it has the rounding of r_L.
+        e: (T, B, n_L) control error r* - r_L, or r* - softmax(r_L), in float64 for either dtype of the network.
         noise: list of (T, B, n_i): the standard normal draws that drove the step to each time point.
         samples: (B,) positions of the samples in the minibatch.
         recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
@@ -173,11 +172,10 @@ def _allocate(phase, record):
         f"a trajectory of {times} time points, {count} samples, {units} units",
         "record fewer variables, samples or time points with record=Record(...)",
     )
-    lengths = dict.fromkeys(LAYER_VARIABLES, units) | {"u": outputs, "u_int": outputs, "error": 1}
-    wanted = {*record.names(), "r"} if "e" in record.names() else record.names()
+    lengths = dict.fromkeys(LAYER_VARIABLES, units) | dict.fromkeys(OUTPUT_VARIABLES, outputs) | {"error": 1}
     arrays = {
         name: np.zeros(
-            times * count * lengths[name] if name in wanted else 0,
+            times * count * lengths[name] if name in record.names() else 0,
             np.float64 if name in OUTPUT_VARIABLES else phase.network.dtype,
         )
         for name in VARIABLES
@@ -212,28 +210,16 @@ def _trajectory(phase, record, records, sums):
     for name in LAYER_VARIABLES:
         flat = getattr(records, name)
         arrays[name] = dense_views(flat, count, sizes, times) if flat.size else None
-    for name in ("u", "u_int"):
+    for name in ("u", "u_int", "e"):
         flat = getattr(records, name)
         arrays[name] = flat.reshape(times, count, sizes[-1]) if flat.size else None
     arrays["error"] = records.error.reshape(times, count) if records.error.size else None
-    if "e" in record.names():
-        arrays["e"] = _control_error(phase, arrays["r"][-1], chosen)
-        arrays["r"] = arrays["r"] if "r" in record.names() else None
     if "noise" in record.names():
         arrays["noise"] = _noise(phase, step, chosen)
     return Trajectory(
         time=step * phase.controller.dt, step=step, **arrays, samples=chosen,
         converged=sums.converged[chosen], diverged=sums.diverged[chosen],
     )  # fmt: skip
-
-
-def _control_error(phase, output, chosen):
-    """r* - r_L or r* - softmax(r_L) from the recorded rates of the output layer, in float64."""
-    output = output.astype(np.float64, copy=False)
-    if phase.controller.error == "softmax":
-        output = softmax(output, axis=-1)
-    with np.errstate(invalid="ignore"):
-        return phase.minibatch.target[chosen] - output
 
 
 def _noise(phase, step, chosen):

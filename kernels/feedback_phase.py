@@ -392,6 +392,8 @@ def _record(layout, dynamics, minibatch, state, records, time, step):
                 records.u[line * outputs + k] = state.u[s, k]
             if records.u_int.size:
                 records.u_int[line * outputs + k] = state.u_int[s, k]
+            if records.e.size:
+                records.e[line * outputs + k] = state.error[s, k]
         for i in range(1, depth + 1):
             n = layout.sizes[i]
             dense = layout.dense[i] * samples + b * n

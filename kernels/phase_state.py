@@ -94,6 +94,7 @@ class Records(NamedTuple):
     times: int  # recorded time points
     u: np.ndarray
     u_int: np.ndarray
+    e: np.ndarray
     error: np.ndarray
     v: np.ndarray
     v_ff: np.ndarray

@@ -240,6 +240,16 @@ def test_the_control_error_is_that_of_the_recorded_output(error):
     assert np.array_equal(alone.e, found.e[::7][:, [3, 0]]) and alone.r is None and alone.u is None
 
 
+@pytest.mark.parametrize("error", ["difference", "softmax"])
+def test_a_float32_network_keeps_the_digits_of_the_control_error(error):
+    double = dfc.Network(**stable_parameters(SIZES, dtype=np.float32)).copy(dtype="float64")
+    x, y = inputs(SAMPLES, 4).astype(np.float32), probabilities(SAMPLES, 3)
+    target = dfc.output_target(double, x, y, loss="cross_entropy", step=6e-4) if error == "difference" else y
+    c = dfc.Controller(error=error)
+    single, exact = (dfc.simulate(net, x, target, c).e for net in (double.copy(dtype="float32"), double))
+    assert single.dtype == np.float64 and relative_deviation(single[-1], exact[-1]) < 1e-3
+
+
 def test_recorded_noise_drives_the_same_simulation():
     net, x, target = problem()
     c, key = dfc.Controller(**NOISY), dfc.NoiseKey(3, 4, [7, 2, 9, 0, 5])
