@@ -110,8 +110,9 @@ def train(
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
     with _exit_codes():
-        from dfc_numba import reporting, resumption
-        from dfc_numba.config_file import load_config
+        from dfc_numba.configuration.config_file import load_config
+        from dfc_numba.display import reporting
+        from dfc_numba.runs import resumption
 
         name, overrides = Path(source or DEFAULT_PRESET).stem, _overrides(settings, epochs, seed, dtype)
         overrides += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
@@ -121,7 +122,7 @@ def train(
         else:
             config, left_out = resumption.configuration(there, source, overrides)
             _leave_if_ended(resumption.ended(there, config))
-        from dfc_numba.experiment import Experiment
+        from dfc_numba.runs.experiment import Experiment
 
         experiment = Experiment(
             config, out=there or out, name=name, threads=threads, command=sys.argv,
@@ -169,8 +170,9 @@ def compare(
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint, 128 + signal at once.
     """
     with _exit_codes():
-        from dfc_numba import comparison, comparison_report, summary
+        from dfc_numba.display import comparison_report
         from dfc_numba.errors import ConfigurationError
+        from dfc_numba.runs import comparison, summary
 
         plan = comparison.plan(sources, _overrides(settings, epochs, seed, dtype), seeds=seeds, out=out)
         comparison_report.announce(plan)
@@ -249,7 +251,7 @@ def replay(
     written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, wrong use.
     """
     with _exit_codes(), _bounded(threads):
-        from dfc_numba import replay_command
+        from dfc_numba.commands import replay as replay_command
 
         if every_record and record is not None:
             raise ValueError("--record chooses one record, --all takes all; state one of them")
@@ -292,7 +294,7 @@ def plot(
 ):  # fmt: skip
     """Draw the learning curves of a run, and outputs, control, errors and voltages of a logged minibatch."""
     with _exit_codes():
-        from dfc_numba import plots
+        from dfc_numba.display import plots
 
         units = [plots.unit(text) for text in unit or []]
         print(plots.plot(source, out, phase=phase, record=record, sample=sample, units=units))
@@ -304,7 +306,7 @@ def _bounded(threads):
     if threads is None:
         yield
         return
-    from dfc_numba.threads import limit_threads
+    from dfc_numba.support.threads import limit_threads
 
     with limit_threads(threads):
         yield
@@ -315,7 +317,9 @@ def simulate(
     out: Annotated[Path, typer.Option(help="File to write, which must not exist.", show_default=False)],
     source: Annotated[
         str,
-        typer.Argument(metavar="[PRESET or FILE.toml]", help="Whose forward phase to simulate.", show_default=True),
+        typer.Argument(
+            metavar="[PRESET or FILE.toml]", help="Whose forward phase to simulate.", show_default=True
+        ),
     ] = DEFAULT_PRESET,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
@@ -328,10 +332,10 @@ def simulate(
     `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
     """
     with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)):
-        from dfc_numba.config_file import load_config
+        from dfc_numba.configuration.config_file import load_config
 
         config, _ = load_config(source, _overrides(settings, None, seed, dtype))
-        from dfc_numba import simulate_command
+        from dfc_numba.commands import simulate as simulate_command
 
         with _bounded(threads):
             finite = simulate_command.run(config, out=out, samples=samples, command=sys.argv)
@@ -348,9 +352,13 @@ def inspect(
     ] = False,
     analysis: Annotated[
         bool,
-        typer.Option("--analysis", help="Show convergence, statistics and updates of the records, and nothing else."),
+        typer.Option(
+            "--analysis", help="Show convergence, statistics and updates of the records, and nothing else."
+        ),
     ] = False,
-    phase: Annotated[str | None, typer.Option(help="With --analysis: only this phase.", show_default=False)] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="With --analysis: only this phase.", show_default=False)
+    ] = None,
     record: Annotated[
         int | None, typer.Option(help="With --analysis: only this record of each phase.", show_default=False)
     ] = None,
@@ -361,13 +369,15 @@ def inspect(
     """
     with _exit_codes():
         if analysis:
-            from dfc_numba import offline_report
+            from dfc_numba.display import offline_report
 
             offline_report.tell(path, phase=phase, record=record)
             raise typer.Exit(DONE)
         if phase is not None or record is not None:
-            raise ValueError("--phase and --record choose what --analysis shows; leave them out, or state --analysis")
-        from dfc_numba import inspect_command
+            raise ValueError(
+                "--phase and --record choose what --analysis shows; leave them out, or state --analysis"
+            )
+        from dfc_numba.commands import inspect as inspect_command
 
         well = inspect_command.inspect(path, quick=quick)
     raise typer.Exit(DONE if well else WRONG_USE)
@@ -379,7 +389,7 @@ def presets(
 ):
     """List the presets, or print one as TOML, to edit and train: `dfc presets digits > mine.toml`."""
     with _exit_codes():
-        from dfc_numba.config_file import preset_names, preset_text, preset_title
+        from dfc_numba.configuration.config_file import preset_names, preset_text, preset_title
 
         if name is not None:
             print(preset_text(name), end="")
@@ -392,7 +402,7 @@ def presets(
 @app.command()
 def info():
     """Show versions, processor, threads, linear algebra and cache folder."""
-    from dfc_numba.environment import environment, lines
+    from dfc_numba.support.environment import environment, lines
 
     print("\n".join(lines(environment())))
 

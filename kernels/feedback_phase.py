@@ -15,7 +15,6 @@ float64 for either dtype.
 """
 
 import numpy as np
-
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part

@@ -1,7 +1,6 @@
 """The feedforward pass of a shard of samples: v_i = W_i r_{i-1} + b_i, r_i = phi(v_i)."""
 
 import numpy as np
-
 from dfc_numba.kernels.elementwise import piecewise_rate, relu_rate, sigmoid_rate, tanh_rate
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import multiply

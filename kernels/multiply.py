@@ -12,10 +12,6 @@ padded with zeros; sums of outer products lie in panels as well. Rows of activit
 from functools import partial
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
-
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 from dfc_numba.kernels.simd import (
     CONTRACT,
@@ -30,6 +26,9 @@ from dfc_numba.kernels.simd import (
     splat,
     vector_type,
 )
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
 
 TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
 TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)

@@ -11,7 +11,6 @@ Arrays over all samples are dense, flat `[layer][sample][unit]`; `constants` are
 from typing import NamedTuple
 
 import numpy as np
-
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part

@@ -19,7 +19,6 @@ changes. `settle` applies what is pending. The controller runs in float64 for ei
 """
 
 import numpy as np
-
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels import online_units as unit
 from dfc_numba.kernels.feedforward import LOGISTIC

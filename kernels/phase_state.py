@@ -7,7 +7,6 @@ that evolves in a shard, in flat arrays `[layer][sample][unit]`. The functions f
 from typing import NamedTuple
 
 import numpy as np
-
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit_creating_part, jit_part, jit_shared

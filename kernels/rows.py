@@ -3,11 +3,10 @@
 They are emitted as loops over plain pointers: a slice would be an object of its own, whose references are counted.
 """
 
-from numba import types
-from numba.extending import intrinsic
-
 from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
 from dfc_numba.kernels.simd import data_pointer, emit_loop
+from numba import types
+from numba.extending import intrinsic
 
 
 def _numpy_copy(accumulate):

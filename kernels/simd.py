@@ -10,12 +10,11 @@ import inspect
 import platform
 
 import numpy as np
+from dfc_numba.kernels.jit import JIT_DISABLED
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils, codegen
 from numba.extending import intrinsic
-
-from dfc_numba.kernels.jit import JIT_DISABLED
 
 INDEX = ir.IntType(64)
 CONTRACT = ("contract",)

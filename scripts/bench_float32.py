@@ -18,10 +18,10 @@ from benchmarks.reporting import Report, parser
 from benchmarks.workload import published
 
 import dfc_numba as dfc
-from dfc_numba.config_file import load_config
-from dfc_numba.evaluation import soft_targets
-from dfc_numba.experiment import create_network, load_data
-from dfc_numba.training import Trainer
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.learning.evaluation import soft_targets
+from dfc_numba.learning.training import Trainer
+from dfc_numba.runs.experiment import create_network, load_data
 
 NUDGES = (6e-4, 1e-2, 0.08, 0.5)
 STRONG = "strong"

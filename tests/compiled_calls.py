@@ -4,9 +4,8 @@ from functools import cache
 
 import numba
 import numpy as np
-from numba import types
-
 from dfc_numba.kernels.jit import FLAGS
+from numba import types
 
 LONGEST_REGISTER = (
     16  # elements; the length of the arrays of an elementwise loop is a multiple of the register's

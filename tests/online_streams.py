@@ -4,7 +4,7 @@ import numpy as np
 import problems
 
 import dfc_numba as dfc
-from dfc_numba.online import simulate_online
+from dfc_numba.online.learning import simulate_online
 
 EXACT = 1e-12
 SIZES = [4, 6, 5, 3]

@@ -18,8 +18,8 @@ from reference_problems import Problem
 from reference_table import find_row
 
 import dfc_numba as dfc
-from dfc_numba import optimizers
-from dfc_numba.plasticity import one_shot_feedback_update
+from dfc_numba.dynamics.plasticity import one_shot_feedback_update
+from dfc_numba.learning import optimizers
 
 GRADIENT = re.compile(
     r"g(?P<kind>[Wb])(?P<layer>\d)(_(?P<readout>cont|conteff|ss|ssa|ndi)(_pro(?P<proactive>\d))?_(?P<rule>nl|vd|dm))?"

@@ -11,7 +11,8 @@ import oracle
 from reference_files import family, read
 
 import dfc_numba as dfc
-from dfc_numba import baselines, targets
+from dfc_numba.learning import baselines
+from dfc_numba.model import targets
 
 READOUTS = {"cont": "average", "conteff": "average", "ss": "final", "ssa": "analytic", "ndi": "analytic"}
 RULES = {"nl": "nonlinear_difference", "vd": "voltage_difference", "dm": "derivative_matrix"}

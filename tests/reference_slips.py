@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import oracle
-
 from dfc_numba.data import student_teacher
 
 FLOOR = 0.01  # the least sigma that a feedback gradient is divided by

@@ -4,14 +4,16 @@ import numpy as np
 from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
-from dfc_numba.config import Config
-from dfc_numba.training import Trainer
+from dfc_numba.configuration.config import Config
+from dfc_numba.learning.training import Trainer
 
 SIZES = [4, 6, 5, 3]
 SHORT = {"dt": 0.05, "steps": 20, "alpha": 0.01, "k_p": 0.5}
 SHORT_FEEDBACK = {"dt": 0.01, "steps": 10, "alpha": 0.5, "k_p": 0.05, "tau_v": 0.03, "sigma": 0.05}
 
-NEEDS = {"dfc-single-phase": {"controller": {"sigma": 0.05, "tau_noise": 0.1}}}  # what a method cannot do without
+NEEDS = {
+    "dfc-single-phase": {"controller": {"sigma": 0.05, "tau_noise": 0.1}}
+}  # what a method cannot do without
 
 
 def configuration(**sections):

@@ -19,7 +19,9 @@ def network(seed=0, **options):
     return dfc.Network(**parameters(SIZES, seed, **options))
 
 
-def record(number, *, count=5, net=None, phase="forward", noise=None, keep=EVERYTHING, dtype=np.float64, **facts):
+def record(
+    number, *, count=5, net=None, phase="forward", noise=None, keep=EVERYTHING, dtype=np.float64, **facts
+):
     """(recipe, trajectory, update) of the minibatch `number`, which has inputs of its own."""
     net = network(dtype=dtype) if net is None else net
     x = inputs(count, SIZES[0], seed=number).astype(net.dtype)
@@ -29,7 +31,13 @@ def record(number, *, count=5, net=None, phase="forward", noise=None, keep=EVERY
     noise = dfc.NoiseKey(7, number, indices) if noise is None else noise
     trajectory = dfc.simulate(net, x, target, controller, noise=noise, record=keep)
     update = dfc.forward_update(net, x, target, controller, noise=noise)
-    facts = {"epoch": 1, "minibatch": number + 1, "labels": target + 1.0, "update": {"readout": "average"}, **facts}
+    facts = {
+        "epoch": 1,
+        "minibatch": number + 1,
+        "labels": target + 1.0,
+        "update": {"readout": "average"},
+        **facts,
+    }
     recipe = replace(trajectory.recipe, phase=phase, number=number, indices=indices, **facts)
     return recipe, replace(trajectory, recipe=recipe), update
 
@@ -57,7 +65,9 @@ def assert_same_recipe(found, expected):
     """All that a replay needs is the same."""
     assert repr(found.network) == repr(expected.network)
     for kind in ("weights", "biases", "feedback"):
-        for a, b in zip(getattr(found.network, kind) or [], getattr(expected.network, kind) or [], strict=True):
+        for a, b in zip(
+            getattr(found.network, kind) or [], getattr(expected.network, kind) or [], strict=True
+        ):
             assert_same(a, b, kind)
     for name in ("x", "target", "labels", "indices"):
         assert_same(getattr(found, name), getattr(expected, name), name)

@@ -9,8 +9,8 @@ import problems
 import pytest
 
 import dfc_numba as dfc
-from dfc_numba.baselines import backpropagation, direct_feedback_alignment
-from dfc_numba.targets import mean_loss, output_gradient
+from dfc_numba.learning.baselines import backpropagation, direct_feedback_alignment
+from dfc_numba.model.targets import mean_loss, output_gradient
 
 SIZES = [5, 7, 6, 3]
 KINDS = {"weights": "W", "biases": "b", "feedback": "Q"}

@@ -1,9 +1,8 @@
 """The benchmark of online plasticity: it counts right, runs, and writes its file."""
 
 import pytest
-from test_benchmarks import quick
-
 from benchmarks.online import Stream
+from test_benchmarks import quick
 
 
 def test_weights_and_operations_of_a_step_are_counted_right():

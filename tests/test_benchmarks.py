@@ -13,7 +13,7 @@ import problems
 import pytest
 
 import dfc_numba as dfc
-from dfc_numba import threads
+from dfc_numba.support import threads
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

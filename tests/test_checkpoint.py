@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from small_runs import NEEDS, configuration, dataset, network, parameters, train
 
-from dfc_numba import hdf5
 from dfc_numba.errors import CheckpointError
+from dfc_numba.learning.training import Trainer
 from dfc_numba.storage import checkpoint
 from dfc_numba.storage.checkpoint_pair import CheckpointPair
-from dfc_numba.training import Trainer
+from dfc_numba.support import hdf5
 
 SGD = {"name": "sgd", "momentum": 0.9}
 RMSPROP = {"name": "rmsprop", "momentum": 0.5}

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from dfc_numba import cli
 from dfc_numba._version import __version__
-from dfc_numba.config_file import load_config, preset_names, preset_text
-from dfc_numba.run_directory import METRICS
+from dfc_numba.configuration.config_file import load_config, preset_names, preset_text
+from dfc_numba.runs.run_directory import METRICS
 
 SMALL = ["--set=network.hidden=[8]", "--set=controller.steps=9", "--set=feedback_controller.steps=9"]
 
@@ -203,7 +203,7 @@ def test_an_unexpected_error_ends_with_1_and_is_recorded(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("the moon is full")
 
-    monkeypatch.setattr("dfc_numba.run_directory.RunDirectory.on_epoch", fail)
+    monkeypatch.setattr("dfc_numba.runs.run_directory.RunDirectory.on_epoch", fail)
     result = dfc("train", *SMALL, "--epochs", 1, "--out", tmp_path / "run")
     assert result.exit_code == 1 and "RuntimeError: the moon is full" in result.stderr
     assert "Traceback" not in result.stderr

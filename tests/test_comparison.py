@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dfc_numba import cli, comparison, comparison_report, figures, reporting, summary
+from dfc_numba import cli
+from dfc_numba.display import comparison_report, reporting
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.run_directory import METRICS
+from dfc_numba.runs import comparison, summary
+from dfc_numba.runs.run_directory import METRICS
+from dfc_numba.support import figures
 
 DFC = "digits+controller.steps=9+feedback_controller.steps=9"
 BP = "digits+training.method=bp"

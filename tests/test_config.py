@@ -5,8 +5,8 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from dfc_numba.config import Config, key_paths, section_keys
-from dfc_numba.config_file import (
+from dfc_numba.configuration.config import Config, key_paths, section_keys
+from dfc_numba.configuration.config_file import (
     descriptions,
     load_config,
     parsed_value,
@@ -17,7 +17,7 @@ from dfc_numba.config_file import (
     tomllib,
     validated,
 )
-from dfc_numba.config_usage import DFC_METHODS, OPTIMIZER_KEYS
+from dfc_numba.configuration.config_usage import DFC_METHODS, OPTIMIZER_KEYS
 from dfc_numba.errors import ConfigurationError
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
@@ -42,7 +42,7 @@ def test_every_key_has_a_description(section):
 
 
 def test_the_methods_are_those_of_the_trainer():
-    from dfc_numba.methods import METHODS
+    from dfc_numba.learning.methods import METHODS
 
     names = Config.model_fields["training"].annotation.model_fields["method"].annotation.__args__
     assert set(names) == set(METHODS)
@@ -82,9 +82,15 @@ def test_toml_keeps_lists_nested_options_and_none():
 
 
 def test_json_there_and_back():
-    overrides = ["optimizer.learning_rate=[0.1,0.2,0.3]", "network.hidden_activation=[tanh,relu]", "log.samples=[3,1]"]
+    overrides = [
+        "optimizer.learning_rate=[0.1,0.2,0.3]",
+        "network.hidden_activation=[tanh,relu]",
+        "log.samples=[3,1]",
+    ]
     for config in (Config(), load_config(None, overrides)[0]):
-        assert Config.model_validate_json(config.model_dump_json(), context={"refuse_unused": False}) == config
+        assert (
+            Config.model_validate_json(config.model_dump_json(), context={"refuse_unused": False}) == config
+        )
 
 
 def test_a_file_needs_to_state_only_what_it_changes(tmp_path):

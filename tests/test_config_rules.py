@@ -3,17 +3,17 @@
 import re
 
 import pytest
-from dfc_numba.config_usage import (
+
+from dfc_numba.configuration import config_rules
+from dfc_numba.configuration.config import Config
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.configuration.config_usage import (
     DFC_METHODS,
     SINGLE_PHASE,
     feedback_simulations,
     learning_phases,
     published_pursuit,
 )
-
-from dfc_numba import config_rules
-from dfc_numba.config import Config
-from dfc_numba.config_file import load_config
 from dfc_numba.errors import ConfigurationError
 
 STRONG = ["target.feedback=strong", "target.class_value=0.9"]
@@ -208,7 +208,7 @@ def test_feedback_epochs_pursue_what_was_published_unless_told_otherwise(method,
 
 
 def test_what_feedback_epochs_pursue_is_written_down():
-    from dfc_numba.config_file import to_toml
+    from dfc_numba.configuration.config_file import to_toml
 
     config, _ = load_config(None, STRONG)
     assert 'pursue = "target"' in to_toml(config) and 'pursue = "output"' in to_toml(Config())
@@ -236,8 +236,8 @@ PHASES = [[], SINGLE, *([key] for key in ("feedback.extra_epochs=1", "training.f
 
 @pytest.mark.parametrize("overrides", PHASES)
 def test_the_phases_that_can_be_logged_are_those_that_the_loop_runs(overrides):
-    from dfc_numba.methods import find
-    from dfc_numba.schedule import plan_passes
+    from dfc_numba.learning.methods import find
+    from dfc_numba.learning.schedule import plan_passes
 
     config, _ = load_config(None, overrides)
     passes = plan_passes(find(config.training.method).phases, config.training, config.feedback)
@@ -257,7 +257,7 @@ def test_what_is_logged_unless_told_otherwise():
 
 
 def test_the_variables_that_can_be_logged_are_those_of_a_record():
-    from dfc_numba.simulation import Variable
+    from dfc_numba.dynamics.simulation import Variable
 
     known = Config.model_fields["log"].annotation.model_fields["variables"].annotation.__args__[0].__args__
     assert set(known) == set(Variable.__args__)

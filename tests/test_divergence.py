@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from small_runs import SIZES, configuration, dataset, network, parameters, train
 
-from dfc_numba import methods
-from dfc_numba.optimizers import Gradients
-from dfc_numba.training import Trainer
+from dfc_numba.learning import methods
+from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.training import Trainer
 
 
 def test_parameters_that_overflow_end_the_run():

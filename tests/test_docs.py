@@ -11,9 +11,9 @@ import pytest
 import typer
 
 import dfc_numba as dfc
-from dfc_numba import comparison
 from dfc_numba.cli import app
-from dfc_numba.config_file import load_config
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.runs import comparison
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,9 +72,7 @@ def test_links_to_files_lead_somewhere(path):
 def check_train(arguments):
     """Resolve the configuration that a `dfc train` command names; one that is resumed has its own."""
     options = parsed("train", arguments)
-    overrides = [
-        f"{key}={options[name]}" for name, key in SHORTHANDS.items() if options[name] is not None
-    ]
+    overrides = [f"{key}={options[name]}" for name, key in SHORTHANDS.items() if options[name] is not None]
     if not options["resume"] and not (options["source"] or "").endswith(".toml"):
         load_config(options["source"] or "digits", (options["settings"] or []) + overrides)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_runs import dataset, network
 
-from dfc_numba.evaluation import CHUNK, evaluate, soft_targets
-from dfc_numba.targets import mean_loss
+from dfc_numba.learning.evaluation import CHUNK, evaluate, soft_targets
+from dfc_numba.model.targets import mean_loss
 
 
 def test_evaluation_in_chunks_equals_the_whole():

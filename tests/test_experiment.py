@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dfc_numba.config_file import load_config
+from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.expectations import _extrapolated, expect
-from dfc_numba.experiment import Experiment, create_network, load_data
+from dfc_numba.runs.expectations import _extrapolated, expect
+from dfc_numba.runs.experiment import Experiment, create_network, load_data
 
 SMALL = ["network.hidden=[8]", "controller.steps=40", "feedback_controller.steps=9"]
 
@@ -41,7 +41,7 @@ def test_the_network_is_what_the_configuration_says():
 
 @pytest.mark.parametrize("kind", ["jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv"])
 def test_feedback_weights_may_start_from_the_jacobian_at_the_first_inputs(monkeypatch, kind):
-    monkeypatch.setattr("dfc_numba.experiment.JACOBIAN_SAMPLES", 7)
+    monkeypatch.setattr("dfc_numba.runs.experiment.JACOBIAN_SAMPLES", 7)
     damping = ["network.feedback_damping=0.3"] if kind == "jacobian_damped_pinv" else []
     _, dataset, network = prepared(f"network.feedback_init={kind}", *damping)
     plain = prepared()[2]

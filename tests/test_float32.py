@@ -8,7 +8,7 @@ import problems
 import pytest
 
 import dfc_numba as dfc
-from dfc_numba.plasticity import READOUTS, RULES
+from dfc_numba.dynamics.plasticity import READOUTS, RULES
 
 # relative norm; what is promised is 2e-5
 BOUND = 5e-6

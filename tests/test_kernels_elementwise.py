@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from compiled_calls import call_loop
-
 from dfc_numba.kernels import elementwise as loops
 
 # activation -> slope in the difference formulas. Error bounds are multiples of eps, the spacing at 1

@@ -13,13 +13,13 @@ from small_runs import NEEDS, configuration, dataset, network, parameters, train
 from test_checkpoint import largest_file
 
 from dfc_numba.errors import ConfigurationError, LogError
-from dfc_numba.schedule import plan_passes
+from dfc_numba.learning.schedule import plan_passes
+from dfc_numba.learning.training import Trainer
 from dfc_numba.storage import checkpoint, log_plan, logger, segments
 from dfc_numba.storage.logger import Logger
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recomputation import computed
 from dfc_numba.storage.replay import replay
-from dfc_numba.training import Trainer
 
 # 20 samples in minibatches of 8, 8 and 4: 3 of pre-training, then 3 of feedback and 3 of forward learning in 2 epochs
 FORWARD = [6, 7, 8, 12, 13, 14]
@@ -539,7 +539,7 @@ def test_more_epochs_come_after_those_of_a_complete_run(tmp_path):
 
 def test_a_log_counts_as_used_configuration():
     """A run that goes on has to log what it began to log."""
-    from dfc_numba.config_file import used_values
+    from dfc_numba.configuration.config_file import used_values
 
     values = used_values(configuration(log={"every": 3}))
     assert values["log.every"] == 3 and values["log.on"] is True

@@ -8,9 +8,9 @@ import pytest
 from small_runs import NEEDS, SIZES, configuration, network
 
 import dfc_numba as dfc
-from dfc_numba.baselines import backpropagation, direct_feedback_alignment
-from dfc_numba.methods import METHODS, Minibatch, find
-from dfc_numba.plasticity import one_shot_feedback_update
+from dfc_numba.dynamics.plasticity import one_shot_feedback_update
+from dfc_numba.learning.baselines import backpropagation, direct_feedback_alignment
+from dfc_numba.learning.methods import METHODS, Minibatch, find
 
 READOUTS = {"dfc": "average", "dfc-ss": "final", "dfc-ss-newton": "newton", "dfc-ssa": "analytic"}
 BASELINES = {"bp": backpropagation, "dfa": direct_feedback_alignment}

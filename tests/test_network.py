@@ -245,7 +245,7 @@ def test_feedback_of_jacobians_is_their_mean_over_the_samples(kind, dtype):
 def test_the_mean_of_jacobians_is_taken_a_few_samples_at_a_time(monkeypatch, kind):
     whole, parts = (dfc.Network.create(SIZES, seed=3) for _ in range(2))
     whole.set_feedback(kind, inputs(7, 4), damping=FORMULAS[kind][0])
-    monkeypatch.setattr("dfc_numba.jacobian.PIECE_BYTES", 2 * 8 * SIZES[-1] * sum(SIZES[1:]))
+    monkeypatch.setattr("dfc_numba.model.jacobian.PIECE_BYTES", 2 * 8 * SIZES[-1] * sum(SIZES[1:]))
     parts.set_feedback(kind, inputs(7, 4), damping=FORMULAS[kind][0])
     for ours, theirs in zip(parts.feedback, whole.feedback, strict=True):
         assert relative_deviation(ours, theirs) < 1e-13

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from dfc_numba.kernels import newton as kernel
 from oracle import ACTIVATIONS
 from problems import inputs, label, parameters, probabilities, relative_deviation, stable_parameters
 from scipy.optimize import root
 
 import dfc_numba as dfc
-from dfc_numba import krylov, newton, rest_equation
-from dfc_numba.kernels import newton as kernel
-from dfc_numba.response import Response
+from dfc_numba.steady import krylov, newton, rest_equation
+from dfc_numba.steady.response import Response
 
 SIZES, SAMPLES = [5, 9, 8, 4], 21
 DEPTHS = [[5, 4], [5, 9, 4], SIZES, [5, 9, 8, 7, 4]]
@@ -537,7 +537,7 @@ def labelled():
 @pytest.mark.parametrize("build", [labelled, autoencoder])
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_the_bits_do_not_depend_on_the_threads(build, threads, monkeypatch):
-    monkeypatch.setattr("dfc_numba.threads.SMALLEST_WORK_PER_THREAD", 1.0)
+    monkeypatch.setattr("dfc_numba.support.threads.SMALLEST_WORK_PER_THREAD", 1.0)
     results = []
     for count in (1, threads):
         with dfc.limit_threads(count):

@@ -10,11 +10,12 @@ from simulations import NOISY, SHORT, SIZES
 from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli, offline
-from dfc_numba.plasticity import RULES
+from dfc_numba import cli
+from dfc_numba.analysis import offline
+from dfc_numba.dynamics.plasticity import RULES
+from dfc_numba.dynamics.recipe import StoredUpdate
 from dfc_numba.storage import source as sources
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recipe import StoredUpdate
 from dfc_numba.storage.writer import TrajectoryWriter
 
 SAMPLES = 7

@@ -4,10 +4,10 @@ import inspect
 
 import numpy as np
 import pytest
-from dfc_numba.plasticity import one_shot_feedback_update
 from problems import inputs, parameters, relative_deviation
 
 import dfc_numba as dfc
+from dfc_numba.dynamics.plasticity import one_shot_feedback_update
 
 SIZES, SAMPLES = [4, 6, 5, 3], 37
 FUNCTIONS = {"tanh": np.tanh, "leakyrelu": lambda v: np.where(v > 0, v, 0.2 * v), "linear": lambda v: v}

@@ -10,8 +10,7 @@ import pytest
 from online_streams import length, make_stream
 
 import dfc_numba as dfc
-from dfc_numba.online import simulate_online
-
+from dfc_numba.online.learning import simulate_online
 
 X, TARGET = problems.inputs(2, 4), problems.inputs(2, 3)
 NOT_FINITE = np.where(np.arange(8).reshape(2, 4) == 5, np.nan, 1.0)
@@ -126,7 +125,7 @@ def test_numbers_of_steps_that_the_noise_cannot_tell_apart_are_refused():
 
 
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch):
-    from dfc_numba import memory
+    from dfc_numba.support import memory
 
     monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
     endless = itertools.cycle(make_stream(2))

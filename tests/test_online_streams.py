@@ -9,7 +9,7 @@ import pytest
 from online_streams import LAYER_VARIABLES, LEARNING, PARAMETERS, SHORT, SIZES, length, make_stream
 
 import dfc_numba as dfc
-from dfc_numba.online import simulate_online
+from dfc_numba.online.learning import simulate_online
 
 each_controller = pytest.mark.parametrize("controller", streams.CONTROLLERS)
 each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -318,7 +318,7 @@ def both_updates(sizes=(10, 60, 50, 5)):
 @pytest.mark.parametrize("wave_bytes", [1, 32e6])
 def test_threads_and_memory_for_sums_do_not_change_a_bit(monkeypatch, threads, wave_bytes):
     expected = both_updates()
-    monkeypatch.setattr("dfc_numba.phase.WAVE_BYTES", wave_bytes)
+    monkeypatch.setattr("dfc_numba.dynamics.phase.WAVE_BYTES", wave_bytes)
     with dfc.limit_threads(threads):
         found = both_updates()
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -11,8 +11,9 @@ from simulations import NOISY, SHORT, SIZES
 from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli, plots, trajectory_figure
-from dfc_numba.run_directory import METRICS
+from dfc_numba import cli
+from dfc_numba.display import plots, trajectory_figure
+from dfc_numba.runs.run_directory import METRICS
 from dfc_numba.storage.reader import open_trajectories
 
 pytest.importorskip("matplotlib")

@@ -12,10 +12,10 @@ import pytest
 from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
-from dfc_numba.config_file import load_config, preset_names, preset_text, preset_title, tomllib
-from dfc_numba.experiment import create_network
-from dfc_numba.optimizers import Gradients
-from dfc_numba.training import Trainer
+from dfc_numba.configuration.config_file import load_config, preset_names, preset_text, preset_title, tomllib
+from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.training import Trainer
+from dfc_numba.runs.experiment import create_network
 
 SHAPES = {"digits": (64, 10), "student_teacher": (15, 5), "mnist_autoencoder": (784, 784)}
 PRESETS = [*published.ENTRIES, *published.STRONG, *published.STRONG_BP]

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import cli
-from dfc_numba.config import Config
+from dfc_numba.configuration.config import Config
 from dfc_numba.storage import deviation as deviations
 from dfc_numba.storage import schema
 from dfc_numba.storage.reader import open_trajectories

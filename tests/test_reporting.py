@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dfc_numba import reporting
-from dfc_numba.config import Config
-from dfc_numba.run_directory import METRICS
+from dfc_numba.configuration.config import Config
+from dfc_numba.display import reporting
+from dfc_numba.runs.run_directory import METRICS
 
 STARTED = SimpleNamespace(config=Config())
 ROW = {**dict.fromkeys(METRICS, 0.25), "epoch": 7, "seconds": 83.0}

@@ -15,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dfc_numba import cli
-from dfc_numba.config_file import load_config
-from dfc_numba.experiment import Experiment
-from dfc_numba.files import Lock
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.runs.experiment import Experiment
+from dfc_numba.support.files import Lock
 
 SETTINGS = [
     "network.hidden=[8]",
@@ -205,7 +205,7 @@ def test_a_second_signal_stops_a_run_at_once(whole, stopped, name):
         "import sys, time\n"
         "from types import SimpleNamespace\n"
         "from dfc_numba import cli, methods\n"
-        "from dfc_numba.experiment import Experiment\n"
+        "from dfc_numba.runs.experiment import Experiment\n"
         "def slow(*arguments):\n"
         "    print('slow', flush=True); time.sleep(300)\n"
         "methods.Method.gradients = slow\n"

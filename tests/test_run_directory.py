@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dfc_numba.config import Config
-from dfc_numba.config_file import load_config
+from dfc_numba.configuration.config import Config
+from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.files import replacing, write_text
-from dfc_numba.run_directory import FILES, METRICS, RunDirectory, last_of
+from dfc_numba.runs.run_directory import FILES, METRICS, RunDirectory, last_of
+from dfc_numba.support.files import replacing, write_text
 
 
 class Weights:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dfc_numba.schedule import Clock, shuffled_minibatches
+from dfc_numba.learning.schedule import Clock, shuffled_minibatches
 
 
 def test_minibatches_partition_the_samples_anew_in_every_pass():

@@ -256,7 +256,9 @@ def test_recorded_noise_drives_the_same_simulation():
     everything = dfc.Record(variables=[*OUTPUT_VARIABLES, *LAYER_VARIABLES, "noise"])
     found = dfc.simulate(net, x, target, c, noise=key, record=everything)
     assert [draws.shape for draws in found.noise] == [(31, SAMPLES, n) for n in SIZES[1:]]
-    assert not any(draws[0].any() for draws in found.noise) and all(np.ptp(draws[1:]) > 1 for draws in found.noise)
+    assert not any(draws[0].any() for draws in found.noise) and all(
+        np.ptp(draws[1:]) > 1 for draws in found.noise
+    )
     again = dfc.simulate(net, x, target, c, noise=found.noise, record=everything)
     assert_same_bits(again, found)
     assert all(np.array_equal(a, b) for a, b in zip(again.noise, found.noise, strict=True))
@@ -278,7 +280,9 @@ def test_noise_is_recorded_for_what_is_chosen(dtype):
 
 
 def test_noise_that_there_is_not_cannot_be_recorded():
-    with pytest.raises(ValueError, match="Record.variables has 'noise', but the controller has none; leave it out, or set"):
+    with pytest.raises(
+        ValueError, match="Record.variables has 'noise', but the controller has none; leave it out, or set"
+    ):
         simulate(record=dfc.Record(variables=["noise"]))
     assert simulate(NOISY, noise=1).noise is None  # only on request
 
@@ -297,14 +301,14 @@ def test_a_trajectory_too_large_for_memory_is_refused_with_its_size(monkeypatch)
         MemoryError, match=r"2147483648 time points, 5 samples, 14 units needs 5\.\d+ TB.*record=Record"
     ):
         simulate({**SHORT, "steps": 2**31 - 1})
-    monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: 5000)
+    monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: 5000)
     with pytest.raises(MemoryError, match=r"needs 81.8 kB, but only 5 kB are free"):
         simulate()
     assert simulate(record=dfc.Record(variables=["u"])).u is not None
 
 
 def test_memory_that_is_not_known_stops_nothing(monkeypatch):
-    monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: None)
+    monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: None)
     assert simulate().u is not None
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import cli, data
-from dfc_numba.config_file import load_config
-from dfc_numba.experiment import create_network
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.runs.experiment import create_network
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.segments import SegmentWriter
 
@@ -44,7 +44,10 @@ def test_a_simulation_tells_its_size_and_writes_everything(simulated):
     assert f"written: {path}" in result.stdout and "mean error" in result.stdout
     trajectory = dfc.Trajectory.load(path)
     assert trajectory.u.shape == (10, 8, 10) and [v.shape[2] for v in trajectory.v] == [8, 10]
-    assert all(getattr(trajectory, name) is not None for name in ("u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r"))
+    assert all(
+        getattr(trajectory, name) is not None
+        for name in ("u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r")
+    )
 
 
 def test_it_is_the_first_minibatch_of_the_run_at_its_initial_weights(simulated):
@@ -60,8 +63,12 @@ def test_it_is_the_first_minibatch_of_the_run_at_its_initial_weights(simulated):
     assert np.array_equal(recipe.x, digits.train.x[recipe.indices])
     assert np.array_equal(recipe.labels.argmax(axis=1), digits.train.y[recipe.indices])
     assert recipe.controller == config.controller
-    wanted = dfc.output_target(network, recipe.x, recipe.labels, loss="cross_entropy", step=config.target.step)
-    assert np.abs(recipe.target - wanted).max() < 1e-15  # the same up to the rounding of the mean over the minibatch
+    wanted = dfc.output_target(
+        network, recipe.x, recipe.labels, loss="cross_entropy", step=config.target.step
+    )
+    assert (
+        np.abs(recipe.target - wanted).max() < 1e-15
+    )  # the same up to the rounding of the mean over the minibatch
     again = dfc.simulate(recipe.network, recipe.x, recipe.target, recipe.controller)
     assert np.array_equal(again.u, dfc.Trajectory.load(path).u)
 
@@ -85,17 +92,31 @@ def test_a_nudge_per_minibatch_is_that_of_the_whole_minibatch(tmp_path):
 
 def test_noise_dtype_and_threads(tmp_path):
     path = tmp_path / "noisy.h5"
-    options = ["--set=controller.sigma=0.1", "--set=controller.tau_noise=0.1", "--dtype", "float32", "--threads", 1]
+    options = [
+        "--set=controller.sigma=0.1",
+        "--set=controller.tau_noise=0.1",
+        "--dtype",
+        "float32",
+        "--threads",
+        1,
+    ]
     assert run("simulate", *SMALL, *options, "--out", path).exit_code == 0
     trajectory = dfc.Trajectory.load(path)
     recipe = trajectory.recipe
-    assert trajectory.v[0].dtype == recipe.x.dtype == np.float32 and (recipe.noise.samples == recipe.indices).all()
+    assert (
+        trajectory.v[0].dtype == recipe.x.dtype == np.float32
+        and (recipe.noise.samples == recipe.indices).all()
+    )
     again = dfc.simulate(recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise)
     assert np.array_equal(again.v[0], trajectory.v[0])
 
 
 def test_a_strong_target_is_the_label(tmp_path):
-    options = ["--set=target.feedback=strong", "--set=target.class_value=0.9", "--set=controller.error=softmax"]
+    options = [
+        "--set=target.feedback=strong",
+        "--set=target.class_value=0.9",
+        "--set=controller.error=softmax",
+    ]
     assert run("simulate", *SMALL, *options, "--out", tmp_path / "strong.h5").exit_code == 0
     recipe = dfc.Trajectory.load(tmp_path / "strong.h5").recipe
     assert np.array_equal(recipe.target, recipe.labels)
@@ -116,7 +137,10 @@ def test_divergence_is_written_told_and_returned(tmp_path):
         (["--out", "nowhere/one.h5"], "there is no folder nowhere"),
         (["--samples", "100"], "--samples 100: a minibatch has 32; set training.batch_size"),
         (["--samples", "0"], "samples"),
-        (["--set", "controller.steps=2000000000"], r"TB, but only .* free; take fewer samples with --samples"),
+        (
+            ["--set", "controller.steps=2000000000"],
+            r"TB, but only .* free; take fewer samples with --samples",
+        ),
         (["--set", "training.method=bp"], "training.method = 'bp' simulates no feedback phase"),
         (["--set", "training.method=dfc-ssa"], "training.method = 'dfc-ssa' simulates no feedback phase"),
     ],
@@ -180,7 +204,9 @@ def test_damage_is_told_and_ends_with_2(simulated):
     flip(path, trajectory.v[1][5])
     flip(path, trajectory.u[5])
     result = run("inspect", path)
-    assert result.exit_code == 2 and "damaged: 2 parts" in result.stdout and "record 1, step 10" in result.stdout
+    assert (
+        result.exit_code == 2 and "damaged: 2 parts" in result.stdout and "record 1, step 10" in result.stdout
+    )
     for name in ("v_2", "u"):
         assert f"{path}: /simulation/{name} of record 0 is damaged" in result.stderr
     assert run("inspect", "--quick", path).exit_code == 0
@@ -192,7 +218,9 @@ def test_many_damages_are_not_all_listed(tmp_path):
     for _, trajectory, _ in records:
         flip(path, trajectory.u[1])
     result = run("inspect", path)
-    assert result.exit_code == 2 and "... and 5 more" in result.stderr and "damaged: 25 parts" in result.stdout
+    assert (
+        result.exit_code == 2 and "... and 5 more" in result.stderr and "damaged: 25 parts" in result.stdout
+    )
 
 
 @pytest.mark.filterwarnings("default")

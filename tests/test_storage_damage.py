@@ -77,10 +77,15 @@ def test_damaged_parameters_are_named(path, records):
         assert np.array_equal(file["forward"].variable("u")[0], records[0][1].u)
 
 
-@pytest.mark.parametrize(("text", "where"), [(b'"alpha": 0.1', "controller"), (b'"readout": "average"', "update")])
+@pytest.mark.parametrize(
+    ("text", "where"), [(b'"alpha": 0.1', "controller"), (b'"readout": "average"', "update")]
+)
 def test_a_flipped_byte_in_a_text_is_noticed(path, text, where):
     overwrite(path, lambda content: content.replace(text, text[:-2] + bytes([text[-2] ^ 1]) + text[-1:], 1))
-    with open_trajectories(path) as file, pytest.raises(DamagedFileError, match=f"attribute {where} of /forward"):
+    with (
+        open_trajectories(path) as file,
+        pytest.raises(DamagedFileError, match=f"attribute {where} of /forward"),
+    ):
         file["forward"][0].recipe()
     with open_trajectories(path) as file:
         (found,) = damages(file)
@@ -195,9 +200,15 @@ def virtual(group, name, shape):
         ),
         (lambda g, name, shape: g.create_dataset(name, shape, h5py.ref_dtype), "is no array of numbers"),
         (lambda g, name, shape: g.create_dataset(name, shape, h5py.string_dtype()), "is no array of numbers"),
-        (lambda g, name, shape: g.create_dataset(name, shape, np.dtype([("a", "f8")])), "is no array of numbers"),
+        (
+            lambda g, name, shape: g.create_dataset(name, shape, np.dtype([("a", "f8")])),
+            "is no array of numbers",
+        ),
         (lambda g, name, shape: g.create_group(name), "is no array of numbers"),
-        (lambda g, name, shape: g.create_dataset(name, shape[:2], "f8"), "has 2 dimensions; expected record, step"),
+        (
+            lambda g, name, shape: g.create_dataset(name, shape[:2], "f8"),
+            "has 2 dimensions; expected record, step",
+        ),
     ],
     ids=["virtual", "external", "references", "texts", "compound", "group", "dimensions"],
 )
@@ -232,7 +243,10 @@ def test_what_is_missing_is_named(path, name, message):
 def test_parameters_without_description_are_refused(path):
     with h5py.File(path, "r+") as file:
         file["feedback_snapshots"].attrs.clear()
-    with open_trajectories(path) as file, pytest.raises(ValueError, match="'sizes' of the network is missing"):
+    with (
+        open_trajectories(path) as file,
+        pytest.raises(ValueError, match="'sizes' of the network is missing"),
+    ):
         file["forward"][0].recipe()
 
 
@@ -240,7 +254,10 @@ def test_texts_that_are_not_json_are_refused(path):
     with h5py.File(path, "r+") as file:
         del file["forward"].attrs["controller_crc32"]
         file["forward"].attrs["controller"] = "__import__('os').abort()"
-    with open_trajectories(path) as file, pytest.raises(ValueError, match="controller of /forward is not JSON"):
+    with (
+        open_trajectories(path) as file,
+        pytest.raises(ValueError, match="controller of /forward is not JSON"),
+    ):
         file["forward"][0].recipe()
 
 
@@ -264,7 +281,9 @@ except OSError as error:
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="the system has no limit on the size of files")
+@pytest.mark.skipif(
+    not hasattr(resource, "RLIMIT_FSIZE"), reason="the system has no limit on the size of files"
+)
 @pytest.mark.parametrize("limit", [0, 5000, 60_000, 400_000, 1_000_000])
 def test_a_full_disk_is_an_error_and_no_crash(tmp_path, limit):
     """A limit on the size of a file stands for the full disk: the system refuses to write in the same way."""

@@ -138,10 +138,15 @@ def test_a_variable_describes_itself(forward):
     v = forward.variable("v", layer=2)
     assert v.dims == ("record", "step", "sample", "unit_2") and v.dtype == np.float64 and len(v) == 4
     assert (v.long_name, v.units) == ("somatic voltage of layer 2", "1")
-    assert repr(v) == "<v_2 (record: 4, step: 31, sample: 5, unit_2: 5) float64: somatic voltage of layer 2, in 1>"
+    assert (
+        repr(v)
+        == "<v_2 (record: 4, step: 31, sample: 5, unit_2: 5) float64: somatic voltage of layer 2, in 1>"
+    )
     assert forward[1].variable("v_2").dims == ("step", "sample", "unit_2")
     assert forward[1].variable("v_2").shape == (31, 3, 5)  # without padding
-    assert forward.variable("time").units == "tau_u" and np.array_equal(forward.variable("time"), forward.time)
+    assert forward.variable("time").units == "tau_u" and np.array_equal(
+        forward.variable("time"), forward.time
+    )
     assert np.asarray(v, dtype=np.float32).dtype == np.float32
 
 
@@ -162,9 +167,11 @@ def test_variables_that_are_not_there_are_named(forward, arguments, message):
 
 
 def test_reading_too_much_for_memory_is_refused(forward, monkeypatch):
-    monkeypatch.setattr("dfc_numba.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: 1000)
     monkeypatch.setattr("dfc_numba.storage.variable.SMALL_BYTES", 100)
-    with pytest.raises(MemoryError, match="v_2 of shape .* needs .* only 1 kB are free; read less of it at a time"):
+    with pytest.raises(
+        MemoryError, match="v_2 of shape .* needs .* only 1 kB are free; read less of it at a time"
+    ):
         forward.variable("v", layer=2)[...]
     assert forward.variable("v", layer=2)[0, 0, 0].shape == (5,)
 

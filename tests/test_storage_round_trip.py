@@ -21,8 +21,8 @@ from storage_files import (
 )
 
 import dfc_numba as dfc
+from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recipe import Recipe, StoredUpdate
 from dfc_numba.storage.writer import TrajectoryWriter
 
 KEPT = Path(__file__).parent / "resources" / "trajectory-1.0.h5"
@@ -69,9 +69,13 @@ def test_every_field_of_a_trajectory_is_compared():
 @pytest.mark.parametrize("source", ["seed", "key", "draws"])
 def test_a_stored_recipe_repeats_the_simulation(tmp_path, dtype, source):
     controller = dfc.Controller(**NOISY)
-    noise = {"seed": 11, "key": dfc.NoiseKey(2**64 - 1, 5, [9, 2, 7]), "draws": draws(controller, SIZES, 3)}[source]
+    noise = {"seed": 11, "key": dfc.NoiseKey(2**64 - 1, 5, [9, 2, 7]), "draws": draws(controller, SIZES, 3)}[
+        source
+    ]
     net, x = network(dtype=dtype), inputs(3, SIZES[0])
-    trajectory = dfc.simulate(net, x, inputs(3, SIZES[-1], seed=4), controller, noise=noise, record=EVERYTHING)
+    trajectory = dfc.simulate(
+        net, x, inputs(3, SIZES[-1], seed=4), controller, noise=noise, record=EVERYTHING
+    )
     recipe = saved(tmp_path, trajectory).recipe
     again = dfc.simulate(
         recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=EVERYTHING
@@ -150,7 +154,9 @@ def test_records_come_back_in_their_order_by_phase(tmp_path):
 
 
 def test_a_loaded_record_has_to_be_chosen(tmp_path):
-    records = write(tmp_path / "a.h5", [record(n, phase=p) for n, p in enumerate(["forward", "feedback", "forward"])])
+    records = write(
+        tmp_path / "a.h5", [record(n, phase=p) for n, p in enumerate(["forward", "feedback", "forward"])]
+    )
     load = dfc.Trajectory.load
     assert_same_trajectory(load(tmp_path / "a.h5", phase="forward", record=-1), records[2][1])
     assert_same_trajectory(load(tmp_path / "a.h5", phase="feedback"), records[1][1])
@@ -245,7 +251,10 @@ def different(change, **facts):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (different({"controller": dfc.Controller(**SHORT)}), "/forward of .* has controller .*goes to another file"),
+        (
+            different({"controller": dfc.Controller(**SHORT)}),
+            "/forward of .* has controller .*goes to another file",
+        ),
         (different({"update": {"readout": "final"}}), "has update .*goes to another file"),
         (different({}, keep=dfc.Record(every=2)), "/forward is to hold other values of step"),
         (different({}, net=network(dtype=np.float32)), "network .* goes to another file"),
@@ -269,7 +278,9 @@ def test_inputs_of_more_digits_than_those_before_are_refused(tmp_path):
     recipe, *_ = record(0)
     with TrajectoryWriter(tmp_path / "a.h5") as writer:
         writer.append(replace(recipe, x=recipe.x.astype(np.float32)))
-        with pytest.raises(ValueError, match="/forward/inputs is to hold float64 numbers, but is stored as float32"):
+        with pytest.raises(
+            ValueError, match="/forward/inputs is to hold float64 numbers, but is stored as float32"
+        ):
             writer.append(recipe)
 
 
@@ -320,7 +331,9 @@ def test_compressions_of_the_extra(tmp_path, compression):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "hdf5plugin", None)
     _, trajectory, _ = record(3)
-    with pytest.raises(ImportError, match=r"compression 'zstd' needs hdf5plugin.*pip install 'dfc-numba\[compression\]'"):
+    with pytest.raises(
+        ImportError, match=r"compression 'zstd' needs hdf5plugin.*pip install 'dfc-numba\[compression\]'"
+    ):
         trajectory.save(tmp_path / "a.h5", compression="zstd")
     assert not list(tmp_path.iterdir())
 
@@ -332,7 +345,9 @@ def test_a_file_says_how_it_was_made_and_how_it_ended(tmp_path):
         1 / 0
     with open_trajectories(tmp_path / "good.h5") as good, open_trajectories(tmp_path / "bad.h5") as bad:
         assert (good.status, bad.status) == ("complete", "failed") and len(bad) == 1
-        assert good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.0"
+        assert (
+            good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.0"
+        )
         assert good.attributes["cpu"] and good.attributes["started"] and good.config is None
 
 
@@ -356,13 +371,17 @@ def kept_records():
             target=numbers((count, 2), 2), noise=dfc.NoiseKey(3, n, np.arange(count) + 10), indices=np.arange(count) + 10,
             epoch=1, minibatch=n + 1, number=n, update={"function": "feedback_update", "high_pass": None},
         )  # fmt: skip
-        layers = {name: [numbers((5, count, size), i) for size in sizes[1:]] for i, name in enumerate(LAYERED)}
+        layers = {
+            name: [numbers((5, count, size), i) for size in sizes[1:]] for i, name in enumerate(LAYERED)
+        }
         trajectory = dfc.Trajectory(
             time=0.02 * np.arange(5), step=np.arange(5), u=numbers((5, count, 2), 3), u_int=numbers((5, count, 2), 4),
             e=numbers((5, count, 2), 6), error=numbers((5, count), 9), **layers, samples=np.arange(count),
             converged=np.arange(count) > 0, diverged=np.arange(count) > 1, recipe=recipe,
         )  # fmt: skip
-        records.append((recipe, trajectory, StoredUpdate(feedback=[numbers((3, 2), 40), numbers((2, 2), 41)])))
+        records.append(
+            (recipe, trajectory, StoredUpdate(feedback=[numbers((3, 2), 40), numbers((2, 2), 41)]))
+        )
     return records
 
 

@@ -10,7 +10,10 @@ from dfc_numba.storage import schema
 from dfc_numba.storage.layout import CHUNK_BYTES, SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "file-format.md").read_text(encoding="utf-8")
-ROWS = [tuple(cell.strip() for cell in row.split("|")[1:-1]) for row in re.findall(r"^\| `.*$", DOCUMENT, re.MULTILINE)]
+ROWS = [
+    tuple(cell.strip() for cell in row.split("|")[1:-1])
+    for row in re.findall(r"^\| `.*$", DOCUMENT, re.MULTILINE)
+]
 
 
 def test_every_variable_is_documented_as_it_is():
@@ -24,7 +27,9 @@ def test_every_variable_is_documented_as_it_is():
 
 def test_every_dimension_is_documented_as_it_is():
     documented = {row[0].strip("`"): row[1] for row in ROWS if len(row) == 2}
-    expected = {name.replace("unit", "unit_i"): text.replace("#", "i") for name, text in schema.DIMENSIONS.items()}
+    expected = {
+        name.replace("unit", "unit_i"): text.replace("#", "i") for name, text in schema.DIMENSIONS.items()
+    }
     assert documented == expected
 
 
@@ -63,7 +68,10 @@ def test_chunks_are_neither_large_nor_wasteful(shape, itemsize):
         assert stored <= SMALL_CHUNK_BYTES
     else:
         assert stored >= min(size, CHUNK_BYTES / 4)
-        padded = np.prod([-(-length // part) * part for length, part in zip(shape, chunk[1:], strict=True)]) * itemsize
+        padded = (
+            np.prod([-(-length // part) * part for length, part in zip(shape, chunk[1:], strict=True)])
+            * itemsize
+        )
         assert padded <= 1.1 * size
 
 

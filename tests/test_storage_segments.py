@@ -101,9 +101,16 @@ def test_a_segment_gets_its_name_when_it_is_on_the_disk(tmp_path, records, monke
     events = []
     for name in ("fsync", "replace"):
         function = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, function=function: (events.append(name), function(*a))[1])
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, function=function: (events.append(name), function(*a))[1]
+        )
     write(tmp_path, records[:3])
-    assert events == ["fsync", "fsync", "replace", "fsync"]  # the new folder; the file; its name; the folder again
+    assert events == [
+        "fsync",
+        "fsync",
+        "replace",
+        "fsync",
+    ]  # the new folder; the file; its name; the folder again
 
 
 def test_killed_between_close_and_rename(tmp_path, records, monkeypatch):
@@ -120,14 +127,18 @@ def test_killed_between_close_and_rename(tmp_path, records, monkeypatch):
 
 
 def test_a_directory_without_trajectories_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no trajectories: neither trajectories.h5 nor closed segments"):
+    with pytest.raises(
+        FileNotFoundError, match="holds no trajectories: neither trajectories.h5 nor closed segments"
+    ):
         open_trajectories(tmp_path)
 
 
 def test_another_writer_is_noticed(tmp_path, records):
     writer = write(tmp_path, records[:1])
     other = SegmentWriter(tmp_path)
-    with pytest.raises(FileExistsError, match="000000.h5.part exists: another process writes to this run, or was killed"):
+    with pytest.raises(
+        FileExistsError, match="000000.h5.part exists: another process writes to this run, or was killed"
+    ):
         other.append(*records[1])
     writer.close("interrupted")
 
@@ -165,7 +176,9 @@ def test_when_all_is_damaged_that_is_an_error(tmp_path, records):
 @pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"dtype": "float32"}], ids=str)
 @pytest.mark.parametrize("per_segment", [1, 4, 20])
 def test_a_run_that_ends_well_leaves_one_file_with_the_same_bits(tmp_path, records, options, per_segment):
-    write(tmp_path / "made" if (tmp_path / "made").mkdir() else tmp_path / "made", records, 20, **options).close_segment()
+    write(
+        tmp_path / "made" if (tmp_path / "made").mkdir() else tmp_path / "made", records, 20, **options
+    ).close_segment()
     run = tmp_path / "run"
     run.mkdir()
     write(run, records, per_segment, finish="complete", **options)
@@ -174,13 +187,17 @@ def test_a_run_that_ends_well_leaves_one_file_with_the_same_bits(tmp_path, recor
         assert_holds(run, records)
     with open_trajectories(run) as found, open_trajectories(tmp_path / "made") as expected:
         assert (found.status, found.config) == ("complete", {"training": {"seed": 3}})
-        assert found.attributes["seed"] == "3" and found.attributes["compression"] == options.get("compression", "none")
+        assert found.attributes["seed"] == "3" and found.attributes["compression"] == options.get(
+            "compression", "none"
+        )
         assert found.phases == expected.phases
         for phase in found.phases:
             assert found[phase].variables == expected[phase].variables
             for name in found[phase].variables:
                 ours, theirs = (file[phase].variable(name)[...] for file in (found, expected))
-                assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"), name
+                assert ours.dtype == theirs.dtype and np.array_equal(
+                    ours, theirs, equal_nan=ours.dtype.kind == "f"
+                ), name
 
 
 def test_parameters_of_several_segments_are_stored_once(tmp_path, records):
@@ -231,7 +248,16 @@ def stop_at(call, function):
 
 @pytest.mark.parametrize(
     ("place", "call"),
-    [("copy", 1), ("copy", 5), ("fsync", 1), ("fsync", 4), ("publish", 1), ("unlink", 1), ("unlink", 2), ("rmdir", 1)],
+    [
+        ("copy", 1),
+        ("copy", 5),
+        ("fsync", 1),
+        ("fsync", 4),
+        ("publish", 1),
+        ("unlink", 1),
+        ("unlink", 2),
+        ("rmdir", 1),
+    ],
 )
 def test_interrupted_at_any_moment_everything_is_there_once(tmp_path, records, monkeypatch, place, call):
     """Left as it is at that moment, the directory reads as before; done again, the compaction comes to its end."""

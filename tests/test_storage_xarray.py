@@ -53,7 +53,9 @@ def test_the_numbers_are_those_of_the_file(path, forward):
         for name in file["forward"].variables:
             stored = file["forward"].variable(name)
             assert forward[name].dims == stored.dims
-            assert np.array_equal(forward[name].values, stored, equal_nan=forward[name].dtype.kind == "f"), name
+            assert np.array_equal(forward[name].values, stored, equal_nan=forward[name].dtype.kind == "f"), (
+                name
+            )
             assert forward[name].dtype == stored.dtype, name
 
 
@@ -73,7 +75,9 @@ def test_time_is_a_number_in_units_of_tau_u(forward, records):
 
 
 def test_everything_says_what_it_is_and_in_which_unit(path, forward):
-    assert all(forward[name].attrs["long_name"] and forward[name].attrs["units"] for name in forward.variables)
+    assert all(
+        forward[name].attrs["long_name"] and forward[name].attrs["units"] for name in forward.variables
+    )
     assert forward.v_ff_2.attrs["long_name"] == "basal (feedforward) voltage of layer 2"
     assert forward.converged.attrs["flag_meanings"].split() == ["no", "yes"]
     assert forward.attrs["phase"] == "forward" and '"steps": 30' in forward.attrs["controller"]
@@ -110,9 +114,14 @@ def test_a_part_is_read_lazily(path, records):
 def test_h5netcdf_has_no_phony_dimensions(path):
     with h5netcdf.File(path, "r") as file:
         forward = file["forward"]
-        assert set(forward.dimensions) == {"record", "step", "sample", "minibatch_sample", "input", "output"} | {
-            f"unit_{n}" for n in (1, 2, 3)
-        }
+        assert set(forward.dimensions) == {
+            "record",
+            "step",
+            "sample",
+            "minibatch_sample",
+            "input",
+            "output",
+        } | {f"unit_{n}" for n in (1, 2, 3)}
         assert {name for name, dim in forward.dimensions.items() if dim.isunlimited()} == {
             "record", "sample", "minibatch_sample",
         }  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from problems import inputs, parameters, probabilities, relative_deviation
 
 import dfc_numba as dfc
-from dfc_numba.targets import as_targets, mean_loss, output_gradient
+from dfc_numba.model.targets import as_targets, mean_loss, output_gradient
 
 SIZES = [4, 6, 3]
 X, Y, LABELS = inputs(5, 4), inputs(5, 3, seed=4), np.array([2, 0, 1, 1, 2])

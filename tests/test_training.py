@@ -8,10 +8,11 @@ import pytest
 from small_runs import NEEDS, SIZES, configuration, dataset, network, parameters, same, train
 
 import dfc_numba as dfc
-from dfc_numba import data, methods
-from dfc_numba.evaluation import evaluate
-from dfc_numba.targets import mean_loss
-from dfc_numba.training import Trainer
+from dfc_numba import data
+from dfc_numba.learning import methods
+from dfc_numba.learning.evaluation import evaluate
+from dfc_numba.learning.training import Trainer
+from dfc_numba.model.targets import mean_loss
 
 SINGLE_PHASE = {"training": {"method": "dfc-single-phase"}, **NEEDS["dfc-single-phase"]}
 

@@ -17,11 +17,11 @@ import oracle
 from reference_files import Comparison, read
 
 import dfc_numba as dfc
-from dfc_numba.config import Config
-from dfc_numba.methods import find
-from dfc_numba.optimizers import Gradients, clip_factors
-from dfc_numba.schedule import plan_passes
-from dfc_numba.training import Trainer
+from dfc_numba.configuration.config import Config
+from dfc_numba.learning.methods import find
+from dfc_numba.learning.optimizers import Gradients, clip_factors
+from dfc_numba.learning.schedule import plan_passes
+from dfc_numba.learning.training import Trainer
 
 FEEDBACK_EVENTS = {"pretraining": "fbinit", "feedback": "fb", "forward": "fb", "extra feedback": "fb"}
 EVENTS = ("fbinit", "fb", "fw")

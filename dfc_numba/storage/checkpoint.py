@@ -17,11 +17,12 @@ from functools import cache
 
 import numpy as np
 
-from dfc_numba import hdf5, network_file
-from dfc_numba.config_file import differences, used_values
-from dfc_numba.environment import environment
-from dfc_numba.network import Network
-from dfc_numba.state import Counters, State
+from dfc_numba.configuration.config_file import differences, used_values
+from dfc_numba.learning.state import Counters, State
+from dfc_numba.model import network_file
+from dfc_numba.model.network import Network
+from dfc_numba.support import hdf5
+from dfc_numba.support.environment import environment
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
@@ -135,7 +136,9 @@ def contradictions(there, now):
 
     A key that only one of them has does not count: it is new, or used because of another key that differs.
     """
-    changed = differences(*({key: values[key] for key in there.keys() & now.keys()} for values in (there, now)))
+    changed = differences(
+        *({key: values[key] for key in there.keys() & now.keys()} for values in (there, now))
+    )
     if EPOCHS in changed and there[EPOCHS] < now[EPOCHS]:
         del changed[EPOCHS]
     return "; ".join(f"{key} = {text}" for key, text in sorted(changed.items()))

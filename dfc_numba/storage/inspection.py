@@ -1,9 +1,9 @@
 """What is in a trajectory file: a description for people, and a search for damage that reads everything."""
 
 from dfc_numba.errors import DamagedFileError
-from dfc_numba.memory import readable
 from dfc_numba.storage import safe, schema
 from dfc_numba.storage.table import chunks, read_checked
+from dfc_numba.support.memory import readable
 
 COUNTERS = ("epoch", "minibatch", "number")
 

@@ -4,10 +4,10 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from dfc_numba import hdf5
-from dfc_numba.files import force_to_disk, publish
 from dfc_numba.storage import schema
 from dfc_numba.storage.writer import TrajectoryWriter
+from dfc_numba.support import hdf5
+from dfc_numba.support.files import force_to_disk, publish
 
 
 class Joined:

@@ -1,8 +1,8 @@
 """What a section `[log]` means: which minibatches of a run are logged, what is kept of each, how large that will be."""
 
-from dfc_numba.config_usage import logged_phases, simulation_of
-from dfc_numba.simulation import Record, recorded_bytes
-from dfc_numba.validation import dtype_of
+from dfc_numba.configuration.config_usage import logged_phases, simulation_of
+from dfc_numba.dynamics.simulation import Record, recorded_bytes
+from dfc_numba.support.validation import dtype_of
 
 
 def chooses(log, position, number, count):

@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from dfc_numba.config_usage import logged_phases
+from dfc_numba.configuration.config_usage import logged_phases
+from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
 from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
 from dfc_numba.storage import schema, segments
 from dfc_numba.storage.background import Background
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.log_plan import chooses, expected, kept, trajectory_bytes
-from dfc_numba.storage.recipe import Recipe, StoredUpdate
 from dfc_numba.storage.recomputation import simulates
 
 MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.controller import Controller
-from dfc_numba.network import Network
+from dfc_numba.model.controller import Controller
+from dfc_numba.model.network import Network
 from dfc_numba.storage import safe, schema, segments
 from dfc_numba.storage.record import StoredRecord
 from dfc_numba.storage.variable import Part, StoredVariable
-from dfc_numba.validation import choice
+from dfc_numba.support.validation import choice
 
 OPEN_FILES = 8
 

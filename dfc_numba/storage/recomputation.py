@@ -2,10 +2,10 @@
 
 from dataclasses import fields
 
-from dfc_numba import plasticity
-from dfc_numba.simulation import simulate
-from dfc_numba.storage.recipe import StoredUpdate
-from dfc_numba.validation import choice
+from dfc_numba.dynamics import plasticity
+from dfc_numba.dynamics.recipe import StoredUpdate
+from dfc_numba.dynamics.simulation import simulate
+from dfc_numba.support.validation import choice
 
 ONE_SHOT = "one_shot_feedback_update"
 FUNCTIONS = ("forward_update", "feedback_update", "forward_and_feedback_update", ONE_SHOT)

@@ -1,8 +1,9 @@
 """One record of a trajectory file, and the objects that it stands for: recipe, trajectory, update."""
 
-from dfc_numba.simulation import Trajectory
+from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
+from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.storage import schema
-from dfc_numba.storage.recipe import Recipe, StoredUpdate, noise_of
+from dfc_numba.storage.recipe import noise_of
 from dfc_numba.storage.variable import RecordVariable
 
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from dfc_numba.simulation import Record
+from dfc_numba.dynamics.simulation import Record
 from dfc_numba.storage import safe, schema
 from dfc_numba.storage.deviation import deviation
 from dfc_numba.storage.reader import open_trajectories

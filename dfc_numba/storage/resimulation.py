@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dfc_numba.files import replacing
-from dfc_numba.simulation import Record
+from dfc_numba.dynamics.simulation import Record
 from dfc_numba.storage import schema
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recomputation import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of, selection
 from dfc_numba.storage.writer import TrajectoryWriter
+from dfc_numba.support.files import replacing
 
 
 def expand(path, out, *, keep=None, **options):

@@ -4,9 +4,9 @@ import json
 import zlib
 from contextlib import contextmanager, suppress
 
-from dfc_numba import hdf5
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
+from dfc_numba.support import hdf5
 
 LINK_KINDS = {"SoftLink": "a soft link", "ExternalLink": "a link to another file"}
 FILTER_NAMES = {"32015": "zstd", "32001": "blosc"}

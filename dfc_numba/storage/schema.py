@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
-from dfc_numba.wording import nearest
+from dfc_numba.support.wording import nearest
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.0", "trajectory file"
 # "closed": a segment of a run that went on
@@ -18,7 +18,13 @@ JSON_TEXTS = ("versions", "config", "controller", "update", "network")  # attrib
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 
-PHASES = ("pretraining", "feedback", "forward", "extra_feedback", "simulation")  # groups, in the order of a run
+PHASES = (
+    "pretraining",
+    "feedback",
+    "forward",
+    "extra_feedback",
+    "simulation",
+)  # groups, in the order of a run
 RECORD, SNAPSHOT = "record", "snapshot"
 GROWING = (RECORD, SNAPSHOT, "sample", "minibatch_sample")  # dimensions without a fixed length
 
@@ -212,9 +218,9 @@ def root_attributes(*, config=None, command=(), seed=None):
     import numba
     import numpy
 
-    from dfc_numba import threads
     from dfc_numba._version import __version__
-    from dfc_numba.environment import processor_name
+    from dfc_numba.support import threads
+    from dfc_numba.support.environment import processor_name
 
     versions = {
         "dfc_numba": __version__, "python": sys.version.split()[0], "numpy": numpy.__version__,

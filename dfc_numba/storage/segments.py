@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.files import force_to_disk, publish
 from dfc_numba.storage import schema
 from dfc_numba.storage.joined import Joined, opened
 from dfc_numba.storage.writer import TrajectoryWriter
+from dfc_numba.support.files import force_to_disk, publish
 
 FOLDER, COMPACTED, PART = "trajectories", "trajectories.h5", ".part"
 SEGMENT = re.compile(r"(\d{6,})\.h5")

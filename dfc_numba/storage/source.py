@@ -1,11 +1,10 @@
 """A trajectory to analyse, stored or in memory, alike: a few time points at a time, and what is missing is named."""
 
 import numpy as np
-
 from scipy.special import softmax
 
-from dfc_numba.activations import FUNCTIONS
-from dfc_numba.simulation import Trajectory
+from dfc_numba.dynamics.simulation import Trajectory
+from dfc_numba.model.activations import FUNCTIONS
 from dfc_numba.storage.record import StoredRecord
 from dfc_numba.storage.writer import trajectory_arrays
 

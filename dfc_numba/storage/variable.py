@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba import memory
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
+from dfc_numba.support import memory
 
 SMALL_BYTES = 2**20  # that always fit into memory
 

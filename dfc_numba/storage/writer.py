@@ -6,13 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 
-from dfc_numba.files import replacing
 from dfc_numba.storage import safe, schema
-from dfc_numba.storage.recipe import recipe_arrays, update_arrays
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.new_file import NewFile
+from dfc_numba.storage.recipe import recipe_arrays, update_arrays
 from dfc_numba.storage.table import Table
-from dfc_numba.validation import dtype_of
+from dfc_numba.support.files import replacing
+from dfc_numba.support.validation import dtype_of
 
 
 def save(trajectory, path, *, status="complete", **options):

@@ -2,17 +2,16 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from dfc_numba.data.dataset import DataSet, Split
-from dfc_numba.storage.logger import Logger
 
 from benchmarks.workload import published
 from dfc_numba import Record, simulate
-from dfc_numba.config import LogSection
-from dfc_numba.training import Trainer
+from dfc_numba.configuration.config import LogSection
+from dfc_numba.learning.training import Trainer
+from dfc_numba.storage.logger import Logger
 
 LOGGED = {"samples": 16, "dtype": "float32"}  # the same as by default, stated
 

@@ -6,8 +6,8 @@ import numpy as np
 
 import dfc_numba as dfc
 from benchmarks.workload import Workload, published
-from dfc_numba import threads
-from dfc_numba.config_file import load_config
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.support import threads
 
 AUTOENCODER = "mnist-autoencoder-dfc-ss"
 CLASS_VALUE = 0.99  # of the true class with strong feedback, as published

@@ -54,7 +54,7 @@ def our_stream(stream, dtype):
     """`simulate_online` for the published MNIST network, with all that it does."""
     from dataclasses import replace
 
-    from dfc_numba.online import simulate_online
+    from dfc_numba.online.learning import simulate_online
 
     workload = Workload(batch=stream.samples, steps=stream.steps)
     network, x, target = workload.problem(dtype)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from dfc_numba.kernels import elementwise
-from dfc_numba.kernels.phase_state import BLOCK_ROWS
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
 from dfc_numba.kernels.multiply import add_outer, multiply
+from dfc_numba.kernels.phase_state import BLOCK_ROWS
 
-from dfc_numba.threads import SHARD_SAMPLES
+from dfc_numba.support.threads import SHARD_SAMPLES
 
 SOMA_GAIN, SLOPE = 0.1, 2.0  # dt / tau_v of the published phase; tanh
 DEVIATION = 1e-3  # about as large as a deviation from the feedforward state

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import say, threads_text
-from dfc_numba import threads
-from dfc_numba.environment import environment, processor_name
+from dfc_numba.support import threads
+from dfc_numba.support.environment import environment, processor_name
 
 OPTIONAL_PACKAGES = ("jax", "jaxlib", "matplotlib")
 WIDTH = 150  # of the widest table

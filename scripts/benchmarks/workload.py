@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 import dfc_numba as dfc
-from dfc_numba.config_file import load_config
+from dfc_numba.configuration.config_file import load_config
 
 LOW_PASSED = {"tau_noise": 0.07, "tau_apical": None}  # as published for Strong-DFC, Meulemans et al. 2022
 

@@ -1,0 +1,395 @@
+"""The configuration of a run: one validated, documented model; TOML in and out is in `config_file`.
+
+Every section is a frozen model whose fields say what they mean and in which unit. What a method does not use
+is refused when it is stated, so that no setting is accepted and ignored. The defaults are those of the preset
+`digits`.
+"""
+
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+
+from dfc_numba.configuration.config_rules import contradictions
+from dfc_numba.configuration.config_usage import (
+    LEARNING_PHASES,
+    published_pursuit,
+    selects_minibatches,
+    unused_places,
+)
+from dfc_numba.model.controller import Controller
+from dfc_numba.support.options import Count, NotNegative, Positive
+
+Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
+Initialisation = Literal["xavier_normal", "xavier", "orthogonal"]
+FeedbackInitialisation = Literal[
+    "xavier_normal", "xavier", "orthogonal",
+    "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
+]  # fmt: skip
+Phase = Literal[LEARNING_PHASES]
+Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+ACTIVATIONS = Activation.__args__
+# a value that is one of several types by a validator of ours needs a serializer of ours, too
+AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
+
+
+def _one_or_per_layer(allowed, what):
+    """A validator for one value, or a list with one value per layer (kept as a tuple)."""
+
+    def check(value):
+        values = value if isinstance(value, list | tuple) else [value]
+        if not values or not all(map(allowed, values)):
+            raise ValueError(f"must be {what}, or a list of them, one per layer")
+        return tuple(value) if isinstance(value, list | tuple) else value
+
+    return PlainValidator(check)
+
+
+def _is_positive(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+PerLayer = Annotated[
+    float | tuple[float, ...], _one_or_per_layer(_is_positive, "a number greater than 0"), AS_IT_IS
+]
+Activations = Annotated[
+    str | tuple[str, ...],
+    _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS)),
+    AS_IT_IS,
+]
+
+
+def _check_samples(value):
+    """A number of samples, or a list of different positions (kept as a tuple)."""
+    positions = value if isinstance(value, list | tuple) else [value - 1] if type(value) is int else []
+    if (
+        not positions
+        or len({*positions}) < len(positions)
+        or any(type(n) is not int or n < 0 for n in positions)
+    ):
+        raise ValueError("must be a number of samples, or a list of different positions, from 0")
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples), AS_IT_IS]
+Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+
+
+class Section(BaseModel):
+    """What the sections have in common: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSection(Section):
+    """Where the samples come from."""
+
+    name: str = Field(
+        "digits",
+        description="data set: digits, student_teacher, mnist, ..., or file for a .npz or .h5 of your own",
+    )
+    options: dict[str, Any] = Field({}, description="options of this data set, such as the path of a file")
+
+
+class NetworkSection(Section):
+    """The network: hidden layers; the data set decides the number of inputs and outputs."""
+
+    hidden: Widths = Field((128, 64), description="units of each hidden layer")
+    hidden_activation: Activations = Field(
+        "tanh", description="one activation, or a list with one per hidden layer"
+    )
+    output_activation: Activation = Field(
+        "linear", description="activation of the output layer; the softmax belongs to the loss"
+    )
+    bias: bool = Field(True, description="whether the layers have biases")
+    init: Initialisation = Field("xavier_normal", description="initial forward weights")
+    feedback_init: FeedbackInitialisation = Field(
+        "xavier_normal",
+        description="initial feedback weights; those of the output layer are the identity, except with jacobian_...: "
+        "the mean over the first samples of J^T, J^+ or J^T (J J^T + feedback_damping I)^-1",
+    )
+    feedback_noise: NotNegative = Field(
+        0.0, description="standard deviation of noise added to feedback_init = weight_product"
+    )
+    feedback_damping: NotNegative = Field(
+        0.0, description="damping of feedback_init = jacobian_damped_pinv, above 0"
+    )
+    start_from: str = Field(
+        "", description="path of a saved network whose weights the run starts from; empty for none"
+    )
+
+
+class TargetSection(Section):
+    """The loss, and the output target r* that the controller pursues."""
+
+    loss: Literal["cross_entropy", "mse"] = Field(
+        "cross_entropy", description="mean loss over the minibatch (mse: and the outputs)"
+    )
+    feedback: Literal["weak", "strong"] = Field(
+        "weak", description="weak: nudge the output; strong: the target itself"
+    )
+    step: Positive = Field(0.1, description="nudge: r* = r_L - step * gradient of the loss of a sample")
+    step_per: Literal["sample", "minibatch"] = Field(
+        "sample",
+        description="minibatch: each sample is nudged by step / batch size (the DFC paper's convention)",
+    )
+    class_value: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="target of the true class; the others share the rest"
+    )
+
+
+class TrainingSection(Section):
+    """What is learned, how long, with which numbers."""
+
+    method: Literal["dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "dfc-single-phase", "bp", "dfa"] = Field(
+        "dfc", description="learning method"
+    )
+    rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
+        "nonlinear_difference", description="plasticity rule of the forward weights"
+    )
+    samples: Literal["all", "converged"] = Field(
+        "all", description="converged: samples that did not converge are left out"
+    )
+    epochs: Count = Field(10, description="epochs of forward learning")
+    batch_size: Count = Field(
+        32, description="samples per minibatch; the last one of an epoch may be smaller"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="seed of initialisation, order of samples and noise"
+    )
+    dtype: Literal["float64", "float32"] = Field("float64", description="numbers of network and simulation")
+    freeze_forward: bool = Field(False, description="learn the feedback weights only")
+
+
+class FeedbackSection(Section):
+    """Learning of the feedback weights from noise."""
+
+    train: bool = Field(True, description="whether the feedback weights learn")
+    rule: Literal["noise_driven", "one_shot"] = Field(
+        "noise_driven",
+        description="what the feedback epochs do: noise_driven simulates the controller, one_shot correlates noise with "
+        "its effect on a forward pass",
+    )
+    pursue: Literal["output", "target"] | None = Field(
+        None,
+        description="constant r* of the feedback epochs: the feedforward output, or what the forward epochs pursue; left "
+        "out: output for two phases with target.feedback = weak, else target",
+    )
+    pretraining_epochs: CountOrZero = Field(
+        3, description="epochs of feedback learning before the first forward epoch"
+    )
+    epochs: CountOrZero = Field(1, description="feedback epochs before each forward epoch")
+    extra_epochs: CountOrZero = Field(0, description="feedback epochs after each forward epoch")
+    scaling: bool = Field(False, description="scale layer i by (1 + tau_v / tau_noise) ** (L - i)")
+    high_pass: Positive | None = Field(
+        None, description="time constant tau_f of a high-pass filter on u; none: no filter"
+    )
+    sigma_floor: Positive = Field(0.01, description="the update is divided by max(sigma, sigma_floor) ** 2")
+    freeze_output: bool = Field(False, description="keep the feedback weights of the output layer")
+
+
+RATE = "one number, or a list with one per layer"
+DECAY = "L2 term added to the gradient, per unit weight"
+
+
+RMSPROP = {"beta2": 0.95, "epsilon": 0.03}
+
+
+class _Optimizer(Section):
+    """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
+
+    name: Literal["sgd", "adam", "rmsprop"] = Field(
+        "adam", description="sgd (with momentum), adam, or centred rmsprop"
+    )
+    learning_rate: PerLayer = Field(0.005, description=RATE)
+    momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
+    beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
+    beta2: BelowOne = Field(
+        0.999, description="adam: of the second moment; rmsprop: of both (published: 0.95)"
+    )
+    epsilon: PerLayer = Field(
+        1e-8, description="adam, rmsprop (published: 0.03): added to the root; or a list"
+    )
+    weight_decay: NotNegative = Field(0.0, description=DECAY)
+    clip_norm: Positive | None = Field(None, description="largest norm of the gradient; none: no clipping")
+    clip_scope: Literal["layer", "tensor", "all"] = Field(
+        "layer", description="what clip_norm is the norm of"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_rmsprop(cls, table):
+        """What a table that chooses rmsprop leaves open is as published."""
+        chosen = isinstance(table, dict) and table.get("name") == "rmsprop"
+        return {**RMSPROP, **table} if chosen else table
+
+
+class OptimizerSection(_Optimizer):
+    """The optimiser of the forward weights."""
+
+    divide_by_step: bool = Field(False, description="divide the learning rate by target.step")
+
+
+class FeedbackOptimizerSection(_Optimizer):
+    """The optimisers of the feedback weights: one for the pre-training, another for the epochs afterwards."""
+
+    learning_rate: PerLayer = Field(0.001, description=RATE)
+    pretraining_learning_rate: PerLayer = Field(0.003, description="learning rate of the pre-training")
+    weight_decay: NotNegative = Field(0.1, description=DECAY)
+    decay: Literal["l2", "homeostatic"] = Field(
+        "l2", description="homeostatic: weight_decay is multiplied by ||Q||^2 - homeostatic_norm"
+    )
+    homeostatic_norm: Positive | None = Field(
+        None, description="squared norm that the feedback weights keep; none: that at the start of the run"
+    )
+
+
+class LogSection(Section):
+    """Which minibatches are logged, and what of them, in the trajectory files of the run."""
+
+    on: bool = Field(True, description="whether the run is logged; stating anything else here switches it on")
+    every: Count | None = Field(
+        None,
+        description="log every n-th minibatch of each pass over the data, from the first; none: not by this",
+    )
+    minibatches: Annotated[tuple[CountOrZero, ...], Field(strict=False)] = Field(
+        (), description="log the minibatches with these running numbers in the run, from 0"
+    )
+    last_of_epoch: bool | None = Field(
+        None,
+        description="log the last minibatch of each pass over the data; left out: if no others are chosen",
+    )
+    phases: Annotated[tuple[Phase, ...], Field(strict=False)] = Field(
+        (),
+        description="log in these phases only: pretraining, feedback, forward, extra feedback; empty: in all",
+    )
+    samples: Samples = Field(
+        16,
+        description="how many samples of a minibatch, from the first, or a list of their positions, from 0",
+    )
+    every_step: Count = Field(1, description="store every n-th time point, from the initial state")
+    variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
+        Variable.__args__[:-1], description="what is stored; v, v_ff, v_fb, r and noise of every layer"
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="numbers that trajectories are stored in"
+    )
+    compression: Literal["none", "gzip", "zstd", "blosc"] = Field(
+        "none", description="zstd and blosc need the extra compression"
+    )
+    recipe_only: bool = Field(
+        False,
+        description="store only what dfc replay makes the trajectories from: inputs, parameters, noise key",
+    )
+    updates: bool | None = Field(
+        None, description="store the updates that were made; left out: unless recipe_only"
+    )
+
+
+DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
+DEFAULT_FEEDBACK_CONTROLLER = Controller(
+    dt=0.002, steps=49, alpha=0.6, k_p=0.15, tau_v=0.006, tau_apical=0.32, proactive=False, sigma=0.01
+)
+
+
+def _controller_over(default):
+    """A validator that completes a table with some options of a controller by those of `default`."""
+
+    def fill(value):
+        return {**asdict(default), **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(fill)
+
+
+class Config(Section):
+    """Everything that a run depends on.
+
+    Raises:
+        pydantic.ValidationError: (a `ValueError`) for an unknown key, a value that is not allowed, a
+            contradiction, or a key that is stated although this run does not use it.
+    """
+
+    data: DataSection = Field(DataSection(), description="where the samples come from")
+    network: NetworkSection = Field(NetworkSection(), description="the network")
+    target: TargetSection = Field(TargetSection(), description="loss and output target")
+    training: TrainingSection = Field(TrainingSection(), description="what is learned, and how long")
+    controller: Annotated[Controller, _controller_over(DEFAULT_CONTROLLER)] = Field(
+        DEFAULT_CONTROLLER,
+        description="the simulation that the forward weights learn from; times in units of tau_u",
+    )
+    feedback: FeedbackSection = Field(
+        FeedbackSection(), description="learning of the feedback weights from noise"
+    )
+    feedback_controller: Annotated[Controller, _controller_over(DEFAULT_FEEDBACK_CONTROLLER)] = Field(
+        DEFAULT_FEEDBACK_CONTROLLER,
+        description="the simulation that the feedback weights learn from; times in units of tau_u",
+    )
+    optimizer: OptimizerSection = Field(OptimizerSection(), description="optimiser of the forward weights")
+    feedback_optimizer: FeedbackOptimizerSection = Field(
+        FeedbackOptimizerSection(), description="optimisers of the feedback weights"
+    )
+    log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_unused(cls, table, handler, info):
+        config = handler(table)
+        unused = config.unused_keys() if (info.context or {}).get("refuse_unused", True) else {}
+        stated = [path for path in key_paths(table) if path in unused]
+        if stated:
+            raise ValueError(
+                f"{', '.join(stated)}: not used, because {unused[stated[0]]}; remove what is not used"
+            )
+        return config
+
+    @model_validator(mode="after")
+    def _resolve(self):
+        """Fills in what is left open, before anyone sees the frozen model."""
+        log = self.log
+        self._fill_in("feedback", pursue=published_pursuit(self))
+        self._fill_in("log", last_of_epoch=not selects_minibatches(log), updates=not log.recipe_only)
+        return self
+
+    def _fill_in(self, section, **values):
+        """Gives keys of a section that are left open these values."""
+        table = getattr(self, section)
+        values = {key: value for key, value in values.items() if getattr(table, key) is None}
+        object.__setattr__(self, section, table.model_copy(update=values))
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self):
+        remedies = contradictions(self)
+        if remedies:
+            raise ValueError("; ".join(remedies))
+        return self
+
+    def unused_keys(self):
+        """The keys, as `section.key`, that a run with this configuration does not use, and why."""
+        unused = {}
+        for place, reason in unused_places(self):
+            paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place)]
+            unused.update((path, reason) for path in paths if path not in unused)
+        return unused
+
+
+def section_keys(section):
+    """Names of the keys of a section, in order."""
+    kind = Config.model_fields[section].annotation
+    return [field.name for field in fields(kind)] if kind is Controller else list(kind.model_fields)
+
+
+def key_paths(table):
+    """The keys that a table of sections states, as `section.key`."""
+    sections = table.items() if isinstance(table, dict) else ()
+    return [f"{section}.{key}" for section, keys in sections if isinstance(keys, dict) for key in keys]

@@ -1,0 +1,281 @@
+"""Configurations as text: TOML files, presets, `section.key=value` on the command line, and readable errors.
+
+TOML has no word for "nothing", so the string "none" stands for it (`clip_norm = "none"`).
+"""
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from importlib import resources
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import tomli_w
+from pydantic import ValidationError
+
+from dfc_numba.configuration.config import Config, key_paths, section_keys
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.model.controller import Controller
+from dfc_numba.support.wording import allowed, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NONE = "none"
+COMMENT_COLUMN, LINE_LENGTH = 40, 120
+
+
+def load_config(source=None, overrides=()):
+    """The configuration that a preset or TOML file and `section.key=value` texts give.
+
+    Args:
+        source: name of a preset, path of a TOML file, or None for the defaults.
+        overrides: texts `section.key=value` that replace what the source states; the value is written as in
+            TOML, quotes around strings may be left out.
+
+    Returns:
+        (`Config`, what of the source is left out because the overrides made it meaningless)
+
+    Raises:
+        ConfigurationError: an unknown preset, a file that cannot be read, an unknown key, a value that is not
+            allowed, a contradiction, or a key that this configuration does not use.
+    """
+    base = _read_table(source) if source else {}
+    validated(base, where=f"{source}: " if source else "")
+    return _overridden(base, _override_table(overrides))
+
+
+def validated(table, where="", refuse_unused=True):
+    """The `Config` of a table of sections; the lines of a ConfigurationError start with `where`."""
+    try:
+        return Config.model_validate(_with_none(table), context={"refuse_unused": refuse_unused})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(where + line for line in error_lines(error))) from None
+
+
+def preset_names():
+    """Names of the presets that are shipped with the package."""
+    files = resources.files("dfc_numba.presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def preset_text(name):
+    """A preset as TOML text; raises ConfigurationError where there is none of this name."""
+    if name not in preset_names():
+        raise ConfigurationError(
+            f"unknown preset {name!r}{nearest(name, preset_names())}; presets: {', '.join(preset_names())}"
+        )
+    return (resources.files("dfc_numba.presets") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def preset_title(name):
+    """The first line of a preset's leading comment."""
+    return preset_text(name).splitlines()[0].lstrip("# ")
+
+
+def to_toml(config, heading=""):
+    """A configuration as TOML text with a comment per key, without the keys that it does not use."""
+    unused = config.unused_keys()
+    lines = [f"# {line}" for line in heading.splitlines()]
+    for section, field in Config.model_fields.items():
+        keys = [key for key in section_keys(section) if f"{section}.{key}" not in unused]
+        if keys:
+            lines += ["", f"# {field.description}", f"[{section}]"]
+            lines += [_toml_line(getattr(config, section), key) for key in keys]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def used_values(config):
+    """The values of the keys that a run with this configuration uses, by `section.key`, as plain values."""
+    table, unused = config.model_dump(mode="json"), config.unused_keys()
+    return {
+        f"{section}.{key}": value
+        for section, keys in table.items()
+        for key, value in keys.items()
+        if f"{section}.{key}" not in unused
+    }
+
+
+def differences(there, now):
+    """What differs between two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
+    texts = [{key: _toml_value(value) for key, value in values.items()} for values in (there, now)]
+    values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
+    return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
+
+
+def _toml_line(section, key):
+    """A key with its description, behind it or, where that gets long, above it."""
+    line = f"{key} = {_toml_value(getattr(section, key))}"
+    comment = "# " + descriptions(type(section)).get(key, "").replace("None", f'"{NONE}"')
+    if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
+        return "\n".join(textwrap.wrap(comment, LINE_LENGTH, subsequent_indent="# ")) + "\n" + line
+    return f"{line:<{COMMENT_COLUMN}}{comment}"
+
+
+def descriptions(kind):
+    """The description of each key of a section; those of the controller stand in its docstring."""
+    if kind is not Controller:
+        return {key: field.description for key, field in kind.model_fields.items()}
+    arguments = inspect.cleandoc(kind.__doc__ or "").partition("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}\S.*)*)", arguments, flags=re.MULTILINE)
+    return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
+
+
+def _toml_value(value):
+    if value is None:
+        return f'"{NONE}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        pairs = [
+            tomli_w.dumps({key: 0}).split(" = ")[0] + " = " + _toml_value(entry)
+            for key, entry in value.items()
+        ]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip("\n")
+
+
+def _read_table(source):
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{source}: cannot be read ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{source}: is not a TOML file ({error})") from None
+    return tomllib.loads(preset_text(source))
+
+
+def override_values(overrides):
+    """What `section.key=value` texts state, as a dict of sections; "none" is None where a key may have no value.
+
+    Raises:
+        ConfigurationError: for a text that is not of this form.
+    """
+    return _with_none(_override_table(overrides))
+
+
+def _override_table(overrides):
+    """The nested table that `section.key=value` texts state."""
+    table = {}
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if not equals or len(keys) < 2 or not all(keys):
+            examples = _everywhere(path.strip()) or ["training.epochs"]
+            raise ConfigurationError(
+                f"--set {text}: write it as section.key=value, such as {examples[0]}=..."
+            )
+        _put(table, keys, parsed_value(value.strip()), text)
+    return table
+
+
+def _put(table, keys, value, text):
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigurationError(
+                f"--set {text}: {key} was set to a value before, and has no keys of its own"
+            )
+    table[keys[-1]] = value
+
+
+def parsed_value(text):
+    """The value of a text: as in TOML (quotes may be left out), else as in Python, else the text itself."""
+    bare_words = r"\b(?!(?:true|false|inf|nan)\b)[A-Za-z_][\w.-]*"
+    for candidate in (text, re.sub(bare_words, r'"\g<0>"', text) if text.startswith("[") else text):
+        try:
+            return tomllib.loads(f"value = {candidate}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return NONE if value is None else value
+
+
+def _overridden(base, table):
+    """The configuration of a table over a base, without the keys of the base that this made meaningless."""
+    if "name" in table.get("data", {}):
+        base.get("data", {}).pop("options", None)
+    merged = _merged(base, table)
+    unused = validated(merged, refuse_unused=False).unused_keys()
+    left_out = [path for path in key_paths(base) if path in unused and path not in key_paths(table)]
+    for section, key in (path.split(".") for path in left_out):
+        del merged[section][key]
+    return validated(merged), _by_section(left_out, base)
+
+
+def _by_section(paths, base):
+    """The paths, with the name of a section in place of all the keys that the base states of it."""
+    whole = [section for section in base if set(key_paths({section: base[section]})) <= set(paths)]
+    return [*whole, *(path for path in paths if path.split(".")[0] not in whole)]
+
+
+def _merged(base, table):
+    """A nested table with the entries of `table` over those of `base`."""
+    if not (isinstance(base, dict) and isinstance(table, dict)):
+        return table
+    return {**base, **{key: _merged(base.get(key), value) for key, value in table.items()}}
+
+
+def _with_none(table):
+    """The table with "none" read as None where a key may have no value."""
+    return {
+        section: {
+            key: None if value == NONE and _may_be_none(section, key) else value
+            for key, value in keys.items()
+        }
+        if isinstance(keys, dict)
+        else keys
+        for section, keys in table.items()
+    }
+
+
+def _may_be_none(section, key):
+    if section not in Config.model_fields or key not in section_keys(section):
+        return False
+    return type(None) in get_args(get_type_hints(Config.model_fields[section].annotation)[key])
+
+
+def error_lines(error):
+    """One short line per error of a pydantic.ValidationError: the key, what was got, what is allowed."""
+    return [_error_line(entry) for entry in error.errors(include_url=False)]
+
+
+def _error_line(entry):
+    location, value, kind = entry["loc"], entry.get("input"), entry["type"]
+    path = ".".join(part for part in location if isinstance(part, str))
+    path += "".join(f"[{part}]" for part in location if isinstance(part, int))
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown_line(location)
+    if kind in ("model_type", "dataclass_type"):
+        return f"{path} = {value!r}: must be a section with keys, [{path}]"
+    if kind == "value_error" and len(location) < 2:
+        return ": ".join(filter(None, [path, str(entry["ctx"]["error"])]))
+    return f"{path} = {_toml_value(value)}: {allowed(entry)}"
+
+
+def _unknown_line(location):
+    """The line for a key or section that does not exist, with the nearest one that does."""
+    section, *keys = location
+    if not keys:
+        hint = nearest(section, Config.model_fields) or "".join(
+            f"; did you mean {path}?" for path in _everywhere(section)
+        )
+        return f"[{section}]: no such section{hint}; sections: {', '.join(Config.model_fields)}"
+    elsewhere = "".join(f" ({path} exists)" for path in _everywhere(keys[0]))
+    hint = nearest(keys[0], section_keys(section)) or elsewhere
+    known = ", ".join(section_keys(section))
+    return f"{section}.{keys[0]}: no such key{hint}; keys of [{section}]: {known}"
+
+
+def _everywhere(key):
+    """Every `section.key` of this name."""
+    return [f"{section}.{key}" for section in Config.model_fields if key in section_keys(section)]

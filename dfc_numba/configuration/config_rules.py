@@ -1,0 +1,279 @@
+"""What contradicts itself in a configuration, each with the sentence that says what to change.
+
+A rule is a pair (whether it fires, the sentence).
+"""
+
+from dfc_numba.configuration.config_usage import (
+    DFC_METHODS,
+    feedback_simulations,
+    is_single_phase,
+    later_feedback_epochs,
+    learning_phases,
+    logged_phases,
+    logs,
+    selects_minibatches,
+    simulation_of,
+    solves,
+    trains_feedback,
+)
+
+NOTHING_LEARNS = (
+    "training.freeze_forward = true leaves nothing to learn where the feedback weights do not; "
+    "set training.freeze_forward = false, or use a DFC method with feedback.train = true"
+)
+
+
+def contradictions(config):
+    """The sentences, each saying what to change, for what contradicts itself."""
+    return [remedy for fires, remedy in rules(config) if fires]
+
+
+def rules(config):
+    """All rules that have a meaning for this configuration."""
+    yield from _lengths(config)
+    yield _undamped(config)
+    if config.training.method in DFC_METHODS:
+        yield from _forward_learning(config)
+    if is_single_phase(config):
+        yield from _single_phase(config)
+    if trains_feedback(config):
+        yield from _feedback_learning(config)
+        yield from _feedback_simulations(config)
+    if logs(config):
+        yield from _log(config)
+    yield config.training.freeze_forward and not trains_feedback(config), NOTHING_LEARNS
+
+
+def _lengths(config):
+    """Lists that need one entry per layer."""
+    n_hidden = len(config.network.hidden)
+    lists = {
+        "network.hidden_activation": n_hidden,
+        "optimizer.learning_rate": n_hidden + 1,
+        "optimizer.epsilon": n_hidden + 1,
+        "feedback_optimizer.learning_rate": n_hidden + 1,
+        "feedback_optimizer.pretraining_learning_rate": n_hidden + 1,
+        "feedback_optimizer.epsilon": n_hidden + 1,
+    }
+    for path, length in lists.items():
+        section, key = path.split(".")
+        value = getattr(getattr(config, section), key)
+        got = len(value) if isinstance(value, tuple) else length
+        yield (
+            got != length,
+            (
+                f"{path} lists {got} values, but with {n_hidden} hidden layers (network.hidden) it needs "
+                f"{length}, or a single one for all"
+            ),
+        )
+
+
+def _undamped(config):
+    network = config.network
+    return network.feedback_init == "jacobian_damped_pinv" and network.feedback_damping == 0, (
+        "network.feedback_init = 'jacobian_damped_pinv' needs a damping; set network.feedback_damping above 0, or "
+        "network.feedback_init = 'jacobian_pinv'"
+    )
+
+
+def _forward_learning(config):
+    controller, method = config.controller, config.training.method
+    yield (
+        method == "dfc-ssa" and config.target.feedback == "strong",
+        (
+            "training.method = 'dfc-ssa' is linearised around the feedforward output, from which a strong "
+            "target is far; set target.feedback = 'weak', or training.method = 'dfc-ss'"
+        ),
+    )
+    yield (
+        solves(config) and controller.noisy,
+        (
+            f"training.method = {method!r} solves for the steady state, which noise has not; set controller.sigma = 0 "
+            "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
+        ),
+    )
+    yield (
+        method == "dfc-ss-newton" and controller.jacobian_feedback,
+        (
+            "training.method = 'dfc-ss-newton' solves for u by the feedback weights, which controller.jacobian_feedback = "
+            "true goes without; set it to false, or training.method = 'dfc-ss'"
+        ),
+    )
+    yield _misplaced_softmax(config, "controller")
+    yield (
+        controller.error == "softmax" and config.target.class_value == 1,
+        (
+            "controller.error = 'softmax' cannot reach target.class_value = 1: the control would grow "
+            "without bound; choose target.class_value below 1, such as 0.99"
+        ),
+    )
+    yield (
+        controller.error == "softmax" and config.training.samples == "converged" and not solves(config),
+        (
+            "training.samples = 'converged' with controller.error = 'softmax' would discard every sample, "
+            "since its error never falls to 0; set training.samples = 'all'"
+        ),
+    )
+
+
+def _single_phase(config):
+    method = "training.method = 'dfc-single-phase'"
+    yield (
+        not config.controller.noisy,
+        (
+            f"{method} learns the feedback weights from noise in the forward epochs; set controller.sigma above 0, or "
+            "training.method = 'dfc'"
+        ),
+    )
+    yield (
+        config.controller.tau_noise is None,
+        (
+            f"{method} needs low-passed noise, which the forward weights see through; set controller.tau_noise, or "
+            "training.method = 'dfc'"
+        ),
+    )
+    yield (
+        config.training.freeze_forward,
+        (
+            f"{method} learns forward and feedback weights from the same simulation; set training.freeze_forward = "
+            "false, or training.method = 'dfc'"
+        ),
+    )
+    yield (
+        config.feedback.rule == "one_shot",
+        (
+            f"{method} learns the feedback weights from simulations; set feedback.rule = 'noise_driven', or "
+            "training.method = 'dfc'"
+        ),
+    )
+
+
+def _feedback_learning(config):
+    feedback, optimizer = config.feedback, config.feedback_optimizer
+    yield (
+        not is_single_phase(config)
+        and feedback.pretraining_epochs == feedback.epochs == feedback.extra_epochs == 0,
+        (
+            "feedback.train = true without any feedback epochs; set feedback.pretraining_epochs, "
+            "feedback.epochs or feedback.extra_epochs above 0, or feedback.train = false"
+        ),
+    )
+    yield (
+        feedback.rule == "one_shot" and config.feedback_controller.sigma == 0,
+        (
+            "feedback.rule = 'one_shot' needs noise to learn from; set feedback_controller.sigma above 0, or "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        config.controller.jacobian_feedback,
+        (
+            "controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        optimizer.decay == "homeostatic" and optimizer.weight_decay == 0,
+        (
+            "feedback_optimizer.decay = 'homeostatic' with feedback_optimizer.weight_decay = 0 keeps nothing; set "
+            "feedback_optimizer.weight_decay above 0, or feedback_optimizer.decay = 'l2'"
+        ),
+    )
+
+
+def _feedback_simulations(config):
+    """Rules for the controllers whose simulations the feedback weights learn from."""
+    sections = feedback_simulations(config)
+    for section in sections:
+        yield _unresolved_high_pass(config, section)
+    if sections:
+        yield _softmax_of_output(config)
+    if "feedback_controller" in sections:
+        yield from _feedback_controller(config)
+
+
+def _feedback_controller(config):
+    controller = config.feedback_controller
+    yield (
+        not controller.noisy,
+        (
+            "feedback.train = true needs noise to learn from; set feedback_controller.sigma above 0, or "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        controller.jacobian_feedback,
+        (
+            "feedback_controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback.train = false"
+        ),
+    )
+    yield (
+        config.feedback.scaling and controller.tau_noise is None,
+        (
+            "feedback.scaling = true scales by the time constant of low-passed noise; set "
+            "feedback_controller.tau_noise, or feedback.scaling = false"
+        ),
+    )
+    yield _misplaced_softmax(config, "feedback_controller")
+
+
+def _unresolved_high_pass(config, section):
+    high_pass, dt = config.feedback.high_pass, getattr(config, section).dt
+    return high_pass is not None and high_pass < dt, (
+        f"feedback.high_pass = {high_pass} is shorter than {section}.dt = {dt}, which has to resolve it; set it to "
+        f"{section}.dt or more, or feedback.high_pass = 'none'"
+    )
+
+
+def _softmax_of_output(config):
+    """The rule that the feedforward output is no target for softmax(r_L)."""
+    section = "controller" if is_single_phase(config) else "feedback_controller"
+    runs = later_feedback_epochs(config) > 0 and getattr(config, section).error == "softmax"
+    return runs and config.feedback.pursue == "output", (
+        f"feedback.pursue = 'output' has feedforward rates as r*, which {section}.error = 'softmax' would compare with "
+        f"probabilities; set feedback.pursue = 'target', or {section}.error = 'difference'"
+    )
+
+
+def _misplaced_softmax(config, section):
+    """The rule that r* - softmax(r_L) is an error only for strong feedback towards classes."""
+    suits = config.target.feedback == "strong" and config.target.loss == "cross_entropy"
+    return getattr(config, section).error == "softmax" and not suits, (
+        f"{section}.error = 'softmax' needs target.feedback = 'strong' and target.loss = 'cross_entropy'; "
+        f"set these, or {section}.error = 'difference'"
+    )
+
+
+def _log(config):
+    log, batch_size = config.log, config.training.batch_size
+    yield (
+        not selects_minibatches(log) and not log.last_of_epoch,
+        (
+            "[log] chooses no minibatch; set log.every, log.minibatches or log.last_of_epoch = true, or log.on = false"
+        ),
+    )
+    if not set(log.phases) <= set(learning_phases(config)):
+        there = ", ".join(learning_phases(config))
+        yield (
+            True,
+            f"log.phases lists {', '.join(log.phases)}; choose from those where this run makes updates: {there}",
+        )
+    last = max(log.samples) if isinstance(log.samples, tuple) else 0
+    yield (
+        last >= batch_size,
+        (
+            f"log.samples lists the position {last}, but with training.batch_size = {batch_size} they go from 0 to "
+            f"{batch_size - 1}; leave it out"
+        ),
+    )
+    yield (
+        "noise" in log.variables and not any(_noisy(phase, config) for phase in logged_phases(config)),
+        ("log.variables lists 'noise', which the controllers of the logged phases do not have; leave it out"),
+    )
+
+
+def _noisy(phase, config):
+    """Whether the simulation of a phase has noise."""
+    section = simulation_of(phase, config)
+    return section is not None and getattr(config, section).noisy

@@ -1,0 +1,1 @@
+"""What people see: progress, tables, figures of runs and trajectories."""

@@ -1,0 +1,106 @@
+"""What `dfc plot` draws: a record of a trajectory file, the learning curves of a run, or both."""
+
+import csv
+from contextlib import contextmanager
+from math import isnan, nan
+from pathlib import Path
+
+from dfc_numba.display import trajectory_figure
+from dfc_numba.runs.run_directory import METRICS_NAME
+from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.replay import chosen
+from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, draw_panels, new_figure, save
+
+RUN_FIGURE = "figure.png"
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+SCORES = ("loss", "accuracy")
+TITLE_HEIGHT = 0.4
+
+
+def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
+    """Draw what a trajectory file or a run directory holds.
+
+    Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and
+    the compartments of some units. Of a run the learning curves are drawn too, and a record only where there is one.
+
+    Args:
+        path: a trajectory file or a run directory.
+        out: file of the figure, whose ending says the format (png, pdf, svg); None for a PNG beside the file, or in the run
+            directory. An older one is replaced.
+        phase: of the record, by default "forward", or the last one that there is. record: its number, by default the last.
+        sample: position of the sample in its minibatch, by default the first that is stored.
+        units: pairs (layer, unit), layers from 1, of which the compartments are drawn; by default one of each layer: that
+            which receives the largest feedback.
+
+    Returns:
+        the path of the figure.
+
+    Raises:
+        OSError, ValueError: for a file or record that cannot be read or drawn. MissingExtra: matplotlib is not installed.
+    """
+    path = Path(path)
+    out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
+    curves = _learning_curves(path / METRICS_NAME)
+    with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
+        shown = stored and trajectory_figure.trace(stored, sample=sample, units=units)
+        save(_figure(path, curves, shown), out)
+    return out
+
+
+def unit(text):
+    """(layer, unit) of a text LAYER:UNIT."""
+    layer, colon, number = text.partition(":")
+    if not (colon and layer.isdigit() and number.isdigit()):
+        raise ValueError(f"{text!r} is no unit; write the layer, from 1, and the unit, from 0, as 2:17")
+    return int(layer), int(number)
+
+
+@contextmanager
+def _stored_record(path, phase, record, optional):
+    """Yields a record with a trajectory; None where there is none and nothing was asked for."""
+    try:
+        file = open_trajectories(path)
+    except FileNotFoundError:
+        if not optional or phase is not None or record is not None:
+            raise
+        yield None
+        return
+    with file:
+        phase = phase or ("forward" if "forward" in file.phases else file.phases[-1])
+        (stored,) = chosen(file, phase, -1 if record is None else record)
+        yield None if optional and record is None and "position" not in stored.variables else stored
+
+
+def _figure(path, curves, shown):
+    """A figure of the learning curves, above the record."""
+    width, height = PANEL_SIZE
+    n_rows = trajectory_figure.rows(shown) if shown else 0
+    columns = trajectory_figure.COLUMNS if shown else len(curves)
+    heights = [TITLE_HEIGHT + height * rows for rows in ([1] if curves else []) + ([n_rows] if shown else [])]
+    figure = new_figure(columns * width, sum(heights))
+    parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat
+    if curves:
+        draw_panels(parts[0], curves)
+        parts[0].suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
+    if shown:
+        trajectory_figure.draw(parts[-1], shown)
+    return figure
+
+
+def _learning_curves(metrics):
+    """The `Panel`s of a metrics.csv; none where there is no such file, or no epoch in it."""
+    if not metrics.is_file():
+        return []
+    rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
+    panels = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
+    panels = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in panels]
+    return [panel for panel in panels if panel.curves]
+
+
+def _curve(rows, split, score):
+    means = tuple(float(row[f"{split}_{score}"]) for row in rows)
+    return Curve(SPLITS[split], means, (nan,) * len(means))
+
+
+def _empty(curve):
+    return all(map(isnan, curve.means))

@@ -1,0 +1,256 @@
+"""Simulating one feedback phase with full trajectories."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dfc_numba.dynamics.phase import prepare, run
+from dfc_numba.dynamics.recipe import Recipe
+from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels.draws import keyed_draws
+from dfc_numba.kernels.layout import dense_views
+from dfc_numba.model.noise import as_key
+from dfc_numba.support import memory
+from dfc_numba.support.options import Count, options
+from dfc_numba.support.validation import instance
+
+Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
+VARIABLES = Variable.__args__[:-1]  # what the kernel records
+OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
+IDLE = kernel.Task(
+    kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, 0
+)  # simulates and makes no update
+
+
+@options
+class Record:
+    """What to keep of a simulation.
+
+    Args:
+        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"; None keeps all but the noise.
+        samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
+        every: keep every n-th time point, beginning with the initial state.
+
+    Raises:
+        ValueError: for an unknown variable, or numbers that are not allowed.
+    """
+
+    variables: tuple[Variable, ...] | None = None
+    samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    every: Count = 1
+
+    def names(self):
+        """Names of the variables that are kept."""
+        return VARIABLES if self.variables is None else self.variables
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A recorded feedback phase: T time points, B samples, layers i = 1..L (lists are 0-based).
+
+    Attributes:
+        time: (T,) in units of tau_u. step: (T,) number of the Euler step.
+        u, u_int: (T, B, n_L) control signal and its integral part.
+        error: (T, B) ||r* - r_L||, or the cross-entropy of softmax(r_L) with r* for error="softmax".
+        v, v_ff, v_fb: lists of (T, B, n_i): somatic, basal and apical voltages. r: rates.
+        converged, diverged: (B,) as published: the steady-state residual below 1e-5 (above 1) of the norm of the
+            feedforward output, and for `converged` the error below convergence_epsilon**2 of the initial one.
+        e: (T, B, n_L) control error r* - r_L, or r* - softmax(r_L), in float64 for either dtype of the network.
+        noise: list of (T, B, n_i): the standard normal draws that drove the step to each time point.
+        samples: (B,) positions of the samples in the minibatch.
+        recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
+
+    A variable that was not recorded is None.
+    """
+
+    time: np.ndarray
+    step: np.ndarray
+    u: np.ndarray | None
+    u_int: np.ndarray | None
+    error: np.ndarray | None
+    v: list | None
+    v_ff: list | None
+    v_fb: list | None
+    r: list | None
+    converged: np.ndarray | None
+    diverged: np.ndarray | None
+    e: np.ndarray | None = None
+    noise: list | None = None
+    samples: np.ndarray | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
+
+    def save(self, path, *, compression="none", dtype=None):
+        """Write the trajectory, with what it was made of, to an HDF5 file; an older file of that name is replaced.
+
+        Args:
+            compression: "none", "gzip", "zstd" or "blosc". The latter two need the extra `compression`.
+            dtype: "float32" or "float64", to store the variables in; None stores the same bits.
+
+        Raises:
+            OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
+        """
+        from dfc_numba.storage.writer import save
+
+        save(self, path, compression=compression, dtype=dtype)
+
+    @classmethod
+    def load(cls, path, *, phase=None, record=None):
+        """Read a trajectory, from a file that `save` wrote or from a record of any trajectory file.
+
+        Args:
+            path: of a file or run directory. phase: name of a phase, if it holds several.
+            record: number of the record in this phase, from 0, if it holds several; -1 is the last one.
+
+        Raises:
+            OSError: if the file cannot be read, or is damaged. ValueError: for a file of another kind, or several records
+                of which none is chosen.
+        """
+        from dfc_numba.storage.reader import load
+
+        return load(path, phase=phase, record=record)
+
+
+def simulate(network, x, target, controller, *, noise=None, record=None):
+    """Simulate the feedback phase of one minibatch (the dynamics of DFC, Meulemans et al. 2021; Euler method).
+
+    Args:
+        network: a `Network`.
+        x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
+        controller: a `Controller`.
+        noise: where the draws come from if the controller has sigma > 0: an int seed, a `NoiseKey`, or a list of arrays
+            (T, B, n_i) of standard normal draws, of which index t + 1 drives the step t -> t + 1.
+        record: a `Record`; None keeps everything but the noise.
+
+    Returns:
+        a `Trajectory`. A diverging simulation holds non-finite numbers from some step on, and says so in `.diverged`.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+        MemoryError: for a trajectory that does not fit into memory; the message tells its size.
+    """
+    record = Record() if record is None else instance("record", record, Record)
+    phase = prepare(network, x, target, controller, noise)
+    _, trajectory = run_recorded(phase, IDLE, record)
+    recipe = Recipe(
+        network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
+        noise=_kept_noise(phase, noise),
+    )  # fmt: skip
+    return replace(trajectory, recipe=recipe)
+
+
+def run_recorded(phase, task, record, *, only_converged=False):
+    """(`Sums`, `Trajectory` without its recipe) of one simulation, as `phase.run` gives them; no trajectory for record None.
+
+    Raises:
+        ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
+    """
+    if record is None:
+        return run(phase, task, only_converged=only_converged), None
+    instance("record", record, Record)
+    if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
+        raise ValueError(
+            "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
+        )
+    records = _allocate(phase, record)
+    task = task._replace(record_every=record.every)
+    sums = run(phase, task, records=records, only_converged=only_converged)
+    return sums, _trajectory(phase, record, records, sums)
+
+
+def recorded_bytes(network, controller, count, record):
+    """Bytes of the trajectory of `count` samples."""
+    layers, outputs = sum(network.sizes[1:]) * network.dtype.itemsize, network.sizes[-1] * 8
+    each = dict.fromkeys((*LAYER_VARIABLES, "noise"), layers) | {
+        "u": outputs,
+        "u_int": outputs,
+        "e": outputs,
+        "error": 8,
+    }
+    return (controller.steps // record.every + 1) * count * sum(each[name] for name in record.names())
+
+
+def _allocate(phase, record):
+    """The arrays that the kernel records into."""
+    rows, count = _rows(record, phase.count)
+    times = phase.controller.steps // record.every + 1
+    outputs, units = phase.network.sizes[-1], int(phase.places.dense[-1])
+    memory.require(
+        recorded_bytes(phase.network, phase.controller, count, record),
+        f"a trajectory of {times} time points, {count} samples, {units} units",
+        "record fewer variables, samples or time points with record=Record(...)",
+    )
+    lengths = dict.fromkeys(LAYER_VARIABLES, units) | dict.fromkeys(OUTPUT_VARIABLES, outputs) | {"error": 1}
+    arrays = {
+        name: np.zeros(
+            times * count * lengths[name] if name in record.names() else 0,
+            np.float64 if name in OUTPUT_VARIABLES else phase.network.dtype,
+        )
+        for name in VARIABLES
+    }
+    return kernel.Records(row=rows, count=count, times=times, **arrays)
+
+
+def _rows(record, samples):
+    """For each sample its place among the recorded ones or -1, and their number."""
+    if record.samples is None:
+        return np.arange(samples), samples
+    chosen = np.asarray(record.samples, np.int64)
+    if (
+        len(chosen) == 0
+        or len(set(record.samples)) < len(chosen)
+        or chosen.min() < 0
+        or chosen.max() >= samples
+    ):
+        raise ValueError(
+            f"Record.samples is {record.samples}; different positions from 0 to {samples - 1} are allowed"
+        )
+    rows = np.full(samples, -1)
+    rows[chosen] = np.arange(len(chosen))
+    return rows, len(chosen)
+
+
+def _trajectory(phase, record, records, sums):
+    times, count, sizes = records.times, records.count, phase.network.sizes
+    step = np.arange(times) * record.every
+    chosen = np.arange(phase.count) if record.samples is None else np.array(record.samples)
+    arrays = {}
+    for name in LAYER_VARIABLES:
+        flat = getattr(records, name)
+        arrays[name] = dense_views(flat, count, sizes, times) if flat.size else None
+    for name in ("u", "u_int", "e"):
+        flat = getattr(records, name)
+        arrays[name] = flat.reshape(times, count, sizes[-1]) if flat.size else None
+    arrays["error"] = records.error.reshape(times, count) if records.error.size else None
+    if "noise" in record.names():
+        arrays["noise"] = _noise(phase, step, chosen)
+    return Trajectory(
+        time=step * phase.controller.dt, step=step, **arrays, samples=chosen,
+        converged=sums.converged[chosen], diverged=sums.diverged[chosen],
+    )  # fmt: skip
+
+
+def _noise(phase, step, chosen):
+    """The draws that drove the step to each recorded time point, 0 for the initial state; list of (T, B, n_i)."""
+    minibatch, found = phase.minibatch, []
+    for layer, n in enumerate(phase.network.sizes[1:], 1):
+        draws = np.zeros((len(step), len(chosen), n), phase.network.dtype)
+        if minibatch.noise_source == kernel.KEYED_NOISE:
+            keyed_draws(draws, minibatch.noise_key, step, minibatch.noise_samples[chosen], layer)
+        else:
+            draws[1:] = _given_draws(phase)[layer - 1][step[1:, np.newaxis], chosen]
+        found.append(draws)
+    return found
+
+
+def _given_draws(phase):
+    """The given draws in the network's dtype, list of (T, B, n_i)."""
+    times = phase.controller.time_points
+    return dense_views(phase.minibatch.noise_given, phase.count, phase.network.sizes, times)
+
+
+def _kept_noise(phase, noise):
+    """The noise of a recipe, which later changes of given draws do not reach."""
+    given = phase.minibatch.noise_source == kernel.GIVEN_NOISE
+    return _given_draws(phase) if given else as_key(noise)

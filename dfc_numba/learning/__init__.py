@@ -1,0 +1,9 @@
+"""Training: methods, optimisers, passes over the data, and the loop that runs them.
+
+training.py                  `Trainer`: epochs of phases of minibatches
+methods.py, baselines.py     the table of methods; backpropagation and direct feedback alignment
+optimizers.py                SGD, Adam and decay of packed parameters
+schedule.py                  orders of samples
+evaluation.py, divergence.py    losses and accuracies; when a run is stopped
+state.py                     everything that evolves
+"""

@@ -1,0 +1,172 @@
+"""Optimisers: SGD with momentum, Adam and centred RMSprop, stepping a network's arrays in place.
+
+Each layer has its own learning rate, epsilon and moments. The gradient is clipped first; weight decay is
+added to it afterwards, biases included: an L2 term, or one that keeps a norm. The state is a set of plain
+arrays, named by `Optimizer.arrays`, so that a checkpoint can store it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.kernels import optimizers as kernels
+from dfc_numba.support.validation import choice
+
+CLIP_SCOPES = ("layer", "tensor", "all")
+
+
+@dataclass
+class Gradients:
+    """What an optimiser descends along, one array per layer; None for parameters that a step leaves alone."""
+
+    weights: list | None = None
+    biases: list | None = None
+    feedback: list | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimiser as data: kernel, names of its arrays per parameter array, the kernel's last arguments."""
+
+    kernel: Callable
+    state: tuple
+    numbers: Callable
+
+
+class Optimizer:
+    """Steps the parameters of a network, layer by layer.
+
+    Args:
+        layers: per layer the list of its parameter arrays (C-contiguous, changed in place); an empty list for
+            a frozen layer.
+        options: an object with the attributes of the configuration's section `[optimizer]`: `name` ("sgd",
+            "adam", "rmsprop"), `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
+            rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
+            published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no
+            clipping), `clip_scope`.
+        learning_rate: replaces `options.learning_rate`.
+        keep_norm: c for homeostatic decay, which adds beta theta to the gradient of all parameters theta, with
+            beta = weight_decay (||theta||^2 - c), the squared norm being that of all layers; None: L2, beta =
+            weight_decay.
+
+    Raises:
+        ValueError: for an unknown name or scope, a list of another length than `layers`, or an array that is
+            not contiguous.
+    """
+
+    def __init__(self, layers, options, *, learning_rate=None, keep_norm=None):
+        choice("optimizer.clip_scope", options.clip_scope, CLIP_SCOPES)
+        if not all(array.flags.c_contiguous for layer in layers for array in layer):
+            raise ValueError("an optimiser changes its arrays in place, so they have to be C-contiguous")
+        self.options = options
+        self.learning_rates = per_layer(
+            options.learning_rate if learning_rate is None else learning_rate, len(layers), "learning_rate"
+        )
+        self.epsilons = per_layer(options.epsilon, len(layers), "epsilon")
+        self.steps = np.zeros(1, np.int64)
+        self._keep_norm = None if keep_norm is None else np.array([keep_norm], np.float64)
+        self._rule = RULES[choice("optimizer.name", options.name, tuple(RULES))]
+        self._layers = [list(layer) for layer in layers]
+        names = self._rule.state
+        self._state = [[[np.zeros_like(array) for _ in names] for array in layer] for layer in layers]
+
+    def step(self, gradients):
+        """Takes one step down `gradients`, which are nested like `layers` and stay as they are."""
+        self.steps += 1
+        factors = clip_factors(gradients, self.options.clip_norm, self.options.clip_scope)
+        decay = self._decay()
+        for layer, arrays in enumerate(self._layers):
+            for theta, gradient, state, factor in zip(
+                arrays, gradients[layer], self._state[layer], factors[layer], strict=True
+            ):
+                self._update(layer, theta, gradient, state, factor, decay)
+
+    def arrays(self):
+        """The state by name: `steps`, and e.g. `first_moment/0/1` for layer 0, tensor 1.
+
+        Writing into the arrays restores a state.
+        """
+        named = {"steps": self.steps}
+        if self._keep_norm is not None:
+            named["keep_norm"] = self._keep_norm
+        for layer, tensors in enumerate(self._state):
+            for tensor, state in enumerate(tensors):
+                for name, array in zip(self._rule.state, state, strict=True):
+                    named[f"{name}/{layer}/{tensor}"] = array
+        return named
+
+    def _decay(self):
+        """What the parameters are multiplied by and added to the gradient, in this step."""
+        rate = self.options.weight_decay
+        return rate if self._keep_norm is None else rate * (squared_norm(self._layers) - self._keep_norm[0])
+
+    def _update(self, layer, theta, gradient, state, factor, decay):
+        """One step of one array; the numbers are cast so that float32 parameters are computed in float32."""
+        if gradient.shape != theta.shape:
+            raise ValueError(
+                f"layer {layer + 1}: gradient of shape {gradient.shape}, parameters {theta.shape}"
+            )
+        rule, options = self._rule, self.options
+        numbers = rule.numbers(options, self.learning_rates[layer], self.epsilons[layer], int(self.steps[0]))
+        numbers = map(theta.dtype.type, (factor, decay, *numbers))
+        gradient = np.ascontiguousarray(gradient, theta.dtype)
+        rule.kernel(*(array.reshape(-1) for array in (theta, gradient, *state)), *numbers)
+
+
+def clip_factors(gradients, clip_norm, scope):
+    """Factors min(1, clip_norm / (norm + 1e-6)), nested like `gradients` (a list of arrays per layer).
+
+    Args:
+        clip_norm: largest norm, or None for no clipping (all factors are 1).
+        scope: what a norm is taken over: the arrays of a "layer" jointly, each "tensor" alone, or "all"
+            layers jointly.
+    """
+    if clip_norm is None:
+        return [[1.0] * len(layer) for layer in gradients]
+    squares = _squares(gradients)
+    if scope == "layer":
+        squares = [[sum(layer)] * len(layer) for layer in squares]
+    elif scope == "all":
+        squares = [[sum(map(sum, squares))] * len(layer) for layer in squares]
+    return [[min(1.0, clip_norm / (square**0.5 + 1e-6)) for square in layer] for layer in squares]
+
+
+def squared_norm(layers):
+    """Sum of the squares of all arrays."""
+    return sum(map(sum, _squares(layers)))
+
+
+def _squares(layers):
+    """The sum of squares of each array."""
+    return [[kernels.sum_of_squares(array.reshape(-1)) for array in layer] for layer in layers]
+
+
+def per_layer(value, layers, name):
+    """`value` as a list with one number per layer; a single number holds for all layers."""
+    if np.ndim(value) == 0:
+        return [float(value)] * layers
+    if len(value) != layers:
+        raise ValueError(f"{name} has {len(value)} values for {layers} layers; give one, or one per layer")
+    return [float(item) for item in value]
+
+
+def _sgd_numbers(options, rate, _epsilon, _steps):
+    return options.momentum, rate
+
+
+def _adam_numbers(options, rate, epsilon, steps):
+    """The bias corrections are folded into the learning rate and into a factor of the root."""
+    beta1, beta2 = options.beta1, options.beta2
+    return beta1, 1 - beta1, beta2, 1 - beta2, rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5, epsilon
+
+
+def _rmsprop_numbers(options, rate, epsilon, _steps):
+    return options.beta2, 1 - options.beta2, options.momentum, rate, epsilon
+
+
+RULES = {
+    "sgd": Rule(kernels.sgd, ("buffer",), _sgd_numbers),
+    "adam": Rule(kernels.adam, ("first_moment", "second_moment"), _adam_numbers),
+    "rmsprop": Rule(kernels.rmsprop, ("mean", "mean_square", "buffer"), _rmsprop_numbers),
+}

@@ -1,0 +1,356 @@
+"""Training: the published loops of feedback and forward learning, passes over the data (`Trainer`).
+
+A run is a list of passes (`dfc_numba.learning.schedule`): epochs of feedback pre-training, then for every epoch the
+feedback phase, the forward phase and extra feedback epochs. What a minibatch does in a phase is a matter of
+the method (`dfc_numba.learning.methods`).
+"""
+
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from math import isnan
+
+import numpy as np
+
+from dfc_numba.errors import DivergenceError
+from dfc_numba.learning import divergence, methods
+from dfc_numba.learning.evaluation import Score, count_correct, evaluate, soft_targets
+from dfc_numba.learning.optimizers import Optimizer, per_layer, squared_norm
+from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
+from dfc_numba.learning.state import Counters, State
+from dfc_numba.model.network_file import KINDS
+from dfc_numba.model.noise import NoiseKey
+from dfc_numba.model.targets import mean_loss
+from dfc_numba.support import threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands after a minibatch.
+
+    Attributes:
+        phase: "pretraining", "feedback", "forward" or "extra feedback".
+        epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
+        minibatch, minibatches: number of the minibatch in this pass, from 1, and how many the pass has.
+        loss, accuracy: means over the samples of this forward pass so far; None in the other phases, accuracy
+            None for a regression.
+        seconds_left: estimated seconds until the end of the run, or None while unknown.
+    """
+
+    phase: str
+    epoch: int
+    minibatch: int
+    minibatches: int
+    loss: float | None = None
+    accuracy: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: "done", "diverged" or "interrupted".
+        message: a sentence for the user; for "diverged" it says where and what to change, for "interrupted"
+            the reason.
+        epochs: complete epochs.
+        best_epoch: the epoch whose weights are `Trainer.best_network`; 0 if no epoch is complete.
+    """
+
+    status: str
+    message: str
+    epochs: int
+    best_epoch: int
+
+
+class Trainer:
+    """Trains a network on a data set, as a configuration says.
+
+    Args:
+        network: the `Network`; its arrays are changed in place.
+        dataset: a `DataSet` with `.train`, `.validation` (or None), `.test` (or None) and `.task`; the
+            classes of a classification may also be given as soft labels (N, n_L).
+        config: an object with the sections `target`, `training`, `controller`, `feedback`,
+            `feedback_controller`, `optimizer` and `feedback_optimizer` of the configuration.
+        observers: objects with any of the methods `on_start(trainer)`, `on_minibatch(progress)`,
+            `on_epoch(row)`, `on_end(outcome)`.
+        minibatches: list of index arrays into the training set that every pass takes, in this order; None
+            shuffles anew per pass.
+        noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
+            where there is none; None draws it from `training.seed`.
+        threads: number of threads; None leaves it as it is.
+        log: a `Logger` that notes chosen minibatches, and is the first of the observers; None for none.
+
+    Attributes:
+        network, best_network: last weights, and those of the best epoch: highest validation accuracy
+            (regression: lowest validation loss), without a validation set the same of the training set.
+        optimizers: dict of `Optimizer`: "forward", and with feedback learning "pretraining" and "feedback".
+        schedule: the list of `Pass`.
+        counters, rows: `Counters`; one dict per complete epoch with the columns of metrics.csv (NaN where
+            there is no value).
+
+    Raises:
+        ValueError: for an unknown method, or a data set that does not fit the network or the loss.
+    """
+
+    def __init__(
+        self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None, log=None
+    ):  # fmt: skip
+        _check_fit(network, dataset, config.target.loss)
+        self.network, self.best_network = network, network.copy()
+        self.dataset, self.config = dataset, config
+        self.observers, self.threads, self.log = tuple(observers), threads, log
+        self.method = methods.find(config.training.method)
+        self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
+        trains_feedback = config.feedback.train and self.method.feedback is not None
+        self.optimizers = _create_optimizers(network, config, trains_feedback)
+        self.counters, self.rows = Counters(), []
+        self._minibatches, self._noise = minibatches, noise
+        self._stop_reason = None
+
+    def request_stop(self, reason):
+        """Ends the run after the minibatch under way; callable from a signal handler or another thread."""
+        self._stop_reason = reason
+
+    def state(self):
+        """The `State` of the run: its own arrays, not copies."""
+        arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
+        return State(self.network, self.best_network, arrays, self.counters, self.rows)
+
+    def restore(self, state):
+        """Goes back to a `State`, which is copied; `run` then continues to the same bits as if it had never stopped.
+
+        Raises:
+            ValueError: for the state of another network, other optimisers or a longer run.
+        """
+        state.check_fit(self)
+        for kind in KINDS:
+            if (arrays := getattr(state.network, kind)) is not None:
+                getattr(self.network, kind).fill(arrays)
+        self.best_network = state.best_network.copy()
+        for name, optimizer in self.optimizers.items():
+            for key, array in optimizer.arrays().items():
+                array[...] = state.optimizers[name][key]
+        self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
+
+    def run(self):
+        """Runs to the end, or from where an interrupted run stopped, and returns the `Outcome`."""
+        self._clock = self._start_clock()
+        self._notify("on_start", self)
+        outcome = self._outcome()
+        self._notify("on_end", outcome)
+        return outcome
+
+    def settle(self):
+        """Closes what the log has of the minibatches done so far; called before these are taken as done for good."""
+        if self.log is not None:
+            self.log.settle()
+
+    def _outcome(self):
+        limit = nullcontext() if self.threads is None else threads.limit_threads(self.threads)
+        try:
+            with limit, np.errstate(over="ignore", invalid="ignore"):
+                while self.counters.passes < len(self.schedule) and self._stop_reason is None:
+                    self._run_pass(self.schedule[self.counters.passes])
+        except DivergenceError as error:
+            return self._ended("diverged", str(error))
+        if self.counters.passes < len(self.schedule):
+            reason, self._stop_reason = self._stop_reason, None
+            return self._ended("interrupted", reason)
+        return self._ended("done", f"finished {len(self.rows)} epochs")
+
+    def _ended(self, status, message):
+        return Outcome(status, message, epochs=len(self.rows), best_epoch=self.counters.best_epoch)
+
+    def _run_pass(self, current):
+        """The minibatches of a pass that are still to do, unless a stop is requested, and the pass's end."""
+        batches = self._minibatches or self._shuffled(current)
+        if current.phase == "forward" and self.counters.minibatch == 0:
+            self.counters.samples, self.counters.loss_sum, self.counters.correct = 0, 0.0, 0.0
+        while self.counters.minibatch < len(batches):
+            if self._stop_reason is not None:
+                return
+            self._run_minibatch(current, batches)
+        row = self._end_epoch(current.epoch) if current.ends_epoch else None
+        self.counters.passes, self.counters.minibatch = self.counters.passes + 1, 0
+        if row is not None:
+            self._notify("on_epoch", row)
+
+    def _run_minibatch(self, current, batches):
+        start = time.perf_counter()
+        counters = self.counters
+        self._learn(self._take(current, batches))
+        counters.minibatch += 1
+        counters.minibatches += 1
+        seconds = time.perf_counter() - start
+        counters.seconds += seconds
+        self._clock.minibatch_done(current.phase, seconds)
+        self._notify("on_minibatch", self._progress(current, len(batches)))
+
+    def _take(self, current, batches):
+        """The next `Minibatch` of a pass."""
+        target, number, split = self.config.target, self.counters.minibatches, self.dataset.train
+        seed, position = self.config.training.seed, self.counters.minibatch + 1
+        indices = batches[position - 1]
+        logged = self.log is not None and self.log.wants(current.phase, position, number, len(batches))
+        return methods.Minibatch(
+            phase=current.phase,
+            epoch=current.epoch,
+            position=position,
+            number=number,
+            indices=indices,
+            x=np.asarray(split.x[indices], self.network.dtype),
+            y=soft_targets(split.y[indices], self.network.sizes[-1], target.class_value),
+            noise=NoiseKey(seed, number, indices) if self._noise is None else self._noise[number],
+            nudge=target.step / (len(indices) if target.step_per == "minibatch" else 1),
+            log=self.log if logged else None,
+        )
+
+    def _learn(self, minibatch):
+        """Measures (forward phase), computes the gradients and takes the optimisers' steps."""
+        if minibatch.phase == "forward":
+            minibatch = self._measured(minibatch)
+            if self.config.training.freeze_forward:
+                return
+        gradients = self._gradients(minibatch)
+        divergence.check_gradients(gradients, minibatch, self._gradients)
+        self._step(gradients, minibatch.phase)
+        divergence.check_parameters(self.network, minibatch)
+
+    def _gradients(self, minibatch):
+        return self.method.gradients(self.network, minibatch, self.config)
+
+    def _measured(self, minibatch):
+        """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
+        activity = self.network.forward(minibatch.x)
+        output, counters = activity.r[-1], self.counters
+        loss = mean_loss(output, minibatch.y, self.config.target.loss)
+        divergence.check_loss(loss, activity, minibatch)
+        counters.samples += len(output)
+        counters.loss_sum += len(output) * loss
+        counters.correct += count_correct(output, minibatch.y, self.dataset.task)
+        return replace(minibatch, activity=activity)
+
+    def _step(self, gradients, phase):
+        """One step of each optimiser whose parameters have a gradient."""
+        if gradients.weights is not None:
+            self.optimizers["forward"].step(_forward_layers(gradients.weights, gradients.biases))
+        if gradients.feedback is not None:
+            optimizer = self.optimizers["pretraining" if phase == "pretraining" else "feedback"]
+            optimizer.step(_feedback_layers(gradients.feedback, self.config.feedback.freeze_output))
+
+    def _end_epoch(self, epoch):
+        """Evaluates the epoch, keeps its weights if they are the best so far, and returns its row."""
+        start = time.perf_counter()
+        counters = self.counters
+        train = Score(counters.loss_sum / counters.samples, counters.correct / counters.samples)
+        validation, test = (self._evaluate(split) for split in (self.dataset.validation, self.dataset.test))
+        self._keep_best(epoch, train if self.dataset.validation is None else validation)
+        seconds, counters.seconds = counters.seconds + time.perf_counter() - start, 0.0
+        row = {"epoch": epoch}
+        for name, score in (("train", train), ("val", validation), ("test", test)):
+            row.update({f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy})
+        self.rows.append({**row, "seconds": seconds})
+        return self.rows[-1]
+
+    def _evaluate(self, split):
+        if split is None:
+            return Score()
+        target, task = self.config.target, self.dataset.task
+        return evaluate(self.network, split, loss=target.loss, task=task, class_value=target.class_value)
+
+    def _keep_best(self, epoch, measured):
+        score = measured.accuracy if self.dataset.task == "classification" else -measured.loss
+        if isnan(self.counters.best_score) or score > self.counters.best_score:
+            self.counters.best_epoch, self.counters.best_score = epoch, score
+            self.best_network = self.network.copy()
+
+    def _progress(self, current, minibatches):
+        counters, measured = self.counters, {}
+        if current.phase == "forward":
+            measured["loss"] = counters.loss_sum / counters.samples
+            if self.dataset.task == "classification":
+                measured["accuracy"] = counters.correct / counters.samples
+        return Progress(
+            phase=current.phase,
+            epoch=current.epoch,
+            minibatch=counters.minibatch,
+            minibatches=minibatches,
+            seconds_left=self._clock.seconds_left(),
+            **measured,
+        )
+
+    def _shuffled(self, current):
+        training = self.config.training
+        return shuffled_minibatches(
+            len(self.dataset.train.x), training.batch_size, training.seed, current.phase, current.repetition
+        )
+
+    def _start_clock(self):
+        """A clock for the passes still to do; a minibatch costs its simulated steps, or as much as one."""
+        n_samples, batch_size = len(self.dataset.train.x), self.config.training.batch_size
+        per_pass = len(self._minibatches) if self._minibatches else -(-n_samples // batch_size)
+        remaining = Counter()
+        for current in self.schedule[self.counters.passes :]:
+            remaining[current.phase] += per_pass
+        if remaining:
+            remaining[self.schedule[self.counters.passes].phase] -= self.counters.minibatch
+        costs = {phase: max(1, self.method.steps(phase, self.config)) for phase in remaining}
+        return Clock(remaining, costs)
+
+    def _notify(self, event, *arguments):
+        for observer in filter(None, (self.log, *self.observers)):
+            if hasattr(observer, event):
+                getattr(observer, event)(*arguments)
+
+
+def _create_optimizers(network, config, trains_feedback):
+    """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards."""
+    rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
+    if config.optimizer.divide_by_step:
+        rates = [rate / config.target.step for rate in rates]
+    layers = _forward_layers(network.weights, network.biases)
+    optimizers = {"forward": Optimizer(layers, config.optimizer, learning_rate=rates)}
+    if trains_feedback:
+        layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
+        options = config.feedback_optimizer
+        rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
+        for name, rate in rates.items():
+            keep_norm = _norm_to_keep(layers, options)
+            optimizers[name] = Optimizer(layers, options, learning_rate=rate, keep_norm=keep_norm)
+    return optimizers
+
+
+def _norm_to_keep(layers, options):
+    """The squared norm that homeostatic decay keeps, by default that of the layers now; None for L2 decay."""
+    if options.decay == "l2":
+        return None
+    return squared_norm(layers) if options.homeostatic_norm is None else options.homeostatic_norm
+
+
+def _forward_layers(weights, biases):
+    """Per layer its weights and, where there are any, its biases."""
+    return [list(layer) for layer in (zip(weights) if biases is None else zip(weights, biases, strict=True))]
+
+
+def _feedback_layers(feedback, freeze_output):
+    """Per layer its feedback weights; none for a frozen output layer."""
+    layers = [[array] for array in feedback]
+    return [*layers[:-1], []] if freeze_output else layers
+
+
+def _check_fit(network, dataset, loss):
+    """Refuses a data set whose numbers of inputs and outputs are not the network's, or unfit for the loss."""
+    got, needed = (dataset.n_inputs, dataset.n_outputs), (network.sizes[0], network.sizes[-1])
+    if got != needed:
+        raise ValueError(
+            f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network "
+            f"{needed[0]} and {needed[1]}; create the network with the sizes of the data set"
+        )
+    if loss == "cross_entropy" and dataset.task != "classification":
+        raise ValueError(
+            f"target.loss = 'cross_entropy' needs classes, but data set {dataset.name!r} is a regression; "
+            "set target.loss = 'mse'"
+        )

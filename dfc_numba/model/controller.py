@@ -1,0 +1,107 @@
+"""The controller: the frozen options of one feedback phase.
+
+    tau_u du_int/dt = e - alpha u        u = u_int + k_p e        tau_v dv_i/dt = -v_i + W_i phi(v_{i-1}) + b_i + Q_i u
+
+(the dynamics of DFC, Meulemans et al. 2021, integrated with the Euler method). Time is in units of tau_u.
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
+
+
+@options
+class Controller:
+    """How one feedback phase is simulated: all options of the network and controller dynamics.
+
+    Args:
+        dt: Euler step, in units of the controller's time constant tau_u.
+        steps: number of Euler steps; a trajectory has `steps + 1` time points.
+        alpha: leak of the controller.
+        k_p: proportional gain; 0 gives a pure (leaky) integral controller, in which u and u_int coincide.
+        tau_v: time constant of the somatic compartments.
+        tau_apical: time constant of the apical compartments; None for instantaneous ones.
+        instant_transmission: a layer sees the rates that the layer below reaches within the same step,
+            rather than those of the step before.
+        instant_dynamics: the soma follows its compartments at once (v = v_ff + v_fb); implies instant transmission.
+        proactive: the step from t to t+1 uses the control signal computed within that step, rather than u(t).
+        error: what the controller drives to zero, `r* - r_L` ("difference") or `r* - softmax(r_L)` ("softmax").
+        sigma: standard deviation of the noise in the hidden layers; a simulation with sigma > 0 needs `noise=`.
+        sigma_output: the same for the output layer; None means `sigma`.
+        tau_noise: time constant of low-passed noise; None gives white noise.
+        tau_control: time constant of a low-pass filter on the control signal that reaches the layers; None for no filter.
+        jacobian_feedback: the layers receive J(v)^T u instead of Q u.
+        leak: "total" leaks -alpha u (the published code), "integral" leaks -alpha u_int (as the papers write it).
+        convergence_epsilon: a sample has converged when its remaining error is below `convergence_epsilon**2` times
+            the initial one, and its steady-state residual below 1e-5.
+
+    Raises:
+        ValueError: for an unknown option, a value out of range, a `dt` larger than a time constant that it has to
+            resolve, or `instant_dynamics` with `k_p > 0`.
+    """
+
+    dt: Positive = 0.02
+    steps: Count = 999
+    alpha: NotNegative = 0.0014
+    k_p: NotNegative = 2.0
+    tau_v: Positive = 0.2
+    tau_apical: Positive | None = None
+    instant_transmission: Flag = True
+    instant_dynamics: Flag = False
+    proactive: Flag = True
+    error: Literal["difference", "softmax"] = "difference"
+    sigma: NotNegative = 0.0
+    sigma_output: NotNegative | None = None
+    tau_noise: Positive | None = None
+    tau_control: Positive | None = None
+    jacobian_feedback: Flag = False
+    leak: Literal["total", "integral"] = "total"
+    convergence_epsilon: Positive = 0.5
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in self._resolved_time_constants():
+            if self.dt > getattr(self, name):
+                raise ValueError(
+                    f"dt = {self.dt:g} is larger than {name} = {getattr(self, name):g}, so the Euler steps "
+                    f"overshoot; choose dt <= {name}"
+                )
+        if self.instant_dynamics and self.k_p > 0:
+            raise ValueError(
+                f"instant_dynamics with k_p = {self.k_p:g} closes an algebraic loop (the control depends on the output, "
+                "which depends on the control at once) that can blow up whatever dt is; use k_p = 0 or "
+                "instant_dynamics = False"
+            )
+        return self
+
+    def _resolved_time_constants(self):
+        """Names of the time constants that the Euler steps of this phase have to resolve."""
+        names = ["tau_apical", "tau_noise", "tau_control"] + ([] if self.instant_dynamics else ["tau_v"])
+        return [name for name in names if getattr(self, name) is not None]
+
+    @property
+    def noisy(self):
+        """Whether any layer receives noise."""
+        return self.sigma > 0 or self.output_sigma > 0
+
+    @property
+    def output_sigma(self):
+        """Standard deviation of the noise in the output layer."""
+        return self.sigma if self.sigma_output is None else self.sigma_output
+
+    @property
+    def steady_leak(self):
+        """The leak in the steady state r* - r_L = steady_leak * u, whichever quantity leaks."""
+        return self.alpha if self.leak == "total" else self.alpha / (1.0 + self.alpha * self.k_p)
+
+    @property
+    def transmission_is_instant(self):
+        """Whether a layer sees the new rates of the layer below."""
+        return self.instant_transmission or self.instant_dynamics
+
+    @property
+    def time_points(self):
+        """Number of time points, the initial state included."""
+        return self.steps + 1

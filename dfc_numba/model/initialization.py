@@ -1,0 +1,38 @@
+"""Initial forward and feedback weights."""
+
+import numpy as np
+
+from dfc_numba.support.validation import choice
+
+WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal")
+FEEDBACK_INITS = (*WEIGHT_INITS, "weight_product")
+
+
+def initial_matrix(kind, rows, columns, rng):
+    """A (rows, columns) matrix of random weights.
+
+    "xavier_normal" has standard deviation sqrt(2 / (rows + columns)), "xavier" is uniform in
+    +- sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), "orthogonal" has orthonormal rows or columns times that bound.
+    """
+    bound = np.sqrt(6.0 / (rows + columns))
+    if choice("init", kind, WEIGHT_INITS) == "xavier_normal":
+        return rng.standard_normal((rows, columns)) * np.sqrt(2.0 / (rows + columns))
+    if kind == "xavier":
+        return rng.uniform(-bound, bound, (rows, columns))
+    return bound * _orthogonal(rows, columns, rng)
+
+
+def _orthogonal(rows, columns, rng):
+    """A matrix with orthonormal rows or columns, uniform among them (QR of a Gaussian matrix, signs fixed)."""
+    gaussian = rng.standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(gaussian)
+    q *= np.sign(np.diag(r))
+    return q if rows >= columns else q.T
+
+
+def weight_product(weights):
+    """Feedback weights Q_i = W_{i+1}^T ... W_L^T; the identity for the output layer."""
+    products = [np.eye(len(weights[-1]))]
+    for matrix in reversed(weights[1:]):
+        products.insert(0, matrix.T @ products[0])
+    return products

@@ -1,0 +1,306 @@
+"""The network: packed parameters and the feedforward pass."""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+
+from dfc_numba.kernels.feedforward import ACTIVATIONS, feedforward
+from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
+from dfc_numba.model import jacobian, network_file
+from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
+from dfc_numba.support import threads
+from dfc_numba.support.validation import (
+    as_array,
+    choice,
+    dtype_of,
+    finite,
+    flag,
+    floats,
+    instance,
+    number,
+    samples,
+    whole_number,
+)
+
+JACOBIAN_KINDS = ("jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
+FEEDBACK_KINDS = ("weight_product", *JACOBIAN_KINDS)
+
+
+class Activity(NamedTuple):
+    """Voltages and rates of all layers: lists of (B, n_i) arrays, the first hidden layer first."""
+
+    v: list
+    r: list
+
+
+class Parameters(list):
+    """The arrays of one kind, one per layer, views into the block of a network; assigned values are checked and copied."""
+
+    def __init__(self, name, arrays):
+        super().__init__(arrays)
+        self._name = name
+
+    def __setitem__(self, i, value):
+        if not isinstance(i, Integral):
+            raise TypeError(f"{self._name}[{i}] cannot be assigned to; assign to one layer at a time")
+        if value is not self[i]:  # after weights[i] -= ... it is
+            self[i][...] = floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
+
+    def fill(self, values):
+        """Copy the arrays of all layers."""
+        _check_length(self._name, values, len(self))
+        for i, value in enumerate(values):
+            self[i] = value
+
+
+class Network:
+    """A feedforward network with feedback weights from the controller to every layer.
+
+        v_i = W_i r_{i-1} + b_i,  r_i = phi_i(v_i)          (Meulemans et al. 2021)
+
+    Attributes:
+        sizes: (n_0, ..., n_L), inputs first.
+        weights: list of L arrays; `weights[i]` is W_{i+1}, (n_{i+1}, n_i).
+        biases: list of L arrays (n_i,), or None.
+        feedback: list of L arrays (n_i, n_L), the feedback weights Q_i.
+        hidden_activations: names of phi_1 .. phi_{L-1}; output_activation: name of phi_L.
+        dtype: float32 or float64, of all parameters.
+
+    The arrays are views into one block of memory; assigning `weights[i] = array` copies into it.
+    """
+
+    def __init__(
+        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None
+    ):
+        """A network with the given parameters (copied).
+
+        Args:
+            weights, biases, feedback: see the class; biases may be None.
+            hidden_activation: one name for all hidden layers, or a list with one name for each.
+            dtype: float32 or float64; None takes float32 if all weights are float32, else float64.
+
+        Raises:
+            ValueError, TypeError: for shapes that do not fit together, numbers that are not finite, unknown names.
+        """
+        self.sizes = _sizes(weights)
+        self.dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
+        depth = len(weights)
+        hidden = (
+            [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
+        )
+        _check_length("hidden_activation", hidden, depth - 1)
+        self.hidden_activations = tuple(
+            choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden
+        )
+        self.output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
+        self._allocate(biases is not None)
+        self.weights.fill(weights)
+        self.feedback.fill(feedback)
+        if biases is not None:
+            self.biases.fill(biases)
+
+    @classmethod
+    def create(
+        cls, sizes, *, hidden_activation="tanh", output_activation="linear", bias=True, init="xavier_normal",
+        feedback_init="xavier_normal", seed=0, dtype="float64", feedback_noise=0.0,
+    ):  # fmt: skip
+        """A network with random weights, zero biases, and the identity as feedback weights of the output layer.
+
+        Args:
+            sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
+            init: "xavier_normal", "xavier" or "orthogonal"; feedback_init: these, or "weight_product".
+            feedback_noise: standard deviation of the noise added to a weight_product.
+            seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
+
+        Raises:
+            ValueError, TypeError: for sizes that are no positive whole numbers, unknown names, or numbers out of range.
+        """
+        sizes = _checked_sizes(sizes)
+        choice("feedback_init", feedback_init, FEEDBACK_INITS)
+        if number("feedback_noise", feedback_noise) > 0 and feedback_init != "weight_product":
+            raise ValueError(
+                f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}"
+            )
+        rng = np.random.default_rng(whole_number("seed", seed))
+        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+        weights = [initial_matrix(init, n, m, rng) for n, m in shapes]
+        outputs = sizes[-1]
+        if feedback_init == "weight_product":
+            feedback = [q + feedback_noise * rng.standard_normal(q.shape) for q in weight_product(weights)]
+        else:
+            feedback = [initial_matrix(feedback_init, n, outputs, rng) for n in sizes[1:]]
+        feedback[-1] = np.eye(outputs)
+        biases = [np.zeros(n) for n in sizes[1:]] if flag("bias", bias) else None
+        return cls(
+            weights=weights, biases=biases, feedback=feedback, hidden_activation=hidden_activation,
+            output_activation=output_activation, dtype=dtype,
+        )  # fmt: skip
+
+    def _allocate(self, bias):
+        """One block of memory for all parameters, and the views into it."""
+        shapes = list(zip(self.sizes[1:], self.sizes[:-1], strict=True))
+        shapes += [(n, self.sizes[-1]) for n in self.sizes[1:]]
+        shapes += [(n,) for n in self.sizes[1:]] if bias else []
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        block = np.zeros(ends[-1], self.dtype)
+        views = [part.reshape(shape) for part, shape in zip(np.split(block, ends[:-1]), shapes, strict=True)]
+        depth = len(self.sizes) - 1
+        self.weights, self.feedback = (
+            Parameters("weights", views[:depth]),
+            Parameters("feedback", views[depth : 2 * depth]),
+        )
+        self.biases = Parameters("biases", views[2 * depth :]) if bias else None
+
+    @property
+    def activations(self):
+        """Names of phi_1 .. phi_L."""
+        return (*self.hidden_activations, self.output_activation)
+
+    @property
+    def n_parameters(self):
+        """Number of weights, biases and feedback weights."""
+        groups = (self.weights, self.feedback, self.biases or [])
+        return sum(array.size for group in groups for array in group)
+
+    def __repr__(self):
+        sizes = "-".join(map(str, self.sizes))
+        return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
+
+    def copy(self, *, dtype=None):
+        """An independent copy, in another dtype if one is named."""
+        return Network(
+            weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
+            output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype,
+        )  # fmt: skip
+
+    def forward(self, x, *, dtype=None):
+        """The feedforward pass.
+
+        Args:
+            x: inputs (B, n_0).
+            dtype: of the computation and its result; None means the network's.
+
+        Returns:
+            `Activity` with .v[i] and .r[i], (B, n_{i+1}) each. A sample's numbers do not depend on the others.
+        """
+        dtype = self.dtype if dtype is None else dtype_of(dtype)
+        x = samples("x", x, self.sizes[0], dtype=dtype)
+        places = layout(self.sizes, dtype)
+        count = len(x)
+        families, slopes = self.activation_codes(dtype)
+        weights = pack(self.weights, places.stride[1:], dtype)
+        biases = (
+            np.zeros(places.dense[-1], dtype)
+            if self.biases is None
+            else np.concatenate(self.biases).astype(dtype)
+        )
+        v, r = (np.zeros(count * places.dense[-1], dtype) for _ in range(2))
+        padded = padded_rows(x, places.stride[0], dtype)
+        shards = threads.shards(count)
+
+        def run(shard):
+            first, rows = shards[shard]
+            feedforward(places, families, slopes, weights, biases, padded, first, rows, count, v, r)
+
+        threads.run(len(shards), run, work=2.0 * count * sum(w.size for w in self.weights))
+        return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
+
+    def predict(self, x, *, dtype=None):
+        """Output rates (B, n_L) for inputs (B, n_0)."""
+        return self.forward(x, dtype=dtype).r[-1]
+
+    def activation_codes(self, dtype):
+        """Families and slopes of phi_1 .. phi_L as the kernels take them; index 0 is unused."""
+        codes = [(0, 0.0)] + [ACTIVATIONS[name] for name in self.activations]
+        families, slopes = zip(*codes, strict=True)
+        return np.array(families), np.array(slopes, dtype)
+
+    def set_feedback(self, kind, x=None, *, damping=0.0):
+        """Replace the feedback weights by a function of the forward weights.
+
+        "weight_product": Q_i = W_{i+1}^T ... W_L^T. The others take the mean over the samples x (B, n_0) of the
+        Jacobian J = d r_L / d v (n_L, sum n_i): "jacobian_transpose" J^T, "jacobian_pinv" J^+ and
+        "jacobian_damped_pinv" J^T (J J^T + damping I)^{-1}
+        (the feedback weights that DFC's theorems speak of, Meulemans et al. 2021).
+
+        Raises:
+            ValueError, TypeError: if x is missing for a Jacobian (a weight product needs none), or damping does not go
+                with the kind.
+        """
+        choice("kind", kind, FEEDBACK_KINDS)
+        if (number("damping", damping) > 0) != (kind == "jacobian_damped_pinv"):
+            raise ValueError(
+                f"damping = {damping:g} with {kind!r}; a positive one goes with 'jacobian_damped_pinv', 0 with the others"
+            )
+        if kind == "weight_product":
+            self.feedback.fill(weight_product(self.weights))
+            return
+        if x is None:
+            raise ValueError(
+                f"set_feedback({kind!r}) averages a Jacobian over samples; pass them as x, (B, {self.sizes[0]})"
+            )
+        _, activity = feedforward_state(self, x)
+        feedback = jacobian.mean_feedback(self, activity.v, kind, damping)
+        self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
+
+    def save(self, path):
+        """Write the network to an HDF5 file; an older file of that name is replaced as a whole."""
+        network_file.write(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """Read a network that `save` wrote.
+
+        Raises:
+            OSError: if the file cannot be read. ValueError: if it is no network file of this project.
+        """
+        return cls(**network_file.read(path))
+
+
+def _common_dtype(weights):
+    return "float32" if all(np.asarray(w).dtype == np.float32 for w in weights) else "float64"
+
+
+def _check_length(name, values, count=None):
+    if not hasattr(values, "__len__") or isinstance(values, str):
+        raise TypeError(f"{name} must be a list with one entry per layer, not {values!r}")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} layers")
+
+
+def _sizes(weights):
+    """(n_0, ..., n_L) of a chain of weight matrices."""
+    _check_length("weights", weights)
+    shapes = [as_array(f"weights[{i}]", w).shape for i, w in enumerate(weights)]
+    if not shapes:
+        raise ValueError("weights is empty; a network has at least one layer")
+    for i, shape in enumerate(shapes):
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(
+                f"weights[{i}] has shape {shape}; expected (n_{i + 1}, n_{i}), neither of them 0"
+            )
+        if i and shape[1] != shapes[i - 1][0]:
+            raise ValueError(
+                f"weights[{i}] has shape {shape}, but the layer below has {shapes[i - 1][0]} units"
+            )
+    return (int(shapes[0][1]), *(int(shape[0]) for shape in shapes))
+
+
+def _checked_sizes(sizes):
+    if not hasattr(sizes, "__len__") or len(sizes) < 2:
+        raise ValueError(f"sizes is {sizes!r}; expected [n_0, ..., n_L], at least two positive whole numbers")
+    return [whole_number(f"sizes[{i}]", n, least=1, bits=31) for i, n in enumerate(sizes)]
+
+
+def feedforward_state(network, x):
+    """(x, `Activity`) in float64, checked: the feedforward state that a feedback phase starts from.
+
+    Raises:
+        ValueError, TypeError: for a network that is none, inputs that do not fit, or voltages that are not finite.
+    """
+    x = samples("x", x, instance("network", network, Network).sizes[0])
+    activity = network.forward(x, dtype="float64")
+    for i, v in enumerate(activity.v):
+        finite(f"feedforward voltage of layer {i + 1}, ", v)
+    return x, activity

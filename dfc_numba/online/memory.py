@@ -1,0 +1,121 @@
+"""Parameters and state of an online simulation as the kernels keep them, and as the user sees them."""
+
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.kernels import online_state as kernel
+from dfc_numba.kernels.layout import pack, unpack
+from dfc_numba.support import memory
+from dfc_numba.support.validation import floats
+
+# variables of the state, and their names in the kernel: of the layers, and of the controller
+LAYER_STATE = {"v_ff": "basal", "difference": "difference", "v_fb": "apical", "noise": "noise", "r": "rate"}
+OUTPUT_STATE = ("u", "u_int", "u_filtered", "u_slow")
+
+
+@dataclass(frozen=True)
+class OnlineState:
+    """Where an online simulation of B samples was left, beside the weights: what the next one needs to continue it.
+
+    Attributes:
+        step: Euler steps since the very first. age: the same since the last restart.
+        v_ff, v_fb, r: lists of (B, n_i) basal and apical voltages, and rates. difference: v - v_ff. noise: its filter.
+        u, u_int: (B, n_L) control signal and integral part. u_filtered: what `tau_control` makes of u.
+        u_slow: what `high_pass` subtracts from u.
+    """
+
+    step: int
+    age: int
+    v_ff: list
+    difference: list
+    v_fb: list
+    r: list
+    noise: list
+    u: np.ndarray
+    u_int: np.ndarray
+    u_filtered: np.ndarray
+    u_slow: np.ndarray
+
+
+class OnlineMemory:
+    """The memory of a simulation, with the parameters of a network and no activity.
+
+    Attributes:
+        arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: a `kernel.Layer` for each.
+    """
+
+    def __init__(self, network, layout, count, *, transposed):
+        families, slopes = network.activation_codes(network.dtype)
+        table, self.places, work, control = kernel.arrange(layout, families, count, transposed)
+        self.layers = [kernel.Layer(*map(int, row)) for row in table[1:]]
+        self.arrays = kernel.Memory(
+            memory.in_large_pages(work, network.dtype), np.zeros(control), np.zeros(3, np.int64), table
+        )
+        self.arrays.work[:] = 0
+        for i, layer in enumerate(self.layers):
+            self._write(layer.slope, slopes[i + 1 : i + 2])
+            self._pack(layer.weights, network.weights[i], layer)
+            self._pack(layer.feedback, network.feedback[i], layer)
+            self._write(layer.biases, network.biases[i] if network.biases is not None else [])
+            if transposed and i + 1 < len(self.layers):
+                self._pack(layer.transposed, network.weights[i + 1].T, layer)
+
+    def _write(self, start, values):
+        self.arrays.work[start : start + len(values)] = values
+
+    def _pack(self, start, matrix, layer):
+        self._write(start, pack([matrix], [layer.stride], self.arrays.work.dtype))
+
+    def copy(self):
+        """The same with an independent copy of all that may change in the network's dtype."""
+        other = copy(self)
+        other.arrays = self.arrays._replace(work=self.arrays.work.copy())
+        return other
+
+    def write_to(self, network):
+        """Write the parameters, without what is pending, into the arrays of a network."""
+        work, outputs = self.arrays.work, self.places.outputs
+        for i, layer in enumerate(self.layers):
+            network.weights[i][...] = unpack(work[layer.weights :], layer.inputs, layer.units).T
+            network.feedback[i][...] = unpack(work[layer.feedback :], outputs, layer.units).T
+            if network.biases is not None:
+                network.biases[i][...] = work[layer.biases :][: layer.units]
+        return network
+
+    def state(self):
+        """The `OnlineState`; nothing may be pending."""
+        layers = {name: [rows.copy() for rows in self._rows(name)] for name in LAYER_STATE}
+        outputs = {name: self._outputs(name).copy() for name in OUTPUT_STATE}
+        step, age, _ = map(int, self.arrays.clock)
+        return OnlineState(step=step, age=age, **layers, **outputs)
+
+    def resume(self, state):
+        """Write an `OnlineState` into the memory.
+
+        Raises:
+            ValueError: for one of another network or number of samples.
+        """
+        self.arrays.clock[: kernel.PENDING] = state.step, state.age
+        for name in LAYER_STATE:
+            for i, rows in enumerate(self._rows(name)):
+                rows[...] = floats(
+                    f"state.{name}[{i}]", getattr(state, name)[i], rows.shape, dtype=rows.dtype
+                )
+        for name in OUTPUT_STATE:
+            rows = self._outputs(name)
+            rows[...] = floats(f"state.{name}", getattr(state, name), rows.shape)
+
+    def _rows(self, name):
+        """A variable of each layer as (B, n_i), views; of the rates, those of the last step."""
+        slot, count = int(self.arrays.clock[kernel.STEP] % 2), self.places.count
+        for layer in self.layers:
+            start = getattr(layer, LAYER_STATE[name]) + (slot * layer.slot if name == "r" else 0)
+            rows = self.arrays.work[start : start + count * layer.stride]
+            yield rows.reshape(count, layer.stride)[:, : layer.units]
+
+    def _outputs(self, name):
+        """A variable of the controller as (B, n_L), a view."""
+        start, shape = getattr(self.places, name), (self.places.count, self.places.outputs)
+        return self.arrays.control[start : start + shape[0] * shape[1]].reshape(shape)

@@ -1,0 +1,126 @@
+"""What a run will need, said before it starts: memory by counting, time by a short trial on this machine.
+
+The trial runs a few minibatches of every phase with few simulated steps, twice (the first time compiles), and
+extrapolates to the steps and minibatches of the run. It changes neither network nor data.
+"""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from statistics import median
+
+from dfc_numba.learning.training import Trainer
+
+TRIAL_STEPS = (8, 24)
+TRIAL_MINIBATCHES = 3
+COPIES = 12  # the best weights, up to four moments, a checkpoint of all that being written
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run is expected to need.
+
+    Attributes:
+        memory: peak memory of the process in bytes.
+        seconds: run time, or None where the trial failed.
+    """
+
+    memory: int
+    seconds: float | None
+
+
+def expect(network, dataset, config, *, threads=None, done=0):
+    """The `Expectation` of a run of which `done` passes over the data are done."""
+    seconds = _expected_seconds(network, dataset, config, threads, done)
+    return Expectation(memory=_memory_so_far() + _memory_to_come(network), seconds=seconds)
+
+
+def _expected_seconds(network, dataset, config, threads, done):
+    """Time of the minibatches to do; None where the trial did not reach its end."""
+    trials = [_trial(network, dataset, config, steps, threads) for steps in (TRIAL_STEPS[0], *TRIAL_STEPS)]
+    if None in trials:
+        return None
+    _, few, more = trials
+    trainer = Trainer(network, dataset, config)
+    per_pass = -(-len(dataset.train) // config.training.batch_size)
+    steps = {current.phase: trainer.method.steps(current.phase, config) for current in trainer.schedule}
+    seconds = {phase: _extrapolated(few[phase], more[phase], count) for phase, count in steps.items()}
+    return sum(per_pass * seconds[current.phase] for current in trainer.schedule[done:])
+
+
+def _extrapolated(few, more, steps):
+    """Seconds of a minibatch with all its steps, on the line through the two trials; `few` where it simulates nothing."""
+    per_step = max(more - few, 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
+    return few + per_step * max(0, steps - TRIAL_STEPS[0])
+
+
+def _trial(network, dataset, config, steps, threads):
+    """Median seconds of the minibatches of each phase in a very short run, or None if it did not end well."""
+    watch = _Stopwatch()
+    trainer = Trainer(
+        network.copy(),
+        _first_samples(dataset, config),
+        _shortened(config, steps),
+        observers=[watch],
+        threads=threads,
+    )
+    done = trainer.run().status == "done"
+    return {phase: median(seconds) for phase, seconds in watch.seconds.items()} if done else None
+
+
+class _Stopwatch:
+    """An observer that keeps the time of each minibatch, by phase."""
+
+    def __init__(self):
+        self.seconds = defaultdict(list)
+
+    def on_start(self, trainer):
+        self._last = time.perf_counter()
+
+    def on_minibatch(self, progress):
+        now = time.perf_counter()
+        self.seconds[progress.phase].append(now - self._last)
+        self._last = now
+
+
+def _shortened(config, steps):
+    """The configuration with one epoch of each phase that there is, and `steps` simulated steps."""
+    feedback = config.feedback
+    epochs = {key: min(1, getattr(feedback, key)) for key in ("pretraining_epochs", "epochs", "extra_epochs")}
+    return config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"epochs": 1}),
+            "feedback": feedback.model_copy(update=epochs),
+            "controller": replace(config.controller, steps=steps),
+            "feedback_controller": replace(config.feedback_controller, steps=steps),
+        }
+    )
+
+
+def _first_samples(dataset, config):
+    """The data set with a few full minibatches, and hardly any samples to evaluate."""
+    n_samples = min(TRIAL_MINIBATCHES * config.training.batch_size, len(dataset.train))
+    cut = {"train": n_samples, "validation": 1, "test": 1}
+    parts = {name: getattr(dataset, name) for name in cut}
+    return replace(
+        dataset,
+        **{
+            name: replace(split, x=split.x[: cut[name]], y=split.y[: cut[name]])
+            for name, split in parts.items()
+            if split is not None
+        },
+    )
+
+
+def _memory_to_come(network):
+    """Bytes of what a run keeps beyond the trial: the best weights, and the optimisers' moments."""
+    parameters = [*network.weights, *(network.biases or []), *network.feedback]
+    return COPIES * sum(array.nbytes for array in parameters)
+
+
+def _memory_so_far():
+    """Peak memory of the process in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,222 @@
+"""One run from a configuration to a run directory: data, network, training, results."""
+
+import signal
+import threading
+import traceback
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfc_numba import data
+from dfc_numba.configuration.config_usage import logs
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.training import Trainer
+from dfc_numba.model.network import JACOBIAN_KINDS, Network
+from dfc_numba.runs.expectations import expect
+from dfc_numba.runs.run_directory import RunDirectory
+from dfc_numba.storage.checkpoint_pair import MINUTES
+from dfc_numba.storage.logger import Logger
+from dfc_numba.support.environment import environment
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacobian take its mean
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is left of a run.
+
+    Attributes:
+        outcome: the trainer's `Outcome`.
+        directory: path of the run directory.
+        rows: one dict per epoch with the columns of metrics.csv.
+        signal: number of the signal that interrupted the run, or None.
+    """
+
+    outcome: object
+    directory: Path
+    rows: list
+    signal: int | None = None
+
+
+class Experiment:
+    """A run that is about to start, or to go on: its directory is claimed, its data are loaded, its network exists.
+
+    Args:
+        config: the resolved `Config`.
+        out: the run directory; None for the first free runs/<name>-NNN.
+        name: name of the run.
+        threads: number of threads; None for as many as there are.
+        command: the command line, for run.json.
+        resume: whether to go on with the run in `out`, from its last checkpoint.
+        checkpoint_minutes: time between two checkpoints within an epoch.
+
+    Raises:
+        ConfigurationError: the directory holds a run (without `resume`), is in use or cannot be written to, the
+            data set does not suit the configuration, a network to start from does not fit, or the log needs an
+            extra that is not installed.
+        ValueError: from the data set's loader, or if the checkpoint does not fit the configuration.
+        CheckpointError: if there is no checkpoint to go on from.
+    """
+
+    def __init__(
+        self,
+        config,
+        *,
+        out=None,
+        name="run",
+        threads=None,
+        command=(),
+        resume=False,
+        checkpoint_minutes=MINUTES,
+    ):
+        data.check_options(config.data.name, config.data.options)
+        self.config, self.threads = config, threads
+        claim = RunDirectory.reopen if resume else RunDirectory.create
+        facts = {"command": list(command), "environment": environment()}
+        self.directory = claim(config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, **facts)
+        with self._discarded_on_failure():
+            checkpoint = self.directory.find_checkpoint() if resume else None
+            self.dataset = load_data(config)
+            new = checkpoint is None
+            self.network = create_network(config, self.dataset) if new else checkpoint.state.network
+            log = Logger(self.directory.path, config, command=command) if logs(config) else None
+            self.trainer = Trainer(self.network, self.dataset, config, threads=threads, log=log)
+            if not new:
+                checkpoint.restore(self.trainer)
+
+    def expect(self):
+        """The `Expectation` of the run: memory and time."""
+        done = self.trainer.counters.passes
+        with self._discarded_on_failure():
+            return expect(self.network, self.dataset, self.config, threads=self.threads, done=done)
+
+    def run(self, observers=()):
+        """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
+        self.trainer.observers = (self.directory, *observers)
+        try:
+            with self.trainer.log or nullcontext(), stop_on_signals(self.trainer) as signals:
+                outcome = self.trainer.run()
+        except KeyboardInterrupt:
+            self._close("interrupted", "interrupted at once, after the last checkpoint")
+            raise
+        except Exception as error:
+            self._close("failed", f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            raise
+        return Result(outcome, self.directory.path, self.trainer.rows, signals[0] if signals else None)
+
+    def _close(self, *how, **facts):
+        """Says how the run ended, as far as a full disk allows; the error that ended it is what counts."""
+        with suppress(OSError):
+            self.directory.close(*how, **facts)
+
+    @contextmanager
+    def _discarded_on_failure(self):
+        """Leaves no run directory behind where a run cannot start."""
+        try:
+            yield
+        except BaseException:
+            self.directory.discard()
+            raise
+
+
+@contextmanager
+def stop_on_signals(trainer):
+    """The first Ctrl-C, SIGTERM or SIGUSR1 stops the trainer after its minibatch, another one at once.
+
+    The latter raises KeyboardInterrupt(number of the signal). Yields the list of the signals that came. Outside the
+    main thread, which gets all signals, it does nothing.
+    """
+    came = []
+
+    def stop(number, _frame):
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt(number)
+        trainer.request_stop(
+            f"interrupted by {signal.Signals(number).name}; the weights are those of the last minibatch"
+        )
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in STOPPING if is_main}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def load_data(config):
+    """The data set of a configuration; refuses a loss that does not suit it."""
+    dataset = data.load(config.data.name, dtype=config.training.dtype, **config.data.options)
+    if dataset.task == "regression" and config.target.loss == "cross_entropy":
+        raise ConfigurationError(
+            f"target.loss = 'cross_entropy' needs classes, which {dataset.name} has not; set target.loss = "
+            "'mse'"
+        )
+    if dataset.task == "regression" and config.target.class_value != 1:
+        raise ConfigurationError(
+            f"target.class_value has no meaning for {dataset.name}, which has no classes; set it to 1"
+        )
+    return dataset
+
+
+def create_network(config, dataset):
+    """The network of a configuration: new, or a saved one that has the same layers."""
+    options = config.network
+    sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
+    if options.start_from:
+        return _saved_network(config, sizes)
+    return _new_network(config, dataset, sizes)
+
+
+def _new_network(config, dataset, sizes):
+    """A random network; feedback weights from the Jacobian need the training inputs."""
+    options = config.network
+    from_jacobian = options.feedback_init in JACOBIAN_KINDS
+    network = Network.create(
+        sizes,
+        hidden_activation=options.hidden_activation,
+        output_activation=options.output_activation,
+        bias=options.bias,
+        init=options.init,
+        feedback_init="xavier_normal" if from_jacobian else options.feedback_init,
+        feedback_noise=options.feedback_noise,
+        seed=config.training.seed,
+        dtype=config.training.dtype,
+    )
+    if from_jacobian:
+        first = dataset.train.x[:JACOBIAN_SAMPLES]
+        network.set_feedback(options.feedback_init, first, damping=options.feedback_damping)
+    return network
+
+
+def _saved_network(config, sizes):
+    """The network of `network.start_from`, which has to be what the configuration describes."""
+    options = config.network
+    try:
+        network = Network.load(options.start_from)
+    except OSError as error:
+        raise ConfigurationError(f"network.start_from: cannot read {options.start_from} ({error})") from None
+    activation, n_hidden = options.hidden_activation, len(options.hidden)
+    expected = {
+        "sizes": tuple(sizes),
+        "hidden_activation": (activation,) * n_hidden if isinstance(activation, str) else activation,
+        "output_activation": options.output_activation,
+        "bias": options.bias,
+        "dtype": config.training.dtype,
+    }
+    saved = {
+        "sizes": tuple(network.sizes),
+        "hidden_activation": tuple(network.hidden_activations),
+        "output_activation": network.output_activation,
+        "bias": network.biases is not None,
+        "dtype": network.dtype.name,
+    }
+    for key, value in expected.items():
+        if saved[key] != value:
+            raise ConfigurationError(
+                f"network.start_from: {options.start_from} has {key} = {saved[key]}, the configuration "
+                f"{value}; describe the saved network in [network] and training.dtype"
+            )
+    return network

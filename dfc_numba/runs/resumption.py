@@ -1,0 +1,66 @@
+"""Going on with a run: which run directory is meant, what it was configured with, and whether anything is left to do."""
+
+from pathlib import Path
+
+from dfc_numba.configuration.config_file import load_config, used_values
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, holds_run, last_of, read_record
+from dfc_numba.storage.checkpoint import contradictions
+
+
+def find(out, name, required):
+    """The directory of the run to go on with, or None where there is none.
+
+    Args:
+        out: the run directory; None for the last runs/<name>-NNN.
+        name: name of the run.
+        required: whether to raise a ConfigurationError instead of returning None.
+    """
+    path = last_of(name) if out is None else Path(out)
+    if path is not None and holds_run(path):
+        return path
+    if required:
+        raise ConfigurationError(
+            f"{path or Path(DEFAULT_PARENT) / f'{name}-NNN'} holds no run to go on with; name a preset or file to begin one"
+        )
+    return None
+
+
+def configuration(path, source=None, overrides=()):
+    """What `load_config` returns for a run that goes on, which has to be what the run began with; epochs may be more.
+
+    Args:
+        path: the run directory.
+        source: preset or file; None for the run's own config.toml.
+        overrides: texts `section.key=value`.
+
+    Raises:
+        ConfigurationError: for what `load_config` refuses, or a contradiction.
+    """
+    own = path / CONFIG_NAME
+    config, left_out = load_config(source or str(own), overrides)
+    there, _ = load_config(str(own)) if own.exists() else (config, [])
+    changed = contradictions(used_values(there), used_values(config))
+    if changed:
+        raise ConfigurationError(
+            f"{path} holds a run of another configuration ({changed}); leave that out to go on with the run as it is, "
+            "or choose another directory with --out"
+        )
+    return config, left_out
+
+
+def ended(path, config):
+    """(status, sentence) of a run that has nothing left to do; None of any other.
+
+    Args:
+        path: the run directory.
+        config: the `Config` to go on with.
+    """
+    record = read_record(path) or {}
+    epochs = record.get("results", {}).get("epochs", 0)
+    if record.get("status") == "done" and epochs >= config.training.epochs:
+        return "done", f"{path} is finished, with {epochs} epochs; to go on with the run, raise --epochs"
+    if record.get("status") == "diverged":
+        reason = record["stop_reason"]
+        return "diverged", f"{path} holds a run that diverged, and would again: {reason}"
+    return None

@@ -1,0 +1,288 @@
+"""The directory of a run; each file is written as a whole or not at all.
+
+config.toml             the configuration as resolved; `dfc train config.toml` repeats the run
+run.json                environment, status, reason of the end, times, results; of all sessions, if it was resumed
+metrics.csv             one row per epoch
+weights_best.h5         the network of the best epoch
+weights_last.h5         the network at the end, for now of the last complete epoch
+checkpoint.h5           all that evolves, to resume the run from; checkpoint_previous.h5 is the one before
+.lock                   locked while a process writes to the directory
+"""
+
+import csv
+import io
+import json
+import re
+import time
+from datetime import datetime, timezone
+from itertools import count
+from math import isnan
+from pathlib import Path
+
+from dfc_numba.configuration.config_file import to_toml
+from dfc_numba.errors import CheckpointError, ConfigurationError
+from dfc_numba.storage import checkpoint_pair
+from dfc_numba.storage.checkpoint_pair import CheckpointPair
+from dfc_numba.support.files import Lock, remove_leftovers, write_text
+
+SCORES = [f"{split}_{score}" for split in ("train", "val", "test") for score in ("loss", "accuracy")]
+METRICS = ("epoch", *SCORES, "seconds")
+CONFIG_NAME, RUN_NAME, METRICS_NAME = "config.toml", "run.json", "metrics.csv"
+BEST_NAME, LAST_NAME, LOCK_NAME = "weights_best.h5", "weights_last.h5", ".lock"
+FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, BEST_NAME, LAST_NAME, *checkpoint_pair.FILES)
+DEFAULT_PARENT = "runs"
+# what run.json tells about each session
+SESSION = (
+    "status", "stop_reason", "started", "ended", "seconds", "command", "environment", "resumed_after", "checkpoints",
+    "traceback",
+)  # fmt: skip
+KILLED = "killed"
+
+
+class RunDirectory:
+    """Writes the directory of one run; an observer of the trainer.
+
+    A directory belongs to one run: `create` claims it by creating run.json, which must not exist before; `reopen` takes
+    it over to resume the run. Meanwhile it is locked.
+
+    Attributes:
+        path: the directory.
+        record: the content of run.json, a dict of plain values.
+        checkpoints: the `CheckpointPair`.
+    """
+
+    def __init__(self, path, config, record, checkpoint_minutes):
+        self.path = Path(path)
+        self.config, self.record = config, record
+        self.checkpoints = CheckpointPair(self.path, checkpoint_minutes)
+        self._lock = _locked(self.path)
+        self._started = time.monotonic()
+        self._trainer = None
+
+    @classmethod
+    def create(cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint_pair.MINUTES, **facts):
+        """Claims a new directory and writes configuration, run.json and an empty metrics.csv into it.
+
+        Args:
+            config: the resolved `Config`.
+            path: the directory; None for the first free runs/<name>-NNN.
+            name: name of the run.
+            checkpoint_minutes: time between two checkpoints.
+            facts: further entries of run.json, such as the command line and the environment.
+
+        Raises:
+            ConfigurationError: the directory holds a run already, or cannot be written to.
+        """
+        directory = cls(_claim(path, name), config, _new_record(name, facts), checkpoint_minutes)
+        directory._write_config()
+        directory._write_metrics([])
+        directory._write_record()
+        return directory
+
+    @classmethod
+    def reopen(cls, config, *, path, name="run", checkpoint_minutes=checkpoint_pair.MINUTES, **facts):
+        """Takes over the directory of a run that was interrupted, killed or is to go on; for the arguments see `create`.
+
+        Nothing is written before the run starts.
+
+        Raises:
+            ConfigurationError: another process runs in the directory, or it cannot be written to.
+        """
+        directory = cls(path, config, _new_record(name, facts), checkpoint_minutes)
+        directory.record = _resumed_record(directory.record, read_record(directory.path))
+        return directory
+
+    @property
+    def resumed(self):
+        """Whether the directory had a run before."""
+        return self.record["resumed"] > 0
+
+    def find_checkpoint(self):
+        """The `Checkpoint` to resume from; None where the run was killed before there was anything to lose.
+
+        Raises:
+            CheckpointError: if there is none although the run had begun, or none that can be read.
+        """
+        found = self.checkpoints.find()
+        if found is None and (self.path / LAST_NAME).exists():
+            raise CheckpointError(
+                f"{self.path} holds a run without a checkpoint to resume it from; train anew in another directory"
+            )
+        return found
+
+    def discard(self):
+        """Lets go of the directory for a run that cannot start; removes what `create` wrote."""
+        if not self.resumed:
+            for name in (CONFIG_NAME, METRICS_NAME, RUN_NAME, LOCK_NAME):
+                (self.path / name).unlink(missing_ok=True)
+            try:
+                self.path.rmdir()
+            except OSError:
+                pass  # it holds something else, which is not ours to remove
+        self._lock.release()
+
+    def on_start(self, trainer):
+        """Keeps the trainer, whose state is saved later, and brings the files to where it stands."""
+        self._trainer = trainer
+        if self.resumed:
+            remove_leftovers(self.path, FILES)
+            self._write_config()
+            self._write_metrics(trainer.rows)
+            if trainer.rows:
+                trainer.best_network.save(self.path / BEST_NAME)
+            self.record["resumed_after"] = {
+                "epochs": len(trainer.rows),
+                "minibatches": trainer.counters.minibatches,
+            }
+            self._write_record()
+        if trainer.counters.minibatches == 0:
+            self.checkpoints.write(trainer)
+
+    def on_minibatch(self, progress):
+        """Writes a checkpoint if one is due."""
+        self.checkpoints.write_if_due(self._trainer)
+
+    def on_epoch(self, row):
+        """Adds a row to metrics.csv, and saves the network, the best one if it changed, and a checkpoint."""
+        self._write_metrics(self._trainer.rows)
+        self._trainer.network.save(self.path / LAST_NAME)
+        if self._trainer.counters.best_epoch == row["epoch"]:
+            self._trainer.best_network.save(self.path / BEST_NAME)
+        self.checkpoints.write(self._trainer)
+
+    def on_end(self, outcome):
+        """Saves an interrupted network (a diverged one would replace a sound one); closes run.json."""
+        if outcome.status == "interrupted":
+            self._trainer.network.save(self.path / LAST_NAME)
+            self.checkpoints.write(self._trainer)
+        results = {"epochs": outcome.epochs, "best_epoch": outcome.best_epoch}
+        if rows := self._trainer.rows:
+            best = next((row for row in rows if row["epoch"] == outcome.best_epoch), rows[-1])
+            results.update(last=_plain(rows[-1]), best=_plain(best))
+        self.close(outcome.status, outcome.message, results=results)
+
+    def close(self, status, stop_reason, **facts):
+        """Writes how the run ended into run.json, and lets go of the directory."""
+        seconds = round(time.monotonic() - self._started, 3)
+        written = {"written": self.checkpoints.written, "seconds": round(self.checkpoints.seconds, 3)}
+        self.record.update(
+            status=status,
+            stop_reason=stop_reason,
+            ended=_now(),
+            seconds=seconds,
+            checkpoints=written,
+            **facts,
+        )
+        try:
+            self._write_record()
+        finally:
+            self._lock.release()
+
+    def _write_config(self):
+        heading = f"{self.record['name']}: the configuration as resolved; `dfc train` takes this file"
+        write_text(self.path / CONFIG_NAME, to_toml(self.config, heading))
+
+    def _write_metrics(self, rows):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / METRICS_NAME, text.getvalue())
+
+    def _write_record(self):
+        write_text(self.path / RUN_NAME, json.dumps(self.record, indent=2) + "\n")
+
+
+def holds_run(path):
+    """Whether a directory holds a run, or what is left of one."""
+    return any((Path(path) / file).exists() for file in FILES)
+
+
+def read_record(path):
+    """The content of run.json; None where it is missing, or the run was killed before it began."""
+    try:
+        return json.loads((Path(path) / RUN_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def last_of(name):
+    """The last runs/<name>-NNN that there is, or None."""
+    numbered = re.compile(rf"{re.escape(name)}-(\d{{3,}})")
+    found = [path for path in Path(DEFAULT_PARENT).glob("*") if numbered.fullmatch(path.name)]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _new_record(name, facts):
+    return {
+        "schema": "dfc-numba/run", "schema_version": "1.0", "name": name, "status": "running", "stop_reason": "",
+        "started": _now(), "ended": None, "seconds": 0.0, **facts, "resumed": 0, "earlier_sessions": [],
+    }  # fmt: skip
+
+
+def _resumed_record(record, before):
+    """The record of a session that comes after that of another record, which is kept in it."""
+    before = before or {}
+    session = {key: before[key] for key in SESSION if key in before}
+    if session.get("status") in (None, "running"):
+        session["status"] = KILLED
+    sessions = [*before.get("earlier_sessions", []), session]
+    name = before.get("name", record["name"])
+    return {**record, "name": name, "resumed": len(sessions), "earlier_sessions": sessions}
+
+
+def _locked(path):
+    """The `Lock` of a run directory."""
+    try:
+        return Lock(path / LOCK_NAME)
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"{path} is in use by {error}; wait for its end, or choose another directory with --out"
+        ) from None
+    except OSError as error:
+        raise _not_writable(path, error) from None
+
+
+def _claim(path, name):
+    """Creates the directory, and run.json in it, which no other run may have."""
+    try:
+        path = _next_free(name) if path is None else Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        if holds_run(path):
+            raise ConfigurationError(
+                f"{path} holds a run, which is never overwritten; go on with it with --resume, or choose another "
+                "directory with --out"
+            )
+        with open(path / RUN_NAME, "x", encoding="utf-8"):
+            return path
+    except OSError as error:
+        raise _not_writable(path or DEFAULT_PARENT, error) from None
+
+
+def _not_writable(path, error):
+    return ConfigurationError(
+        f"cannot write to {path} ({error.strerror}); choose another directory with --out"
+    )
+
+
+def _next_free(name):
+    """Creates the first runs/<name>-NNN that does not exist, also where other processes do the same."""
+    parent = Path(DEFAULT_PARENT)
+    parent.mkdir(exist_ok=True)
+    for number in count(1):
+        path = parent / f"{name}-{number:03d}"
+        if not path.exists():
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                continue  # another process was faster
+
+
+def _plain(row):
+    """A row with NaN, which JSON has no word for, as None."""
+    return {key: None if isnan(value) else value for key, value in row.items()}
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,272 @@
+"""Tables and curves of a comparison: means and standard deviations over the seeds of each source.
+
+comparison.csv      a row per run and epoch: preset, seed, status of the run, and the columns of metrics.csv
+summary.csv         a row per preset: numbers of runs, and mean and standard deviation of each quantity
+summary.md          the same as a table to read
+comparison.png      test error (of a regression: test loss) and training loss against the epoch
+"""
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import floor, isnan, log10, nan
+
+import numpy as np
+
+from dfc_numba.runs.run_directory import METRICS
+from dfc_numba.support import figures
+from dfc_numba.support.files import write_text
+
+ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME = (
+    "comparison.csv",
+    "summary.csv",
+    "summary.md",
+    "comparison.png",
+)
+FILES = (ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME)
+CAPTION = (
+    "Mean ± standard deviation over the seeds, after the last epoch or after the one that is best on the validation "
+    "set.\nThe seconds per epoch leave out the first epoch, which includes the pre-training, where there are more."
+)
+STATUSES = ("done", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that characterises a run.
+
+    Attributes:
+        key: name of its columns in summary.csv.
+        title: heading in tables for people.
+        of: function of an `Ended` that gives the number, NaN where the run has none.
+        text: function of (mean, number) that writes the number with the digits that suit the mean.
+    """
+
+    key: str
+    title: str
+    of: Callable
+    text: Callable
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the runs of a source gave.
+
+    Attributes:
+        name: the source.
+        planned: number of runs.
+        counts: how many of them ended how, by status.
+        epochs: epochs of each.
+        values: (mean, standard deviation) over the runs that are done, by key of the quantity; NaN for what
+            there is not, such as the standard deviation of a single run.
+    """
+
+    name: str
+    planned: int
+    counts: Counter
+    epochs: int
+    values: dict
+
+
+def _error(row):
+    return 1 - row["test_accuracy"]
+
+
+def _regression_loss(row):
+    """The test loss where it is what counts, that is, where there is no accuracy."""
+    return row["test_loss"] if isnan(row["test_accuracy"]) else nan
+
+
+def _train_loss(row):
+    return row["train_loss"]
+
+
+def _last(ended):
+    return ended.rows[-1]
+
+
+def _best(ended):
+    """The row of the epoch that is best on the validation set; no numbers where there is no such set."""
+    row = ended.rows[ended.best_epoch - 1]
+    return dict.fromkeys(METRICS, nan) if isnan(row["val_loss"]) else row
+
+
+def _epoch_seconds(ended):
+    """Mean over the epochs after the first, which includes the pre-training, where there are any."""
+    return mean_and_std([row["seconds"] for row in ended.rows[1:] or ended.rows])[0]
+
+
+def _all_seconds(ended):
+    return sum(row["seconds"] for row in ended.rows)
+
+
+def _percent(_, number):
+    return f"{100 * number:.2f}"
+
+
+def _significant(digits):
+    """A text function that keeps as many decimals as give the mean this number of digits."""
+
+    def text(centre, number):
+        if not 1e-4 <= centre < 1e6:
+            return f"{number:.{digits - 1}e}"
+        return f"{number:.{max(0, digits - 1 - floor(log10(centre)))}f}"
+
+    return text
+
+
+_loss, _seconds = _significant(4), _significant(3)
+
+QUANTITIES = (
+    Quantity("test_error", "test error (%)", lambda ended: _error(_last(ended)), _percent),
+    Quantity("best_test_error", "at best validation (%)", lambda ended: _error(_best(ended)), _percent),
+    Quantity("test_loss", "test loss", lambda ended: _regression_loss(_last(ended)), _loss),
+    Quantity("best_test_loss", "at best validation", lambda ended: _regression_loss(_best(ended)), _loss),
+    Quantity("train_loss", "train loss", lambda ended: _train_loss(_last(ended)), _loss),
+    Quantity("test_accuracy", "test accuracy (%)", lambda ended: _last(ended)["test_accuracy"], _percent),
+    Quantity("epoch_seconds", "seconds per epoch", _epoch_seconds, _seconds),
+    Quantity("seconds", "seconds in all", _all_seconds, _seconds),
+)
+
+
+def summarize(plan, ended):
+    """The `Summary` of each source of a plan, from the runs that have `ended` so far."""
+    return [_summary(source, plan, ended) for source in plan.sources]
+
+
+def _summary(source, plan, ended):
+    own = [each for each in ended if each.run.source is source]
+    done = [each for each in own if each.status == "done"]
+    return Summary(
+        name=source.name,
+        planned=sum(run.source is source for run in plan.runs),
+        counts=Counter(each.status for each in own),
+        epochs=source.config.training.epochs,
+        values={quantity.key: mean_and_std([quantity.of(each) for each in done]) for quantity in QUANTITIES},
+    )
+
+
+def mean_and_std(numbers):
+    """Mean and sample standard deviation of a list; NaN for the mean of none and the deviation of one number."""
+    centre = float(np.mean(numbers)) if numbers else nan
+    return centre, float(np.std(numbers, ddof=1)) if len(numbers) > 1 else nan
+
+
+def table(summaries):
+    """Heading and rows of a table for people, all texts, without the quantities that no source has."""
+    shown = [
+        quantity
+        for quantity in QUANTITIES
+        if not all(isnan(summary.values[quantity.key][0]) for summary in summaries)
+    ]
+    heading = ["preset", "runs", "epochs", *(quantity.title for quantity in shown)]
+    return heading, [
+        [
+            summary.name,
+            _runs_text(summary),
+            str(summary.epochs),
+            *(_text(quantity, *summary.values[quantity.key]) for quantity in shown),
+        ]
+        for summary in summaries
+    ]
+
+
+def _runs_text(summary):
+    """How many runs the means are of, and what became of the other ones."""
+    done = summary.counts["done"]
+    if done == summary.planned:
+        return str(done)
+    others = [f"{count} {status}" for status, count in summary.counts.items() if status != "done"]
+    return ", ".join([f"{done} of {summary.planned}", *others])
+
+
+def _text(quantity, centre, spread):
+    """The mean ± the standard deviation, each as far as there is one."""
+    numbers = [number for number in (centre, spread) if not isnan(number)]
+    return " ± ".join(quantity.text(centre, number) for number in numbers)
+
+
+def markdown(heading, rows):
+    """A table in Markdown, aligned for reading as it is."""
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    padded = [
+        [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (heading, *rows)
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    return "\n".join([lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]) + "\n"
+
+
+def write_tables(plan, ended):
+    """Writes comparison.csv, summary.csv and summary.md into the folder of the comparison."""
+    summaries = summarize(plan, ended)
+    rows = [
+        {"preset": each.run.source.name, "seed": each.run.seed, "status": each.status, **row}
+        for each in ended
+        if each.status in STATUSES
+        for row in each.rows
+    ]
+    write_text(plan.directory / ROWS_NAME, _csv(["preset", "seed", "status", *METRICS], rows))
+    records = [_record(summary) for summary in summaries]
+    write_text(plan.directory / SUMMARY_NAME, _csv(list(records[0]), records))
+    write_text(plan.directory / TABLE_NAME, f"{markdown(*table(summaries))}\n{CAPTION}\n")
+
+
+def _record(summary):
+    """The row of summary.csv."""
+    counts = {status: summary.counts[status] for status in STATUSES}
+    values = {
+        f"{key}_{name}": number
+        for key, numbers in summary.values.items()
+        for name, number in zip(("mean", "std"), numbers, strict=True)
+    }
+    return {"preset": summary.name, "runs": summary.planned, **counts, "epochs": summary.epochs, **values}
+
+
+def _csv(columns, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def draw(plan, ended):
+    """Writes the figure of the runs that are done; returns None, or a text that says why there is none."""
+    done = [each for each in ended if each.status == "done"]
+    if not done:
+        return "no run is done"
+    try:
+        figures.draw(_panels(done), plan.directory / FIGURE_NAME)
+    except figures.MissingExtra as error:
+        return str(error)
+    return None
+
+
+def _panels(done):
+    """Two panels for the classifications, and two for the regressions."""
+    errors = [each for each in done if not isnan(_last(each)["train_accuracy"])]
+    losses = [each for each in done if isnan(_last(each)["train_accuracy"])]
+    panels = []
+    if errors:
+        panels.append(_panel("test error (%)", errors, lambda row: 100 * _error(row)))
+        panels.append(_panel("train loss", errors, _train_loss))
+    if losses:
+        panels.append(_panel("test loss", losses, _regression_loss))
+        panels.append(_panel("train loss", losses, _train_loss))
+    return panels
+
+
+def _panel(title, done, of):
+    """The curves of a quantity `of` a row, one curve per source."""
+    runs = defaultdict(list)
+    for each in done:
+        runs[each.run.source.name].append([of(row) for row in each.rows])
+    return figures.Panel(title, [_curve(name, numbers) for name, numbers in runs.items()])
+
+
+def _curve(name, runs):
+    """Mean and standard deviation over the runs, epoch by epoch."""
+    means, stds = zip(*map(mean_and_std, zip(*runs, strict=True)), strict=True)
+    return figures.Curve(name, means, stds)

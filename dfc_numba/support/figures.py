@@ -1,0 +1,110 @@
+"""Figures, drawn with matplotlib (the extra `plot`) into files; the state of pyplot is never touched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfc_numba.errors import MissingExtra
+from dfc_numba.support.files import replacing
+
+PANEL_SIZE = (5.2, 3.8)
+LEGEND_COLUMNS = 3
+FEW_EPOCHS = 20
+RESOLUTION = 150
+# told apart by everyone (Okabe and Ito), without the yellow that is too light for lines
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity epoch by epoch: mean and standard deviation over the seeds (NaN where there is one seed)."""
+
+    name: str
+    means: tuple
+    stds: tuple
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one quantity."""
+
+    title: str
+    curves: list
+
+
+def new_figure(width, height):
+    """An empty figure, sizes in inches.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra(
+            "figures need matplotlib, which the extra plot installs: pip install 'dfc-numba[plot]'"
+        ) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path):
+    """Writes a figure as a whole, in the format that the name's ending says, PNG where it has none."""
+    kind = Path(path).suffix.removeprefix(".") or "png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=RESOLUTION)
+
+
+def draw(panels, path):
+    """Writes a figure with two panels per row: mean lines against the epoch, bands of one standard deviation.
+
+    A name has the same colour in all panels.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    width, height = PANEL_SIZE
+    figure = new_figure(2 * width, len(panels) // 2 * height)
+    draw_panels(figure, panels)
+    save(figure, path)
+
+
+def draw_panels(figure, panels):
+    """Draws panels, two per row, into a figure or a part of one, with one legend below."""
+    shades = colours(curve.name for panel in panels for curve in panel.curves)
+    grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat
+    for axes, panel in zip(grid, panels, strict=True):
+        _draw_panel(axes, panel, shades)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), LEGEND_COLUMNS))
+
+
+def colours(names):
+    """A colour for each name."""
+    from matplotlib import colormaps
+
+    names = list(dict.fromkeys(names))
+    palette = COLOURS if len(names) <= len(COLOURS) else colormaps["tab20"].colors
+    return {name: palette[index % len(palette)] for index, name in enumerate(names)}
+
+
+def _draw_panel(axes, panel, colours):
+    for curve in panel.curves:
+        _draw_curve(axes, curve, colours[curve.name])
+    axes.set(xlabel="epoch", title=panel.title, yscale=_scale(panel.curves))
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.grid(alpha=0.3)
+
+
+def _scale(curves):
+    """Logarithmic where the means differ by more than a factor of ten."""
+    means = np.concatenate([curve.means for curve in curves])
+    means = means[np.isfinite(means)]
+    return "log" if len(means) and 0 < 10 * means.min() < means.max() else "linear"
+
+
+def _draw_curve(axes, curve, colour):
+    epochs, means, stds = 1 + np.arange(len(curve.means)), np.array(curve.means), np.array(curve.stds)
+    marker = "o" if len(epochs) <= FEW_EPOCHS else None
+    axes.plot(epochs, means, color=colour, marker=marker, markersize=3, label=curve.name)
+    axes.fill_between(epochs, means - stds, means + stds, color=colour, alpha=0.2, linewidth=0)

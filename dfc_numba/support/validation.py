@@ -1,0 +1,132 @@
+"""Checks of arguments: every function says what it was given, what is allowed, and what to do."""
+
+from numbers import Integral, Real
+
+import numpy as np
+
+from dfc_numba.support.wording import nearest
+
+DTYPES = ("float32", "float64")
+
+
+def choice(name, value, allowed):
+    """`value` if it is one of `allowed`, else a ValueError that names the nearest."""
+    if value in allowed:
+        return value
+    raise ValueError(
+        f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}"
+    )
+
+
+def dtype_of(value):
+    """float32 or float64 as a NumPy dtype."""
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        name = value
+    return np.dtype(choice("dtype", name, DTYPES))
+
+
+def instance(name, value, kind):
+    """`value` if it is a `kind`, else a TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {_described(value)}")
+    return value
+
+
+def flag(name, value):
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}; True or False is allowed")
+    return bool(value)
+
+
+def number(name, value, *, least=0.0, exclusive=False):
+    """`value` as a finite float of at least `least`, or above it if `exclusive`."""
+    wrong = f"{name} is {value!r}; a finite number {'>' if exclusive else '>='} {least:g} is allowed"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(wrong)
+    if not (np.isfinite(value) and value >= least) or (exclusive and value == least):
+        raise ValueError(wrong)
+    return float(value)
+
+
+def whole_number(name, value, *, least=0, bits=64):
+    """`value` as an int from `least` to 2**bits - 1."""
+    wrong = f"{name} is {value!r}; a whole number from {least} to 2**{bits} - 1 is allowed"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(wrong)
+    if not least <= value < 2**bits:
+        raise ValueError(wrong)
+    return int(value)
+
+
+def as_array(name, value):
+    """`value` as an array of any dtype; refused if its rows differ in length, or if some of it is masked."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has masked elements; fill or leave out what is missing")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{name} must be an array of numbers, not {_described(value)}") from None
+
+
+def floats(name, value, shape, *, dtype="float64"):
+    """`value` as a C-ordered float array of `shape` (None: any length), finite throughout.
+
+    Raises:
+        TypeError: for something that is no array of numbers.
+        ValueError: for another shape, or a number that is not finite.
+    """
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of numbers, not {_described(value)}")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, and is refused as such
+        array = np.ascontiguousarray(array, dtype)
+    if array.ndim != len(shape) or any(
+        n is not None and n != m for n, m in zip(shape, array.shape, strict=True)
+    ):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {array.shape}; expected ({wanted})")
+    return finite(name, array)
+
+
+def finite(name, array):
+    """The array, if all of it is finite."""
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(
+            f"{name}{list(where)} is {array[where]} in {array.dtype}; every number must be finite"
+        )
+    return array
+
+
+def samples(name, value, columns, *, count=None, dtype="float64"):
+    """`value` as a (B, columns) array with at least one sample."""
+    array = floats(name, value, (count, columns), dtype=dtype)
+    if len(array) == 0:
+        raise ValueError(f"{name} holds no sample (shape {array.shape}); at least one is needed")
+    return array
+
+
+def labels(name, value, classes, *, count=None):
+    """`value` as (B,) class numbers in 0..classes - 1."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"{name} must be a one-dimensional array of integers, not {_described(value)}")
+    if count is not None and len(array) != count:
+        raise ValueError(f"{name} has {len(array)} labels for {count} samples")
+    if len(array) and not (0 <= array.min() and array.max() < classes):
+        raise ValueError(
+            f"{name} holds labels from {array.min()} to {array.max()}; with {classes} outputs 0 to {classes - 1} are allowed"
+        )
+    return array
+
+
+def _described(value):
+    dtype = getattr(value, "dtype", None)
+    return (
+        f"{type(value).__name__} of dtype {dtype}, shape {value.shape}"
+        if dtype is not None
+        else repr(value)[:60]
+    )
