@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.targets import output_target as output_target
     from dfc_numba.online.learning import OnlineRun as OnlineRun
     from dfc_numba.online.learning import simulate_online as simulate_online
+    from dfc_numba.online.memory import OnlineState as OnlineState
+    from dfc_numba.online.records import WeightTrajectory as WeightTrajectory
     from dfc_numba.steady.equilibrium import SteadyState as SteadyState
     from dfc_numba.steady.equilibrium import output_jacobian as output_jacobian
     from dfc_numba.steady.equilibrium import steady_state as steady_state
@@ -59,6 +61,8 @@ _HOMES = {
     "FeedbackUpdate": "dynamics.plasticity",
     "simulate_online": "online.learning",
     "OnlineRun": "online.learning",
+    "OnlineState": "online.memory",
+    "WeightTrajectory": "online.records",
     "steady_state": "steady.equilibrium",
     "SteadyState": "steady.equilibrium",
     "output_jacobian": "steady.equilibrium",

@@ -40,6 +40,7 @@ ARGUMENTS = {
     ],
     "steady_state": ["network", "x", "target", "controller", "method"],
     "output_jacobian": ["network", "x"],
+    "simulate_online": ["network", "stream", "controller", "tau_w", "tau_q"],
     "limit_threads": ["count"],
 }  # fmt: skip
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
