@@ -68,6 +68,13 @@ CONTRADICTIONS = [
     ([*SINGLE, "log.phases=[feedback]"], "makes updates: pretraining, forward"),
     (["log.samples=[0,32]"], "lists the position 32, but with training.batch_size = 32"),
     (["log.phases=[forward]", "log.variables=[u,noise]"], "lists 'noise', which the controllers of the logged"),
+    # analysis
+    (["analysis.every=5", "analysis.what=[stability]", "training.method=bp"], "choose from: alignment, loss_decrease, null"),
+    (["analysis.every=5", "analysis.what=[conditions]", "training.method=bp"], "lists conditions, which training.method ="),
+    (["analysis.every=5", "analysis.what=[conditions]", "controller.jacobian_feedback=true", "feedback.train=false"],
+     "lists conditions, which training.method = 'dfc' does not have"),
+    (["analysis.every=5", "training.freeze_forward=true"], "training.freeze_forward = true does not have; choose from"),
+    (["analysis.every=5", "analysis.what=[alignment,alignment]"], "lists a name twice"),
     # lists
     (["network.hidden_activation=[tanh]"], "network.hidden_activation lists 1 values"),
     (["feedback_optimizer.pretraining_learning_rate=[0.1,0.2]"], "pretraining_learning_rate lists 2 values"),
@@ -122,6 +129,8 @@ UNUSED = [
     (["training.method=dfc-ssa", "feedback.train=false"], "log.samples=3", "nothing is simulated in the phases that"),
     (["training.method=dfc-ss-newton", "log.phases=[forward]"], "log.every_step=2", "nothing is simulated in the"),
     ([*ONE_SHOT, "log.phases=[feedback]"], "log.dtype=float64", "nothing is simulated in the phases that are logged"),
+    (["analysis.every=0"], "analysis.samples=8", "analysis.every = 0 measures nothing"),
+    (["analysis.every=5", "analysis.what=[stability]"], "analysis.damping=0.1", "does not depend on it"),
 ]  # fmt: skip
 
 ALLOWED = [
@@ -146,6 +155,9 @@ ALLOWED = [
     ["log.every=10", "log.minibatches=[0,7]", "log.last_of_epoch=true", "log.recipe_only=true", "log.updates=true"],
     ["training.method=dfc-ssa", "log.variables=[u]", "log.samples=[5,0]"],
     [*SINGLE, "log.variables=[noise]", "log.phases=[forward]"],
+    ["analysis.every=5", "analysis.what=[alignment,stability]", "analysis.damping=0.1", "analysis.samples=8"],
+    ["analysis.every=5", "analysis.what=[conditions]", "training.method=dfa"],
+    ["analysis.every=5", "analysis.what=[conditions]", "training.freeze_forward=true"],
 ]  # fmt: skip
 
 

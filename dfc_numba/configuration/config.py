@@ -20,6 +20,7 @@ from pydantic import (
 
 from dfc_numba.configuration.config_rules import contradictions
 from dfc_numba.configuration.config_usage import (
+    ANALYSES,
     LEARNING_PHASES,
     published_pursuit,
     selects_minibatches,
@@ -35,6 +36,7 @@ FeedbackInitialisation = Literal[
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
 ]  # fmt: skip
 Phase = Literal[LEARNING_PHASES]
+Analysis = Literal[ANALYSES]
 Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -297,6 +299,29 @@ class LogSection(Section):
     )
 
 
+class AnalysisSection(Section):
+    """What of the theory is measured while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
+
+    every: CountOrZero = Field(
+        0,
+        description="measure before the first minibatch, after every n-th one of the run in any phase, and at the end of "
+        "each epoch; 0: never",
+    )
+    what: Annotated[tuple[Analysis, ...], Field(strict=False, min_length=1)] = Field(
+        ("alignment",),
+        description="alignment, loss_decrease, null_space: of the update that the method makes; conditions: of the network; "
+        "stability: of the controlled network",
+    )
+    samples: Count = Field(
+        32, description="samples of the probe batch, which are drawn once from the training set"
+    )
+    damping: NotNegative | None = Field(
+        None,
+        description="gamma of the damped Gauss-Newton and minimum-norm updates and of J^T (J J^T + gamma I)^-1; left out: "
+        "controller.alpha",
+    )
+
+
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
 DEFAULT_FEEDBACK_CONTROLLER = Controller(
     dt=0.002, steps=49, alpha=0.6, k_p=0.15, tau_v=0.006, tau_apical=0.32, proactive=False, sigma=0.01
@@ -340,6 +365,9 @@ class Config(Section):
         FeedbackOptimizerSection(), description="optimisers of the feedback weights"
     )
     log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
+    analysis: AnalysisSection = Field(
+        AnalysisSection(), description="what of the theory is measured while training, on a fixed probe batch"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -359,6 +387,7 @@ class Config(Section):
         log = self.log
         self._fill_in("feedback", pursue=published_pursuit(self))
         self._fill_in("log", last_of_epoch=not selects_minibatches(log), updates=not log.recipe_only)
+        self._fill_in("analysis", damping=self.controller.alpha)
         return self
 
     def _fill_in(self, section, **values):

@@ -11,6 +11,7 @@ from dfc_numba.configuration.config_usage import (
     learning_phases,
     logged_phases,
     logs,
+    possible_analyses,
     selects_minibatches,
     simulation_of,
     solves,
@@ -41,6 +42,8 @@ def rules(config):
         yield from _feedback_simulations(config)
     if logs(config):
         yield from _log(config)
+    if config.analysis.every:
+        yield from _analysis(config)
     yield config.training.freeze_forward and not trains_feedback(config), NOTHING_LEARNS
 
 
@@ -277,3 +280,23 @@ def _noisy(phase, config):
     """Whether the simulation of a phase has noise."""
     section = simulation_of(phase, config)
     return section is not None and getattr(config, section).noisy
+
+
+def _analysis(config):
+    training, possible = config.training, possible_analyses(config)
+    others = [name for name in config.analysis.what if name not in possible]
+    if others:
+        run = (
+            "training.freeze_forward = true"
+            if training.freeze_forward
+            else f"training.method = {training.method!r}"
+        )
+        there = ", ".join(possible)
+        yield (
+            True,
+            f"analysis.what lists {', '.join(others)}, which {run} does not have; choose from: {there}",
+        )
+    yield (
+        len({*config.analysis.what}) < len(config.analysis.what),
+        "analysis.what lists a name twice; leave one out",
+    )

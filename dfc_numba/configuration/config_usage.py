@@ -3,6 +3,9 @@
 SINGLE_PHASE = "dfc-single-phase"
 LEARNING_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
 DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
+# what can be measured, and what of it depends on analysis.damping
+ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "stability")
+DAMPED = {"alignment", "loss_decrease", "conditions"}
 # methods that solve for the steady state, and what of the controller it depends on
 SOLVED_KEYS = {
     "dfc-ssa": {"alpha", "leak", "jacobian_feedback"},
@@ -60,6 +63,17 @@ def selects_minibatches(log):
     return log.every is not None or len(log.minibatches) > 0
 
 
+def possible_analyses(config):
+    """What of `ANALYSES` has a meaning for a run with this configuration."""
+    training = config.training
+    has_feedback = training.method == "dfa" or (
+        training.method in DFC_METHODS and not config.controller.jacobian_feedback
+    )
+    controls = training.method in DFC_METHODS and not training.freeze_forward
+    runs = {"conditions": has_feedback, "stability": controls}
+    return [name for name in ANALYSES if runs.get(name, not training.freeze_forward)]
+
+
 def logged_phases(config):
     """The phases of the run whose updates are logged, in their order."""
     return [phase for phase in learning_phases(config) if phase in (config.log.phases or LEARNING_PHASES)]
@@ -102,6 +116,7 @@ def unused_places(config):
         _unused_by_feedback_rule,
         _unused_by_optimizers,
         _unused_by_log,
+        _unused_by_analysis,
     )
     return [(place, reason) for rule in rules for places, reason in rule(config) for place in places]
 
@@ -201,3 +216,11 @@ def _unused_by_log(config):
         yield keys, "log.recipe_only = true stores no trajectories"
     if not any(simulation_of(phase, config) for phase in logged_phases(config)):
         yield keys, "nothing is simulated in the phases that are logged"
+
+
+def _unused_by_analysis(config):
+    if config.analysis.every == 0:
+        keys = [f"analysis.{key}" for key in type(config.analysis).model_fields if key != "every"]
+        yield keys, "analysis.every = 0 measures nothing"
+    if not DAMPED & {*config.analysis.what}:
+        yield ["analysis.damping"], f"analysis.what = {list(config.analysis.what)} does not depend on it"
