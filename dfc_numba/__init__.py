@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.simulation import Trajectory as Trajectory
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
+    from dfc_numba.inversion.rules import backward_errors as backward_errors
     from dfc_numba.model.controller import Controller as Controller
     from dfc_numba.model.network import Activity as Activity
     from dfc_numba.model.network import Network as Network
@@ -66,6 +67,7 @@ _HOMES = {
     "steady_state": "steady.equilibrium",
     "SteadyState": "steady.equilibrium",
     "output_jacobian": "steady.equilibrium",
+    "backward_errors": "inversion.rules",
     "open_trajectories": "storage.reader",
     "replay": "storage.replay",
     "expand": "storage.resimulation",

@@ -41,6 +41,10 @@ ARGUMENTS = {
     "steady_state": ["network", "x", "target", "controller", "method"],
     "output_jacobian": ["network", "x"],
     "simulate_online": ["network", "stream", "controller", "tau_w", "tau_q"],
+    "backward_errors": [
+        "weights", "feedback", "derivatives", "delta_out", "rule", "alpha", "dt", "steps", "nonlinearity", "phi_prime",
+        "trajectory", "tolerance",
+    ],
     "limit_threads": ["count"],
 }  # fmt: skip
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
