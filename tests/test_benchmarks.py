@@ -16,8 +16,6 @@ import dfc_numba as dfc
 from dfc_numba.support import threads
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
 import bench_scaling
 import bench_startup
 import bench_update
