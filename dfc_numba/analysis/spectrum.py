@@ -1,0 +1,90 @@
+"""Leading eigenvalues of closed loops, and the largest time step for which they stay inside the unit circle."""
+
+import numpy as np
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
+
+DENSE_SIZE = 600  # larger loops are not made into matrices
+LEADING, TOLERANCE = 6, 1e-10  # eigenvalues that a Krylov space is asked for, and how well
+STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run
+SPAN, POINTS = 300.0, 25  # the smallest time step of the scan is 1 / SPAN of the largest one
+DOWNWARDS, FARTHEST = 4.0, 16  # factor and number of the steps below the scan
+BISECTIONS = 12  # between neighbours of the scan: 1e-4 or better
+
+
+def spectral_radius(euler_map):
+    """(B,) largest modulus of the eigenvalues of an `EulerMap`."""
+    radius = np.abs(_leading(euler_map, "LM"))
+    for factor in euler_map.hidden_factors():
+        radius = np.maximum(radius, np.abs(np.ravel(factor)))
+    return radius
+
+
+def abscissa(flow):
+    """(B,) largest real part of the eigenvalues of a `Flow`."""
+    return np.maximum(_leading(flow, "LR").real, max(flow.hidden_rates(), default=-np.inf))
+
+
+def _leading(loop, which):
+    """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR")."""
+    if loop.size > DENSE_SIZE and len(found := _by_products(loop, which)):
+        return found
+    return leading_eigenvalue(loop.matrices(), which)
+
+
+def leading_eigenvalue(matrices, which):
+    """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR") of matrices (B, n, n)."""
+    values = np.linalg.eigvals(matrices)
+    size = np.abs(values) if which == "LM" else values.real
+    return np.take_along_axis(values, size.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+
+def _by_products(loop, which):
+    """The same for the loop of one sample from products alone; empty where that does not get there."""
+
+    def multiply(vector):
+        return loop(vector.reshape(1, -1, 1)).ravel()
+
+    operator = LinearOperator((loop.size, loop.size), matvec=multiply, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(loop.size)
+    try:
+        values = eigs(operator, LEADING, which=which, v0=start, tol=TOLERANCE, return_eigenvectors=False)
+    except ArpackError:
+        return np.zeros(0)
+    size = np.abs(values) if which == "LM" else values.real
+    return values[[size.argmax()]]
+
+
+def largest_stable_step(radius, limit, stable_at_zero):
+    """(B,) largest time step below which every smaller one is stable, as far as the scan sees.
+
+    The spectral radius need not grow with dt. It is taken at steps from limit / SPAN to the limit, upwards to the first
+    unstable one, and from there by bisection to the last stable one before it; where the smallest of these is unstable,
+    from smaller ones. What lies between two steps of the scan is not seen.
+
+    Args:
+        radius: function of (dt (n,), numbers of n samples (n,)) that returns their spectral radii.
+        limit: (B,) largest step to look at, which is returned where all are stable.
+        stable_at_zero: (B,) whether small enough steps are stable; 0 is returned for the others.
+    """
+    low, high = np.zeros(len(limit)), np.full(len(limit), np.nan)
+    climbing = np.flatnonzero(stable_at_zero)
+    for part in np.geomspace(1.0 / SPAN, 1.0, POINTS):
+        climbing = _try(radius, part * limit, climbing, low, high)
+    descending = np.flatnonzero(stable_at_zero & (low == 0))
+    for step in range(1, FARTHEST + 1):
+        dt = limit / (SPAN * DOWNWARDS**step)
+        climbed = _try(radius, dt, descending, low, high)
+        descending = np.setdiff1d(descending, climbed)
+    between = np.flatnonzero((low > 0) & np.isfinite(high))
+    for _ in range(BISECTIONS):
+        _try(radius, np.sqrt(low * high), between, low, high)
+    return low
+
+
+def _try(radius, dt, chosen, low, high):
+    """Judge the steps dt of the chosen samples, note them in low (stable) or high; returns the samples that are stable."""
+    if not len(chosen):
+        return chosen
+    stable = radius(dt[chosen], chosen) < STABLE_RADIUS
+    low[chosen[stable]], high[chosen[~stable]] = dt[chosen[stable]], dt[chosen[~stable]]
+    return chosen[stable]
