@@ -1,0 +1,137 @@
+"""How well an update of the forward weights is aligned with another, and how fast it takes the loss down."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.analysis.directions import reference_update
+from dfc_numba.model.jacobian import one_thread
+from dfc_numba.model.targets import mean_loss
+from dfc_numba.support.validation import number
+
+SILENT = np.errstate(
+    over="ignore", invalid="ignore", divide="ignore", under="ignore"
+)  # of updates that have diverged
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Angles between two updates in degrees, NaN where one of them is zero or not finite.
+
+    Attributes:
+        weights, biases: (L,) of each layer; biases is None for networks without. layers: (L,) both together.
+        total: of all parameters. total_weights: of all weights.
+    """
+
+    weights: np.ndarray
+    biases: np.ndarray | None
+    layers: np.ndarray
+    total: float
+    total_weights: float
+
+
+@SILENT
+def alignment(update, reference):
+    """The angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
+
+    Args:
+        update, reference: anything with lists .weights and .biases (or None), such as `ForwardUpdate`. Both in the same
+            sense: gradients point the other way.
+
+    Returns:
+        an `Alignment`; angles near 0 are exact to rounding.
+
+    Raises:
+        ValueError: for updates of networks that differ in sizes or biases.
+    """
+    _check_alike(update, reference)
+    pairs = list(zip(_layers(update), _layers(reference), strict=True))
+    with one_thread():
+        return Alignment(
+            weights=np.array([angle(a[:1], b[:1]) for a, b in pairs]),
+            biases=None if update.biases is None else np.array([angle(a[1:], b[1:]) for a, b in pairs]),
+            layers=np.array([angle(a, b) for a, b in pairs]),
+            total=angle(*(sum(_layers(one), []) for one in (update, reference))),
+            total_weights=angle(update.weights, reference.weights),
+        )
+
+
+def _check_alike(update, reference):
+    if (update.biases is None) != (reference.biases is None):
+        raise ValueError(
+            "one of the updates has biases and the other has none; compare updates of the same network"
+        )
+    shapes = [[array.shape for layer in _layers(one) for array in layer] for one in (update, reference)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the updates have shapes {shapes[0]} and {shapes[1]}; compare updates of the same network"
+        )
+
+
+def _layers(update):
+    """The arrays of each layer: [weights] or [weights, biases]."""
+    kinds = [update.weights] if update.biases is None else [update.weights, update.biases]
+    return [list(map(np.asarray, arrays)) for arrays in zip(*kinds, strict=True)]
+
+
+@SILENT
+def angle(first, second):
+    """The angle in degrees between two lists of arrays, each taken as one vector; NaN where it is undefined.
+
+    2 atan(|a - b| / |a + b|) of the unit vectors a, b is accurate for any angle, which acos(a b) is not (Kahan 2006).
+    """
+    a, b = _unit_vector(first), _unit_vector(second)
+    return float(np.degrees(2.0 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+
+
+def _unit_vector(arrays):
+    vector = np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
+    vector /= np.abs(vector).max()  # whose square may under- or overflow
+    return vector / np.linalg.norm(vector)
+
+
+@SILENT
+def loss_decrease(network, x, y, update, *, loss="mse", step=None):
+    """How much the mean loss falls along an update, per unit of the length of the step.
+
+        -(d loss / d(W, b)) . update / |update|,   or   (loss(W, b) - loss((W, b) + step update / |update|)) / step
+
+    Args:
+        x, y, loss: as for `reference_update`. update: a `ForwardUpdate`.
+        step: length of a step that is taken indeed; None for the limit of a short one. The gradient's norm is the most that
+            any direction has in that limit, and "bp" has it.
+
+    Returns:
+        a float, NaN for an update that is zero.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    descent = reference_update(network, x, y, "bp", loss=loss)
+    _check_alike(update, descent)
+    direction = _arrays(update)
+    with one_thread():
+        length = np.sqrt(sum(np.sum(np.square(array)) for array in direction))
+        if length == 0:
+            return float("nan")
+        if step is None:
+            return float(_scalar_product(direction, _arrays(descent)) / length)
+    return _finite_decrease(network, x, y, update, loss, number("step", step, exclusive=True), length)
+
+
+def _finite_decrease(network, x, y, update, loss, step, length):
+    moved = network.copy(dtype="float64")
+    before = mean_loss(moved.predict(x), y, loss)
+    parameters = [*moved.weights, *(moved.biases or [])]
+    for parameter, change in zip(parameters, _arrays(update), strict=True):
+        parameter += step / length * change
+    return (before - mean_loss(moved.predict(x), y, loss)) / step
+
+
+def _arrays(update):
+    """Weights of all layers, then biases."""
+    return [np.asarray(array, np.float64) for array in (*update.weights, *(update.biases or []))]
+
+
+def _scalar_product(first, second):
+    return sum(np.vdot(a, b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,154 @@
+"""Least-norm changes that move the output by a given d: of the voltages of a sample, of the parameters for a minibatch.
+
+    c = argmin |d - J c|^2 + damping |c|^2 = J^T (J J^T + damping I)^{-1} d          (J^+ d without damping)
+
+With solver="dense" by matrices, with "matrix_free" from products with J and J^T alone (LSQR, Paige & Saunders 1982).
+"""
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.sparse.linalg import LinearOperator, lsqr
+
+from dfc_numba.analysis.linear_response import Spectrum, by_layer, inverse_gains, jacobian_bytes
+from dfc_numba.support import memory
+
+SOLVERS = ("dense", "matrix_free")
+MATRIX_FREE = 'pass solver="matrix_free", which needs products with the Jacobian only, or fewer samples'
+TOLERANCE = 1e-14  # of LSQR, relative
+MOST_STEPS = 20  # of LSQR, per number that is to be met
+GRAMS = 3  # matrices of that size that a dense solution holds at a time
+
+
+def in_voltages(response, output, damping, solver, norms=None):
+    """Changes p_i of the voltages, for every sample on its own: list of (B, n_i).
+
+    Args:
+        response: a `LinearResponse`. output: d, (B, n_L).
+        norms: (B, L) numbers s_i; then p = argmin |d - sum_i J_i s_i^2 p_i|^2 + damping sum_i |s_i p_i|^2, which are changes
+            p_i r^T of weights whose inputs r have the norms s_i. None for 1.
+    """
+    network = response.network
+    shape = len(output), sum(network.sizes[1:])
+    columns = np.ones(shape) if norms is None else np.repeat(norms, network.sizes[1:], axis=1)
+    solve = _dense if solver == "dense" else _matrix_free
+    changes = solve(response, output, damping, columns)
+    return by_layer(network, np.divide(changes, columns, out=np.zeros(shape), where=columns > 0))
+
+
+def _dense(response, output, damping, columns):
+    """c (B, N) of least norm with J diag(columns) c = d, from the singular values of that matrix."""
+    found = []
+    for piece in response.pieces(MATRIX_FREE):
+        spectrum = Spectrum.of(response.jacobians(piece) * columns[piece, np.newaxis])
+        parts = spectrum.left.transpose(0, 2, 1) @ output[piece, :, np.newaxis]
+        parts *= inverse_gains(spectrum.values, spectrum.kept, damping)[:, :, np.newaxis]
+        found.append((spectrum.right.transpose(0, 2, 1) @ parts)[:, :, 0])
+    return np.concatenate(found)
+
+
+def _matrix_free(response, output, damping, columns):
+    """The same of all samples together: their Jacobians are the blocks of one matrix."""
+
+    def forward(changes):
+        changes = columns * changes.reshape(columns.shape)
+        return response.push_forward(by_layer(response.network, changes)).ravel()
+
+    def backward(output_change):
+        pulled = response.pull_back(output_change.reshape(output.shape))
+        return (columns * np.concatenate(pulled, axis=1)).ravel()
+
+    return _lsqr(forward, backward, columns.size, output, damping).reshape(columns.shape)
+
+
+def in_parameters(response, output, damping, solver):
+    """Changes of weights and biases that move the outputs of all samples: lists, the latter None for a network without."""
+    solve = _dense_parameters if solver == "dense" else _matrix_free_parameters
+    return solve(response, output, damping)
+
+
+def _dense_parameters(response, output, damping):
+    """J_W^T (J_W J_W^T + damping I)^{-1} d; the matrix of Gram has an entry for each pair of samples and of outputs."""
+    network, count = response.network, output.size
+    needed = 8 * GRAMS * count**2 + 2 * len(output) * jacobian_bytes(network)
+    purpose = f"Gauss-Newton for {len(output)} samples at once, a matrix of {count} x {count},"
+    memory.require(needed, purpose, MATRIX_FREE)
+    jacobians = by_layer(network, response.jacobians())
+    gram = sum(
+        gram_of_layer(j, below, network.biases is not None)
+        for j, below in zip(jacobians, response.below, strict=True)
+    )
+    multipliers = _solve_semidefinite(gram, output.ravel(), damping).reshape(output.shape)
+    return outer_sums(network, response.pull_back(multipliers), response.below)
+
+
+def gram_of_layer(jacobians, below, bias):
+    """Scalar products of d r_L / d(W_i, b_i) of all samples and outputs, (B n_L, B n_L): (J_i J_i^T) (r^T r + 1 with bias)."""
+    count, outputs = jacobians.shape[:2]
+    rows = jacobians.reshape(count * outputs, -1)
+    gram, inputs = rows @ rows.T, below @ below.T + float(bias)
+    blocks = gram.reshape(count, outputs, count, outputs)
+    blocks *= inputs[:, np.newaxis, :, np.newaxis]
+    return gram
+
+
+def _solve_semidefinite(gram, right, damping):
+    """(G + damping I)^{-1} b, the least-norm solution where damping is 0; G is overwritten."""
+    if damping > 0:
+        gram[np.diag_indices_from(gram)] += damping
+        return cho_solve(cho_factor(gram, overwrite_a=True), right)
+    values, vectors = eigh(gram, overwrite_a=True)
+    kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    return vectors[:, kept] @ (vectors[:, kept].T @ right / values[kept])
+
+
+def outer_sums(network, factors, below):
+    """Weights and biases that are sums over samples of p_i r_{i-1}^T and p_i."""
+    weights = [factor.T @ rates for factor, rates in zip(factors, below, strict=True)]
+    return weights, None if network.biases is None else [factor.sum(axis=0) for factor in factors]
+
+
+def _matrix_free_parameters(response, output, damping):
+    network = response.network
+    shapes = [weight.shape for weight in network.weights]
+    shapes += [] if network.biases is None else [bias.shape for bias in network.biases]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+
+    def arrays(flat):
+        parts = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
+        return parts[: len(network.weights)], parts[len(network.weights) :]
+
+    def forward(flat):
+        weights, biases = arrays(flat)
+        changes = [below @ weight.T for below, weight in zip(response.below, weights, strict=True)]
+        for change, bias in zip(changes, biases):  # there may be none
+            change += bias
+        return response.push_forward(changes).ravel()
+
+    def backward(output_change):
+        factors = response.pull_back(output_change.reshape(output.shape))
+        weights, biases = outer_sums(network, factors, response.below)
+        return np.concatenate([array.ravel() for array in (*weights, *(biases or []))])
+
+    weights, biases = arrays(_lsqr(forward, backward, int(ends[-1]), output, damping))
+    return weights, biases or None
+
+
+def _lsqr(forward, backward, unknowns, output, damping):
+    """The solution of least norm by LSQR.
+
+    Raises:
+        LinAlgError: if it takes too many steps.
+    """
+    matrix = LinearOperator(
+        (output.size, unknowns), matvec=forward, rmatvec=backward, dtype=np.float64
+    )  # fmt: skip
+    solution, reason, steps, *_ = lsqr(
+        matrix, output.ravel(), damp=np.sqrt(damping), atol=TOLERANCE, btol=TOLERANCE, conlim=0,
+        iter_lim=MOST_STEPS * output.size,
+    )  # fmt: skip
+    if reason == 7:
+        raise np.linalg.LinAlgError(
+            f"the matrix-free solution has not converged after {steps} steps, so its Jacobian is close to singular; use "
+            f"damping > {damping:g}, fewer samples, or solver='dense'"
+        )
+    return solution
