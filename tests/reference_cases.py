@@ -18,6 +18,8 @@ from reference_problems import Problem
 from reference_table import find_row
 
 import dfc_numba as dfc
+from dfc_numba.analysis.published_systems import published_systems
+from dfc_numba.analysis.stability import stability
 from dfc_numba.dynamics.plasticity import one_shot_feedback_update
 from dfc_numba.learning import optimizers
 
@@ -51,7 +53,7 @@ def results(problem):
         "old_feedback": (feedforward, older_feedback_updates),
         "sp_pre": (feedforward, trajectory),
     }
-    simulated = feedforward, trajectory, steady_state, forward_updates, feedback_updates
+    simulated = feedforward, trajectory, steady_state, forward_updates, feedback_updates, stability_systems
     for part in special.get(problem.family, simulated):
         yield from part(problem)
 
@@ -147,6 +149,20 @@ def feedback_updates(problem):
         if f"gQ0{suffix}" in problem.arrays:
             ours = problem.feedback_update(scaling=bool(suffix))
             yield from ((f"gQ{i}{suffix}", ours.feedback[i]) for i in problem.layers)
+
+
+def stability_systems(problem):
+    """Linearised systems at the end of the simulation, and their leading eigenvalues; the oracle has none."""
+    if "max_eig_A_I" not in problem.arrays or problem.api is not dfc:
+        return
+    controller = replace(problem.controller, tau_apical=None)  # their systems have no apical compartments
+    voltages = [v[-1] for v in problem.trajectory.v]
+    constants = {name: getattr(controller, name) for name in ("alpha", "k_p", "tau_v")}
+    systems = published_systems(problem.net, voltages, **constants)
+    found = stability(problem.net, problem.x, problem.target, controller, at="simulation")
+    leading = found.integral, found.integral, found.instantaneous, found.proportional
+    for name, system, rate in zip(("tildeI", "I", "instI", "PI"), systems, leading, strict=True):
+        yield from problem.present({f"A_A_{name}": system, f"max_eig_A_{name}": rate})
 
 
 # ---------------------------------------------------------------------------------------- feedback weights, older code

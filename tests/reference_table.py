@@ -155,7 +155,9 @@ TABLE = (
     Row("metrics_new", "ndi_g{W,b}{i} H_g{W,b}{i}", PENDING, "updates that the angles refer to"),
     Row("metrics_new", "H_loss ratio_ff_fb", PENDING, "loss of the weight-norm objective; feedback over feedforward input"),
     Row("old_metrics", "gn_{W,b}{i}_* gnt_{W,b}{i}_*", PENDING, "updates of Gauss-Newton and with ideal layer targets"),
-    Row("old_metrics", "A_* max_eig_*", PENDING, "stability matrices and their largest eigenvalues"),
+    Row("old_metrics", "A_*", COMPARED, "`published_systems`, at the voltages of the last time point"),
+    Row("old_metrics", "max_eig_*", COMPARED,
+        '`stability(at="simulation")`: integral (A_tildeI and A_I), instantaneous, proportional (A_PI)'),
     Row("old_metrics", "nullspace_rel_norm norm_r_* dev_r", PENDING, "share in the null space; norms of the rates"),
     Row("metrics_new old_metrics", "condition_two rel_dist_to_{ndi,NDI}", PENDING, "conditions of the theory"),
 )  # fmt: skip
