@@ -1,4 +1,4 @@
-"""Loops of populations, each driven by the one before: the dynamics that invert a network's weights.
+"""Loops of populations, prepared for the kernels and run: shards of samples over threads.
 
 Population p = 0..P-1 is driven by what population p - 1 shows (the first by the last), and one of them by an error:
 
@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LINEAR, TANH, SCALED = (
-    0,
-    1,
-    2,
-)  # what a population shows: itself, its tanh, or itself divided by the derivatives
+from dfc_numba.kernels import inversion as kernel
+from dfc_numba.kernels.columns import TILE_VECTORS, pack, padded_samples
+from dfc_numba.kernels.inversion import LINEAR, SCALED, TANH
+from dfc_numba.kernels.layout import dense_views
+from dfc_numba.kernels.simd import lanes
+from dfc_numba.support import memory, threads
+
+__all__ = ["LINEAR", "SCALED", "TANH", "Loop", "run"]
+SHARD_TILES = 2  # of a shard's samples, at most
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Loop:
 
     Attributes:
         matrices: M_p, list of (n_p, n_{p-1}). leaks: lambda_p, list of floats.
-        shows: per population LINEAR, TANH or SCALED. scales: per population 1/phi' (B, n_p) where SCALED, else None.
+        shows: per population LINEAR, TANH, or SCALED: f(r) is r, tanh(r), or r times its scales.
+        scales: per population (B, n_p) where SCALED, else None.
         driven: which population receives -delta.
         delta: (B, n) of that population.
     """
@@ -42,22 +47,74 @@ class Loop:
         """[n_0, ..., n_{P-1}]."""
         return [len(m) for m in self.matrices]
 
-    def shown(self, p, r):
-        """f_p(r)."""
-        if self.shows[p] == TANH:
-            return np.tanh(r)
-        return r * self.scales[p] if self.shows[p] == SCALED else r
-
 
 def run(loop, *, dt, steps, tolerance=None, record=False):
-    """The states after `steps` Euler steps: list of (B, n_p), and with `record` lists of (T, B, n_p), T = steps + 1."""
-    count, dtype = len(loop.delta), loop.delta.dtype
-    r = [np.zeros((count, n), dtype) for n in loop.sizes]
-    records = [np.zeros((steps + 1, count, n), dtype) for n in loop.sizes] if record else None
-    for step in range(1, steps + 1):
-        for p in range(len(r)):
-            change = loop.shown(p - 1, r[p - 1]) @ loop.matrices[p].T - loop.leaks[p] * r[p]
-            r[p] = r[p] + dt * (change - loop.delta if p == loop.driven else change)
-            if record:
-                records[p][step] = r[p]
-    return r, records
+    """Take a loop through its steps.
+
+    Args:
+        tolerance: None, or what stops a sample: its states change by no more than this fraction of their largest value
+            over `kernel.WINDOW` steps.
+        record: whether to keep all states.
+
+    Returns:
+        the last states, list of (B, n_p), and with `record` all of them, list of (T, B, n_p) with T = steps + 1.
+    """
+    count, sizes, dtype = len(loop.delta), loop.sizes, loop.delta.dtype
+    ring, arrays = _ring(loop, dt, steps, tolerance, record), _arrays(loop, dt, steps, record)
+    settled, pieces = np.zeros(count, np.bool_), _shards(count, dtype)
+    widest = max(padded_samples(n, dtype) for _, n in pieces)
+    workspaces = memory.PerThread(kernel.workspace_length(ring, widest), dtype)
+
+    def run_one(piece):
+        first, n = pieces[piece]
+        kernel.run_loop(ring, arrays, settled, first, n, padded_samples(n, dtype), workspaces.array())
+
+    threads.run(len(pieces), run_one, work=2.0 * steps * count * ring.matrices.size)
+    records = dense_views(arrays.records, count, [0, *sizes], steps + 1) if record else None
+    return dense_views(arrays.final, count, [0, *sizes]), records
+
+
+def _ring(loop, dt, steps, tolerance, record):
+    sizes, dtype = np.array(loop.sizes), loop.delta.dtype
+    ends = np.cumsum([0] + [m.size for m in loop.matrices])
+    matrices = memory.in_large_pages(int(ends[-1]), dtype)
+    for matrix, start, end in zip(loop.matrices, ends[:-1], ends[1:], strict=True):
+        pack(dtype.type(dt) * matrix, matrices[start:end])
+    return kernel.Ring(
+        sizes=sizes,
+        rows=np.concatenate([[0], np.cumsum(sizes)]),
+        starts=ends[:-1],
+        matrices=matrices,
+        keep=np.array([1.0 - dt * leak for leak in loop.leaks], dtype),
+        shows=np.array(loop.shows),
+        driven=loop.driven,
+        steps=steps,
+        tolerance=-1.0 if tolerance is None else float(tolerance),
+        recorded=record,
+    )
+
+
+def _arrays(loop, dt, steps, record):
+    count, dtype, total = len(loop.delta), loop.delta.dtype, sum(loop.sizes)
+    recorded = total * count * (steps + 1) if record else 0
+    memory.require(recorded * dtype.itemsize, "the trajectory", "take fewer steps or samples")
+    scaled = SCALED in loop.shows
+    scales = [
+        np.zeros(count * n, dtype) if scale is None else scale.ravel()
+        for scale, n in zip(loop.scales, loop.sizes, strict=True)
+    ]
+    return kernel.Arrays(
+        drive=np.ascontiguousarray(dtype.type(-dt) * loop.delta),
+        scales=np.concatenate(scales) if scaled else np.zeros(0, dtype),
+        final=np.zeros(count * total, dtype),
+        records=np.zeros(recorded, dtype),
+    )
+
+
+def _shards(count, dtype):
+    """(first, count) of the shards: whole tiles of samples, as even as possible."""
+    samples = TILE_VECTORS * lanes(dtype)
+    tiles = -(-count // samples)
+    number = -(-tiles // SHARD_TILES)
+    ends = [min(count, samples * (tiles * k // number)) for k in range(number + 1)]
+    return [(a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
