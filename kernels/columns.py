@@ -68,7 +68,9 @@ class _Tile:
         """A branch to the code for the sizes at hand."""
         builder = self.builder
         end = builder.append_basic_block()
-        sizes = [(rows, vectors) for vectors in range(1, TILE_VECTORS + 1) for rows in range(1, TILE_ROWS + 1)]
+        sizes = [
+            (rows, vectors) for vectors in range(1, TILE_VECTORS + 1) for rows in range(1, TILE_ROWS + 1)
+        ]
         which = builder.add(builder.mul(self.vectors, ir.Constant(INDEX, TILE_ROWS)), self.rows)
         switch = builder.switch(which, end)
         for rows, vectors in sizes:
@@ -81,7 +83,9 @@ class _Tile:
 
     def _tile(self, rows, vectors):
         builder = self.builder
-        places = [place for m in range(rows) for place in self._vectors(self.out, ir.Constant(INDEX, m), vectors)]
+        places = [
+            place for m in range(rows) for place in self._vectors(self.out, ir.Constant(INDEX, m), vectors)
+        ]
         sums = [builder.fmul(self.keep, self._load(place), flags=CONTRACT) for place in places]
         _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, rows, vectors), carried=sums)
         for place, value in zip(places, sums, strict=True):

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.errors import DivergenceError
-from dfc_numba.inversion import equilibrium
+from dfc_numba.inversion.equilibrium import layer_at_rest, network_at_rest, pseudo_inverse_product
 from dfc_numba.inversion.loops import LINEAR, SCALED, TANH, Loop, run
 from dfc_numba.inversion.problem import check
 from dfc_numba.support.validation import choice, flag, number, whole_number
 
-RULES = ("di", "sldi", "ndi", "bp", "fa", "pbp", "dfa")
+LOOPS = ("di", "sldi", "ndi")
+RULES = (*LOOPS, "bp", "fa", "pbp", "dfa")
 SHOWS = {"linear": LINEAR, "tanh": TANH, "linearized": SCALED}
 PHI_PRIME = ("once", "none")
 
@@ -33,13 +34,18 @@ class InversionTrajectory:
 
 @dataclass(frozen=True)
 class Options:
-    """How the loops run; see `backward_errors`."""
+    """How the loops run; see `backward_errors`.
+
+    Attributes:
+        steps: None for the loops at rest. shows: LINEAR, TANH or SCALED.
+        phi_prime: whether errors are multiplied by phi' on their way. record: whether states are kept.
+    """
 
     alpha: float
     dt: float
-    steps: int
+    steps: int | None
     shows: int
-    applies: bool
+    phi_prime: bool
     record: bool
     tolerance: float | None
 
@@ -82,7 +88,8 @@ def backward_errors(
         delta_out: delta_L, (B, n_L).
         rule: one of the names above.
         alpha: the leak of r_y or r_L, for "di", "sldi" and "ndi".
-        dt, steps: of the loops, in units of the hidden layers' time constant.
+        dt, steps: of the loops, in units of the hidden layers' time constant. steps=None: the loops at rest, of which "ndi"
+            is that of "di"; with a nonlinearity by Newton's method for each sample.
         nonlinearity: psi of the loops: "linear", "tanh" or "linearized".
         phi_prime: "once", or "none" to leave the factors phi'(v_i) out everywhere (a phi' inside psi stays).
         trajectory: whether to return the states of the loops, too; "di" and "sldi".
@@ -95,103 +102,128 @@ def backward_errors(
 
     Raises:
         DivergenceError: for a loop that is unstable and has overflowed, unless its trajectory is returned, which says so in
-            `.diverged`. A loop that grows without overflowing is returned as it is.
+            `.diverged`; where no state of rest is found. A loop that grows without overflowing is returned as it is.
         ValueError, TypeError: for shapes that do not fit, numbers that are not finite, options that are not allowed.
     """
     choice("rule", rule, RULES)
-    problem = check(weights, feedback, derivatives, delta_out, rule)
     options = _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolerance)
+    problem = check(weights, feedback, derivatives, delta_out, rule)
+    if rule not in LOOPS:
+        return _down(problem, options, _transported(problem, rule))
     if rule == "sldi":
-        errors, record = _single_loop(problem, options)
-    elif rule == "di":
-        errors, record = _sequential(problem, options)
+        errors, states = _single(problem, options)
+    elif options.steps is None:
+        errors, states = _down(problem, options, _at_rest(problem, options)), None
     else:
-        return _closed_form(problem, rule, options)
+        errors, states = _sequential(problem, options)
     if trajectory:
-        return errors, record
+        return errors, states
     _refuse_divergence(errors)
     return errors
 
 
 def _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolerance):
+    """The `Options` of the arguments, checked."""
     choice("nonlinearity", nonlinearity, tuple(SHOWS))
-    applies = choice("phi_prime", phi_prime, PHI_PRIME) == "once" and (
-        rule not in ("di", "sldi") or (rule == "di" and nonlinearity == "linear")
-    )
-    return Options(
+    outside = rule not in LOOPS or (rule != "sldi" and nonlinearity == "linear")
+    options = Options(
         alpha=number("alpha", alpha),
         dt=number("dt", dt, exclusive=True),
-        steps=whole_number("steps", steps, least=1, bits=31),
+        steps=None if steps is None or rule == "ndi" else whole_number("steps", steps, least=1, bits=31),
         shows=SHOWS[nonlinearity],
-        applies=applies,
+        phi_prime=choice("phi_prime", phi_prime, PHI_PRIME) == "once" and outside,
         record=flag("trajectory", trajectory),
-        tolerance=tolerance,
+        tolerance=None if tolerance is None else number("tolerance", tolerance, exclusive=True),
     )
+    _refuse_combinations(rule, options)
+    return options
 
 
-def _down(problem, options, step):
-    """Errors from the last hidden layer down; step(i, delta of the layer above) is that of layer i without phi'."""
-    errors, delta = [], problem.delta_out
+def _refuse_combinations(rule, options):
+    if options.record and (rule not in ("di", "sldi") or options.steps is None):
+        raise ValueError(
+            f"rule {rule!r} with steps={options.steps} has no trajectory; use 'di' or 'sldi', and take steps"
+        )
+    if options.record and options.tolerance is not None:
+        raise ValueError(
+            "a trajectory holds all steps; leave out tolerance, which ends them early, or trajectory"
+        )
+
+
+# --- from the last hidden layer down ------------------------------------------------------------------------------------
+
+
+def _down(problem, options, error_of):
+    """The errors of all hidden layers; error_of(i, errors of the layer above) gives those of a layer without phi'."""
+    errors = [problem.delta_out]
     for i in reversed(range(len(problem.weights))):
-        delta = step(i, delta)
-        if options.applies:
-            delta = problem.derivatives[i] * delta
-        errors.insert(0, delta)
-    return errors
+        error = error_of(i, errors[0])
+        errors.insert(0, problem.derivatives[i] * error if options.phi_prime else error)
+    return errors[:-1]
 
 
-def _closed_form(problem, rule, options):
-    w, b = problem.weights, problem.feedback
-    steps = {
-        "bp": lambda i, delta: delta @ w[i],
-        "fa": lambda i, delta: delta @ b[i].T,
-        "dfa": lambda i, delta: problem.delta_out @ b[i].T,
-        "pbp": lambda i, delta: equilibrium.pseudo_inverse_product(w[i], delta),
-        "ndi": lambda i, delta: equilibrium.sequential_rest(w[i], b[i], options.alpha, delta),
-    }
-    return _down(problem, options, steps[rule])
+def _transported(problem, rule):
+    """error_of(i, above) of a rule that takes errors down by a matrix."""
+    weights, feedback = problem.weights, problem.feedback
+    return {
+        "bp": lambda i, above: above @ weights[i],
+        "fa": lambda i, above: above @ feedback[i].T,
+        "dfa": lambda i, above: problem.delta_out @ feedback[i].T,
+        "pbp": lambda i, above: pseudo_inverse_product(weights[i], above),
+    }[rule]
+
+
+def _at_rest(problem, options):
+    """error_of(i, above) of "ndi"."""
+    scales = _scales(problem, options)
+    return lambda i, above: layer_at_rest(
+        problem.weights[i], problem.feedback[i], scales[i], options.shows == TANH, options.alpha, above
+    )
 
 
 def _sequential(problem, options):
-    records = []
+    """(errors, trajectory) of "di"."""
+    scales, records = _scales(problem, options), []
 
-    def step(i, delta):
-        (_, r_x), record = options.run(_layer_loop(problem, i, delta, options))
+    def error_of(i, above):
+        loop = Loop(
+            matrices=[problem.weights[i], problem.feedback[i]],
+            leaks=[options.alpha, 1.0],
+            shows=[LINEAR, options.shows],
+            scales=[None, scales[i]],
+            driven=0,
+            delta=above,
+        )
+        (_, r_x), record = options.run(loop)
         records.insert(0, record)
         return r_x
 
-    errors = _down(problem, options, step)
-    if not options.record:
-        return errors, None
-    r_y, r_x = (list(states) for states in zip(*records, strict=True))
-    return errors, InversionTrajectory(r_x, r_y, _diverged(r_x + r_y))
+    errors = _down(problem, options, error_of)
+    return errors, _trajectory(*map(list, zip(*records, strict=True))) if options.record else None
 
 
-def _layer_loop(problem, i, delta, options):
-    scale = _scales(problem, options)[i]
-    return Loop(
-        [problem.weights[i], problem.feedback[i]],
-        [options.alpha, 1.0],
-        [LINEAR, options.shows],
-        [None, scale],
-        0,
-        delta,
-    )
+# --- one loop through all layers ----------------------------------------------------------------------------------------
 
 
-def _single_loop(problem, options):
-    hidden = len(problem.weights)
+def _single(problem, options):
+    """(errors, trajectory) of "sldi"."""
+    (feedback,), hidden = problem.feedback, len(problem.weights)
+    scales = _scales(problem, options)
+    if options.steps is None:
+        tanh = options.shows == TANH
+        return network_at_rest(
+            problem.weights, feedback, scales, tanh, options.alpha, problem.delta_out
+        ), None
     loop = Loop(
-        matrices=[problem.feedback[0], *problem.weights],
+        matrices=[feedback, *problem.weights],
         leaks=[1.0] * hidden + [options.alpha],
         shows=[options.shows] * hidden + [LINEAR],
-        scales=[*_scales(problem, options), None],
+        scales=[*scales, None],
         driven=hidden,
         delta=problem.delta_out,
     )
     states, records = options.run(loop)
-    record = InversionTrajectory(records[:-1], records[-1:], _diverged(records)) if options.record else None
-    return states[:-1], record
+    return states[:-1], _trajectory(records[-1:], records[:-1]) if options.record else None
 
 
 def _scales(problem, options):
@@ -200,23 +232,26 @@ def _scales(problem, options):
         return [None] * len(problem.weights)
     for i, slope in enumerate(problem.derivatives):
         if not slope.all():
+            where = tuple(int(k) for k in np.argwhere(slope == 0)[0])
             raise ValueError(
-                f"derivatives[{i}] has zeros, and nonlinearity='linearized' divides by them; use 'linear'"
+                f"derivatives[{i}]{list(where)} is 0, and nonlinearity='linearized' divides by it; use 'linear' or 'tanh'"
             )
     return [1.0 / slope for slope in problem.derivatives]
 
 
-def _diverged(records):
-    return ~np.logical_and.reduce([np.isfinite(states[-1]).all(axis=1) for states in records])
+def _trajectory(r_y, r_x):
+    last = [states[-1] for states in (*r_x, *r_y)]
+    diverged = ~np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in last])
+    return InversionTrajectory(r_x, r_y, diverged)
 
 
 def _refuse_divergence(errors):
-    for layer in reversed(range(len(errors))):
-        wrong = np.flatnonzero(~np.isfinite(errors[layer]).all(axis=1))
-        if len(wrong):
+    for layer, error in reversed(list(enumerate(errors, 1))):
+        lost = np.flatnonzero(~np.isfinite(error).all(axis=1))
+        if len(lost):
             raise DivergenceError(
-                f"the inversion of layer {layer + 1} diverged for {len(wrong)} of {len(errors[layer])} samples; its loop is "
-                "unstable with these weights, feedback, alpha and dt: a smaller dt or a larger alpha may help, or feedback "
-                "nearer to -W^T",
-                layer=layer + 1, samples=wrong.tolist(),
+                f"the errors of layer {layer} are not finite for {len(lost)} of {len(error)} samples: the loop is unstable "
+                "with these weights, feedback, alpha and dt; feedback nearer to -W^T, a smaller dt or a larger alpha may "
+                "help",
+                layer=layer, samples=lost.tolist(),
             )  # fmt: skip
