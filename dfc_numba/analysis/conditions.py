@@ -79,7 +79,7 @@ def conditions(network, x, *, damping="fitted"):
         overlap = _Overlap.of(spectra, feedback)
 
         def mean_angle(gamma):
-            return np.array([angle([feedback], [spectra.mean_inverse(gamma)])])
+            return np.array([angle([feedback], [spectra.mean_inverse(float(np.squeeze(gamma)))])])
 
         top = overlap.values.max(axis=1) ** 2
         best, best_of_mean = (
@@ -128,8 +128,9 @@ class _Spectra:
         """The mean over samples of J^T (J J^T + damping I)^{-1}, (N, n_L), up to a factor if the damping is infinite."""
         total = 0.0
         for s in self:
-            gains = inverse_gains(s.values, s.kept, damping if np.ndim(damping) == 0 else damping[0])
-            total = total + np.tensordot(s.right, s.left * gains[:, np.newaxis], axes=([0, 1], [0, 2]))
+            gains = inverse_gains(s.values, s.kept, damping)
+            columns = (s.left * gains[:, np.newaxis]).transpose(0, 2, 1)
+            total = total + s.right.reshape(-1, s.right.shape[2]).T @ columns.reshape(-1, columns.shape[2])
         return total / len(self._response.x)
 
 
@@ -175,9 +176,9 @@ class _Overlap:
 
 # --- the damping that fits best ------------------------------------------------------------------------------------------
 
-DECADES = np.arange(-12.0, 5.0)  # of the damping over the square of the largest singular value
+DECADES = np.arange(-10.0, 4.0)  # of the damping over the square of the largest singular value
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
-REFINEMENTS = 32  # by the golden ratio each
+REFINEMENTS = 28  # by the golden ratio each
 TIE = 1e-9  # degrees by which a damping has to be better than none, or than an infinite one
 
 
@@ -260,7 +261,7 @@ def _invisible_share(jacobians, below, update):
     if damping == 0 or np.isnan(left).any():
         return np.linalg.norm(left)
     gram[np.diag_indices_from(gram)] += damping
-    factor = cho_factor(gram, overwrite_a=True)
+    factor = cho_factor(gram.T, overwrite_a=True)
     for _ in range(PASSES):
         seen = jacobians @ (below @ left.T)[:, :, np.newaxis]
         multipliers = cho_solve(factor, seen.ravel()).reshape(seen.shape)

@@ -6,7 +6,7 @@ With solver="dense" by matrices, with "matrix_free" from products with J and J^T
 """
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import eigh, lapack
 from scipy.sparse.linalg import LinearOperator, lsqr
 
 from dfc_numba.analysis.linear_response import Spectrum, by_layer, inverse_gains, jacobian_bytes
@@ -16,6 +16,9 @@ SOLVERS = ("dense", "matrix_free")
 MATRIX_FREE = 'pass solver="matrix_free", which needs products with the Jacobian only, or fewer samples'
 TOLERANCE = 1e-14  # of LSQR, relative
 MOST_STEPS = 20  # of LSQR, per number that is to be met
+WELL_CONDITIONED = (
+    1e-8  # reciprocal of the condition number from which on a Cholesky factor is as good as eigenvalues
+)
 GRAMS = 3  # matrices of that size that a dense solution holds at a time
 
 
@@ -82,7 +85,14 @@ def _dense_parameters(response, output, damping):
 
 
 def gram_of_layer(jacobians, below, bias):
-    """Scalar products of d r_L / d(W_i, b_i) of all samples and outputs, (B n_L, B n_L): (J_i J_i^T) (r^T r + 1 with bias)."""
+    """Scalar products of d r_L / d(W_i, b_i) of all samples and outputs: (J_i J_i^T) (r^T r + 1 with bias).
+
+    Args:
+        jacobians: J_i, (B, n_L, n_i). below: r_{i-1}, (B, n_{i-1}).
+
+    Returns:
+        (B n_L, B n_L)
+    """
     count, outputs = jacobians.shape[:2]
     rows = jacobians.reshape(count * outputs, -1)
     gram, inputs = rows @ rows.T, below @ below.T + float(bias)
@@ -92,11 +102,12 @@ def gram_of_layer(jacobians, below, bias):
 
 
 def _solve_semidefinite(gram, right, damping):
-    """(G + damping I)^{-1} b, the least-norm solution where damping is 0; G is overwritten."""
-    if damping > 0:
-        gram[np.diag_indices_from(gram)] += damping
-        return cho_solve(cho_factor(gram, overwrite_a=True), right)
-    values, vectors = eigh(gram, overwrite_a=True)
+    """(G + damping I)^{-1} b, the least-norm solution where damping is 0."""
+    gram[np.diag_indices_from(gram)] += damping
+    factor, failed = lapack.dpotrf(gram.T)
+    if not failed and (damping > 0 or lapack.dpocon(factor, np.linalg.norm(gram, 1))[0] > WELL_CONDITIONED):
+        return lapack.dpotrs(factor, right)[0]
+    values, vectors = eigh(gram.T, overwrite_a=True)
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return vectors[:, kept] @ (vectors[:, kept].T @ right / values[kept])
 
