@@ -64,6 +64,8 @@ class Network:
         weights: list of L arrays; `weights[i]` is W_{i+1}, (n_{i+1}, n_i).
         biases: list of L arrays (n_i,), or None.
         feedback: list of L arrays (n_i, n_L), the feedback weights Q_i.
+        backward: the feedback matrices of dynamic inversion, as `backward_errors` takes them: list of L - 1 arrays
+            (n_i, n_{i+1}), or of one, (n_1, n_L), for its single loop; None without. A list that is assigned is copied.
         hidden_activations: names of phi_1 .. phi_{L-1}; output_activation: name of phi_L.
         dtype: float32 or float64, of all parameters.
 
@@ -71,12 +73,13 @@ class Network:
     """
 
     def __init__(
-        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None
-    ):
+        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None,
+        backward=None,
+    ):  # fmt: skip
         """A network with the given parameters (copied).
 
         Args:
-            weights, biases, feedback: see the class; biases may be None.
+            weights, biases, feedback, backward: see the class; biases and backward may be None.
             hidden_activation: one name for all hidden layers, or a list with one name for each.
             dtype: float32 or float64; None takes float32 if all weights are float32, else float64.
 
@@ -99,6 +102,20 @@ class Network:
         self.feedback.fill(feedback)
         if biases is not None:
             self.biases.fill(biases)
+        self.backward = backward
+
+    @property
+    def backward(self):
+        """See the class."""
+        return self._backward
+
+    @backward.setter
+    def backward(self, matrices):
+        self._backward = None
+        if matrices is not None:
+            shapes = _backward_shapes(self.sizes, matrices)
+            self._backward = Parameters("backward", [np.zeros(shape, self.dtype) for shape in shapes])
+            self._backward.fill(matrices)
 
     @classmethod
     def create(
@@ -160,7 +177,7 @@ class Network:
     @property
     def n_parameters(self):
         """Number of weights, biases and feedback weights."""
-        groups = (self.weights, self.feedback, self.biases or [])
+        groups = (self.weights, self.feedback, self.biases or [], self.backward or [])
         return sum(array.size for group in groups for array in group)
 
     def __repr__(self):
@@ -171,7 +188,7 @@ class Network:
         """An independent copy, in another dtype if one is named."""
         return Network(
             weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
-            output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype,
+            output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype, backward=self.backward,
         )  # fmt: skip
 
     def forward(self, x, *, dtype=None):
@@ -285,6 +302,16 @@ def _sizes(weights):
                 f"weights[{i}] has shape {shape}, but the layer below has {shapes[i - 1][0]} units"
             )
     return (int(shapes[0][1]), *(int(shape[0]) for shape in shapes))
+
+
+def _backward_shapes(sizes, matrices):
+    """Shapes of the feedback matrices of dynamic inversion: from layer to layer, or from the output to the first one."""
+    _check_length("backward", matrices)
+    chain = list(zip(sizes[1:-1], sizes[2:], strict=True))
+    single = len(matrices) == 1 and np.shape(matrices[0]) == (sizes[1], sizes[-1])
+    if not single:
+        _check_length("backward", matrices, len(chain))
+    return [(sizes[1], sizes[-1])] if single else chain
 
 
 def _checked_sizes(sizes):

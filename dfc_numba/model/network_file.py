@@ -2,8 +2,8 @@
 
 from dfc_numba.support import hdf5
 
-SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.0"
-KINDS = ("weights", "feedback", "biases")
+SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.1"
+KINDS = ("weights", "feedback", "biases", "backward")
 
 
 def write(network, path):
@@ -38,8 +38,10 @@ def contents(group):
     """What `store` has written into a group, as keyword arguments of a `Network`."""
     attributes = group.attrs
     depth = len(attributes["sizes"]) - 1
-    kinds = KINDS if attributes["bias"] else KINDS[:-1]
-    arrays = {kind: [group[kind][str(i + 1)][...] for i in range(depth)] for kind in kinds}
+    counts = dict.fromkeys(KINDS[:3] if attributes["bias"] else KINDS[:2], depth)
+    if "backward" in group:
+        counts["backward"] = len(group["backward"])
+    arrays = {kind: [group[kind][str(i + 1)][...] for i in range(count)] for kind, count in counts.items()}
     return {
         "biases": None,
         **arrays,

@@ -1,0 +1,138 @@
+"""Feedback matrices of dynamic inversion: random, transposed forward weights, and optimised for stability."""
+
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from scipy.linalg import eig
+
+from dfc_numba.inversion.stability import RULES, feedback_loops, spectrum
+from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.validation import choice, number, whole_number
+
+KINDS = ("random", "transpose", "stable")
+MARGIN = 0.01  # how far from the border of stability the optimisation goes
+LEAST = 20  # it makes a 20th of its iterations at least
+
+
+@dataclass(frozen=True)
+class Stabilised:
+    """The end of `stabilised_feedback` for one loop.
+
+    Attributes:
+        feedback: B.
+        excess: what was lowered, before and after each iteration: the abscissa, or with dt the radius minus 1, without the
+            modes that no hidden layer sees.
+        stable: whether it is below 0 at the end.
+    """
+
+    feedback: np.ndarray
+    excess: tuple
+    stable: bool
+
+
+def initial_feedback(
+    weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, rate=0.05, iterations=200
+):
+    """New feedback matrices, as `backward_errors` takes them.
+
+    Args:
+        weights: W_1 .. W_L, list of (n_i, n_{i-1}).
+        kind: "random": uniform in +-bound; "transpose": scale W_{i+1}^T, for loop="single" scale W_2^T .. W_L^T; "stable":
+            from "random" on by `stabilised_feedback` with alpha = 0, rate and iterations.
+        loop: "sequential" (rules "di", "ndi", "fa") or "single" ("sldi").
+        seed: of the random numbers, a whole number or a list of them.
+
+    Returns:
+        list of (n_i, n_{i+1}), one per hidden layer; for loop="single" a list with one (n_1, n_L).
+
+    Raises:
+        ValueError, TypeError: for unknown names, or numbers out of range. RuntimeError: if "stable" was not reached.
+    """
+    choice("kind", kind, KINDS)
+    transposed = _transposed(weights, choice("loop", loop, tuple(RULES)))
+    if kind == "transpose":
+        return [scale * w for w in transposed]
+    number("bound", bound, exclusive=True)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.uniform(-bound, bound, w.shape) for w in transposed]
+    if kind == "random":
+        return drawn
+    found = stabilised_feedback(weights, drawn, loop=loop, rate=rate, iterations=iterations)
+    unstable = [i for i, one in enumerate(found, 1) if not one.stable]
+    if unstable:
+        raise RuntimeError(
+            f"the feedback of loop {unstable[0]} is not stable after {iterations} iterations; more of them, another rate or "
+            "another seed may help, and kind='transpose' with scale -1 is always stable in continuous time"
+        )
+    return [one.feedback for one in found]
+
+
+def _transposed(weights, loop):
+    """W_{i+1}^T of the hidden layers; for a single loop W_2^T .. W_L^T."""
+    above = [np.asarray(w, np.float64).T for w in weights[1:]]
+    return above if loop == "sequential" else [reduce(np.matmul, above)]
+
+
+def stabilised_feedback(
+    weights, feedback, *, alpha=0.0, dt=None, loop="sequential", rate=0.05, iterations=200
+):
+    """Feedback matrices that make the loops of dynamic inversion stable, by descending along the spectral abscissa.
+
+        B <- B - rate ds/dB,   ds/dB = Re(c conj(u) v^T) / (u^H v)     (Podlaski & Machens 2020; its eigenvector form)
+
+    s is the largest real part of the rates, or with dt the largest |z| of the Euler step; u, v are the left and right
+    eigenvectors of that mode's gain mu, brought to B's two ends, and c is what a change of mu changes it by. A loop is done
+    at s < -0.01 (with dt: |z| < 0.99), not before a 20th of the iterations and in any case after all of them: since B
+    moves from one critical mode to the next, the descent is not monotonic.
+
+    Args:
+        weights, feedback, alpha, loop: see `stability`.
+        dt: None for continuous time, else that of the Euler steps.
+        rate: length of a step along the gradient. iterations: the most there are, a whole number.
+
+    Returns:
+        list of `Stabilised`, one per loop.
+
+    Raises:
+        ValueError, TypeError: as for `stability`.
+    """
+    loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
+    number("rate", rate, exclusive=True)
+    whole_number("iterations", iterations)
+    if dt is not None:
+        number("dt", dt, exclusive=True)
+    with one_thread():
+        return [_descended(one, dt, rate, iterations) for one in loops]
+
+
+def _descended(loop, dt, rate, iterations):
+    """The `Stabilised` of one `FeedbackLoop`."""
+    excess, gradient = excess_and_gradient(loop, dt)
+    history = [excess]
+    while len(history) <= iterations // LEAST or (excess > -MARGIN and len(history) <= iterations):
+        moved = replace(loop, feedback=loop.feedback - rate * gradient)
+        if not np.isfinite(
+            moved.feedback
+        ).all():  # the critical mode has merged with another, and has no gradient
+            break
+        loop = moved
+        excess, gradient = excess_and_gradient(loop, dt)
+        history.append(excess)
+    return Stabilised(loop.feedback, tuple(history), excess < 0)
+
+
+def excess_and_gradient(loop, dt=None):
+    """(s, ds/dB) of a `FeedbackLoop`, see `stabilised_feedback`; with dt s is the largest |z| minus 1."""
+    gains, left, right = eig(loop.turn, left=True, right=True)
+    modes, slopes = spectrum(gains, *loop.equation(dt))
+    sizes = modes.real if dt is None else np.abs(modes) - 1.0
+    k, mode = np.unravel_index(np.argmax(sizes), sizes.shape)
+    slope = (
+        slopes[k, mode] if dt is None else slopes[k, mode] * modes[k, mode].conj() / np.abs(modes[k, mode])
+    )
+    lower, upper = loop.halves
+    u, v = left[:, k], right[:, k]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gradient = np.real(slope / np.vdot(u, v) * np.outer(lower.T @ u.conj(), upper @ v))
+    return float(sizes[k, mode]), gradient

@@ -1,0 +1,170 @@
+"""Stability of dynamic inversion: of its loops in continuous time, and of the ordered Euler steps that are run.
+
+Both follow from the gains of a loop, the eigenvalues mu of its turn, the product of all its matrices: for each gain the
+loop decays, grows and oscillates like a loop of single units. The turn is taken at the smallest population.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from dfc_numba.inversion.problem import check
+from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.validation import choice, number
+
+RULES = {"sequential": "di", "single": "sldi"}
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How the loops of dynamic inversion behave; tuples have one entry per loop, the lowest first.
+
+    Attributes:
+        rates: all eigenvalues lambda of a loop in continuous time, per time constant of the hidden layers.
+        factors: all eigenvalues z of its ordered Euler step.
+        stable: whether the errors of the hidden layers come to rest, in continuous time.
+        euler_stable: the same of the Euler steps.
+
+    Where a layer has more units than the one below, its error population has modes that no hidden layer sees, with lambda
+    = -alpha. They count for `abscissa` and `radius`, and not for `stable` and `euler_stable`.
+    """
+
+    rates: tuple
+    factors: tuple
+    stable: bool
+    euler_stable: bool
+
+    @property
+    def abscissa(self):
+        """The largest real part of the rates of each loop."""
+        return tuple(float(found.real.max()) for found in self.rates)
+
+    @property
+    def radius(self):
+        """The largest absolute value of the factors of each loop."""
+        return tuple(float(np.abs(found).max()) for found in self.factors)
+
+
+def stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
+    """The `Stability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
+
+    With populations r_1 .. r_m, m = 2 in the loop of each hidden layer of "di" (r_x = r_1, r_y = r_2) and m = L in "sldi":
+
+        dr_1/dt = -r_1 + B r_m,   dr_i/dt = -r_i + W_i r_{i-1},   dr_m/dt = -alpha r_m + W_m r_{m-1} - delta
+
+    the rates lambda of its modes and their factors z per Euler step obey, for each eigenvalue mu of W_m .. W_2 B,
+
+        (lambda + 1)^(m-1) (lambda + alpha) = mu
+        (z - 1 + dt)^(m-1) (z - 1 + dt alpha) = dt^m z^(m-1) mu
+
+    The loop is stable where all Re lambda < 0, and its Euler steps where all |z| < 1. For m = 2 the former means Re mu <
+    alpha - (Im mu)^2 / (1 + alpha)^2, and the latter, for real mu, -(2 - dt)(2 - dt alpha) / dt^2 < mu < alpha.
+
+    Args:
+        weights: W_1 .. W_L, list of (n_i, n_{i-1}); of W_1 only the shape matters.
+        feedback: B_i, list of (n_i, n_{i+1}), one per hidden layer; a single (n_1, n_L) for loop="single".
+        alpha, dt: as for `backward_errors`.
+        loop: "sequential" (rule "di") or "single" ("sldi").
+
+    Raises:
+        ValueError, TypeError: for shapes that do not fit, numbers that are not finite, unknown names.
+    """
+    loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
+    number("dt", dt, exclusive=True)
+    rates, factors = ([one.modes(equation) for one in loops] for equation in (None, dt))
+    return Stability(
+        rates=tuple(map(np.concatenate, rates)),
+        factors=tuple(map(np.concatenate, factors)),
+        stable=all(seen.real.max() < 0 for seen, _ in rates),
+        euler_stable=all(np.abs(seen).max() < 1 for seen, _ in factors),
+    )
+
+
+def feedback_loops(weights, feedback, *, alpha=0.0, loop="sequential"):
+    """The loops of a network with weights W_1 .. W_L, checked: a list of `FeedbackLoop`, the lowest first."""
+    rule = RULES[choice("loop", loop, tuple(RULES))]
+    number("alpha", alpha)
+    problem = check(weights, feedback, None, np.zeros((1, len(weights[-1]))), rule)
+    chains = [problem.weights] if loop == "single" else [[w] for w in problem.weights]
+    return [FeedbackLoop(chain, b, alpha) for chain, b in zip(chains, problem.feedback, strict=True)]
+
+
+@dataclass(frozen=True)
+class FeedbackLoop:
+    """A loop of populations r_1 .. r_m: upwards through W_2 .. W_m, and back through B.
+
+    Attributes:
+        weights: W_2 .. W_m, list of (n_i, n_{i-1}), float64. feedback: B, (n_1, n_m).
+        alpha: leak of r_m; the others have a leak of 1.
+    """
+
+    weights: list
+    feedback: np.ndarray
+    alpha: float
+
+    @property
+    def sizes(self):
+        """[n_1, ..., n_m]."""
+        return [len(self.feedback), *map(len, self.weights)]
+
+    @property
+    def halves(self):
+        """(W_k .. W_2, W_m .. W_{k+1}) with r_k the smallest population: the turn is their product around B."""
+        sizes = self.sizes[::-1]
+        k = len(sizes) - 1 - sizes.index(min(sizes))
+        lower = _chain(self.weights[:k], len(self.feedback))
+        return lower, _chain(self.weights[k:], self.sizes[k])
+
+    @property
+    def turn(self):
+        """W_k .. W_2 B W_m .. W_{k+1}, (n_k, n_k), whose eigenvalues are the gains."""
+        lower, upper = self.halves
+        return lower @ self.feedback @ upper
+
+    def modes(self, dt=None):
+        """Rates, or with dt factors per Euler step: (those that hidden layers see, those of r_m that they do not)."""
+        with one_thread():
+            gains = np.linalg.eigvals(self.turn)
+        *hidden, top = (n - len(gains) for n in self.sizes)
+        leaks = np.repeat([1.0, self.alpha], [sum(hidden), top])
+        surplus = -leaks if dt is None else 1.0 - dt * leaks
+        hides = sum(hidden) + (np.linalg.matrix_rank(self.feedback) - len(gains) if top else 0)
+        seen, _ = spectrum(gains, *self.equation(dt))
+        return np.concatenate([seen.ravel(), surplus[:hides]]), surplus[hides:]
+
+    def equation(self, dt=None):
+        """Polynomials (p, q), highest power first: the modes x of a gain mu have p(x) = mu q(x)."""
+        hidden = len(self.weights)
+        if dt is None:
+            return np.poly([-1.0] * hidden + [-self.alpha]), np.ones(1)
+        return np.poly([1.0 - dt] * hidden + [1.0 - dt * self.alpha]), dt ** (hidden + 1) * np.eye(
+            hidden + 1
+        )[0]
+
+
+def spectrum(gains, p, q):
+    """All x with p(x) = mu q(x) for each gain mu (k,), and their slopes dx/dmu: two arrays (k, degree of p)."""
+    padded = np.pad(q, (len(p) - len(q), 0))
+    roots = _roots(p - gains[:, None].astype(complex) * padded)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a double root has no slope
+        derivative = np.polyval(np.polyder(p), roots) - gains[:, None] * np.polyval(np.polyder(padded), roots)
+        return roots, np.polyval(q, roots) / derivative
+
+
+def _roots(coefficients):
+    """Roots (k, d) of monic polynomials (k, d + 1), highest power first; a double root of a square is exact."""
+    if coefficients.shape[1] == 3:
+        half = -coefficients[:, 1:2] / 2
+        distance = np.sqrt(half**2 - coefficients[:, 2:])
+        return np.hstack([half + distance, half - distance])
+    degree = coefficients.shape[1] - 1
+    companion = np.zeros((len(coefficients), degree, degree), complex)
+    companion[:, 0] = -coefficients[:, 1:]
+    companion[:, np.arange(1, degree), np.arange(degree - 1)] = 1.0
+    return np.linalg.eigvals(companion)
+
+
+def _chain(weights, size):
+    """W_k .. W_1 of a list of matrices; the identity for none."""
+    return reduce(lambda product, w: w @ product, weights, np.eye(size))
