@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,16 +99,24 @@ class Trajectories:
         return self._handles[number]
 
     def part(self, number, group, name):
-        """The `Part` of a variable that `files[number]` has."""
+        """The `Part` of a variable that `files[number]` has.
 
+        All of a group are looked up at once: a run may have thousands of files, of which few stay open.
+        """
+        parts = self._parts.get((number, group))
+        if parts is None:
+            parts = self._parts[number, group] = {}
+            for other in filter(schema.is_variable, safe.group(self.handle(number), group)):
+                with suppress(OSError, ValueError):  # whoever asks for it is told
+                    parts[other] = self._look_up(number, group, other)
+        return parts[name] if name in parts else self._look_up(number, group, name)
+
+    def _look_up(self, number, group, name):
         def opened():
             return safe.data_set(safe.group(self.handle(number), group), name)
 
-        place = number, group, name
-        if place not in self._parts:
-            dataset = opened()
-            self._parts[place] = Part(opened, self.files[number], dataset.shape, dataset.dtype)
-        return self._parts[place]
+        dataset = opened()
+        return Part(opened, self.files[number], dataset.shape, dataset.dtype)
 
     def close(self):
         """Close all files; nothing can be read any more."""
@@ -153,7 +162,7 @@ class PhaseRecords:
     """
 
     def __init__(self, source, name, counts):
-        self._source, self.name = source, name
+        self._source, self.name, self._stored = source, name, {}
         self._files = [number for number, count in enumerate(counts) if count is not None]
         self._ends = np.cumsum([counts[number] for number in self._files])
         group = self._group(self._files[0])
@@ -184,9 +193,12 @@ class PhaseRecords:
             ValueError: if it is not stored.
         """
         full = schema.file_name(name, layer, self.variables)
-        grows = schema.variable(full).dims[0] == schema.RECORD
-        files = self._files if grows else self._files[:1]
-        return StoredVariable(full, [self._source.part(number, self.name, full) for number in files])
+        if full not in self._stored:
+            grows = schema.variable(full).dims[0] == schema.RECORD
+            files = self._files if grows else self._files[:1]
+            parts = [self._source.part(number, self.name, full) for number in files]
+            self._stored[full] = StoredVariable(full, parts)
+        return self._stored[full]
 
     def network(self, n):
         """The `Network` of record n, as it was before the update."""

@@ -8,7 +8,6 @@ from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
 from dfc_numba.support import hdf5
 
-LINK_KINDS = {"SoftLink": "a soft link", "ExternalLink": "a link to another file"}
 FILTER_NAMES = {"32015": "zstd", "32001": "blosc"}
 NUMBERS, SIMPLE = "fiu", "fiub"
 
@@ -51,11 +50,16 @@ def damage_named(where):
 
 
 def _refuse_links(group):
-    for name in group:
-        kind = type(group.get(name, getlink=True)).__name__
-        if kind != "HardLink":
+    from h5py import h5l
+
+    for name in group.id:
+        kind = group.id.links.get_info(name).type
+        if kind != h5l.TYPE_HARD:
+            what = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}.get(
+                kind, "a link"
+            )
             raise ValueError(
-                f"{group.file.filename}: {group.name.rstrip('/')}/{name} is {LINK_KINDS.get(kind, kind)}, "
+                f"{group.file.filename}: {group.name.rstrip('/')}/{name.decode(errors='replace')} is {what}, "
                 "which is not followed; copy what it leads to into the file"
             )
 

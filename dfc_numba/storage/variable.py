@@ -89,10 +89,11 @@ class StoredVariable(Lazy):
 
     def _blocks(self, rows, rest):
         """What the files hold of these indices: pairs of places in the result, and function that reads it."""
-        for start, end, part in zip(self._starts[:-1], self._starts[1:], self._parts, strict=True):
-            here = np.flatnonzero((rows >= start) & (rows < end))
+        places = np.searchsorted(self._starts[1:], rows, side="right")
+        for number in np.unique(places):
+            here, start, part = np.flatnonzero(places == number), self._starts[number], self._parts[number]
             within = [np.flatnonzero(one < length) for one, length in zip(rest, part.shape[1:], strict=True)]
-            if len(here) and all(map(len, within)):
+            if all(map(len, within)):
                 inner = [one[places] for one, places in zip(rest, within, strict=True)]
                 for run in _runs(rows[here]):
                     yield [here[run], *within], partial(self._read, part, int(start), rows[here[run]], inner)
