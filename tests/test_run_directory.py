@@ -44,7 +44,7 @@ class Checkpoints:
 def trainer(text="weights", best="best", best_epoch=1, rows=(), minibatches=0):
     counters = SimpleNamespace(best_epoch=best_epoch, minibatches=minibatches)
     return SimpleNamespace(
-        network=Weights(text), best_network=Weights(best), counters=counters, rows=list(rows)
+        analysis=None, network=Weights(text), best_network=Weights(best), counters=counters, rows=list(rows)
     )
 
 

@@ -30,7 +30,7 @@ from dfc_numba.model.controller import Controller
 from dfc_numba.support.options import Count, NotNegative, Positive
 
 Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
-Initialisation = Literal["xavier_normal", "xavier", "orthogonal"]
+Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform"]
 FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
@@ -115,7 +115,10 @@ class NetworkSection(Section):
         "linear", description="activation of the output layer; the softmax belongs to the loss"
     )
     bias: bool = Field(True, description="whether the layers have biases")
-    init: Initialisation = Field("xavier_normal", description="initial forward weights")
+    init: Initialisation = Field(
+        "xavier_normal", description="initial forward weights; orthonormal: orthogonal without its scale"
+    )
+    init_range: Positive = Field(0.01, description="init = uniform draws from +- this")
     feedback_init: FeedbackInitialisation = Field(
         "xavier_normal",
         description="initial feedback weights; those of the output layer are the identity, except with jacobian_...: "
@@ -154,9 +157,10 @@ class TargetSection(Section):
 class TrainingSection(Section):
     """What is learned, how long, with which numbers."""
 
-    method: Literal["dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "dfc-single-phase", "bp", "dfa"] = Field(
-        "dfc", description="learning method"
-    )
+    method: Literal[
+        "dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "dfc-single-phase",
+        "bp", "dfa", "di", "sldi", "ndi", "fa", "pbp",
+    ] = Field("dfc", description="learning method")  # fmt: skip
     rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
         "nonlinear_difference", description="plasticity rule of the forward weights"
     )
@@ -172,6 +176,14 @@ class TrainingSection(Section):
     )
     dtype: Literal["float64", "float32"] = Field("float64", description="numbers of network and simulation")
     freeze_forward: bool = Field(False, description="learn the feedback weights only")
+    clip_error: Positive | None = Field(
+        None,
+        description="largest norm of a sample's error in a hidden layer, the output's error being target - output; none: "
+        "no clipping",
+    )
+    normalise_updates: bool = Field(
+        False, description="divide a sample's update of each array by its norm (Frobenius)"
+    )
 
 
 class FeedbackSection(Section):
@@ -317,8 +329,36 @@ class AnalysisSection(Section):
     )
     damping: NotNegative | None = Field(
         None,
-        description="gamma of the damped Gauss-Newton and minimum-norm updates and of J^T (J J^T + gamma I)^-1; left out: "
-        "controller.alpha",
+        description="gamma of the damped Gauss-Newton and minimum-norm updates, 0: without; left out: controller.alpha",
+    )
+
+
+class InversionSection(Section):
+    """How errors reach the hidden layers by dynamic inversion and the rules beside it; times in time constants."""
+
+    alpha: NotNegative = Field(0.0, description="leak of the error populations")
+    dt: Positive = Field(0.5, description="Euler step")
+    steps: Count = Field(999, description="number of Euler steps")
+    nonlinearity: Literal["linear", "tanh", "linearized"] = Field(
+        "linear", description="psi(r) in the loops: r, tanh(r), or r / phi'(v)"
+    )
+    feedback: Literal["random", "transpose", "stable"] = Field(
+        "transpose",
+        description="feedback matrices B: uniform in +-feedback_range, feedback_scale times the transposed initial weights, "
+        "or random and then optimised for stability with alpha = 0",
+    )
+    feedback_range: Positive = Field(0.5, description="feedback = random, stable: drawn from +- this")
+    feedback_scale: float = Field(
+        -1.0, description="feedback = transpose: factor; di, sldi and ndi need it negative"
+    )
+    restabilise: Literal["never", "continuous", "euler"] = Field(
+        "never",
+        description="after each update, optimise the feedback of loops that have become unstable: in continuous time, or "
+        "in the Euler steps that are run",
+    )
+    stabilising_rate: Positive = Field(0.05, description="optimising for stability: length of a step")
+    stabilising_iterations: Count = Field(
+        200, description="optimising for stability: most iterations; a 20th of them are made in any case"
     )
 
 
@@ -363,6 +403,9 @@ class Config(Section):
     optimizer: OptimizerSection = Field(OptimizerSection(), description="optimiser of the forward weights")
     feedback_optimizer: FeedbackOptimizerSection = Field(
         FeedbackOptimizerSection(), description="optimisers of the feedback weights"
+    )
+    inversion: InversionSection = Field(
+        InversionSection(), description="how errors reach the hidden layers by dynamic inversion"
     )
     log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
     analysis: AnalysisSection = Field(

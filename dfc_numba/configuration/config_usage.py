@@ -3,9 +3,12 @@
 SINGLE_PHASE = "dfc-single-phase"
 LEARNING_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
 DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
+# methods whose feedback matrices invert the weights, and the keys of [inversion] that each looks at
+LOOP_KEYS = {"alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback"}
+INVERSION_KEYS = {"di": LOOP_KEYS, "sldi": LOOP_KEYS, "ndi": {"alpha", "feedback"}, "fa": {"feedback"}, "pbp": set()}
 # what can be measured, and what of it depends on analysis.damping
 ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "stability")
-DAMPED = {"alignment", "loss_decrease", "conditions"}
+DAMPED = {"alignment", "loss_decrease"}
 # methods that solve for the steady state, and what of the controller it depends on
 SOLVED_KEYS = {
     "dfc-ssa": {"alpha", "leak", "jacobian_feedback"},
@@ -117,15 +120,18 @@ def unused_places(config):
         _unused_by_optimizers,
         _unused_by_log,
         _unused_by_analysis,
+        _unused_by_inversion,
     )
     return [(place, reason) for rule in rules for places, reason in rule(config) for place in places]
 
 
 def _unused_by_network(config):
     if config.network.start_from:
-        yield ["network.init", *FEEDBACK_INIT_KEYS], "network.start_from is set"
-    if config.training.method == "bp":
-        yield FEEDBACK_INIT_KEYS, "backpropagation has no feedback weights of its own"
+        yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
+    if config.network.init != "uniform":
+        yield ["network.init_range"], "only network.init = 'uniform' looks at it"
+    if config.training.method == "bp" or config.training.method in INVERSION_KEYS:
+        yield FEEDBACK_INIT_KEYS, f"training.method = {config.training.method!r} has no feedback weights from the output"
     if config.training.method in DFC_METHODS and config.controller.jacobian_feedback:
         yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
     for init, key in SPECIAL_INIT_KEYS.items():
@@ -142,6 +148,9 @@ def _unused_by_method(config):
             sections + learning,
             f"training.method = {training.method!r} runs no controller and learns no feedback weights",
         )
+    else:
+        reason = f"training.method = {training.method!r} brings no errors of single samples to the hidden layers"
+        yield ["training.clip_error", "training.normalise_updates"], reason
     if solves(config):
         keys = SOLVED_KEYS[training.method] | ({"k_p"} if config.controller.leak == "integral" else set())
         yield (
@@ -224,3 +233,18 @@ def _unused_by_analysis(config):
         yield keys, "analysis.every = 0 measures nothing"
     if not DAMPED & {*config.analysis.what}:
         yield ["analysis.damping"], f"analysis.what = {list(config.analysis.what)} does not depend on it"
+
+
+def _unused_by_inversion(config):
+    inversion, method = config.inversion, config.training.method
+    keys = INVERSION_KEYS.get(method, set())
+    yield (
+        [f"inversion.{key}" for key in sorted(LOOP_KEYS - keys)],
+        f"training.method = {method!r} does not depend on it",
+    )
+    made = inversion.feedback if "feedback" in keys else "none"
+    reason = f"inversion.feedback = {made!r}" if made != "none" else f"training.method = {method!r} has no such feedback"
+    yield ["inversion.feedback_range"] if made not in ("random", "stable") else [], reason
+    yield ["inversion.feedback_scale"] if made != "transpose" else [], reason
+    if made != "stable" and ("restabilise" not in keys or inversion.restabilise == "never"):
+        yield ["inversion.stabilising_rate", "inversion.stabilising_iterations"], "no feedback is optimised for stability"

@@ -211,7 +211,10 @@ def epoch_line(row, epochs):
     width = len(str(epochs["forward"]))
     parts = [f"epoch {row['epoch']:>{width}}/{epochs['forward']}"]
     parts += [text for name in ("train", "val", "test") if (text := score_text(row, name))]
-    return "   ".join([*parts, duration(row["seconds"])])
+    seconds = duration(row["seconds"])
+    if "analysis_seconds" in row:
+        seconds += f" + {duration(row['analysis_seconds'])} analysis"
+    return "   ".join([*parts, seconds])
 
 
 def score_text(row, name):

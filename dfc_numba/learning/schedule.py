@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # the streams of random orders; a number never changes its meaning
-ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3}
+ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3, "probe": 4}
 
 
 @dataclass(frozen=True)

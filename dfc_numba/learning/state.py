@@ -1,6 +1,6 @@
 """What evolves in a run, as values: with these, a run continues to the same bits as if it had never stopped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 
@@ -40,6 +40,7 @@ class State:
         optimizers: the arrays of each optimiser by its name, see `Optimizer.arrays`.
         counters: the `Counters`.
         rows: one dict per complete epoch.
+        analysis: the arrays of `Monitor.arrays`; empty where nothing is measured.
     """
 
     network: object
@@ -47,6 +48,7 @@ class State:
     optimizers: dict
     counters: Counters
     rows: list
+    analysis: dict = field(default_factory=dict)
 
     def check_fit(self, trainer):
         """Refuses a trainer that has another network or other optimisers, or that has fewer passes to do."""

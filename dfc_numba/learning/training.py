@@ -82,6 +82,7 @@ class Trainer:
             where there is none; None draws it from `training.seed`.
         threads: number of threads; None leaves it as it is.
         log: a `Logger` that notes chosen minibatches, and is the first of the observers; None for none.
+        analysis: a `Monitor` that measures while the run goes on, and is the next of the observers; None for none.
 
     Attributes:
         network, best_network: last weights, and those of the best epoch: highest validation accuracy
@@ -96,12 +97,13 @@ class Trainer:
     """
 
     def __init__(
-        self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None, log=None
+        self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None, log=None,
+        analysis=None,
     ):  # fmt: skip
         _check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
-        self.observers, self.threads, self.log = tuple(observers), threads, log
+        self.observers, self.threads, self.log, self.analysis = tuple(observers), threads, log, analysis
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
         trains_feedback = config.feedback.train and self.method.feedback is not None
@@ -117,7 +119,8 @@ class Trainer:
     def state(self):
         """The `State` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
-        return State(self.network, self.best_network, arrays, self.counters, self.rows)
+        notes = {} if self.analysis is None else self.analysis.arrays()
+        return State(self.network, self.best_network, arrays, self.counters, self.rows, notes)
 
     def restore(self, state):
         """Goes back to a `State`, which is copied; `run` then continues to the same bits as if it had never stopped.
@@ -134,6 +137,8 @@ class Trainer:
             for key, array in optimizer.arrays().items():
                 array[...] = state.optimizers[name][key]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
+        if self.analysis is not None:
+            self.analysis.restore(state.analysis)
 
     def run(self):
         """Runs to the end, or from where an interrupted run stopped, and returns the `Outcome`."""
@@ -301,7 +306,7 @@ class Trainer:
         return Clock(remaining, costs)
 
     def _notify(self, event, *arguments):
-        for observer in filter(None, (self.log, *self.observers)):
+        for observer in filter(None, (self.log, self.analysis, *self.observers)):
             if hasattr(observer, event):
                 getattr(observer, event)(*arguments)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfc_numba import data
+from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config_usage import logs
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.training import Trainer
@@ -81,7 +82,10 @@ class Experiment:
             new = checkpoint is None
             self.network = create_network(config, self.dataset) if new else checkpoint.state.network
             log = Logger(self.directory.path, config, command=command) if logs(config) else None
-            self.trainer = Trainer(self.network, self.dataset, config, threads=threads, log=log)
+            analysis = Monitor(config, self.dataset) if config.analysis.every else None
+            self.trainer = Trainer(
+                self.network, self.dataset, config, threads=threads, log=log, analysis=analysis
+            )
             if not new:
                 checkpoint.restore(self.trainer)
 

@@ -2,7 +2,8 @@
 
 config.toml             the configuration as resolved; `dfc train config.toml` repeats the run
 run.json                environment, status, reason of the end, times, results; of all sessions, if it was resumed
-metrics.csv             one row per epoch
+metrics.csv             one row per epoch, with what [analysis] measures in the end
+analysis.h5             all that [analysis] has measured
 weights_best.h5         the network of the best epoch
 weights_last.h5         the network at the end, for now of the last complete epoch
 checkpoint.h5           all that evolves, to resume the run from; checkpoint_previous.h5 is the one before
@@ -19,6 +20,7 @@ from itertools import count
 from math import isnan
 from pathlib import Path
 
+from dfc_numba.analysis import measurements
 from dfc_numba.configuration.config_file import to_toml
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.storage import checkpoint_pair
@@ -27,9 +29,9 @@ from dfc_numba.support.files import Lock, remove_leftovers, write_text
 
 SCORES = [f"{split}_{score}" for split in ("train", "val", "test") for score in ("loss", "accuracy")]
 METRICS = ("epoch", *SCORES, "seconds")
-CONFIG_NAME, RUN_NAME, METRICS_NAME = "config.toml", "run.json", "metrics.csv"
+CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME = "config.toml", "run.json", "metrics.csv", "analysis.h5"
 BEST_NAME, LAST_NAME, LOCK_NAME = "weights_best.h5", "weights_last.h5", ".lock"
-FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, BEST_NAME, LAST_NAME, *checkpoint_pair.FILES)
+FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME, BEST_NAME, LAST_NAME, *checkpoint_pair.FILES)
 DEFAULT_PARENT = "runs"
 # what run.json tells about each session
 SESSION = (
@@ -128,6 +130,7 @@ class RunDirectory:
             remove_leftovers(self.path, FILES)
             self._write_config()
             self._write_metrics(trainer.rows)
+            self._write_analysis()
             if trainer.rows:
                 trainer.best_network.save(self.path / BEST_NAME)
             self.record["resumed_after"] = {
@@ -143,8 +146,9 @@ class RunDirectory:
         self.checkpoints.write_if_due(self._trainer)
 
     def on_epoch(self, row):
-        """Adds a row to metrics.csv, and saves the network, the best one if it changed, and a checkpoint."""
+        """Adds a row to metrics.csv, and saves analysis, network, the best one if it changed, and a checkpoint."""
         self._write_metrics(self._trainer.rows)
+        self._write_analysis()
         self._trainer.network.save(self.path / LAST_NAME)
         if self._trainer.counters.best_epoch == row["epoch"]:
             self._trainer.best_network.save(self.path / BEST_NAME)
@@ -155,7 +159,10 @@ class RunDirectory:
         if outcome.status == "interrupted":
             self._trainer.network.save(self.path / LAST_NAME)
             self.checkpoints.write(self._trainer)
+        self._write_analysis()
         results = {"epochs": outcome.epochs, "best_epoch": outcome.best_epoch}
+        if self._trainer.analysis is not None:
+            results["analysis"] = self._trainer.analysis.cost()
         if rows := self._trainer.rows:
             best = next((row for row in rows if row["epoch"] == outcome.best_epoch), rows[-1])
             results.update(last=_plain(rows[-1]), best=_plain(best))
@@ -184,10 +191,15 @@ class RunDirectory:
 
     def _write_metrics(self, rows):
         text = io.StringIO()
-        writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+        columns = (*METRICS, *measurements.configured(self.config))
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path / METRICS_NAME, text.getvalue())
+
+    def _write_analysis(self):
+        if self._trainer.analysis is not None:
+            self._trainer.analysis.write(self.path / ANALYSIS_NAME)
 
     def _write_record(self):
         write_text(self.path / RUN_NAME, json.dumps(self.record, indent=2) + "\n")

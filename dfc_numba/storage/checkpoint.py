@@ -8,6 +8,7 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 /rows              the rows of metrics.csv; the attribute `columns` names their numbers
 /network, /best_network
 /optimizers        the arrays of each optimiser
+/analysis          what was measured so far; missing where nothing was
 """
 
 import json
@@ -104,6 +105,8 @@ def save(trainer, path, *, keep=None):
             for name, array in arrays.items():
                 name = f"optimizers/{optimizer}/{name.replace('/', '.')}"
                 file.create_dataset(name, data=array, fletcher32=True)
+        for name, array in state.analysis.items():
+            file.create_dataset(f"analysis/{name}", data=array, fletcher32=True)
 
 
 def load(path):
@@ -115,7 +118,8 @@ def load(path):
     hdf5.check_seal(path)
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
         networks = [Network(**network_file.contents(file[name])) for name in ("network", "best_network")]
-        state = State(*networks, _optimizers(file), _counters(file), _rows(file))
+        analysis = {name: item[...] for name, item in file.get("analysis", {}).items()}
+        state = State(*networks, _optimizers(file), _counters(file), _rows(file), analysis)
         facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
         return Checkpoint(state, **facts)
 

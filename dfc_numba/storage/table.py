@@ -147,7 +147,7 @@ class Table:
             name, shape=shape, dtype=dtype, maxshape=_maximum(about.dims, shape), fillvalue=schema.FILL[dtype.kind],
             chunks=chunk_shape(shape[1:], dtype.itemsize) if grows else tuple(shape), **self._options,
         )  # fmt: skip
-        dataset.attrs.update(_texts(about))
+        dataset.attrs.update(texts(about))
         for axis, dim in enumerate(about.dims):
             dataset.dims[axis].attach_scale(self._scales[dim])
         self._variables[name] = dataset
@@ -158,7 +158,7 @@ def _maximum(dims, shape):
     return tuple(None if dim in schema.GROWING else length for dim, length in zip(dims, shape, strict=True))
 
 
-def _texts(about):
+def texts(about):
     """The attributes of a variable."""
     texts = {"long_name": about.long_name, "units": about.units}
     if about.coordinates:

@@ -1,0 +1,225 @@
+"""The measurements of the theory by name: what each is, in which unit, along which dimension, and how a probe gives it.
+
+A measurement is a number for the whole probe and, where it has a dimension, its parts: one number per layer or per sample.
+In files and tables the parts of `angle_bp` are called `angle_bp_layer`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from dfc_numba.analysis.alignment import alignment, loss_decrease
+from dfc_numba.analysis.conditions import null_space_fraction
+from dfc_numba.analysis.probe import traits_of
+from dfc_numba.analysis.stability import STABLE, VERDICTS
+from dfc_numba.model.jacobian import one_thread
+
+DAMPED = "J^T (J J^T + gamma I)^-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One measurement.
+
+    Attributes:
+        group: one of `config_usage.ANALYSES`, by which it is asked for.
+        long_name, units: what it is.
+        of: function of a `Probe` that returns the number for the whole probe and its parts.
+        along: dimension of the parts, "layer" or "sample"; None: there are none.
+        needs: the trait of a `Probe` without which there is no such measurement; None for all.
+        parts: what the parts are, where `long_name` does not say it. codes: what they mean, where they are codes from 0.
+    """
+
+    group: str
+    long_name: str
+    units: str
+    of: Callable
+    along: str | None = None
+    needs: str | None = None
+    parts: str = ""
+    codes: tuple = ()
+
+
+def available(groups, traits):
+    """Names of the measurements of these groups that probes with these traits have, in the order of the table."""
+    return [
+        name
+        for name, one in MEASUREMENTS.items()
+        if one.group in groups and (one.needs is None or one.needs in traits)
+    ]
+
+
+def configured(config):
+    """Names of the measurements that the section `[analysis]` of a configuration asks for while training."""
+    analysis = config.analysis
+    return available(analysis.what, traits_of(config, analysis.damping)) if analysis.every else []
+
+
+def measure(probe, names):
+    """The numbers of a probe by name: a number for each measurement, and arrays `name_layer` or `name_sample`.
+
+    Args:
+        probe: a `Probe`. names: from `available`.
+
+    Raises:
+        ValueError: for something that the probe lacks, see `Probe.missing`.
+    """
+    found = {}
+    with one_thread(), np.errstate(all="ignore"):  # a simulation may have diverged; what it gives is NaN
+        for name in names:
+            whole, parts = MEASUREMENTS[name].of(probe)
+            found[name] = float(whole)
+            if MEASUREMENTS[name].along:
+                found[parts_name(name)] = np.asarray(parts)
+    return found
+
+
+def parts_name(name):
+    """The name of the parts of a measurement."""
+    return f"{name}_{MEASUREMENTS[name].along}"
+
+
+# --- what the functions of the table do ----------------------------------------------------------------------------------
+
+
+def _angle(probe, *, kind, damped=False):
+    """The angles of the update with a reference, in all and layer by layer."""
+    found = alignment(probe.need("update"), probe.reference(kind, damped=damped))
+    return found.total, found.layers
+
+
+def _decrease(probe, *, kind=None, damped=False):
+    """The first-order decrease of the loss along the update, or a reference, per unit of its norm."""
+    update = probe.need("update") if kind is None else probe.reference(kind, damped=damped)
+    return loss_decrease(probe.network, probe.x, probe.need("y"), update, loss=probe.loss), None
+
+
+def _null_space(probe):
+    """The root mean square over the layers, weighted with the squared norms of their updates, and each of them."""
+    update = probe.need("update")
+    fractions = null_space_fraction(probe.network, probe.x, update)
+    power = np.array([np.sum(np.square(array, dtype=np.float64)) for array in update.weights])
+    return np.sqrt(np.sum(power * fractions**2) / np.sum(power)), fractions
+
+
+def _of_samples(probe, *, source, name, summary):
+    """Something of the samples, and its summary."""
+    values = np.asarray(getattr(getattr(probe, source), name))
+    return summary(values), values
+
+
+def _of_batch(probe, *, name):
+    """Something of the batch as a whole."""
+    return getattr(probe.conditions, name), None
+
+
+def _gamma(probe):
+    return probe.conditions.mean_damping, probe.conditions.damping
+
+
+def _input_norms(probe):
+    norms = probe.conditions.input_norms
+    return norms.mean(), norms.mean(axis=0)
+
+
+def _verdict(probe):
+    """The fraction of stable samples, and the code of each."""
+    codes = np.array([VERDICTS.index(verdict) for verdict in probe.stability.verdict], np.int8)
+    return np.mean(probe.stability.verdict == STABLE), codes
+
+
+# --- the table -----------------------------------------------------------------------------------------------------------
+
+
+def _angles():
+    references = {
+        "bp": "backpropagation",
+        "gn": "Gauss-Newton",
+        "mn": "minimum-norm target",
+        "ssa": "DFC-SSA",
+    }
+    for kind, text in references.items():
+        yield kind, f"the {text} update", {"kind": kind}, "linear control" if kind == "ssa" else None
+        if kind in ("gn", "mn"):
+            yield f"{kind}_damped", f"the damped {text} update", {"kind": kind, "damped": True}, "damping"
+
+
+def _alignment():
+    return {
+        f"angle_{name}": Measurement(
+            group="alignment", long_name=f"angle of the update with {text}", units="degrees",
+            of=partial(_angle, **options), along="layer", needs=needs,
+        )
+        for name, text, options, needs in _angles()
+    }  # fmt: skip
+
+
+def _loss_decrease():
+    directions = [("own", "the update of the method", {}, None), *_angles()]
+    return {
+        f"decrease_{name}": Measurement(
+            group="loss_decrease", long_name=f"decrease of the loss along {text}, per unit of its norm", units="1",
+            of=partial(_decrease, **options), needs=needs,
+        )
+        for name, text, options, needs in directions
+    }  # fmt: skip
+
+
+def _condition(name, long_name, units="1"):
+    """Something of `Conditions`, the mean over the samples for all."""
+    of = partial(_of_samples, source="conditions", name=name, summary=np.mean)
+    return Measurement(group="conditions", long_name=long_name, units=units, of=of, along="sample")
+
+
+def _mean_angle(name, long_name):
+    """An angle of Q with the mean of a matrix over the samples."""
+    of = partial(_of_batch, name=name)
+    return Measurement(group="conditions", long_name=long_name, units="degrees", of=of)
+
+
+def _stability(name, long_name, units="1/tau_u", needs="dynamics", worst=np.fmax):
+    """Something of `Stability`, that of the worst sample for all; samples without a steady state are left out."""
+    of = partial(_of_samples, source="stability", name=name, summary=worst.reduce)
+    return Measurement(
+        group="stability", long_name=long_name, units=units, of=of, along="sample", needs=needs
+    )
+
+
+MEASUREMENTS = {
+    **_alignment(),
+    **_loss_decrease(),
+    "null_space": Measurement(
+        group="null_space",
+        long_name="fraction of the norm of the update of the weights that does not change the output of the batch",
+        units="1", of=_null_space, along="layer",
+    ),
+    "input_norm": Measurement(
+        group="conditions", long_name="norm of the layers' inputs, mean over samples", units="1", of=_input_norms,
+        along="layer",
+    ),
+    "dev_r": _condition("dev_r", "standard deviation of the norms of the layers' inputs over their mean (condition 1: 0)"),
+    "condition_2": _condition("condition_2", "part of Q in the row space of J, ||P_J Q|| / ||Q|| (condition 2: 1)"),
+    "angle_q_transpose": _condition("angle_transpose", "angle of Q with J^T", "degrees"),
+    "angle_q_pinv": _condition("angle_pinv", "angle of Q with J^+", "degrees"),
+    "angle_q_damped": _condition("angle_damped", f"angle of Q with {DAMPED}", "degrees"),
+    "angle_q_mean_transpose": _mean_angle("mean_angle_transpose", "angle of Q with the mean of J^T over samples"),
+    "angle_q_mean_pinv": _mean_angle("mean_angle_pinv", "angle of Q with the mean of J^+ over samples"),
+    "angle_q_mean_damped": _mean_angle("mean_angle_damped", f"angle of Q with the mean of {DAMPED} over samples"),
+    "gamma": Measurement(
+        group="conditions", long_name=f"gamma for which {DAMPED}, or its mean, is nearest to Q", units="1", of=_gamma,
+        along="sample",
+    ),
+    "eig_instantaneous": _stability(
+        "instantaneous", "largest real part of the eigenvalues of -(J Q + alpha I)", needs="controller"
+    ),
+    "eig_integral": _stability("integral", "largest real part of the eigenvalues of A_I, without proportional control"),
+    "eig_proportional": _stability("proportional", "largest real part of the eigenvalues of A_PI"),
+    "euler_radius": _stability("euler", "spectral radius of the Euler step that is run", "1"),
+    "largest_dt": _stability("largest_dt", "largest stable Euler step", "tau_u", worst=np.fmin),
+    "verdict": Measurement(
+        group="stability", long_name="fraction of the samples that are stable", units="1", of=_verdict, along="sample",
+        needs="dynamics", parts="verdict", codes=VERDICTS,
+    ),
+}  # fmt: skip

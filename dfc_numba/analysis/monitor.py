@@ -1,0 +1,113 @@
+"""Measuring while a network is trained: an observer of the trainer that notes the measurements of a fixed probe batch.
+
+Nothing of the training depends on it. What it notes, except for the time, is a function of the state of the training, so
+that a run that goes on from a checkpoint, which holds the notes, ends with the same ones as a run that never stopped.
+"""
+
+import time
+from contextlib import nullcontext
+
+from dfc_numba.analysis.measurements import configured, measure
+from dfc_numba.analysis.probe import probe_minibatch, probe_of
+from dfc_numba.analysis.results import DIMENSIONS, PHASES, SAMPLE_INDEX, stacked, variables
+from dfc_numba.storage import analysis_file
+from dfc_numba.support import threads
+
+SECONDS = "analysis_seconds"  # of a row: what the measurements since the row before have cost
+WHERE = ("minibatches", "epoch", "phase")
+
+
+class Monitor:
+    """Measures a run as its section `[analysis]` says. Handed to the `Trainer`, it is one of its observers.
+
+    It measures before the first minibatch, after every n-th one of the run, and at the end of each epoch, where it adds the
+    numbers to the row.
+
+    Args:
+        config: the `Config`, with `analysis.every` above 0.
+        dataset: the `DataSet`, from whose training set the probe batch is drawn.
+
+    Attributes:
+        names: of the measurements.
+        notes: a dict for each time that was measured, with what `measure` returns and
+
+            minibatches     how many the run had done
+            epoch, phase    where the last one was; epoch 0 is the pre-training, phase a code of `results.PHASES`
+            sample_index    (B,) the samples of the probe batch in the training set
+            seconds         what it has cost
+
+    Raises:
+        ValueError: if the training set is smaller than the probe batch.
+    """
+
+    def __init__(self, config, dataset):
+        self._config, self._dataset, self._trainer = config, dataset, None
+        self.names, self.notes = configured(config), []
+
+    def arrays(self):
+        """The notes as arrays, the first dimension of which is the time; empty before there is any."""
+        return stacked(self.notes)
+
+    def restore(self, arrays):
+        """Take over notes as `arrays` has given them.
+
+        Raises:
+            ValueError: for notes of other measurements.
+        """
+        missing = {*self.names, *WHERE, "seconds"} - {*arrays}
+        if arrays and missing:
+            raise ValueError(
+                f"the notes of the analysis lack {', '.join(sorted(missing))}; they are of other settings"
+            )
+        times = len(arrays["seconds"]) if arrays else 0
+        self.notes = [{key: array[n] for key, array in arrays.items()} for n in range(times)]
+
+    def write(self, path):
+        """Write the notes, without the time that they took, into an analysis file; nothing before there is any."""
+        arrays = {name: array for name, array in self.arrays().items() if name != "seconds"}
+        if arrays:
+            analysis_file.write(
+                path, variables(arrays, "minibatches"), dimensions=DIMENSIONS, config=self._config
+            )
+
+    def cost(self):
+        """How often was measured, and the seconds that it took: in all, and until the end of each epoch since the last."""
+        per_epoch = [row[SECONDS] for row in self._trainer.rows if SECONDS in row]
+        seconds = sum(note["seconds"] for note in self.notes)
+        return {"times": len(self.notes), "seconds": seconds, "seconds_per_epoch": per_epoch}
+
+    def on_start(self, trainer):
+        """Measures the network at the start of the run."""
+        self._trainer = trainer
+        if not self.notes:
+            limit = nullcontext() if trainer.threads is None else threads.limit_threads(trainer.threads)
+            with limit:
+                self._measure(epoch=0, phase="start")
+
+    def on_minibatch(self, progress):
+        """Measures after every n-th minibatch."""
+        if self._trainer.counters.minibatches % self._config.analysis.every == 0:
+            self._measure(**_where(progress.phase, progress.epoch))
+
+    def on_epoch(self, row):
+        """Measures at the end of an epoch, unless that was done, and adds numbers and cost to the row."""
+        trainer = self._trainer
+        if self.notes[-1]["minibatches"] != trainer.counters.minibatches:
+            self._measure(**_where(trainer.schedule[trainer.counters.passes - 1].phase, row["epoch"]))
+        before = sum(other.get(SECONDS, 0.0) for other in trainer.rows if other is not row)
+        row.update({name: float(self.notes[-1][name]) for name in self.names})
+        row[SECONDS] = sum(note["seconds"] for note in self.notes) - before
+
+    def _measure(self, *, epoch, phase):
+        start, network = time.perf_counter(), self._trainer.network
+        minibatch = probe_minibatch(network, self._dataset, self._config)
+        numbers = measure(probe_of(network, minibatch, self._config), self.names)
+        self.notes.append({
+            "minibatches": self._trainer.counters.minibatches, "epoch": epoch, "phase": PHASES.index(phase),
+            SAMPLE_INDEX: minibatch.indices, **numbers, "seconds": time.perf_counter() - start,
+        })  # fmt: skip
+
+
+def _where(phase, epoch):
+    """Epochs of the pre-training are counted on their own, and are epoch 0 here."""
+    return {"phase": phase, "epoch": 0 if phase == "pretraining" else epoch}
