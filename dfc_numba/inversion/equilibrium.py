@@ -10,7 +10,6 @@ a linear system for all samples at once where f is linear, and otherwise one to 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack, lstsq
 
 from dfc_numba.errors import DivergenceError
 from dfc_numba.model.jacobian import one_thread
@@ -118,25 +117,26 @@ class Rest:
 def _refuse(lost, count):
     if len(lost):
         raise DivergenceError(
-            f"no state of rest was found for {len(lost)} of {count} samples, the first of them {lost[0]}: what tanh can show "
-            "is bounded, so large errors may have none; scale the errors down, raise alpha, or run the dynamics",
+            f"no state of rest was found for {len(lost)} of {count} samples, the first of them {lost[0]}: what tanh can "
+            "show is bounded, so large errors may have none; scale the errors down, raise alpha, or run the dynamics",
             samples=lost.tolist(),
         )  # fmt: skip
 
 
 def solve(matrix, columns):
-    """matrix^{-1} columns, by one factorisation; the least squares solution of least norm where `matrix` is singular."""
-    factors, pivots, failed = lapack.dgetrf(matrix)
-    if not failed:
-        inverse_condition, _ = lapack.dgecon(factors, np.abs(matrix).sum(axis=0).max())
-        if inverse_condition > len(matrix) * EPS:
-            return lapack.dgetrs(factors, pivots, columns)[0]
-    return least_squares(matrix, columns)
+    """matrix^{-1} columns for all columns at once; the least squares solution of least norm where `matrix` is singular."""
+    return least_squares(matrix, columns) if _singular(matrix) else np.linalg.solve(matrix, columns)
 
 
 def least_squares(matrix, columns):
     """The least squares solution of least norm, to working precision."""
-    return lstsq(matrix, columns, cond=EPS, check_finite=False)[0]
+    return np.linalg.lstsq(matrix, columns, rcond=EPS)[0]
+
+
+def _singular(matrix):
+    """Whether a square matrix is singular to working precision."""
+    with np.errstate(all="ignore"):
+        return not np.linalg.cond(matrix, 1) < 1.0 / (len(matrix) * EPS)
 
 
 def _solve_each(matrices, rows):
@@ -153,8 +153,17 @@ def _solve_each(matrices, rows):
 
 def pseudo_inverse_product(matrix, rows):
     """rows (B, n) times the transposed pseudo-inverse of `matrix` (n, m): solutions of least norm, (B, m)."""
+    w, d = _in_double([matrix, rows.T])
     with one_thread():
-        return least_squares(matrix.astype(np.float64), rows.T).T.astype(rows.dtype)
+        return np.ascontiguousarray(_pseudo_inverse_times(w, d).T, rows.dtype)
+
+
+def _pseudo_inverse_times(matrix, columns):
+    wide = matrix.shape[0] < matrix.shape[1]
+    q, r = np.linalg.qr(matrix.T if wide else matrix)
+    if _singular(r):
+        return least_squares(matrix, columns)
+    return q @ np.linalg.solve(r.T, columns) if wide else np.linalg.solve(r, q.T @ columns)
 
 
 def layer_at_rest(weights, feedback, scale, tanh, leak, delta):
@@ -171,7 +180,7 @@ def layer_at_rest(weights, feedback, scale, tanh, leak, delta):
             rest = Rest([b], w, _in_double([scale]), tanh, leak, d)
         else:
             rest = Rest([np.eye(len(b))], b @ w, _in_double([scale]), tanh, leak, d @ b.T)
-        return rest.states()[0].astype(delta.dtype)
+        return np.ascontiguousarray(rest.states()[0], delta.dtype)
 
 
 def network_at_rest(weights, feedback, scales, tanh, leak, delta):
@@ -183,7 +192,7 @@ def network_at_rest(weights, feedback, scales, tanh, leak, delta):
     chain = _in_double([feedback, *weights])
     rest = Rest(chain[:-1], chain[-1], _in_double(scales), tanh, leak, delta.astype(np.float64))
     with one_thread():
-        return [states.astype(delta.dtype) for states in rest.states()]
+        return [np.ascontiguousarray(states, delta.dtype) for states in rest.states()]
 
 
 def _in_double(arrays):
