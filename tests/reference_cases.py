@@ -14,6 +14,7 @@ import oracle
 import reference_slips
 import training_cases
 from reference_files import Comparison, family
+from reference_measures import measures
 from reference_problems import Problem
 from reference_table import find_row
 
@@ -53,7 +54,15 @@ def results(problem):
         "old_feedback": (feedforward, older_feedback_updates),
         "sp_pre": (feedforward, trajectory),
     }
-    simulated = feedforward, trajectory, steady_state, forward_updates, feedback_updates, stability_systems
+    simulated = (
+        feedforward,
+        trajectory,
+        steady_state,
+        forward_updates,
+        feedback_updates,
+        stability_systems,
+        measures,
+    )
     for part in special.get(problem.family, simulated):
         yield from part(problem)
 

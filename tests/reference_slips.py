@@ -4,11 +4,14 @@ For every such array `slips` computes what the published code computes, from its
 the slip; and what ours gives. The numbers of the slips are those of docs/reference-agreement.md.
 """
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import oracle
+import oracle_analysis
 from dfc_numba.data import student_teacher
+from reference_measures import dampings, implementation, named_arrays, published_updates
 
 FLOOR = 0.01  # the least sigma that a feedback gradient is divided by
 
@@ -33,6 +36,11 @@ def slips(problem):
     elif problem.family == "fb2p":
         yield from mean_control(problem)
         yield from scaled_white_noise(problem)
+    elif problem.family in ("metrics_new", "old_metrics"):
+        yield from analytic_updates(problem)
+        yield from spread_of_norms(problem)
+        yield from feedback_ratios(problem)
+        yield from nonlinear_targets(problem)
     elif not problem.older:
         yield from last_time_point(problem)
 
@@ -170,3 +178,91 @@ def _high_passed(u, share):
         mean = share * value + (1 - share) * mean
         result[t] = value - mean
     return result
+
+
+# ---------------------------------------------------------------------------------------- measures of theory
+
+
+def analytic_updates(problem):
+    """Slip 14: the update of the linearised steady state takes its presynaptic rates from the simulation."""
+    arguments = problem.net, problem.x, problem.target, problem.controller
+    steady, s = oracle.steady_state(*arguments), oracle.simulate(*arguments)
+    published, right = (
+        _update_at_rest(problem, steady.delta_v, [problem.x, *rates])
+        for rates in ([r[-1] for r in s.r[:-1]], steady.r[:-1])
+    )
+    names = {f"ndi_angle_{kind}": attribute for kind, attribute in (("W", "weights"), ("b", "biases"))}
+    names["ndi_angle_total"] = "total"
+    ours = problem.forward_update("ndi", "nl")
+    yield from _update_slips(problem, "ndi_g{}", -2, (published, right, ours), names)
+
+
+def _update_at_rest(problem, delta_v, below):
+    """mean over samples of (phi(v_ff + dv) - phi(v_ff)) r^T with v_ff made from the rates below."""
+    voltages = [oracle._basal(problem.net, i, rates) for i, rates in enumerate(below)]
+    factors = oracle_analysis.rate_changes(problem.net, voltages, delta_v)
+    return _means(factors, below)
+
+
+def _means(factors, below):
+    weights = [factor.T @ rates / len(rates) for factor, rates in zip(factors, below, strict=True)]
+    return SimpleNamespace(weights=weights, biases=[factor.mean(axis=0) for factor in factors])
+
+
+def _update_slips(problem, template, scale, updates, angles):
+    """Slips of the arrays of an update, and of the angles to it: of three updates, with the slip, without, ours.
+
+    Args:
+        template: of the names of the arrays. scale: published over ours. angles: names of arrays, and what of an
+            `Alignment` they hold.
+    """
+    named = zip(*(named_arrays(template, update) for update in updates), strict=True)
+    found = {name: [scale * a, scale * b, scale * c] for (name, a), (_, b), (_, c) in named}
+    learned, align, ours = (
+        problem.forward_update(),
+        oracle_analysis.alignment,
+        implementation(problem).alignment,
+    )
+    aligned = [f(learned, update) for f, update in zip((align, align, ours), updates, strict=True)]
+    found |= {name: [getattr(one, attribute) for one in aligned] for name, attribute in angles.items()}
+    yield from (Slip(name, *map(np.asarray, values)) for name, values in problem.present(found))
+
+
+def spread_of_norms(problem):
+    """Slip 15: the root of mean squared deviations over the mean, instead of the root over the mean."""
+    if "dev_r" in problem.arrays:
+        right = oracle_analysis.conditions(problem.net, problem.x, damping=0.0)
+        ours = implementation(problem).conditions(problem.net, problem.x, damping=0.0)
+        mean = right.input_norms.mean(axis=1)
+        yield Slip("dev_r", right.dev_r * np.sqrt(mean), right.dev_r, ours.dev_r)
+
+
+def feedback_ratios(problem):
+    """Slip 16: in layers above the first, the feedback is divided by |W_i^T r_i| instead of |W_i r_{i-1}|."""
+    if "ratio_ff_fb" in problem.arrays:
+        u, net = problem.trajectory.u[-1], problem.net
+        right, ours = (
+            api.feedback_ratio(net, problem.x, u) for api in (oracle_analysis, implementation(problem))
+        )
+        published, rates = right.copy(), oracle.Network.forward(net, problem.x).r
+        for i in problem.layers[1:]:
+            feedback = np.linalg.norm(u @ net.feedback[i].T, axis=1)
+            published[:, i] = feedback / np.linalg.norm(rates[i] @ net.weights[i], axis=1)
+        yield Slip("ratio_ff_fb", *(ratio.mean(axis=0) for ratio in (published, right, ours)))
+
+
+def nonlinear_targets(problem):
+    """Slip 17: layer targets up the loss, phi(v) - phi(v - dv), instead of phi(v + dv) - phi(v) down the loss."""
+    below = {"ss0": None, "ss1": [r[-1] for r in problem.trajectory.r[:-1]]}
+    for name, damping in dampings(problem):
+        for suffix, rates in below.items():
+            options = {"damping": damping, "presynaptic": rates, "nonlinear": True}
+            right, ours = (
+                published_updates(problem, api)("mn", **options)
+                for api in (oracle_analysis, implementation(problem))
+            )
+            up = published_updates(problem, oracle_analysis)("mn", **options | {"step": -1 / len(problem.x)})
+            published = SimpleNamespace(weights=[-w for w in up.weights], biases=[-b for b in up.biases])
+            place = f"{name}_{suffix}_nl1"
+            names = {f"gnt_angle_W_{place}": "weights", f"gnt_angle_total_{place}": "total"}
+            yield from _update_slips(problem, "gnt_{}_" + place, -1, (published, right, ours), names)

@@ -15,7 +15,6 @@ INPUT = "input"
 COMPARED = "compared"
 SLIP = "slip"
 DIAGNOSTIC = "diagnostic without counterpart"
-PENDING = "analysis: not here yet"
 
 # ours = factor x theirs, with T time points
 FACTORS = {
@@ -151,15 +150,29 @@ TABLE = (
     Row("metrics_new old_metrics", "g{W,b}{i}", COMPARED, "`forward_update`", "-1/2"),
     Row("metrics_new", "u_used", COMPARED, "`simulate`: u at the last time point"),
     Row("old_metrics", "v_ss{i} r_ss{i}", COMPARED, "`simulate`: state at the last time point"),
-    Row("metrics_new old_metrics", "*_angle_* *_angle", PENDING, "angles between updates, or to the Jacobian"),
-    Row("metrics_new", "ndi_g{W,b}{i} H_g{W,b}{i}", PENDING, "updates that the angles refer to"),
-    Row("metrics_new", "H_loss ratio_ff_fb", PENDING, "loss of the weight-norm objective; feedback over feedforward input"),
-    Row("old_metrics", "gn_{W,b}{i}_* gnt_{W,b}{i}_*", PENDING, "updates of Gauss-Newton and with ideal layer targets"),
+    Row("metrics_new old_metrics", "bp_angle_{W,b}", COMPARED, '`alignment` with `reference_update("bp")`'),
+    Row("metrics_new old_metrics", "ndi_g{W,b}{i} ndi_angle_{W,b,total}", SLIP,
+        '`forward_update(readout="analytic")`, and `alignment` with it', slip=14),
+    Row("metrics_new", "H_g{W,b}{i}", COMPARED, '`effort_update(at="feedforward")`', "-1"),
+    Row("metrics_new", "H_angle_W H_angle_total_W", COMPARED, "`alignment` with it"),
+    Row("metrics_new", "H_loss", COMPARED, "2 x mean `control_effort` / number of neurons"),
+    Row("metrics_new", "ratio_ff_fb", SLIP, "mean over samples of `feedback_ratio`", slip=16),
+    Row("old_metrics", "gn_{W,b}{i}_*", COMPARED, '`reference_update("gn")`, of a step of 1 / B', "-1"),
+    Row("old_metrics", "gnt_{W,b}{i}_damp*_ss{i}_nl0", COMPARED,
+        '`reference_update("mn")`, of a step of 1 / B; ss1: `presynaptic` rates of the last time point', "-1"),
+    Row("old_metrics", "gn_angle_{W,total}_damp* gnt_angle_{W,total}_damp*_nl0", COMPARED, "`alignment` with these"),
+    Row("old_metrics", "gnt_{W,b}{i}_damp*_ss{i}_nl1 gnt_angle_{W,total}_damp*_nl1", SLIP,
+        '`reference_update("mn", nonlinear=True)`, and `alignment` with it', slip=17),
+    Row("old_metrics", "jac_pinv_angle_damp* jac_transpose_angle", COMPARED,
+        "means over samples of `Conditions.angle_damped`, `.angle_transpose`"),
     Row("old_metrics", "A_*", COMPARED, "`published_systems`, at the voltages of the last time point"),
     Row("old_metrics", "max_eig_*", COMPARED,
         '`stability(at="simulation")`: integral (A_tildeI and A_I), instantaneous, proportional (A_PI)'),
-    Row("old_metrics", "nullspace_rel_norm norm_r_* dev_r", PENDING, "share in the null space; norms of the rates"),
-    Row("metrics_new old_metrics", "condition_two rel_dist_to_{ndi,NDI}", PENDING, "conditions of the theory"),
+    Row("old_metrics", "nullspace_rel_norm", COMPARED, "`null_space_fraction`"),
+    Row("old_metrics", "norm_r_*", COMPARED, "`Conditions.input_norms`: mean over layers, relative deviations from it"),
+    Row("old_metrics", "dev_r", SLIP, "`Conditions.dev_r`", slip=15),
+    Row("metrics_new old_metrics", "condition_two", COMPARED, "mean over samples of `Conditions.condition_2`"),
+    Row("metrics_new old_metrics", "rel_dist_to_{ndi,NDI}", COMPARED, "mean over samples of `distance_to_linear`"),
 )  # fmt: skip
 
 
