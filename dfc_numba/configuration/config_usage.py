@@ -130,8 +130,10 @@ def _unused_by_network(config):
         yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
     if config.network.init != "uniform":
         yield ["network.init_range"], "only network.init = 'uniform' looks at it"
-    if config.training.method == "bp" or config.training.method in INVERSION_KEYS:
-        yield FEEDBACK_INIT_KEYS, f"training.method = {config.training.method!r} has no feedback weights from the output"
+    if config.training.method == "bp":
+        yield FEEDBACK_INIT_KEYS, "backpropagation has no feedback weights of its own"
+    if config.training.method in INVERSION_KEYS:
+        yield FEEDBACK_INIT_KEYS, f"training.method = {config.training.method!r} has the feedback of [inversion], if any"
     if config.training.method in DFC_METHODS and config.controller.jacobian_feedback:
         yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
     for init, key in SPECIAL_INIT_KEYS.items():

@@ -31,15 +31,13 @@ class Stabilised:
     stable: bool
 
 
-def initial_feedback(
-    weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, rate=0.05, iterations=200
-):
+def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, **descent):
     """New feedback matrices, as `backward_errors` takes them.
 
     Args:
         weights: W_1 .. W_L, list of (n_i, n_{i-1}).
         kind: "random": uniform in +-bound; "transpose": scale W_{i+1}^T, for loop="single" scale W_2^T .. W_L^T; "stable":
-            from "random" on by `stabilised_feedback` with alpha = 0, rate and iterations.
+            from "random" on by `stabilised_feedback` with alpha = 0 and `descent`, its rate and iterations.
         loop: "sequential" (rules "di", "ndi", "fa") or "single" ("sldi").
         seed: of the random numbers, a whole number or a list of them.
 
@@ -58,14 +56,35 @@ def initial_feedback(
     drawn = [rng.uniform(-bound, bound, w.shape) for w in transposed]
     if kind == "random":
         return drawn
-    found = stabilised_feedback(weights, drawn, loop=loop, rate=rate, iterations=iterations)
-    unstable = [i for i, one in enumerate(found, 1) if not one.stable]
-    if unstable:
-        raise RuntimeError(
-            f"the feedback of loop {unstable[0]} is not stable after {iterations} iterations; more of them, another rate or "
-            "another seed may help, and kind='transpose' with scale -1 is always stable in continuous time"
-        )
-    return [one.feedback for one in found]
+    return [
+        _reached(one, i) for i, one in enumerate(stabilised_feedback(weights, drawn, loop=loop, **descent), 1)
+    ]
+
+
+def restabilised_feedback(weights, feedback, *, alpha=0.0, dt=None, loop="sequential", **descent):
+    """The feedback matrices, with those of unstable loops made stable; arguments as for `stabilised_feedback`.
+
+    Raises:
+        RuntimeError: for a loop that is not stable after all iterations.
+    """
+    loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
+    matrices = list(feedback)
+    for i, one in enumerate(loops):
+        with one_thread():
+            unstable = excess_and_gradient(one, dt)[0] >= 0
+        if unstable:
+            matrices[i] = _reached(_descended(one, dt, **descent), i + 1)
+    return matrices
+
+
+def _reached(found, number):
+    """The feedback of a `Stabilised`, which has to be stable."""
+    if found.stable:
+        return found.feedback
+    raise RuntimeError(
+        f"the feedback of loop {number} is not stable after {len(found.excess) - 1} iterations; try more of them, another "
+        "rate or seed, or -W^T, which is always stable in continuous time"
+    )
 
 
 def _transposed(weights, loop):

@@ -1,17 +1,14 @@
 """Baselines: the gradients of the mean loss by backpropagation, and by direct feedback alignment.
 
 Both return gradients that an optimiser descends along (they point uphill). B samples, layers i = 1..L, n_L
-outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i).
+outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those of `errors.gradients`.
 """
 
-import numpy as np
-
-from dfc_numba.learning.optimizers import Gradients
-from dfc_numba.model.activations import DERIVATIVES
+from dfc_numba.learning.errors import gradients, slope
 from dfc_numba.model.targets import output_gradient
 
 
-def backpropagation(network, x, y, *, loss, activity=None):
+def backpropagation(network, x, y, *, loss, activity=None, **options):
     """The gradient of the mean loss with respect to all weights and biases.
 
         delta_L = phi_L'(v_L) dloss/dr_L        delta_i = phi_i'(v_i) (W_{i+1}^T delta_{i+1})
@@ -30,11 +27,11 @@ def backpropagation(network, x, y, *, loss, activity=None):
     activity = network.forward(x) if activity is None else activity
     deltas = [_output_delta(network, activity, y, loss)]
     for layer in reversed(range(len(network.weights) - 1)):
-        deltas.insert(0, deltas[0] @ network.weights[layer + 1] * _slope(network, layer, activity))
-    return _gradients(network, x, activity, deltas)
+        deltas.insert(0, deltas[0] @ network.weights[layer + 1] * slope(network, layer, activity))
+    return gradients(network, x, activity, deltas, loss=loss, **options)
 
 
-def direct_feedback_alignment(network, x, y, *, loss, activity=None):
+def direct_feedback_alignment(network, x, y, *, loss, activity=None, **options):
     """As `backpropagation`, but the output's error reaches every hidden layer directly (Nøkland 2016):
 
     delta_i = phi_i'(v_i) (Q_i delta_L)   with the network's feedback weights Q_i
@@ -42,22 +39,10 @@ def direct_feedback_alignment(network, x, y, *, loss, activity=None):
     activity = network.forward(x) if activity is None else activity
     output = _output_delta(network, activity, y, loss)
     hidden = range(len(network.weights) - 1)
-    deltas = [output @ network.feedback[layer].T * _slope(network, layer, activity) for layer in hidden]
-    return _gradients(network, x, activity, [*deltas, output])
+    deltas = [output @ network.feedback[layer].T * slope(network, layer, activity) for layer in hidden]
+    return gradients(network, x, activity, [*deltas, output], loss=loss, **options)
 
 
 def _output_delta(network, activity, y, loss):
     gradient = output_gradient(activity.r[-1], y, loss)
-    return (gradient * _slope(network, -1, activity)).astype(network.dtype, copy=False)
-
-
-def _gradients(network, x, activity, deltas):
-    below = [np.asarray(x, network.dtype), *activity.r[:-1]]
-    weights = [delta.T @ rates for delta, rates in zip(deltas, below, strict=True)]
-    biases = None if network.biases is None else [delta.sum(axis=0) for delta in deltas]
-    return Gradients(weights=weights, biases=biases)
-
-
-def _slope(network, layer, activity):
-    """phi_i'(v_i), (B, n_i)."""
-    return DERIVATIVES[network.activations[layer]](activity.v[layer])
+    return (gradient * slope(network, -1, activity)).astype(network.dtype, copy=False)

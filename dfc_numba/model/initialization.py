@@ -4,22 +4,24 @@ import numpy as np
 
 from dfc_numba.support.validation import choice
 
-WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal")
-FEEDBACK_INITS = (*WEIGHT_INITS, "weight_product")
+WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform")
+FEEDBACK_INITS = ("xavier_normal", "xavier", "orthogonal", "weight_product")
 
 
-def initial_matrix(kind, rows, columns, rng):
+def initial_matrix(kind, rows, columns, rng, half_width=0.01):
     """A (rows, columns) matrix of random weights.
 
     "xavier_normal" has standard deviation sqrt(2 / (rows + columns)), "xavier" is uniform in
-    +- sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), "orthogonal" has orthonormal rows or columns times that bound.
+    +- sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), "orthogonal" has orthonormal rows or columns times that bound,
+    "orthonormal" has them as they are, and "uniform" is uniform in +- half_width.
     """
     bound = np.sqrt(6.0 / (rows + columns))
     if choice("init", kind, WEIGHT_INITS) == "xavier_normal":
         return rng.standard_normal((rows, columns)) * np.sqrt(2.0 / (rows + columns))
-    if kind == "xavier":
+    if kind in ("xavier", "uniform"):
+        bound = bound if kind == "xavier" else half_width
         return rng.uniform(-bound, bound, (rows, columns))
-    return bound * _orthogonal(rows, columns, rng)
+    return (bound if kind == "orthogonal" else 1.0) * _orthogonal(rows, columns, rng)
 
 
 def _orthogonal(rows, columns, rng):

@@ -120,13 +120,14 @@ class Network:
     @classmethod
     def create(
         cls, sizes, *, hidden_activation="tanh", output_activation="linear", bias=True, init="xavier_normal",
-        feedback_init="xavier_normal", seed=0, dtype="float64", feedback_noise=0.0,
+        feedback_init="xavier_normal", seed=0, dtype="float64", feedback_noise=0.0, init_range=0.01,
     ):  # fmt: skip
         """A network with random weights, zero biases, and the identity as feedback weights of the output layer.
 
         Args:
             sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
-            init: "xavier_normal", "xavier" or "orthogonal"; feedback_init: these, or "weight_product".
+            init: "xavier_normal", "xavier", "orthogonal", "orthonormal" or "uniform", which is in +- init_range;
+                feedback_init: "xavier_normal", "xavier", "orthogonal" or "weight_product".
             feedback_noise: standard deviation of the noise added to a weight_product.
             seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
 
@@ -139,9 +140,10 @@ class Network:
             raise ValueError(
                 f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}"
             )
+        number("init_range", init_range, exclusive=True)
         rng = np.random.default_rng(whole_number("seed", seed))
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
-        weights = [initial_matrix(init, n, m, rng) for n, m in shapes]
+        weights = [initial_matrix(init, n, m, rng, init_range) for n, m in shapes]
         outputs = sizes[-1]
         if feedback_init == "weight_product":
             feedback = [q + feedback_noise * rng.standard_normal(q.shape) for q in weight_product(weights)]

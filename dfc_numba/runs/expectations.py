@@ -94,6 +94,7 @@ def _shortened(config, steps):
             "training": config.training.model_copy(update={"epochs": 1}),
             "feedback": feedback.model_copy(update=epochs),
             "controller": replace(config.controller, steps=steps),
+            "inversion": config.inversion.model_copy(update={"steps": steps}),
             "feedback_controller": replace(config.feedback_controller, steps=steps),
         }
     )
