@@ -154,7 +154,7 @@ def feedforward_rates(net, x):
 
 
 def gauss_newton(net, x, delta, damping=0.0):
-    """The Gauss-Newton step J_W^T (J_W J_W^T + damping I)^{-1} delta of one sample, J_W written out; a vector as in `outer`."""
+    """The Gauss-Newton step J_W^T (J_W J_W^T + damping I)^{-1} delta of one sample, J_W written out; as in `outer`."""
     blocks = split(net, jacobian(net, x))
     below = [x, *feedforward_rates(net, x)[:-1]]
     by_weights = [np.kron(block, r) for block, r in zip(blocks, below, strict=True)]
