@@ -16,6 +16,14 @@ from dfc_numba.analysis.probe import traits_of
 from dfc_numba.analysis.stability import STABLE, VERDICTS
 from dfc_numba.model.jacobian import one_thread
 
+# what the measurements of a group need of a probe
+NEEDED = {
+    "alignment": ("update", "y", "loss"),
+    "loss_decrease": ("update", "y", "loss"),
+    "null_space": ("update",),
+    "conditions": ("feedback",),
+    "stability": ("controller", "target"),
+}
 DAMPED = "J^T (J J^T + gamma I)^-1"
 
 
@@ -42,6 +50,17 @@ class Measurement:
     codes: tuple = ()
 
 
+def possible(probe):
+    """Which groups of measurements a probe has all that they need for."""
+    return [group for group, names in NEEDED.items() if not set(names) & set(probe.missing)]
+
+
+def require(probe, groups):
+    """ValueError with the reason where a probe lacks something that groups of measurements need."""
+    for group in groups:
+        probe.need(*NEEDED[group])
+
+
 def available(groups, traits):
     """Names of the measurements of these groups that probes with these traits have, in the order of the table."""
     return [
@@ -61,10 +80,7 @@ def measure(probe, names):
     """The numbers of a probe by name: a number for each measurement, and arrays `name_layer` or `name_sample`.
 
     Args:
-        probe: a `Probe`. names: from `available`.
-
-    Raises:
-        ValueError: for something that the probe lacks, see `Probe.missing`.
+        probe: a `Probe`, with all that is needed. names: from `available`.
     """
     found = {}
     with one_thread(), np.errstate(all="ignore"):  # a simulation may have diverged; what it gives is NaN
@@ -86,19 +102,19 @@ def parts_name(name):
 
 def _angle(probe, *, kind, damped=False):
     """The angles of the update with a reference, in all and layer by layer."""
-    found = alignment(probe.need("update"), probe.reference(kind, damped=damped))
+    found = alignment(probe.update, probe.reference(kind, damped=damped))
     return found.total, found.layers
 
 
 def _decrease(probe, *, kind=None, damped=False):
     """The first-order decrease of the loss along the update, or a reference, per unit of its norm."""
-    update = probe.need("update") if kind is None else probe.reference(kind, damped=damped)
-    return loss_decrease(probe.network, probe.x, probe.need("y"), update, loss=probe.loss), None
+    update = probe.update if kind is None else probe.reference(kind, damped=damped)
+    return loss_decrease(probe.network, probe.x, probe.y, update, loss=probe.loss), None
 
 
 def _null_space(probe):
     """The root mean square over the layers, weighted with the squared norms of their updates, and each of them."""
-    update = probe.need("update")
+    update = probe.update
     fractions = null_space_fraction(probe.network, probe.x, update)
     power = np.array([np.sum(np.square(array, dtype=np.float64)) for array in update.weights])
     return np.sqrt(np.sum(power * fractions**2) / np.sum(power)), fractions

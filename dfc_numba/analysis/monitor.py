@@ -7,9 +7,9 @@ that a run that goes on from a checkpoint, which holds the notes, ends with the 
 import time
 from contextlib import nullcontext
 
-from dfc_numba.analysis.measurements import configured, measure
-from dfc_numba.analysis.probe import probe_minibatch, probe_of
-from dfc_numba.analysis.results import DIMENSIONS, PHASES, SAMPLE_INDEX, stacked, variables
+from dfc_numba.analysis.measurements import configured
+from dfc_numba.analysis.probe import probe_indices, probe_minibatch, probe_of
+from dfc_numba.analysis.results import DIMENSIONS, PHASES, noted, stacked, variables
 from dfc_numba.storage import analysis_file
 from dfc_numba.support import threads
 
@@ -29,20 +29,20 @@ class Monitor:
 
     Attributes:
         names: of the measurements.
-        notes: a dict for each time that was measured, with what `measure` returns and
+        notes: a dict for each time that was measured, with what `noted` returns and
 
             minibatches     how many the run had done
             epoch, phase    where the last one was; epoch 0 is the pre-training, phase a code of `results.PHASES`
-            sample_index    (B,) the samples of the probe batch in the training set
             seconds         what it has cost
 
     Raises:
-        ValueError: if the training set is smaller than the probe batch.
+        ConfigurationError: if the training set is smaller than the probe batch.
     """
 
     def __init__(self, config, dataset):
         self._config, self._dataset, self._trainer = config, dataset, None
         self.names, self.notes = configured(config), []
+        probe_indices(dataset, config)  # refuses what does not fit
 
     def arrays(self):
         """The notes as arrays, the first dimension of which is the time; empty before there is any."""
@@ -101,11 +101,11 @@ class Monitor:
     def _measure(self, *, epoch, phase):
         start, network = time.perf_counter(), self._trainer.network
         minibatch = probe_minibatch(network, self._dataset, self._config)
-        numbers = measure(probe_of(network, minibatch, self._config), self.names)
-        self.notes.append({
+        where = {
             "minibatches": self._trainer.counters.minibatches, "epoch": epoch, "phase": PHASES.index(phase),
-            SAMPLE_INDEX: minibatch.indices, **numbers, "seconds": time.perf_counter() - start,
-        })  # fmt: skip
+        }  # fmt: skip
+        note = noted(probe_of(network, minibatch, self._config), self.names, **where)
+        self.notes.append({**note, "seconds": time.perf_counter() - start})
 
 
 def _where(phase, epoch):

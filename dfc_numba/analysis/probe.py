@@ -12,8 +12,9 @@ import numpy as np
 from dfc_numba.analysis.conditions import conditions
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import stability
-from dfc_numba.configuration.config_usage import DFC_METHODS, solves
+from dfc_numba.configuration.config_usage import DFC_METHODS, possible_analyses, solves
 from dfc_numba.dynamics.plasticity import ForwardUpdate, forward_update
+from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.schedule import shuffled_minibatches
@@ -33,9 +34,10 @@ class Probe:
         y: targets (B, n_L), for a classification soft labels; None if unknown. loss: "mse" or "cross_entropy".
         update: the `ForwardUpdate` that the method makes of the batch, to be added to the weights; None if there is none.
         target: output target r*, (B, n_L); controller: the `Controller` that pursues it; None for a method without.
+        indices: (B,) which samples of the training set these are; None if unknown.
         simulates: whether the controller is simulated, so that its dynamics matter.
         damping: gamma of the damped references.
-        missing: why something is None, by its name.
+        missing: why something of these names is missing; "feedback": why there are no feedback weights to look at.
     """
 
     network: object
@@ -45,6 +47,7 @@ class Probe:
     update: ForwardUpdate | None = None
     target: np.ndarray | None = None
     controller: object = None
+    indices: np.ndarray | None = None
     simulates: bool = False
     damping: float = 0.0
     missing: dict = field(default_factory=dict)
@@ -55,12 +58,11 @@ class Probe:
         """What decides which measurements there are: some of "damping", "controller", "linear control", "dynamics"."""
         return _traits(self.controller, self.simulates, self.damping)
 
-    def need(self, name):
-        """An attribute that may be None; ValueError with the reason where it is."""
-        value = getattr(self, name)
-        if value is None:
-            raise ValueError(self.missing.get(name, f"this needs {name}, which is not known"))
-        return value
+    def need(self, *names):
+        """ValueError with the reason where one of the things of these names is missing."""
+        for name in names:
+            if name in self.missing:
+                raise ValueError(self.missing[name])
 
     def reference(self, kind, *, damped=False):
         """The `ForwardUpdate` of a kind of `reference_update`, or of "ssa", the linearised steady state (DFC-SSA)."""
@@ -71,13 +73,13 @@ class Probe:
 
     def _reference(self, kind, damped):
         damping = {"damping": self.damping} if damped else {}
-        return reference_update(self.network, self.x, self.need("y"), kind, loss=self.loss, **damping)
+        return reference_update(self.network, self.x, self.y, kind, loss=self.loss, **damping)
 
     def _linearised(self):
         """The update of DFC-SSA, without noise; NaN where J Q + alpha I is singular."""
-        controller = replace(self.need("controller"), sigma=0.0, sigma_output=None, tau_noise=None)
+        controller = replace(self.controller, sigma=0.0, sigma_output=None, tau_noise=None)
         try:
-            return forward_update(self.network, self.x, self.need("target"), controller, readout="analytic")
+            return forward_update(self.network, self.x, self.target, controller, readout="analytic")
         except ValueError:
             return _undefined(self.network)
 
@@ -89,9 +91,8 @@ class Probe:
     @cached_property
     def stability(self):
         """The `Stability` in the steady state."""
-        controller = self.need("controller")
-        at = "simulation" if controller.jacobian_feedback else "steady_state"
-        return stability(self.network, self.x, self.need("target"), controller, at=at)
+        at = "simulation" if self.controller.jacobian_feedback else "steady_state"
+        return stability(self.network, self.x, self.target, self.controller, at=at)
 
 
 def _traits(controller, simulates, damping):
@@ -113,24 +114,30 @@ def _controlled(config):
     return config.training.method in DFC_METHODS and not config.training.freeze_forward
 
 
+def probe_indices(dataset, config, samples=None):
+    """Which training samples the probe batch has: drawn by `training.seed`, as many as `samples` or `analysis.samples` says.
+
+    Raises:
+        ConfigurationError: if the training set has fewer.
+    """
+    samples, there = config.analysis.samples if samples is None else samples, len(dataset.train)
+    if samples > there:
+        raise ConfigurationError(
+            f"a probe batch of {samples} samples does not fit: {dataset.name} has {there} to train; set analysis.samples"
+        )
+    return shuffled_minibatches(there, samples, config.training.seed, "probe", 0)[0]
+
+
 def probe_minibatch(network, dataset, config, *, samples=None):
-    """The fixed probe batch of a configuration: a `Minibatch` of training samples that `training.seed` draws.
+    """The fixed probe batch of a configuration, a `Minibatch`; which samples it has, `probe_indices` says.
 
     Its noise is that of no minibatch of a training. Samples are nudged as in a training.
 
-    Args:
-        samples: how many; None for `analysis.samples`.
-
     Raises:
-        ValueError: if the training set has fewer.
+        ConfigurationError: if the training set has fewer samples.
     """
     training, target, split = config.training, config.target, dataset.train
-    samples = config.analysis.samples if samples is None else samples
-    if samples > len(split):
-        raise ValueError(
-            f"a probe batch of {samples} samples needs as many; {dataset.name} has {len(split)} to train"
-        )
-    indices = shuffled_minibatches(len(split), samples, training.seed, "probe", 0)[0]
+    indices = probe_indices(dataset, config, samples)
     return methods.Minibatch(
         phase="forward", epoch=0, position=0, number=0, indices=indices,
         x=np.asarray(split.x[indices], network.dtype),
@@ -152,6 +159,7 @@ def probe_of(network, minibatch, config, *, damping=None):
         update=None if config.training.freeze_forward else _own_update(network, minibatch, config),
         target=methods.pursued_target(network, minibatch, config) if controlled else None,
         controller=config.controller if controlled else None,
+        indices=minibatch.indices,
         simulates=controlled and not solves(config),
         damping=config.analysis.damping if damping is None else damping,
         missing=_reasons(config),
@@ -172,11 +180,15 @@ def _own_update(network, minibatch, config):
 
 
 def _reasons(config):
-    frozen = config.training.freeze_forward
-    run = "training.freeze_forward = true" if frozen else f"training.method = {config.training.method!r}"
-    control = f"{run} runs no controller of forward learning"
-    return {
-        "update": f"{run} makes no update of the forward weights",
-        "controller": control,
-        "target": control,
-    }
+    """Why there is no update, controller or feedback, where the configuration has none."""
+    training = config.training
+    method = f"training.method = {training.method!r}"
+    run = "training.freeze_forward = true" if training.freeze_forward else method
+    found = {}
+    if training.freeze_forward:
+        found["update"] = f"{run} makes no update of the forward weights"
+    if not _controlled(config):
+        found["controller"] = f"{run} runs no controller in the forward phase"
+    if "conditions" not in possible_analyses(config):
+        found["feedback"] = f"{method} with these settings has no feedback weights"
+    return found

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dfc_numba.analysis.measurements import MEASUREMENTS, parts_name
+from dfc_numba.analysis.measurements import MEASUREMENTS, measure, parts_name
 from dfc_numba.configuration.config_usage import LEARNING_PHASES
 from dfc_numba.storage.schema import FILL, Variable
 
@@ -21,6 +21,12 @@ CODES = {"phase": PHASES, "weights": WEIGHTS}
 SAMPLE_INDEX = "sample_index"
 DIMENSIONS = {"layer": "layer, from 1", "sample": "samples of the batch"}
 COLUMNS = ("measurement", "layer", "sample", "value", "units")
+
+
+def noted(probe, names, **where):
+    """What `measure` returns of a probe, with `where`, which tells it from others by the names of `INDICES`."""
+    indices = np.full(len(probe.x), -1) if probe.indices is None else np.asarray(probe.indices, np.int64)
+    return {**where, SAMPLE_INDEX: indices, **measure(probe, names)}
 
 
 def stacked(notes):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dfc_numba.support import files
 
 SEAL_BYTES = 512  # the smallest user block, which HDF5 leaves to others
+SEALED = b"dfc-numba: "
 SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08x}\n"
 
 
@@ -37,6 +38,12 @@ def replacing(path, *, keep=None, sealed=False):
         content[:SEAL_BYTES] = seal
     with files.replacing(path, keep) as temporary:
         temporary.write_bytes(content)
+
+
+def is_sealed(path):
+    """Whether a file begins as a sealed one does."""
+    with open(path, "rb") as file:
+        return file.read(len(SEALED)) == SEALED
 
 
 def check_seal(path):

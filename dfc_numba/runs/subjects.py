@@ -1,0 +1,224 @@
+"""What can be analysed without training again: the networks of a run's checkpoint, and the records of trajectory files."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from dfc_numba.analysis.probe import Probe, probe_minibatch, probe_of
+from dfc_numba.analysis.results import PHASES, WEIGHTS
+from dfc_numba.configuration.config_file import validated
+from dfc_numba.dynamics.plasticity import ForwardUpdate
+from dfc_numba.errors import CheckpointError, ConfigurationError
+from dfc_numba.runs.experiment import load_data
+from dfc_numba.storage import checkpoint, checkpoint_pair
+from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.recomputation import computed, simulates
+from dfc_numba.storage.replay import chosen, recipe_of
+from dfc_numba.support.hdf5 import is_sealed
+
+FORWARD = ("forward_update", "forward_and_feedback_update")
+ANALYSED = "what can be analysed is a run directory, its checkpoint.h5, or a trajectory file"
+DFC = {"function": "forward_update"}  # the update of a minibatch that was only simulated
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to analyse.
+
+    Attributes:
+        title: what to call it.
+        make: function that returns (what tells it from others by the names of `results.INDICES`, its `Probe`); it raises
+            OSError or ValueError where that cannot be read.
+    """
+
+    title: str
+    make: Callable
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Things to analyse that belong together.
+
+    Attributes:
+        description: a line about them. leading: the one of `results.INDICES` that numbers them.
+        config: the `Config` of the run, None where it is not known.
+        all: a list of `Subject`. damaged: sentences about what cannot be read.
+    """
+
+    description: str
+    leading: str
+    config: object
+    all: list
+    damaged: list
+
+
+@contextmanager
+def opened(path, *, samples=None, damping=None, phase=None, record=None):
+    """Yields the `Subjects` of a run directory, a checkpoint or a trajectory file.
+
+    Args:
+        samples: size of the probe batch of a run; None for what its configuration says.
+        damping: gamma of the damped references; None for what the configuration says, or the alpha of the controller.
+        phase, record: choose records of a trajectory file, or of the log of a run; by default all of the forward phase.
+
+    Raises:
+        OSError: if nothing can be read there. ValueError: for a file of another kind, or options that do not go with it.
+    """
+    path = Path(path)
+    if phase is None and record is None and _is_run(path):
+        yield _of_run(path, samples, damping)
+        return
+    if samples is not None:
+        raise ValueError(
+            "--samples is the size of the probe batch of a run; a logged minibatch has its own samples"
+        )
+    with _open_trajectories(path) as file:
+        yield _of_records(file, phase, record, damping)
+
+
+def _is_run(path):
+    """Whether a path is a run directory with a checkpoint, or a checkpoint."""
+    if path.is_dir():
+        return any((path / name).exists() for name in checkpoint_pair.FILES)
+    return path.is_file() and is_sealed(path)
+
+
+def _open_trajectories(path):
+    """The `Trajectories`; errors tell what can be analysed."""
+    try:
+        return open_trajectories(path)
+    except FileNotFoundError as error:
+        nothing = (
+            f"{path} holds no checkpoint of a run, and no trajectories"
+            if path.is_dir()
+            else f"there is no {path}"
+        )
+        raise ConfigurationError(f"{nothing}; {ANALYSED}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; {ANALYSED}") from None
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------------
+
+
+def _of_run(path, samples, damping):
+    found, file = _checkpoint(path)
+    config, state = _configuration(found), found.state
+    dataset = load_data(config)
+    if found.data != dataset.checksums:
+        raise ValueError(
+            f"{file} is of a run with other data than {dataset.name} has now; use those that it began with"
+        )
+    minibatch = probe_minibatch(state.network, dataset, config, samples=samples)
+
+    def made(weights):
+        network, epoch = states[weights]
+        where = {"weights": WEIGHTS.index(weights), "epoch": epoch}
+        return where, probe_of(network, minibatch, config, damping=damping)
+
+    states = {"last": (state.network, len(state.rows))}
+    if state.counters.best_epoch:
+        states["best"] = (state.best_network, state.counters.best_epoch)
+    subjects = [
+        Subject(f"{weights} (epoch {epoch})", partial(made, weights))
+        for weights, (_, epoch) in states.items()
+    ]
+    sizes = "-".join(map(str, state.network.sizes))
+    text = f"{file}: {config.training.method}, {sizes}, probe batch of {len(minibatch.x)} training samples of {dataset.name}"
+    return Subjects(text, "weights", config, subjects, [])
+
+
+def _checkpoint(path):
+    """The `Checkpoint` and its file: of a run the newest one that can be read."""
+    if path.is_file():
+        return checkpoint.load(path), path
+    problems = []
+    for file in (path / name for name in checkpoint_pair.FILES):
+        try:
+            found = checkpoint.load(file)
+        except OSError as error:
+            problems.append(str(error))
+        else:
+            if problems:
+                warnings.warn(f"{problems[0]}; {file.name} is analysed, which is older", stacklevel=2)
+            return found, file
+    raise CheckpointError(f"{path} has no checkpoint that can be read: {'; '.join(problems)}")
+
+
+def _configuration(found):
+    """The `Config` that a checkpoint was written with."""
+    table = {}
+    for path, value in found.settings.items():
+        section, key = path.split(".")
+        table.setdefault(section, {})[key] = value
+    return validated(table, refuse_unused=False)
+
+
+# --- records ---------------------------------------------------------------------------------------------------------------
+
+
+def _of_records(file, phase, record, damping):
+    phase = phase or ("forward" if "forward" in file.phases else file.phases[-1])
+    records = chosen(file, phase, record)
+    settings = file.config or {}
+    subjects = [
+        Subject(f"{stored.records.phase} {stored.place}", partial(_record, stored, settings, damping))
+        for stored in records
+    ]
+    many = "" if len(records) == 1 else "es"
+    text = f"{file.path}: {len(records)} logged minibatch{many} of phase {file[phase].phase!r}; status: {file.status}"
+    return Subjects(text, "record", None, subjects, list(file.damaged))
+
+
+def _record(stored, settings, damping):
+    """(what tells it from others, `Probe`) of a `StoredRecord`; `settings` is the run's configuration as nested dicts."""
+    recipe = recipe_of(stored)
+    where = {"record": stored.place, "phase": PHASES.index(recipe.phase)}
+    where |= {name: getattr(recipe, name) for name in ("epoch", "minibatch", "number")}
+    return where, _probe(stored, recipe, settings, damping)
+
+
+def _probe(stored, recipe, settings, damping):
+    controller, loss = recipe.controller, settings.get("target", {}).get("loss")
+    if damping is None:
+        of_run = settings.get("analysis", {}).get("damping")
+        damping = of_run if of_run is not None else 0.0 if controller is None else controller.alpha
+    return Probe(
+        network=recipe.network, x=recipe.x, y=recipe.labels, loss=loss, update=_update(stored, recipe),
+        target=recipe.target, controller=controller, indices=recipe.indices, damping=damping,
+        simulates=controller is not None and (not recipe.update or simulates(recipe.update)),
+        missing=_missing(recipe, loss, f"record {stored.place} of {stored.records.phase!r}"),
+    )  # fmt: skip
+
+
+def _missing(recipe, loss, where):
+    """Why there is no update, label, loss, controller or feedback."""
+    controller, found = recipe.controller, {}
+    if recipe.update and recipe.update["function"] not in FORWARD:
+        found["update"] = f"{where} has no update of the forward weights; choose another one with --phase"
+    if recipe.labels is None:
+        found["y"] = (
+            f"{where} has no labels, which the references need; they are in what `dfc train` and `dfc simulate` log"
+        )
+    if loss is None:
+        found["loss"] = f"{where} is in a file without the configuration of a run, which tells the loss"
+    if controller is None:
+        found["controller"] = f"{where} was made without a controller"
+    elif controller.jacobian_feedback:
+        found["feedback"] = (
+            f"{where} was made with controller.jacobian_feedback = true, without feedback weights"
+        )
+    return found
+
+
+def _update(stored, recipe):
+    """The update of the forward weights that was made, or would be: what is not stored is computed from the recipe."""
+    if recipe.update and recipe.update["function"] not in FORWARD:
+        return None
+    update = stored.update()
+    if update is None:
+        _, update = computed(recipe if recipe.update else replace(recipe, update=DFC))
+    return ForwardUpdate(update.weights, update.biases)
