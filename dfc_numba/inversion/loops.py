@@ -61,7 +61,7 @@ def run(loop, *, dt, steps, tolerance=None, record=False):
     """
     count, sizes, dtype = len(loop.delta), loop.sizes, loop.delta.dtype
     ring, arrays = _ring(loop, dt, steps, tolerance, record), _arrays(loop, dt, steps, record)
-    settled, pieces = np.zeros(count, np.bool_), _shards(count, dtype)
+    settled, pieces = np.zeros(count, np.bool_), shards(count, dtype)
     widest = max(padded_samples(n, dtype) for _, n in pieces)
     workspaces = memory.PerThread(kernel.workspace_length(ring, widest), dtype)
 
@@ -111,7 +111,7 @@ def _arrays(loop, dt, steps, record):
     )
 
 
-def _shards(count, dtype):
+def shards(count, dtype):
     """(first, count) of the shards: whole tiles of samples, as even as possible."""
     samples = TILE_VECTORS * lanes(dtype)
     tiles = -(-count // samples)

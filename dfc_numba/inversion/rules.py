@@ -156,9 +156,10 @@ def _refuse_combinations(rule, options):
 def _down(problem, options, error_of):
     """The errors of all hidden layers; error_of(i, errors of the layer above) gives those of a layer without phi'."""
     errors = [problem.delta_out]
-    for i in reversed(range(len(problem.weights))):
-        error = error_of(i, errors[0])
-        errors.insert(0, problem.derivatives[i] * error if options.phi_prime else error)
+    with np.errstate(invalid="ignore", over="ignore"):  # what has diverged is told as such
+        for i in reversed(range(len(problem.weights))):
+            error = error_of(i, errors[0])
+            errors.insert(0, problem.derivatives[i] * error if options.phi_prime else error)
     return errors[:-1]
 
 
