@@ -29,6 +29,7 @@ def write(path, variables, *, dimensions, config=None):
     Raises:
         OSError: if it cannot be written; then the older file is as it was.
     """
+    variables = dict(sorted(variables.items()))  # the order is part of the bytes
     with hdf5.replacing(path) as file:
         text = "" if config is None else config.model_dump_json()
         file.attrs.update(
