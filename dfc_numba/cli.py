@@ -384,6 +384,58 @@ def inspect(
 
 
 @app.command()
+def analyze(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN or FILE", help="A run directory, checkpoint or trajectory file.", show_default=False),
+    ],
+    what: Annotated[
+        str | None,
+        typer.Option(
+            metavar="alignment,...",
+            help="alignment, loss_decrease, null_space, conditions, stability; all that there is by default.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Size of a run's probe batch (analysis.samples).", show_default=False),
+    ] = None,
+    damping: Annotated[
+        float | None,
+        typer.Option(min=0, help="Damping gamma of the damped references (analysis.damping).", show_default=False),
+    ] = None,
+    phase: Annotated[
+        str | None,
+        typer.Option(help="Analyse what was logged in this phase; by default the forward one.", show_default=False),
+    ] = None,
+    record: Annotated[
+        int | None,
+        typer.Option(help="Only this logged minibatch of the phase, from 0; -1 is the last.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv|.h5", help="Write all numbers to a file, which must not exist.", show_default=False),
+    ] = None,
+    threads: Threads = None,
+):  # fmt: skip
+    """Measure what the theory is about, without training again: of a run's last and best weights, or of logged minibatches.
+
+    alignment: angles of the update with backpropagation, Gauss-Newton and others. loss_decrease: along each of them.
+    null_space: the part of the update without effect. conditions: of the theorems. stability: of the controlled network,
+    sample by sample; whether it or only the Euler step is to blame, and the largest stable step.
+
+    Exit code: 0 done, 2 something is missing, damaged or unusable, or wrong use.
+    """
+    with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)), _bounded(threads):
+        from dfc_numba.commands import analyze as analyze_command
+
+        options = {"samples": samples, "damping": damping, "phase": phase, "record": record}
+        well = analyze_command.analyze(source, what=what, out=out, **options)
+    raise typer.Exit(DONE if well else WRONG_USE)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this preset as TOML.", show_default=False)] = None,
 ):
