@@ -80,11 +80,13 @@ def angle(first, second):
 
     2 atan(|a - b| / |a + b|) of the unit vectors a, b is accurate for any angle, which acos(a b) is not (Kahan 2006).
     """
-    a, b = _unit_vector(first), _unit_vector(second)
+    a, b = unit_vector(first), unit_vector(second)
     return float(np.degrees(2.0 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
-def _unit_vector(arrays):
+@SILENT
+def unit_vector(arrays):
+    """The arrays as one vector of length 1; NaN where that is undefined."""
     vector = np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
     vector /= np.abs(vector).max()  # whose square may under- or overflow
     return vector / np.linalg.norm(vector)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from dfc_numba.analysis.alignment import angle
+from dfc_numba.analysis.alignment import angle, unit_vector
 from dfc_numba.analysis.least_norm import gram_of_layer
 from dfc_numba.analysis.linear_response import (
     LinearResponse,
@@ -18,7 +18,7 @@ from dfc_numba.model.jacobian import one_thread
 from dfc_numba.support import memory
 from dfc_numba.support.validation import number
 
-SILENT = np.errstate(invalid="ignore", divide="ignore")  # what is undefined is NaN
+SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 FEWER = "pass fewer samples"
 
 
@@ -81,11 +81,9 @@ def conditions(network, x, *, damping="fitted"):
         def mean_angle(gamma):
             return np.array([angle([feedback], [spectra.mean_inverse(float(np.squeeze(gamma)))])])
 
-        top = overlap.values.max(axis=1) ** 2
-        best, best_of_mean = (
-            _best(function, scale, candidates)
-            for function, scale in ((overlap.angles, top), (mean_angle, top.max(keepdims=True)))
-        )
+        scale = 2.0 * np.log10(overlap.values.max(axis=1))
+        best = _best(overlap.angles, scale, candidates)
+        best_of_mean = _best(mean_angle, scale.max(keepdims=True), candidates)
         norms = np.stack([np.linalg.norm(rates, axis=1) for rates in response.below], axis=1)
         return Conditions(
             input_norms=norms,
@@ -183,13 +181,14 @@ TIE = 1e-9  # degrees by which a damping has to be better than none, or than an 
 
 
 def _best(angles, scale, candidates):
-    """The damping with the smallest angle, for every element of `scale`, which says where to look; NaN where there is none.
+    """The damping with the smallest angle, for every element of `scale`; NaN where there is none.
 
     Args:
-        angles: function of dampings of the shape of `scale`. candidates: numbers to choose from; None for all.
+        angles: function of dampings of the shape of `scale`. scale: decimal logarithm of the largest damping that matters.
+        candidates: numbers to choose from; None for all.
     """
     if candidates is None:
-        fitted = 10.0 ** _minimum(lambda exponent: angles(10.0**exponent), np.log10(scale))
+        fitted = 10.0 ** _minimum(lambda exponent: angles(10.0**exponent), scale)
         found = [angles(np.zeros_like(scale)), angles(np.full_like(scale, np.inf)), angles(fitted) + TIE]
         best = np.choose(np.argmin(found, axis=0), [0.0, np.inf, fitted])
     else:
@@ -255,11 +254,15 @@ def _refuse_other_shapes(network, update):
 
 def _invisible_share(jacobians, below, update):
     """|g - P g| / |g|: g loses what the outputs see of it, by a Cholesky factor of the matrix of Gram, a little damped."""
-    left = np.asarray(update, np.float64) / np.linalg.norm(update)
+    left = unit_vector([update]).reshape(np.shape(update))
+    if np.isnan(left).any() or not (jacobians.any() and below.any()):
+        return np.linalg.norm(left)
+    jacobians, below = (
+        jacobians / np.abs(jacobians).max(),
+        below / np.abs(below).max(),
+    )  # no square of which overflows
     gram = gram_of_layer(jacobians, below, bias=False)
     damping = len(gram) * np.finfo(np.float64).eps * np.linalg.norm(gram)
-    if damping == 0 or np.isnan(left).any():
-        return np.linalg.norm(left)
     gram[np.diag_indices_from(gram)] += damping
     factor = cho_factor(gram.T, overwrite_a=True)
     for _ in range(PASSES):

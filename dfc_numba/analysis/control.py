@@ -14,9 +14,10 @@ from dfc_numba.steady.response import Response
 from dfc_numba.support.validation import choice, instance, samples
 
 STATES = ("steady_state", "feedforward")
-SILENT = np.errstate(invalid="ignore", divide="ignore")  # what is undefined is NaN
+SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 
 
+@SILENT
 def control_effort(network, u):
     """|Q u|^2 / 2 of each sample, (B,): what learning with strong feedback lowers (Strong-DFC, Meulemans et al. 2022).
 
@@ -28,6 +29,7 @@ def control_effort(network, u):
         return 0.5 * sum(np.sum((u @ q.T) ** 2, axis=1) for q in network.feedback)
 
 
+@SILENT
 def effort_update(network, x, u, controller, *, at="steady_state"):
     """The update of the forward weights that descends along the mean effort H = mean over b of |Q u|^2 / 2 of steady states.
 

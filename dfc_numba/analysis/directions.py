@@ -14,6 +14,7 @@ KINDS = ("bp", "gn", "mn")
 PER = ("sample", "minibatch")
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of networks that have diverged
 def reference_update(
     network, x, y, kind, *, loss="mse", step=1.0, damping=0.0, per="sample", solver="dense", presynaptic=None,
     nonlinear=False,

@@ -11,6 +11,7 @@ from dfc_numba.model import jacobian
 from dfc_numba.model.activations import DERIVATIVES
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.support import memory
+from dfc_numba.support.validation import finite
 
 COPIES = 4  # of the Jacobian that a singular value decomposition holds at a time
 
@@ -46,8 +47,13 @@ class LinearResponse:
         return found
 
     def jacobians(self, piece=slice(None)):
-        """J of some of the samples, (b, n_L, N)."""
-        return jacobian.of_output(self.network, [v[piece] for v in self.v])
+        """J of some of the samples, (b, n_L, N).
+
+        Raises:
+            ValueError: where it overflows.
+        """
+        found = jacobian.of_output(self.network, [v[piece] for v in self.v])
+        return finite("d r_L / d v", found)
 
     def pieces(self, remedy):
         """Slices of samples whose Jacobians fit into `jacobian.PIECE_BYTES`, one sample at least.
@@ -90,6 +96,7 @@ class Spectrum(NamedTuple):
         return self.values > cutoff * self.values[:, :1]
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def inverse_gains(values, kept, damping):
     """(b, k) gains f of J^T (J J^T + damping I)^{-1} = V diag(f) A^T, that is of J^+ where damping is 0.
 
@@ -98,5 +105,5 @@ def inverse_gains(values, kept, damping):
     """
     damping = np.broadcast_to(damping, len(values))[:, np.newaxis]
     regular = np.where(damping > 0, values > 0, kept)
-    divisor = np.where(np.isinf(damping), 1.0, values**2 + np.where(np.isinf(damping), 0.0, damping))
-    return np.divide(values, divisor, out=np.zeros_like(values), where=regular)
+    inverse = np.where(regular, 1.0 / (values + damping / values), 0.0)
+    return np.where(np.isinf(damping), values, inverse)
