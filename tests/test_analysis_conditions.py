@@ -149,7 +149,12 @@ def test_dead_outputs_do_not_count():
 
 @pytest.mark.parametrize(
     "damping, message",
-    [(-0.1, "damping is -0.1"), ([], "damping is empty"), ([0.1, np.nan], "damping is nan")],
+    [
+        (-0.1, "damping is -0.1"),
+        ([], "damping is empty"),
+        ([0.1, np.nan], "damping is nan"),
+        ("fit", "did you mean 'fitted'"),
+    ],
 )
 def test_dampings_are_numbers_from_zero(damping, message):
     with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ from dfc_numba.analysis.linear_response import (
 )
 from dfc_numba.model.jacobian import one_thread
 from dfc_numba.support import memory
-from dfc_numba.support.validation import number
+from dfc_numba.support.validation import choice, number
 
 SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 FEWER = "pass fewer samples"
@@ -71,7 +71,7 @@ def conditions(network, x, *, damping="fitted"):
         ValueError, TypeError: for arguments that do not fit.
         MemoryError: if the Jacobian of one sample does not fit; it says how much it needs.
     """
-    candidates = None if isinstance(damping, str) and damping == "fitted" else _candidates(damping)
+    candidates = _candidates(damping)
     with one_thread():
         response = LinearResponse(network, x)
         feedback = np.concatenate(network.feedback).astype(np.float64)
@@ -101,6 +101,10 @@ def conditions(network, x, *, damping="fitted"):
 
 
 def _candidates(damping):
+    """A list of numbers, or None for all."""
+    if isinstance(damping, str):
+        choice("damping, if no number,", damping, ("fitted",))
+        return None
     values = np.atleast_1d(damping).tolist()
     if not values:
         raise ValueError("damping is empty; give one number, several to scan, or 'fitted'")
@@ -176,7 +180,7 @@ class _Overlap:
 
 DECADES = np.arange(-10.0, 4.0)  # of the damping over the square of the largest singular value
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
-REFINEMENTS = 28  # by the golden ratio each
+REFINEMENTS = 22  # by the golden ratio each
 TIE = 1e-9  # degrees by which a damping has to be better than none, or than an infinite one
 
 
@@ -264,9 +268,9 @@ def _invisible_share(jacobians, below, update):
     gram = gram_of_layer(jacobians, below, bias=False)
     damping = len(gram) * np.finfo(np.float64).eps * np.linalg.norm(gram)
     gram[np.diag_indices_from(gram)] += damping
-    factor = cho_factor(gram.T, overwrite_a=True)
+    factor = cho_factor(gram.T, overwrite_a=True, check_finite=False)
     for _ in range(PASSES):
         seen = jacobians @ (below @ left.T)[:, :, np.newaxis]
-        multipliers = cho_solve(factor, seen.ravel()).reshape(seen.shape)
+        multipliers = cho_solve(factor, seen.ravel(), check_finite=False).reshape(seen.shape)
         left -= (jacobians.transpose(0, 2, 1) @ multipliers)[:, :, 0].T @ below
     return np.linalg.norm(left)
