@@ -20,6 +20,8 @@ from dfc_numba.dynamics.plasticity import (
     one_shot_feedback_update,
 )
 from dfc_numba.learning import baselines
+from dfc_numba.learning.errors import update_options
+from dfc_numba.learning.inversion import from_errors, restabilise
 from dfc_numba.learning.optimizers import Gradients
 from dfc_numba.model.targets import output_target
 from dfc_numba.support.validation import choice
@@ -87,6 +89,8 @@ class Method:
         """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
         simulates = self.simulates if phase == "forward" else config.feedback.rule == "noise_driven"
         return _controller(phase, config).steps if simulates else 0
+        inverts: whether it runs the loops of dynamic inversion.
+        after_step: function of (network, config) that follows each step of the forward weights.
 
 
 def find(name):
@@ -94,6 +98,8 @@ def find(name):
     return METHODS[choice("training.method", name, tuple(METHODS))]
 
 
+    inverts: bool = False
+    after_step: Callable | None = None
 def controlled(network, minibatch, config, *, readout):
     """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
     update = _made(
@@ -102,6 +108,8 @@ def controlled(network, minibatch, config, *, readout):
         minibatch,
         pursued_target(network, minibatch, config),
         config.controller,
+        if self.inverts:
+            return config.inversion.steps
         readout=readout,
         rule=config.training.rule,
         samples=config.training.samples,
@@ -171,7 +179,14 @@ def one_shot(network, minibatch, config):
 
 def from_loss(network, minibatch, config, *, gradient):
     """The gradient of the mean loss, by one of the baselines."""
-    return gradient(network, minibatch.x, minibatch.y, loss=config.target.loss, activity=minibatch.activity)
+    return gradient(
+        network,
+        minibatch.x,
+        minibatch.y,
+        loss=config.target.loss,
+        activity=minibatch.activity,
+        **update_options(config),
+    )
 
 
 def _made(function, network, minibatch, *arguments, **options):
@@ -262,3 +277,25 @@ METHODS = {
         forward=partial(from_loss, gradient=baselines.direct_feedback_alignment),
     ),
 }
+    "di": Method(
+        summary="dynamic inversion: errors by inverting each layer's weights in a loop",
+        forward=partial(from_errors, rule="di"),
+        inverts=True,
+        after_step=restabilise,
+    ),
+    "sldi": Method(
+        summary="single-loop dynamic inversion: errors by one loop through all layers",
+        forward=partial(from_errors, rule="sldi"),
+        inverts=True,
+        after_step=restabilise,
+    ),
+    "ndi": Method(
+        summary="non-dynamical inversion: dynamic inversion at rest", forward=partial(from_errors, rule="ndi")
+    ),
+    "fa": Method(
+        summary="feedback alignment, from layer to layer", forward=partial(from_errors, rule="fa")
+    ),
+    "pbp": Method(
+        summary="pseudo-backpropagation: errors by the pseudo-inverse of the weights",
+        forward=partial(from_errors, rule="pbp"),
+    ),

@@ -3,14 +3,16 @@
 import signal
 import threading
 import traceback
+from functools import partial
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dfc_numba import data
 from dfc_numba.analysis.monitor import Monitor
-from dfc_numba.configuration.config_usage import logs
+from dfc_numba.configuration.config_usage import INVERSION_KEYS, logs
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.runs.expectations import expect
@@ -168,10 +170,16 @@ def load_data(config):
 def create_network(config, dataset):
     """The network of a configuration: new, or a saved one that has the same layers."""
     options = config.network
+        init_range=options.init_range,
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
-    if options.start_from:
-        return _saved_network(config, sizes)
-    return _new_network(config, dataset, sizes)
+    make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
+    network = make(sizes)
+    if config.training.method in INVERSION_KEYS:
+        try:
+            create_backward(network, config)
+        except RuntimeError as error:
+            raise ConfigurationError(f"inversion.feedback = 'stable': {error}") from None
+    return network
 
 
 def _new_network(config, dataset, sizes):
