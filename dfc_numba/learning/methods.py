@@ -72,6 +72,8 @@ class Method:
         phases: which phases the loop runs, in this order: "pretraining" before the first epoch, the others in
             each epoch.
         simulates: whether the phase "forward" simulates the controller.
+        inverts: whether it runs the loops of dynamic inversion.
+        after_step: function of (network, config) that follows each step of the forward weights.
     """
 
     summary: str
@@ -79,6 +81,8 @@ class Method:
     feedback: Callable | None = None
     phases: tuple = FORWARD_ONLY
     simulates: bool = False
+    inverts: bool = False
+    after_step: Callable | None = None
 
     def gradients(self, network, minibatch, config):
         """The gradients of this method for one minibatch, in the phase of the minibatch."""
@@ -87,10 +91,10 @@ class Method:
 
     def steps(self, phase, config):
         """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
+        if self.inverts:
+            return config.inversion.steps
         simulates = self.simulates if phase == "forward" else config.feedback.rule == "noise_driven"
         return _controller(phase, config).steps if simulates else 0
-        inverts: whether it runs the loops of dynamic inversion.
-        after_step: function of (network, config) that follows each step of the forward weights.
 
 
 def find(name):
@@ -98,8 +102,6 @@ def find(name):
     return METHODS[choice("training.method", name, tuple(METHODS))]
 
 
-    inverts: bool = False
-    after_step: Callable | None = None
 def controlled(network, minibatch, config, *, readout):
     """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
     update = _made(
@@ -108,8 +110,6 @@ def controlled(network, minibatch, config, *, readout):
         minibatch,
         pursued_target(network, minibatch, config),
         config.controller,
-        if self.inverts:
-            return config.inversion.steps
         readout=readout,
         rule=config.training.rule,
         samples=config.training.samples,
@@ -276,7 +276,6 @@ METHODS = {
         summary="direct feedback alignment",
         forward=partial(from_loss, gradient=baselines.direct_feedback_alignment),
     ),
-}
     "di": Method(
         summary="dynamic inversion: errors by inverting each layer's weights in a loop",
         forward=partial(from_errors, rule="di"),
@@ -299,3 +298,4 @@ METHODS = {
         summary="pseudo-backpropagation: errors by the pseudo-inverse of the weights",
         forward=partial(from_errors, rule="pbp"),
     ),
+}

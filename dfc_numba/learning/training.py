@@ -221,9 +221,9 @@ class Trainer:
                 return
         gradients = self._gradients(minibatch)
         divergence.check_gradients(gradients, minibatch, self._gradients)
+        self._step(gradients, minibatch.phase)
         if self.method.after_step is not None:
             self.method.after_step(self.network, self.config)
-        self._step(gradients, minibatch.phase)
         divergence.check_parameters(self.network, minibatch)
 
     def _gradients(self, minibatch):

@@ -3,9 +3,9 @@
 import signal
 import threading
 import traceback
-from functools import partial
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dfc_numba import data
@@ -170,7 +170,6 @@ def load_data(config):
 def create_network(config, dataset):
     """The network of a configuration: new, or a saved one that has the same layers."""
     options = config.network
-        init_range=options.init_range,
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
     network = make(sizes)
@@ -194,6 +193,7 @@ def _new_network(config, dataset, sizes):
         init=options.init,
         feedback_init="xavier_normal" if from_jacobian else options.feedback_init,
         feedback_noise=options.feedback_noise,
+        init_range=options.init_range,
         seed=config.training.seed,
         dtype=config.training.dtype,
     )
