@@ -31,7 +31,7 @@ def read(path):
     return comments, list(csv.DictReader(lines[len(comments) :]))
 
 
-# --- the scripts in their quick form -----------------------------------------------------------------------------------------
+# --- the scripts in their quick form ---------------------------------------------------------------------------------
 
 
 def quick(script, name, out):
@@ -99,7 +99,7 @@ def test_mnist_alignment(script, tmp_path, mnist_dir):
     check_courses(quick(script, "mnist_alignment", tmp_path))
 
 
-# --- what they compute by themselves -----------------------------------------------------------------------------------------
+# --- what they compute by themselves ---------------------------------------------------------------------------------
 
 
 def test_settling_time_and_overshoot(script):
@@ -152,7 +152,7 @@ def test_the_network_gets_the_feedback_weights(script):
     assert not np.array_equal(np.concatenate(problem.network.feedback), q)
 
 
-# --- what they share -----------------------------------------------------------------------------------------------------------
+# --- what they share -------------------------------------------------------------------------------------------------
 
 
 @needs_matplotlib

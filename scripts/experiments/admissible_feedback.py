@@ -4,13 +4,13 @@
     python scripts/experiments/admissible_feedback.py [--out DIR] [--seed N] [--quick]
 
 One input of the published small network (5-2-2, tanh) with Jacobian J = d r_L / d v. Feedback weights Q = J^T M satisfy
-condition 2 (Col(Q) = Row(J)) for any M; they are admissible where, besides, all eigenvalues of J Q have positive real parts, so
-that the controller is stable.
+condition 2 (Col(Q) = Row(J)) for any M; they are admissible where, besides, all eigenvalues of J Q have positive real
+parts, so that the controller is stable.
 
 a: random Q = J^T M of norm 1, projected on the plane of J^T and J^+. With two outputs this plane holds all
    J^T (J J^T + gamma I)^{-1} exactly. Where does what is learned from noise lie?
-b: admissible Q to which a part with J N = 0 is added, which leaves them stable: the angle of the update with the minimum-norm
-   target update (MN) against condition 2, ||P Q|| / ||Q|| with P projecting on Row(J).
+b: admissible Q to which a part with J N = 0 is added, which leaves them stable: the angle of the update with the
+   minimum-norm target update (MN) against condition 2, ||P Q|| / ||Q|| with P projecting on Row(J).
 """
 
 import sys
@@ -96,7 +96,7 @@ def main(arguments=None):
     )
 
 
-# --- feedback weights ----------------------------------------------------------------------------------------------------
+# --- feedback weights ------------------------------------------------------------------------------------------------
 
 
 def random_feedback(jacobian, rng, number):
@@ -141,7 +141,7 @@ def learn(problem, seed, minibatches):
     return unit(np.concatenate(network.feedback))
 
 
-# --- what they do --------------------------------------------------------------------------------------------------------
+# --- what they do ----------------------------------------------------------------------------------------------------
 
 
 def measure(problem, q):
@@ -209,7 +209,7 @@ def print_learned(results, problem, learned):
     results.table(("learned Q", "closest gamma", "angle with it (deg)", "norm in the plane (of 1)"), rows)
 
 
-# --- the figure ----------------------------------------------------------------------------------------------------------
+# --- the figure ------------------------------------------------------------------------------------------------------
 
 
 def in_plane(jacobian, feedback):

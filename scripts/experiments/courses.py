@@ -1,13 +1,14 @@
-"""How updates, feedback weights and stability change while networks learn: measured, printed and drawn for several methods."""
+"""How updates, feedback weights and stability change while networks learn by several methods: measured, printed, drawn."""
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
-from results import panel
+from results import Results, panel, say
 
+import dfc_numba as dfc
 from dfc_numba.analysis.alignment import alignment
 from dfc_numba.analysis.directions import reference_update
-from dfc_numba.analysis.measurements import available, measure
 from dfc_numba.analysis.probe import probe_minibatch, probe_of
+from dfc_numba.analysis.stability import STABLE, stability
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.support import figures
 
@@ -15,11 +16,10 @@ LATE = 0.5  # part of the epochs, at the end, over which the printed means run
 FIXED = ", fixed Q"
 UNCONTROLLED = "DFA"
 COLOURS = dict(zip(("DFC", "DFC-SS", "DFC-SSA", UNCONTROLLED), figures.COLOURS, strict=False))
-CONTROL = ("condition_2", "eig_instantaneous", "euler_radius", "angle_ssa")  # what DFA has not
-MEASURED = (*CONTROL, "dev_r", "angle_mn", "angle_gn", "angle_bp")
+STABILITY_SAMPLES = 16
 PANELS = {  # the columns that are drawn, in this order
     "condition_2": "condition 2",
-    "eig_instantaneous": r"$\max\ \mathrm{Re}\,\lambda$ of $-(JQ+\alpha I)$ ($1/\tau_u$)",
+    "eigenvalue": r"$\max\ \mathrm{Re}\,\lambda$ of $-(JQ+\alpha I)$ ($1/\tau_u$)",
     "train_loss": "training loss",
     "angle_mn": "angle with MN (deg)",
     "angle_gn": "angle with GN (deg)",
@@ -27,32 +27,23 @@ PANELS = {  # the columns that are drawn, in this order
 }
 
 
-def courses(presets, settings, pretraining_epochs, samples):
-    """The rows of all methods; those that learn their feedback weights begin with the same pre-trained ones.
-
-    Args:
-        presets: by method, the preset and what to change in it. settings: what to change in all.
-        samples: size of the batch on which the updates are compared.
-    """
-    pretraining = FEEDBACK_ONLY | {"feedback.pretraining_epochs": pretraining_epochs}
-    config = preset(presets["DFC"][0], settings | pretraining)
-    dataset = load_data(config)
-    pretrained = train(config, dataset).network
-    for method, (name, changes) in presets.items():
-        course = Course(method, samples)
-        if method == UNCONTROLLED or method.endswith(FIXED):
-            train(preset(name, settings | changes), dataset, [course])
-        else:
-            changes = changes | {"feedback.pretraining_epochs": 0}
-            train(preset(name, settings | changes), dataset, [course], pretrained.copy())
-        yield from course.rows
+def report(name, options, presets, settings, *, pretraining_epochs, samples):
+    """Trains with every method, prints, draws and stores; the arguments are those of `Results` and `run_courses`."""
+    results = Results(name, options)
+    courses = list(run_courses(presets, settings, pretraining_epochs, samples))
+    print_means(results, courses)
+    results.save(draw(courses), [row for course in courses for row in course.rows])
 
 
 class Course:
-    """Observes a run: `rows` has what is measured after each epoch, always on the same training samples."""
+    """Observes a run: `rows` has what is measured after each epoch, always on the same training samples.
+
+    Attributes:
+        stability: the `Stability` of some of these samples in the end; None where no controller is simulated.
+    """
 
     def __init__(self, method, samples):
-        self.method, self.samples, self.rows = method, samples, []
+        self.method, self.samples, self.rows, self.stability = method, samples, [], None
 
     def on_start(self, trainer):
         self.trainer = trainer
@@ -61,61 +52,101 @@ class Course:
         )
 
     def on_epoch(self, row):
-        numbers = measured(self.trainer.network, self.minibatch, self.trainer.config)
+        numbers = measured(self._probe(), self.minibatch.nudge)
         self.rows.append(
             {"method": self.method, "epoch": row["epoch"], "train_loss": row["train_loss"], **numbers}
         )
 
+    def on_end(self, _outcome):
+        probe = self._probe()
+        if probe.simulates:
+            arrays = (array[:STABILITY_SAMPLES] for array in (probe.x, probe.target))
+            self.stability = stability(probe.network, *arrays, probe.controller)
 
-def measured(network, minibatch, config):
-    """The numbers of one minibatch, NaN where a method has none.
+    def _probe(self):
+        return probe_of(self.trainer.network, self.minibatch, self.trainer.config)
+
+
+def run_courses(presets, settings, pretraining_epochs, samples):
+    """The `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
+
+    Args:
+        presets: by method, the preset and what to change in it. settings: what to change in all.
+        samples: size of the batch on which the updates are compared.
+    """
+    pretraining = FEEDBACK_ONLY | {"feedback.pretraining_epochs": pretraining_epochs}
+    config = preset(presets["DFC"][0], settings | pretraining)
+    dataset = load_data(config)
+    say("pre-training of the feedback weights")
+    pretrained = train(config, dataset).network
+    for method, (name, changes) in presets.items():
+        say(method)
+        course = Course(method, samples)
+        if method == UNCONTROLLED or method.endswith(FIXED):
+            train(preset(name, settings | changes), dataset, [course])
+        else:
+            changes = changes | {"feedback.pretraining_epochs": 0}
+            train(preset(name, settings | changes), dataset, [course], pretrained.copy())
+        yield course
+
+
+def measured(probe, nudge):
+    """The numbers of one `Probe`; of the feedback weights, NaN for a method without controller.
 
     As in the published comparisons, the minimum-norm update has the nonlinearity of the plasticity rule, and the largest
     eigenvalue is averaged over samples.
     """
-    probe = probe_of(network, minibatch, config)
-    skipped = () if probe.controller else CONTROL
-    names = [
-        name for name in available(("alignment", "conditions", "stability"), probe.traits) if name in MEASURED
-    ]
-    numbers = measure(probe, [name for name in names if name not in skipped])
-    options = {"loss": config.target.loss, "step": minibatch.nudge, "nonlinear": True}
-    reference = reference_update(network, minibatch.x, minibatch.y, "mn", **options)
-    numbers["angle_mn"] = alignment(probe.update, reference).total
-    if "eig_instantaneous" in numbers:
-        numbers["eig_instantaneous"] = float(np.nanmean(numbers["eig_instantaneous_sample"]))
-    return {name: numbers.get(name, np.nan) for name in MEASURED}
+    references = {kind: probe.reference(kind) for kind in ("gn", "bp")}
+    references["mn"] = reference_update(
+        probe.network, probe.x, probe.y, "mn", loss=probe.loss, step=nudge, nonlinear=True
+    )
+    angles = {f"angle_{kind}": alignment(probe.update, update).total for kind, update in references.items()}
+    if probe.controller is None:
+        return angles | {"condition_2": np.nan, "eigenvalue": np.nan, "angle_ssa": np.nan}
+    return angles | {
+        "condition_2": float(probe.conditions.condition_2.mean()),
+        "eigenvalue": largest_eigenvalue(probe.network, probe.x, probe.controller.alpha),
+        "angle_ssa": alignment(probe.update, probe.reference("ssa")).total,
+    }
 
 
-def print_means(results, rows):
-    """One row per method: means over the later epochs, and the loss in the end."""
-    columns = [*MEASURED, "train_loss"]
+def largest_eigenvalue(network, x, alpha):
+    """The largest real part of the eigenvalues of -(J Q + alpha I) in the feedforward state, mean over samples."""
+    loop = dfc.output_jacobian(network, x) @ np.concatenate(network.feedback).astype(float)
+    return float(-(np.linalg.eigvals(loop).real.min(axis=1) + alpha).mean())
+
+
+def print_means(results, courses):
+    """One row per method: means over the later epochs, the loss in the end, and stability as it is simulated."""
+    names = [name for name in PANELS if name != "train_loss"] + ["angle_ssa"]
     lines = []
-    for method, mine in by_method(rows):
-        late = mine[int(LATE * len(mine)) :]
-        means = [float(np.mean([row[name] for row in late])) for name in MEASURED]
-        lines.append((method, *means, mine[-1]["train_loss"]))
-    results.table(("method", *columns), lines)
+    for course in courses:
+        late = course.rows[int(LATE * len(course.rows)) :]
+        means = [float(np.mean([row[name] for row in late])) for name in names]
+        lines.append((course.method, *means, course.rows[-1]["train_loss"], *simulated(course)))
+    columns = ("method", *names, "last loss", "dt", "largest stable dt", "stable samples")
+    results.table([name.replace("_", " ") for name in columns], lines)
 
 
-def by_method(rows):
-    """(method, its rows) in the order in which the methods appear."""
-    return [
-        (name, [row for row in rows if row["method"] == name])
-        for name in dict.fromkeys(row["method"] for row in rows)
-    ]
+def simulated(course):
+    """(dt, largest stable dt, fraction of the samples that are stable), texts; nothing where nothing is simulated."""
+    if course.stability is None:
+        return "", "", ""
+    found = course.stability
+    numbers = course.trainer.config.controller.dt, found.largest_dt.min(), np.mean(found.verdict == STABLE)
+    return [f"{number:.3g}" for number in numbers]
 
 
-def draw(rows):
+def draw(courses):
     """Six panels with a line per method; broken lines have fixed feedback weights."""
     figure = figures.new_figure(10.5, 6)
     grid = figure.subplots(2, 3, sharex=True)
     for letter, axes, (column, name) in zip("abcdef", grid.flat, PANELS.items(), strict=True):
-        for method, mine in by_method(rows):
-            style = "--" if method.endswith(FIXED) else "-"
-            colour = COLOURS[method.removesuffix(FIXED)]
-            epochs, values = ([row[key] for row in mine] for key in ("epoch", column))
-            axes.plot(epochs, values, color=colour, linestyle=style, label=method)
+        for course in courses:
+            style = "--" if course.method.endswith(FIXED) else "-"
+            colour = COLOURS[course.method.removesuffix(FIXED)]
+            epochs, values = ([row[key] for row in course.rows] for key in ("epoch", column))
+            axes.plot(epochs, values, color=colour, linestyle=style, label=course.method)
         panel(axes, letter, xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.label.set_visible(axes in grid[-1])

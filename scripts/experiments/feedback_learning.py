@@ -3,9 +3,9 @@
 
     python scripts/experiments/feedback_learning.py [--out DIR] [--seed N] [--quick]
 
-Networks with 20 inputs, 10 hidden units (linear or tanh) and 5 linear outputs; their random feedback weights Q learn with the
-published settings, while the forward weights stay. The angle of Q with J^T (J J^T + gamma I)^{-1}, mean over samples, epoch
-by epoch:
+Networks with 20 inputs, 10 hidden units (linear or tanh) and 5 linear outputs; their random feedback weights Q learn with
+the published settings, while the forward weights stay. The angle of Q with J^T (J J^T + gamma I)^{-1}, mean over samples,
+epoch by epoch:
 
 left:    for several gamma; 0 gives the pseudo-inverse of J, a large one J^T (leak alpha = 0.5, gain k_p = 0)
 middle:  for several leaks alpha of the controller, with gamma = 5 (k_p = 0.3)
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from learning import FEEDBACK_ONLY, TINY_TEACHER, preset, train
-from results import Results, panel, parser
+from results import Results, panel, parser, say
 
 from dfc_numba.analysis.conditions import conditions
 from dfc_numba.runs.experiment import load_data
@@ -95,6 +95,7 @@ def all_curves(options):
     for activation in ACTIVATIONS:
 
         def learn(varied, values, gammas, alpha, k_p, activation=activation):
+            say(f"{activation}, alpha = {alpha:g}, k_p = {k_p:g}")
             changed = {"feedback_controller.alpha": alpha, "feedback_controller.k_p": k_p}
             config = preset("student-teacher", settings | changed | {"network.hidden_activation": activation})
             angles = Angles(dataset.train.x[:SAMPLES], gammas)

@@ -3,22 +3,19 @@
 
     python scripts/experiments/mnist_alignment.py [--epochs N] [--hidden N] [--out DIR] [--seed N] [--quick]
 
-The published settings of DFC, DFC-SS, DFC-SSA with learned and with fixed feedback weights, and of direct feedback alignment, with
-three layers of 64 tanh units in place of 256 and a tenth of the training images, so that it takes minutes; the feedback
-weights are pre-trained for as many minibatches as published. DFC-SS is taken at the steady state itself. After each epoch,
-on 128 training samples, the quantities of student_teacher.py. The files of MNIST are looked for in DFC_DATA_DIR.
+The published settings of DFC, DFC-SS, DFC-SSA with learned and with fixed feedback weights, and of direct feedback
+alignment, with three layers of 64 tanh units in place of 256 and a tenth of the training images, so that it takes minutes;
+the feedback weights are pre-trained for as many minibatches as published. DFC-SS is taken at the steady state itself. After
+each epoch, on 128 training samples, the quantities of student_teacher.py. The files of MNIST are looked for in DFC_DATA_DIR.
 """
 
 import sys
 
-from courses import FIXED, courses, draw, print_means
-from results import Results, count, parser
+from courses import FIXED, report
+from results import count, parser
 
-EPOCHS, QUICK_EPOCHS = 10, 2
-HIDDEN, QUICK_HIDDEN, HIDDEN_LAYERS = 64, 12, 3
-IMAGES, QUICK_IMAGES = 5500, 128
-PRETRAINING_EPOCHS, QUICK_PRETRAINING_EPOCHS = 100, 1  # 10 with ten times as many images
-SAMPLES, QUICK_SAMPLES = 128, 16
+EPOCHS, HIDDEN, HIDDEN_LAYERS, IMAGES = 6, 64, 3, 5500
+PRETRAINING_EPOCHS, SAMPLES = 100, 128  # published: 10 epochs with ten times as many images
 NEWTON = {"training.method": "dfc-ss-newton"}
 PRESETS = {
     "DFC": ("mnist-dfc", {}),
@@ -34,15 +31,19 @@ PRESETS = {
 def main(arguments=None):
     """Train with every method, print, draw."""
     options = parse(arguments)
-    results = Results("mnist_alignment", options)
     if options.quick:
-        settings = changes(options.seed, QUICK_EPOCHS, QUICK_HIDDEN, QUICK_IMAGES)
-        rows = list(courses(PRESETS, settings, QUICK_PRETRAINING_EPOCHS, QUICK_SAMPLES))
+        settings = changes(options.seed, epochs=2, hidden=12, images=128)
+        report("mnist_alignment", options, PRESETS, settings, pretraining_epochs=1, samples=16)
     else:
         settings = changes(options.seed, options.epochs, options.hidden, IMAGES)
-        rows = list(courses(PRESETS, settings, PRETRAINING_EPOCHS, SAMPLES))
-    print_means(results, rows)
-    results.save(draw(rows), rows)
+        report(
+            "mnist_alignment",
+            options,
+            PRESETS,
+            settings,
+            pretraining_epochs=PRETRAINING_EPOCHS,
+            samples=SAMPLES,
+        )
 
 
 def parse(arguments):

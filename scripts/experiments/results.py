@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import sys
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter, process_time
@@ -34,6 +35,11 @@ def count(text):
 def count_or_zero(text):
     """A whole number from 0, for argparse."""
     return _whole(text, 0)
+
+
+def say(text):
+    """A line on what is being done, for people who wait."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _whole(text, least):
