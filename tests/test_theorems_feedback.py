@@ -299,8 +299,8 @@ def test_slow_layers_take_it_out_of_the_row_space():
     """With layers of time constant tau_v condition 2 is violated like tau_v^1.
 
     Noise of layer i reaches the output with the weight 1 / (1 + tau_v / tau_n)^(L - i + 1), so what Q learns is
-    D J^T M with D = I - (tau_v / tau_n) diag(L - i + 1) + .., and D J^T does not span Row(J). Euler steps have tau_v - dt for
-    tau_v. Source: Strong-DFC's scaling.
+    D J^T M with D = I - (tau_v / tau_n) diag(L - i + 1) + .., and D J^T does not span Row(J); Euler steps have tau_v - dt
+    for tau_v. Source: Strong-DFC's scaling.
     """
     sizes, found, dt = halving(0.04), [], 0.01
     for size in sizes:
@@ -355,7 +355,7 @@ def test_without_feedback_the_rule_sees_the_transpose(case):
 # --- learning from random noise ---------------------------------------------------------------------------------
 
 
-def chain(noise, seed, c, beta, rounds=40, samples=32):
+def chain(noise, seed, c, beta, rounds=36, samples=24):
     """The mean of Q over the second half of learning from random noise: Q <- Q + eta (Delta Q - beta Q)."""
     net, _ = network()
     set_feedback(net, np.zeros((UNITS, SIZES[-1])))

@@ -30,6 +30,9 @@ from theorems import (
 )
 
 import dfc_numba as dfc
+from dfc_numba.analysis.alignment import alignment
+from dfc_numba.analysis.conditions import conditions
+from dfc_numba.analysis.directions import reference_update
 
 PROBLEMS = {
     "one sample, tanh": one_sample,
@@ -319,3 +322,20 @@ def test_unequal_norms_turn_it_away_from_gauss_newton():
         ours = update(net, x, 1e-7 * direction, readout="newton", alpha=0.0)
         angles.append(between_directions(ours, gauss_newton(net, x, 1e-7 * direction)))
     return spreads, angles
+
+
+def test_the_analysis_sees_these_theorems():
+    """The package's reference directions, angles and conditions say so too: 0 degrees to MN and GN where they are due."""
+    net, x, direction = with_rates(0.0)
+    set_feedback(net, feedback_in_row_space(net, x, "rotating"))
+    y, step = net.predict(x) + direction, 1e-7
+    c, target = dfc.Controller(alpha=0.0), dfc.output_target(net, x, y, step=step)
+    found = dfc.forward_update(net, x, target, c, readout="newton", rule="voltage_difference")
+    for kind in ("mn", "gn"):
+        expected = reference_update(net, x, y, kind, step=step)
+        assert alignment(found, expected).total < 1e-4
+        factor = 1.0 if kind == "mn" else SQUARED_NORM
+        assert distance(vector(found), factor * vector(expected)) < 1e-6
+    assert alignment(found, reference_update(net, x, y, "bp", step=step)).total > 5
+    holding = conditions(net, x)
+    assert abs(holding.condition_2[0] - 1) < 1e-12 and holding.dev_r[0] < 1e-7

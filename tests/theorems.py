@@ -99,7 +99,7 @@ def stacked_feedback(net):
 
 def jacobian(net, x):
     """J of the first sample, (n_L, sum n_i)."""
-    return oracle.output_jacobian(net, x)[0]
+    return oracle.output_jacobian(net, x[:1])[0]
 
 
 STABILISING = {
