@@ -1,6 +1,5 @@
 """The linearised loops: against differences of the oracle's step, in small coordinates, and in the limit of short steps."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +9,10 @@ import pytest
 from problems import inputs, label, parameters, relative_deviation
 
 import dfc_numba as dfc
+from dfc_numba.analysis import spectrum
 from dfc_numba.analysis.closed_loop import EulerMap, Flow
 from dfc_numba.analysis.linearisation import Layers
+from dfc_numba.analysis.spectrum import abscissa, spectral_radius
 
 SIZES, STEP = [4, 6, 5, 3], 1e-5
 OPTIONS = [
@@ -115,3 +116,79 @@ def test_the_euler_map_is_the_derivative_of_the_oracles_step(options):
     nothing = loop.join(rest.step(loop.split(np.zeros((1, loop.size)))))
     assert np.abs(nothing).max() < 1e-13
     assert relative_deviation(loop.matrices(), differences(rest, loop)) < 1e-9
+
+
+# --- small coordinates, short steps ----------------------------------------------------------------------------------------
+
+SHAPES = [[4, 6, 5, 3], [4, 6, 2, 3], [3, 2, 5], [4, 6, 1], [3, 2], [4, 3, 8, 8, 2]]
+
+
+def layers_of(sizes, c):
+    """Layers at two states, and the same in small coordinates."""
+    net = dfc.Network(**parameters(sizes, feedback_gain=0.8))
+    activity = net.forward(inputs(2, sizes[0]))
+    control = np.zeros((2, sizes[-1]))  # for which feedback through J(v)^T has no slope of its own
+    layers = Layers(net, activity.v, control, c)
+    return layers, layers.reduced()
+
+
+def log_polynomial(matrices, z):
+    """log |det(z I - A)| of each matrix."""
+    return np.linalg.slogdet(z * np.eye(matrices.shape[-1]) - matrices)[1]
+
+
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS[::3] + [{"error": "softmax", "alpha": 0.0}], ids=label)
+def test_small_coordinates_leave_out_nothing_but_factors_that_are_known(sizes, options):
+    """The characteristic polynomials differ by what decays by itself: known factors, once for each number left out."""
+    c = controller(**options)
+    layers, small = layers_of(sizes, c)
+    left_out = sum(layers.widths) - sum(small.widths)
+    assert small.complete == (left_out == 0)
+    euler, flow = (
+        (EulerMap(one, c, c.dt) for one in (layers, small)),
+        (Flow(one, c) for one in (layers, small)),
+    )
+    for loops, known in ((euler, "hidden_factors"), (flow, "hidden_rates")):
+        full, reduced = loops
+        constants = getattr(reduced, known)()
+        extra = full.size - reduced.size - left_out * len(constants)  # instantaneous dynamics: factors 0
+        for z in (1.7 + 0.4j, -2.3 + 0.1j):
+            missing = left_out * sum(np.log(abs(z - k)) for k in constants) + extra * np.log(abs(z))
+            polynomials = [log_polynomial(loop.matrices(), z) for loop in (full, reduced)]
+            assert np.abs(polynomials[1] + missing - polynomials[0]).max() < 1e-11
+
+
+def test_wide_layers_become_small_and_narrow_ones_stay():
+    assert layers_of([4, 6, 5, 3], controller())[1].widths == (3, 3, 3)
+    assert layers_of([4, 6, 2, 3], controller())[1].widths == (2, 2, 3)
+    assert layers_of([3, 2, 5], controller())[1].widths == (2, 5)
+
+
+@pytest.mark.parametrize("options", [o for o in OPTIONS if not o.get("instant_dynamics")], ids=label)
+def test_short_steps_follow_the_flow(options):
+    """(A(dt)^n - I)/(n dt) tends to the flow's matrix as dt: the leading rate by halves of the step."""
+    c = controller(**options)
+    rest = AtRest(c)
+    layers = rest.layers()
+    rate = abscissa(Flow(layers, c))[0]
+    errors = [np.log(spectral_radius(EulerMap(layers, c, dt))[0]) / dt - rate for dt in (2e-3, 1e-3, 5e-4)]
+    assert abs(errors[0]) < 0.02
+    assert np.allclose(np.array(errors[:-1]) / errors[1:], 2.0, atol=0.05)
+
+
+def test_products_find_what_matrices_have(monkeypatch):
+    c = controller()
+    layers = layers_of([4, 6, 5, 3], c)[0].take(slice(0, 1))
+    loops = EulerMap(layers, c, 0.05), Flow(layers, c)
+    expected = spectral_radius(loops[0]), abscissa(loops[1])
+    monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
+    monkeypatch.setattr(spectrum, "VECTORS", 12)
+    monkeypatch.setattr(spectrum, "leading_eigenvalue", None)
+    assert spectral_radius(loops[0]) == pytest.approx(expected[0], rel=1e-8)
+    assert abscissa(loops[1]) == pytest.approx(expected[1], rel=1e-8)
+    monkeypatch.undo()
+    monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
+    monkeypatch.setattr(spectrum, "VECTORS", 3)
+    monkeypatch.setattr(spectrum, "RESTARTS", 1)  # no convergence: matrices after all
+    assert np.array_equal(spectral_radius(loops[0]), expected[0])

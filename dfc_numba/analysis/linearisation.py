@@ -155,7 +155,7 @@ class ReducedLayers:
     couplings: list
     output: np.ndarray
     full_widths: tuple
-    reducible = True
+    reducible = True  # feedback does not depend on the voltages
 
     @property
     def widths(self):

@@ -4,11 +4,15 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 DENSE_SIZE = 600  # larger loops are not made into matrices
-LEADING, TOLERANCE = 6, 1e-10  # eigenvalues that a Krylov space is asked for, and how well
+VECTORS, RESTARTS, TOLERANCE = (
+    40,
+    200,
+    1e-9,
+)  # size of a Krylov space, how often it begins anew, and when it is good
 STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run
-SPAN, POINTS = 300.0, 25  # the smallest time step of the scan is 1 / SPAN of the largest one
+SPAN = 300.0  # the smallest time step of the scan is 1 / SPAN of the largest one
+FINE, COARSE = (25, 12), (7, 7)  # steps of the scan, and bisections between neighbours: to 1e-4, or 1e-2
 DOWNWARDS, FARTHEST = 4.0, 16  # factor and number of the steps below the scan
-BISECTIONS = 12  # between neighbours of the scan: 1e-4 or better
 
 
 def spectral_radius(euler_map):
@@ -47,14 +51,21 @@ def _by_products(loop, which):
     operator = LinearOperator((loop.size, loop.size), matvec=multiply, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(loop.size)
     try:
-        values = eigs(operator, LEADING, which=which, v0=start, tol=TOLERANCE, return_eigenvectors=False)
+        return eigs(
+            operator,
+            1,
+            which=which,
+            v0=start,
+            ncv=VECTORS,
+            maxiter=RESTARTS,
+            tol=TOLERANCE,
+            return_eigenvectors=False,
+        )
     except ArpackError:
         return np.zeros(0)
-    size = np.abs(values) if which == "LM" else values.real
-    return values[[size.argmax()]]
 
 
-def largest_stable_step(radius, limit, stable_at_zero):
+def largest_stable_step(radius, limit, stable_at_zero, effort):
     """(B,) largest time step below which every smaller one is stable, as far as the scan sees.
 
     The spectral radius need not grow with dt. It is taken at steps from limit / SPAN to the limit, upwards to the first
@@ -65,10 +76,12 @@ def largest_stable_step(radius, limit, stable_at_zero):
         radius: function of (dt (n,), numbers of n samples (n,)) that returns their spectral radii.
         limit: (B,) largest step to look at, which is returned where all are stable.
         stable_at_zero: (B,) whether small enough steps are stable; 0 is returned for the others.
+        effort: `FINE` or `COARSE`.
     """
+    points, bisections = effort
     low, high = np.zeros(len(limit)), np.full(len(limit), np.nan)
     climbing = np.flatnonzero(stable_at_zero)
-    for part in np.geomspace(1.0 / SPAN, 1.0, POINTS):
+    for part in np.geomspace(1.0 / SPAN, 1.0, points):
         climbing = _try(radius, part * limit, climbing, low, high)
     descending = np.flatnonzero(stable_at_zero & (low == 0))
     for step in range(1, FARTHEST + 1):
@@ -76,7 +89,7 @@ def largest_stable_step(radius, limit, stable_at_zero):
         climbed = _try(radius, dt, descending, low, high)
         descending = np.setdiff1d(descending, climbed)
     between = np.flatnonzero((low > 0) & np.isfinite(high))
-    for _ in range(BISECTIONS):
+    for _ in range(bisections):
         _try(radius, np.sqrt(low * high), between, low, high)
     return low
 

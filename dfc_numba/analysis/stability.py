@@ -7,7 +7,9 @@ import numpy as np
 from dfc_numba.analysis.closed_loop import EulerMap, Flow, steady_response
 from dfc_numba.analysis.linearisation import Layers
 from dfc_numba.analysis.spectrum import (
+    COARSE,
     DENSE_SIZE,
+    FINE,
     STABLE_RADIUS,
     abscissa,
     largest_stable_step,
@@ -35,8 +37,8 @@ class Stability:
         integral: the same of the dynamics of layers and controller with k_p = 0 (A_I). proportional: with k_p (A_PI).
         euler: spectral radius of one Euler step; deviations change by this factor per step in the end.
         largest_dt: largest dt such that all smaller ones are stable; see `stability`.
-        verdict: "stable": euler < 1; "dt too large": euler >= 1, but smaller steps are stable; "unstable": no step is;
-            "no steady state": none was found, or the state is not finite.
+        verdict: "stable": euler < 1; "dt too large": euler >= 1, but all steps up to largest_dt are stable; "unstable":
+            euler >= 1, and largest_dt = 0; "no steady state": none was found, or the state is not finite.
         status: how the state was found: `SteadyState.status`, or "feedforward", or for a simulated state "settled" (the
             norm of e - alpha u is 1e-5 of what the norm of e was), "not settled", "not finite".
     """
@@ -61,13 +63,19 @@ def stability(network, x, target, controller, *, at="steady_state"):
         Euler           the map of one step of `simulate`, with all options of the controller
 
     `integral` and `proportional` are the limits dt -> 0 of the Euler map; they have the compartments and filters that the
-    controller has (tau_apical, tau_control, instant_dynamics), which the matrices of the paper have not.
+    controller has (tau_apical, tau_control, instant_dynamics), which the matrices of the paper have not. At a state that is
+    not at rest ("feedforward" with an error to control), the slopes are taken to stay what they are there.
 
     `largest_dt` scales dt alone: tau_v, tau_apical and tau_control keep their values in units of tau_u, and what is
-    instantaneous (tau_apical=None, tau_control=None, instant_transmission, instant_dynamics) is so for every dt. It is at most
-    the smallest of the time constants, beyond which no `Controller` can be made; that it equals this number means that
-    every dt allowed is stable. Smaller steps are scanned to 1/300 of this, found to four digits; the spectral radius is not
-    monotonic in dt, so that a "stable" dt can lie above `largest_dt`.
+    instantaneous (tau_apical=None, tau_control=None, instant_transmission, instant_dynamics) is so for every dt. It is at
+    most the smallest of the time constants, beyond which no `Controller` can be made, and equals it where every dt that can
+    be is stable. It is 0 where the network itself is unstable, `proportional` >= 0. The spectral radius need not grow with
+    dt: 25 steps from 1/300 of this limit are looked at, and the first that is unstable is approached to four digits, so that
+    other stable ones may lie above; even a network that is unstable can have some.
+
+    States of more than 600 numbers (more than about 60 outputs, or jacobian_feedback with as many units) are not made into
+    matrices. Their leading eigenvalues are found by Arnoldi's method, sample by sample, and largest_dt to two digits from
+    7 steps.
 
     Args:
         x: inputs (B, n_0). target: r*, (B, n_L).
@@ -156,9 +164,9 @@ def _judge(layers, controller):
     def radius(dt, chosen):
         return spectral_radius(EulerMap(layers.take(chosen), controller, dt[:, None, None]))
 
-    everyone = np.arange(len(rates))
-    euler = radius(np.full(len(rates), controller.dt), everyone)
-    largest = largest_stable_step(radius, _longest(controller, rates), proportional < 0)
+    euler = radius(np.full(len(rates), controller.dt), np.arange(len(rates)))
+    effort = COARSE if EulerMap(layers, controller, controller.dt).size > DENSE_SIZE else FINE
+    largest = largest_stable_step(radius, _longest(controller, rates), proportional < 0, effort)
     return rates.real.max(axis=1, initial=-np.inf), integral, proportional, euler, largest
 
 
