@@ -91,6 +91,15 @@ def test_it_is_measured_at_the_start_after_every_nth_minibatch_and_at_the_end_of
     assert (arrays["seconds"] > 0).all() and arrays["angle_bp_layer"].shape == (6, 3)
 
 
+@pytest.mark.parametrize("stop_after", [None, 1, 9])
+def test_how_often_it_will_be_measured_is_known_before(whole, stop_after):
+    trainer, _, monitor = monitored(measured(what=["null_space"]), stop_after=stop_after or 10**9)
+    if stop_after is None:
+        trainer, monitor = Trainer(network(), dataset(), measured()), Monitor(measured(), dataset())
+    times, seconds = monitor.expected(trainer)
+    assert times == 6 - len(monitor.notes) and seconds > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_measured(method):
     trainer, watcher, monitor = monitored(measured(method))

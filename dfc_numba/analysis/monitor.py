@@ -76,13 +76,23 @@ class Monitor:
         seconds = sum(note["seconds"] for note in self.notes)
         return {"times": len(self.notes), "seconds": seconds, "seconds_per_epoch": per_epoch}
 
+    def expected(self, trainer):
+        """(how often will be measured, seconds that it will take), for which it is measured once."""
+        config, schedule = self._config, trainer.schedule
+        per_pass = -(-len(self._dataset.train) // config.training.batch_size)
+        ends = {per_pass * n for n, current in enumerate(schedule, 1) if current.ends_epoch}
+        times = {*range(0, per_pass * len(schedule) + 1, config.analysis.every), *ends}
+        there = self.notes[-1]["minibatches"] if self.notes else -1
+        to_do = sum(time > there for time in times)
+        return to_do, to_do * self._note(trainer.network)["seconds"]
+
     def on_start(self, trainer):
         """Measures the network at the start of the run."""
         self._trainer = trainer
         if not self.notes:
             limit = nullcontext() if trainer.threads is None else threads.limit_threads(trainer.threads)
             with limit:
-                self._measure(epoch=0, phase="start")
+                self._measure(**_where("start", 0))
 
     def on_minibatch(self, progress):
         """Measures after every n-th minibatch."""
@@ -98,16 +108,17 @@ class Monitor:
         row.update({name: float(self.notes[-1][name]) for name in self.names})
         row[SECONDS] = sum(note["seconds"] for note in self.notes) - before
 
-    def _measure(self, *, epoch, phase):
-        start, network = time.perf_counter(), self._trainer.network
-        minibatch = probe_minibatch(network, self._dataset, self._config)
-        where = {
-            "minibatches": self._trainer.counters.minibatches, "epoch": epoch, "phase": PHASES.index(phase),
-        }  # fmt: skip
-        note = noted(probe_of(network, minibatch, self._config), self.names, **where)
-        self.notes.append({**note, "seconds": time.perf_counter() - start})
+    def _measure(self, **where):
+        counters = self._trainer.counters
+        self.notes.append(self._note(self._trainer.network, minibatches=counters.minibatches, **where))
+
+    def _note(self, network, **where):
+        start = time.perf_counter()
+        probe = probe_of(network, probe_minibatch(network, self._dataset, self._config), self._config)
+        note = noted(probe, self.names, **where)
+        return {**note, "seconds": time.perf_counter() - start}
 
 
 def _where(phase, epoch):
     """Epochs of the pre-training are counted on their own, and are epoch 0 here."""
-    return {"phase": phase, "epoch": 0 if phase == "pretraining" else epoch}
+    return {"epoch": 0 if phase == "pretraining" else epoch, "phase": PHASES.index(phase)}

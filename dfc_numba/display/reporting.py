@@ -132,6 +132,14 @@ def announce(experiment, left_out=()):
     print(f"expected, from a short trial: {needs}", flush=True)
     if experiment.trainer.log is not None:
         print(log_text(experiment), flush=True)
+    if experiment.trainer.analysis is not None:
+        print(analysis_text(experiment.trainer), flush=True)
+
+
+def analysis_text(trainer):
+    """How often a run will measure, and how long that takes."""
+    times, seconds = trainer.analysis.expected(trainer)
+    return f"analysis: {times} measurements, about {duration(seconds)} in all, which come on top"
 
 
 def log_text(experiment):
