@@ -8,7 +8,9 @@ import pytest
 from problems import inputs, label, parameters, stable_parameters
 
 import dfc_numba as dfc
+from dfc_numba.analysis import spectrum
 from dfc_numba.analysis import stability as module
+from dfc_numba.analysis.closed_loop import Loop
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.spectrum import FINE, largest_stable_step
 from dfc_numba.analysis.stability import stability
@@ -293,6 +295,21 @@ def test_samples_do_not_depend_on_each_other(monkeypatch):
     alone = stability(net, x, target, controller(), at="feedforward")
     for name in ("instantaneous", "integral", "proportional", "euler", "largest_dt", "verdict"):
         assert np.array_equal(getattr(whole, name), getattr(alone, name)), name
+
+
+def test_large_states_are_judged_by_products(monkeypatch):
+    """What is done with many outputs, done with few."""
+    net, x, target = problem()
+    c = controller(k_p=2.0)
+    dense = stability(net, x, target, c)
+    monkeypatch.setattr(module, "DENSE_SIZE", 5)
+    monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
+    monkeypatch.setattr(spectrum, "VECTORS", 8)
+    monkeypatch.setattr(Loop, "matrices", None)
+    products = stability(net, x, target, c)
+    for name, rtol in (("integral", 1e-8), ("proportional", 1e-8), ("euler", 1e-8), ("largest_dt", 1e-2)):
+        assert np.allclose(getattr(products, name), getattr(dense, name), rtol=rtol), name
+    assert (products.largest_dt != dense.largest_dt).all() and np.array_equal(products.verdict, dense.verdict)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ class ReducedLayers:
     """`Layers` in coordinates of which there are no more than outputs. Attributes and methods as there.
 
     Attributes:
-        inputs: list of (B or 1, m_i, n_c). couplings: list of (B, m_i, m_{i-1}), None for the identity.
+        inputs: list of (B, m_i, n_c). couplings: list of (B, m_i, m_{i-1}), None for the identity.
         output: (B, n_c, n_L). full_widths: (n_1, ..., n_L).
     """
 

@@ -4,11 +4,8 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 DENSE_SIZE = 600  # larger loops are not made into matrices
-VECTORS, RESTARTS, TOLERANCE = (
-    40,
-    200,
-    1e-9,
-)  # size of a Krylov space, how often it begins anew, and when it is good
+VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and how often it may begin anew
+TOLERANCE = 1e-9  # of an eigenvalue found by products
 STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run
 SPAN = 300.0  # the smallest time step of the scan is 1 / SPAN of the largest one
 FINE, COARSE = (25, 12), (7, 7)  # steps of the scan, and bisections between neighbours: to 1e-4, or 1e-2
@@ -32,12 +29,7 @@ def _leading(loop, which):
     """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR")."""
     if loop.size > DENSE_SIZE and len(found := _by_products(loop, which)):
         return found
-    return leading_eigenvalue(loop.matrices(), which)
-
-
-def leading_eigenvalue(matrices, which):
-    """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR") of matrices (B, n, n)."""
-    values = np.linalg.eigvals(matrices)
+    values = np.linalg.eigvals(loop.matrices())
     size = np.abs(values) if which == "LM" else values.real
     return np.take_along_axis(values, size.argmax(axis=1)[:, None], axis=1)[:, 0]
 
@@ -52,15 +44,8 @@ def _by_products(loop, which):
     start = np.random.default_rng(0).standard_normal(loop.size)
     try:
         return eigs(
-            operator,
-            1,
-            which=which,
-            v0=start,
-            ncv=VECTORS,
-            maxiter=RESTARTS,
-            tol=TOLERANCE,
-            return_eigenvectors=False,
-        )
+            operator, 1, which=which, v0=start, ncv=VECTORS, maxiter=RESTARTS, tol=TOLERANCE, return_eigenvectors=False
+        )  # fmt: skip
     except ArpackError:
         return np.zeros(0)
 

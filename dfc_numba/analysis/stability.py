@@ -38,7 +38,8 @@ class Stability:
         euler: spectral radius of one Euler step; deviations change by this factor per step in the end.
         largest_dt: largest dt such that all smaller ones are stable; see `stability`.
         verdict: "stable": euler < 1; "dt too large": euler >= 1, but all steps up to largest_dt are stable; "unstable":
-            euler >= 1, and largest_dt = 0; "no steady state": none was found, or the state is not finite.
+            euler >= 1 and largest_dt = 0, also where something neither grows nor decays; "no steady state": none was
+            found, or the state is not finite.
         status: how the state was found: `SteadyState.status`, or "feedforward", or for a simulated state "settled" (the
             norm of e - alpha u is 1e-5 of what the norm of e was), "not settled", "not finite".
     """
@@ -91,7 +92,8 @@ def stability(network, x, target, controller, *, at="steady_state"):
     """
     choice("at", at, PLACES)
     instance("controller", controller, Controller)
-    target = samples("target", target, network.sizes[-1], count=len(np.asarray(x)))
+    x, _ = feedforward_state(network, x)
+    target = samples("target", target, network.sizes[-1], count=len(x))
     voltages, control, status, found = _STATES[at](network, x, target, _without_noise(controller))
     found &= np.isfinite(control).all(axis=1) & np.all([np.isfinite(v).all(axis=1) for v in voltages], axis=0)
     numbers = np.full((5, len(control)), np.nan)
