@@ -4,6 +4,9 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import h5py
 import numpy as np
@@ -304,6 +307,25 @@ def test_a_run_directory_has_the_same_analysis_whether_it_was_interrupted_or_not
     results = json.loads((tmp_path / "stopped" / "run.json").read_text())["results"]
     assert results["analysis"]["times"] == 9 and len(results["analysis"]["seconds_per_epoch"]) == 2
     assert results["last"]["analysis_seconds"] == results["analysis"]["seconds_per_epoch"][1] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_goes_on_ends_with_the_same_analysis(tmp_path):
+    settings = [f"--set={setting}" for setting in [*SETTINGS, "training.epochs=6"]]
+    command = [sys.executable, "-m", "dfc_numba", "train", "digits", *settings, "--checkpoint-minutes", "0"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    with subprocess.Popen([*command, "--out", killed], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (killed / "analysis.h5").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.kill()
+    with h5py.File(killed / "analysis.h5") as file:  # what is there can be read
+        assert 0 < len(file["minibatches"]) < 27
+    assert len(metrics(killed)) < 6
+    subprocess.run([*command, "--out", killed, "--resume"], check=True, capture_output=True)
+    assert (killed / "analysis.h5").read_bytes() == (whole / "analysis.h5").read_bytes()
+    assert metrics(killed) == metrics(whole)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------------
