@@ -135,7 +135,7 @@ def test_outside_the_row_space_it_is_another_direction():
     j, c = jacobian(net, x), dfc.Controller(alpha=0.0)
     n = np.random.default_rng(3).normal(size=j.T.shape)
     n -= np.linalg.pinv(j) @ (j @ n)
-    sizes, found = halving(0.05), []
+    sizes, found = halving(0.02), []
     for epsilon in sizes:
         set_feedback(net, j.T @ STABILISING["damped"](j @ j.T) + epsilon * n)
         expected = descent(net, lambda: effort(net, x, target, c))
