@@ -17,6 +17,7 @@ import dfc_numba as dfc
 from dfc_numba.analysis import measurements
 from dfc_numba.analysis.alignment import alignment, loss_decrease
 from dfc_numba.analysis.conditions import conditions, null_space_fraction
+from dfc_numba.analysis.control import control_effort, distance_to_linear, effort_update, feedback_ratio
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.analysis.probe import Probe, probe_minibatch, probe_of
@@ -179,6 +180,8 @@ def test_the_table_gives_what_the_functions_give(whole):
         f"{kind}_damped": reference_update(net, x, y, kind, loss=loss, damping=0.1) for kind in ("gn", "mn")
     }
     references["ssa"] = dfc.forward_update(net, x, target, config.controller, readout="analytic")
+    rest = dfc.steady_state(net, x, target, config.controller, method="newton")
+    references["effort"] = effort_update(net, x, rest.u, config.controller)
     for name, reference in references.items():
         found = alignment(own, reference)
         assert note[f"angle_{name}"] == pytest.approx(found.total, rel=1e-12)
@@ -191,6 +194,15 @@ def test_the_table_gives_what_the_functions_give(whole):
     assert note["null_space_layer"] == pytest.approx(fractions, rel=1e-9, abs=1e-12)
     assert note["null_space"] == pytest.approx(
         np.linalg.norm(norms * fractions) / np.linalg.norm(norms), rel=1e-9
+    )
+    assert np.array_equal(note["effort_sample"], control_effort(net, rest.u))
+    assert note["effort"] == pytest.approx(control_effort(net, rest.u).mean(), rel=1e-12)
+    assert note["feedback_ratio_layer"] == pytest.approx(
+        feedback_ratio(net, x, rest.u).mean(axis=0), rel=1e-12
+    )
+    far = distance_to_linear(net, x, target, config.controller, rest.r[-1])
+    assert np.array_equal(note["nonlinearity_sample"], far) and note["nonlinearity"] == pytest.approx(
+        far.mean(), rel=1e-12
     )
     _check_conditions(note, conditions(net, x))
     _check_stability(note, stability(net, x, target, config.controller))
@@ -315,7 +327,9 @@ def test_a_killed_run_that_goes_on_ends_with_the_same_analysis(tmp_path):
     command = [sys.executable, "-m", "dfc_numba", "train", "digits", *settings, "--checkpoint-minutes", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", whole], check=True, capture_output=True)
-    with subprocess.Popen([*command, "--out", killed], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "--out", killed], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         while not (killed / "analysis.h5").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
@@ -407,3 +421,5 @@ def test_what_is_undefined_is_nan_and_does_not_end_the_run():
     for name in ("angle_bp", "angle_ssa", "decrease_own", "decrease_ssa", "null_space", "condition_2"):
         assert np.isnan(found[name]).all(), name
     assert np.isfinite(found["decrease_gn"]) and found["verdict"] == 0
+    assert np.isnan(found["effort"]) and np.isnan(found["nonlinearity_sample"]).all()
+    assert np.isnan(found["angle_effort"]) and np.isnan(found["feedback_ratio_layer"]).all()

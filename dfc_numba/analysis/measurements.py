@@ -12,6 +12,7 @@ import numpy as np
 
 from dfc_numba.analysis.alignment import alignment, loss_decrease
 from dfc_numba.analysis.conditions import null_space_fraction
+from dfc_numba.analysis.control import control_effort, distance_to_linear, feedback_ratio
 from dfc_numba.analysis.probe import traits_of
 from dfc_numba.analysis.stability import STABLE, VERDICTS
 from dfc_numba.model.jacobian import one_thread
@@ -22,6 +23,7 @@ NEEDED = {
     "loss_decrease": ("update", "y", "loss"),
     "null_space": ("update",),
     "conditions": ("feedback",),
+    "control": ("controller", "target", "feedback"),
     "stability": ("controller", "target"),
 }
 DAMPED = "J^T (J J^T + gamma I)^-1"
@@ -140,6 +142,35 @@ def _input_norms(probe):
     return norms.mean(), norms.mean(axis=0)
 
 
+def _at_rest(probe, *, function):
+    """The mean of something over the samples that have a steady state, and it of each, NaN for the others."""
+    found = probe.rest.converged
+    values = np.full(len(found), np.nan)
+    if found.any():
+        values[found] = function(probe, found)
+    return np.sum(values[found]) / np.sum(found), values
+
+
+def _effort(probe, found):
+    return control_effort(probe.network, probe.rest.u[found])
+
+
+def _nonlinearity(probe, found):
+    arguments = probe.x[found], probe.target[found], probe.quiet, probe.rest.r[-1][found]
+    try:
+        return distance_to_linear(probe.network, *arguments)
+    except ValueError:  # J Q + alpha I is singular
+        return np.nan
+
+
+def _feedback_ratio(probe):
+    """The mean over the samples that have a steady state: over all layers, and of each."""
+    found = probe.rest.converged
+    ratios = feedback_ratio(probe.network, probe.x, np.where(found[:, np.newaxis], probe.rest.u, 0.0))
+    layers = ratios[found].sum(axis=0) / np.sum(found)
+    return layers.mean(), layers
+
+
 def _verdict(probe):
     """The fraction of stable samples, and the code of each."""
     codes = np.array([VERDICTS.index(verdict) for verdict in probe.stability.verdict], np.int8)
@@ -150,16 +181,18 @@ def _verdict(probe):
 
 
 def _angles():
-    references = {
-        "bp": "backpropagation",
-        "gn": "Gauss-Newton",
-        "mn": "minimum-norm target",
-        "ssa": "DFC-SSA",
-    }
-    for kind, text in references.items():
-        yield kind, f"the {text} update", {"kind": kind}, "linear control" if kind == "ssa" else None
-        if kind in ("gn", "mn"):
-            yield f"{kind}_damped", f"the damped {text} update", {"kind": kind, "damped": True}, "damping"
+    """(name, what it is, options of `_angle`, the trait that it needs) of each reference."""
+    yield "bp", "the backpropagation update", {"kind": "bp"}, None
+    for kind, text in {"gn": "Gauss-Newton", "mn": "minimum-norm target"}.items():
+        yield kind, f"the {text} update", {"kind": kind}, None
+        yield f"{kind}_damped", f"the damped {text} update", {"kind": kind, "damped": True}, "damping"
+    yield "ssa", "the DFC-SSA update", {"kind": "ssa"}, "linear control"
+    yield (
+        "effort",
+        "the update that lowers the control effort |Q u|^2 / 2",
+        {"kind": "effort"},
+        "feedback control",
+    )
 
 
 def _alignment():
@@ -226,6 +259,18 @@ MEASUREMENTS = {
     "gamma": Measurement(
         group="conditions", long_name=f"gamma for which {DAMPED}, or its mean, is nearest to Q", units="1", of=_gamma,
         along="sample",
+    ),
+    "effort": Measurement(
+        group="control", long_name="control effort |Q u|^2 / 2 in the steady state, mean over samples", units="1",
+        of=partial(_at_rest, function=_effort), along="sample",
+    ),
+    "feedback_ratio": Measurement(
+        group="control", long_name="size of feedback beside feedforward input, |Q_i u| / |W_i r_{i-1}|, mean over samples",
+        units="1", of=_feedback_ratio, along="layer",
+    ),
+    "nonlinearity": Measurement(
+        group="control", long_name="distance of the output from that of DFC-SSA, over that of the feedforward output",
+        units="1", of=partial(_at_rest, function=_nonlinearity), along="sample", needs="linear control",
     ),
     "eig_instantaneous": _stability(
         "instantaneous", "largest real part of the eigenvalues of -(J Q + alpha I)", needs="controller"

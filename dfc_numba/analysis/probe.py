@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from dfc_numba.analysis.conditions import conditions
+from dfc_numba.analysis.control import effort_update
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import stability
 from dfc_numba.configuration.config_usage import DFC_METHODS, possible_analyses, solves
@@ -18,7 +19,9 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.schedule import shuffled_minibatches
+from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.noise import NoiseKey
+from dfc_numba.steady.equilibrium import steady_state
 
 NOISE_MINIBATCH = (
     2**64 - 1
@@ -55,7 +58,7 @@ class Probe:
 
     @property
     def traits(self):
-        """What decides which measurements there are: some of "damping", "controller", "linear control", "dynamics"."""
+        """What decides which measurements there are: the names of `_traits` that hold."""
         return _traits(self.controller, self.simulates, self.damping)
 
     def need(self, *names):
@@ -65,9 +68,14 @@ class Probe:
                 raise ValueError(self.missing[name])
 
     def reference(self, kind, *, damped=False):
-        """The `ForwardUpdate` of a kind of `reference_update`, or of "ssa", the linearised steady state (DFC-SSA)."""
+        """The `ForwardUpdate` of a kind of `reference_update`, or of one of two others.
+
+        They are "ssa", the linearised steady state (DFC-SSA), and "effort", which descends along the control effort in the
+        steady state (Strong-DFC) of the samples that have one. Both are NaN where J Q + alpha I is singular.
+        """
         if (kind, damped) not in self._references:
-            made = self._linearised() if kind == "ssa" else self._reference(kind, damped)
+            own = {"ssa": self._linearised, "effort": self._less_effort}
+            made = own[kind]() if kind in own else self._reference(kind, damped)
             self._references[kind, damped] = made
         return self._references[kind, damped]
 
@@ -76,12 +84,28 @@ class Probe:
         return reference_update(self.network, self.x, self.y, kind, loss=self.loss, **damping)
 
     def _linearised(self):
-        """The update of DFC-SSA, without noise; NaN where J Q + alpha I is singular."""
-        controller = replace(self.controller, sigma=0.0, sigma_output=None, tau_noise=None)
+        return self._or_nan(forward_update, self.network, self.x, self.target, self.quiet, readout="analytic")
+
+    def _less_effort(self):
+        found = self.rest.converged
+        return self._or_nan(effort_update, self.network, self.x[found], self.rest.u[found], self.quiet)
+
+    def _or_nan(self, function, *arguments, **options):
+        """The update that a function makes; NaN where J Q + alpha I is singular, or there are no samples."""
         try:
-            return forward_update(self.network, self.x, self.target, controller, readout="analytic")
+            return function(*arguments, **options)
         except ValueError:
             return _undefined(self.network)
+
+    @cached_property
+    def quiet(self):
+        """The controller without noise."""
+        return replace(self.controller, sigma=0.0, sigma_output=None, tau_noise=None)
+
+    @cached_property
+    def rest(self):
+        """The `SteadyState` by Newton's method."""
+        return steady_state(self.network, self.x, self.target, self.quiet, method="newton")
 
     @cached_property
     def conditions(self):
@@ -96,9 +120,11 @@ class Probe:
 
 
 def _traits(controller, simulates, damping):
+    """Of "damping", "controller", "linear control", "feedback control" and "dynamics" those that there are."""
     linear = controller is not None and controller.error == "difference"
     found = {
         "damping": damping > 0, "controller": controller is not None, "linear control": linear, "dynamics": simulates,
+        "feedback control": controller is not None and not controller.jacobian_feedback,
     }  # fmt: skip
     return {name for name, there in found.items() if there}
 
@@ -174,7 +200,8 @@ def _undefined(network):
 
 def _own_update(network, minibatch, config):
     """What the method would add to the parameters at learning rate 1: minus its gradients."""
-    gradients = methods.find(config.training.method).gradients(network, minibatch, config)
+    with one_thread():
+        gradients = methods.find(config.training.method).gradients(network, minibatch, config)
     biases = gradients.biases and [-array for array in gradients.biases]
     return ForwardUpdate([-array for array in gradients.weights], biases)
 

@@ -322,7 +322,7 @@ class AnalysisSection(Section):
     what: Annotated[tuple[Analysis, ...], Field(strict=False, min_length=1)] = Field(
         ("alignment",),
         description="alignment, loss_decrease, null_space: of the update that the method makes; conditions: of the network; "
-        "stability: of the controlled network",
+        "control, stability: of the controlled network",
     )
     samples: Count = Field(
         32, description="samples of the probe batch, which are drawn once from the training set"

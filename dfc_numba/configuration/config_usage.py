@@ -7,7 +7,7 @@ DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
 LOOP_KEYS = {"alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback"}
 INVERSION_KEYS = {"di": LOOP_KEYS, "sldi": LOOP_KEYS, "ndi": {"alpha", "feedback"}, "fa": {"feedback"}, "pbp": set()}
 # what can be measured, and what of it depends on analysis.damping
-ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "stability")
+ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "control", "stability")
 DAMPED = {"alignment", "loss_decrease"}
 # methods that solve for the steady state, and what of the controller it depends on
 SOLVED_KEYS = {
@@ -73,7 +73,7 @@ def possible_analyses(config):
         training.method in DFC_METHODS and not config.controller.jacobian_feedback
     )
     controls = training.method in DFC_METHODS and not training.freeze_forward
-    runs = {"conditions": has_feedback, "stability": controls}
+    runs = {"conditions": has_feedback, "control": controls and has_feedback, "stability": controls}
     return [name for name in ANALYSES if runs.get(name, not training.freeze_forward)]
 
 

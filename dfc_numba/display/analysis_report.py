@@ -14,6 +14,7 @@ TITLES = {
     "loss_decrease": "loss_decrease: of the loss, to first order, per unit of the norm of the step",
     "null_space": "null_space: of the update of the forward weights",
     "conditions": "conditions: of the theorems, means over samples; angles in degrees",
+    "control": "control: in the steady state, by Newton's method",
     "stability": "stability: of the controlled network in its steady state, the worst sample; times in units of tau_u",
 }
 
