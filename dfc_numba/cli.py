@@ -393,7 +393,7 @@ def analyze(
         str | None,
         typer.Option(
             metavar="alignment,...",
-            help="alignment, loss_decrease, null_space, conditions, stability; all that there is by default.",
+            help="alignment, loss_decrease, null_space, conditions, control, stability; all by default.",
             show_default=False,
         ),
     ] = None,
@@ -422,8 +422,8 @@ def analyze(
     """Measure what the theory is about, without training again: of a run's last and best weights, or of logged minibatches.
 
     alignment: angles of the update with backpropagation, Gauss-Newton and others. loss_decrease: along each of them.
-    null_space: the part of the update without effect. conditions: of the theorems. stability: of the controlled network,
-    sample by sample; whether it or only the Euler step is to blame, and the largest stable step.
+    null_space: the part of the update without effect. conditions: of the theorems. control: how strong it is. stability: of
+    the controlled network, sample by sample; whether it or only the Euler step is to blame, and the largest stable step.
 
     Exit code: 0 done, 2 something is missing, damaged or unusable, or wrong use.
     """
