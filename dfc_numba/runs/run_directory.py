@@ -17,7 +17,7 @@ import re
 import time
 from datetime import datetime, timezone
 from itertools import count
-from math import isnan
+from math import isfinite
 from pathlib import Path
 
 from dfc_numba.analysis import measurements
@@ -292,8 +292,8 @@ def _next_free(name):
 
 
 def _plain(row):
-    """A row with NaN, which JSON has no word for, as None."""
-    return {key: None if isnan(value) else value for key, value in row.items()}
+    """A row with NaN and infinity, which JSON has no words for, as None."""
+    return {key: value if isfinite(value) else None for key, value in row.items()}
 
 
 def _now():
