@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dfc_numba._version import __version__
+from dfc_numba.errors import Interrupted, MissingExtra
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
 DEFAULT_PRESET = "digits"
@@ -260,8 +261,8 @@ def replay(
             "compression": compression,
         }  # fmt: skip
         if expand or settings or out:
-            replay_command.write(source, expand_to=expand, settings=settings, out=out, **options)
-            raise typer.Exit(DONE)
+            complete = replay_command.write(source, expand_to=expand, settings=settings, out=out, **options)
+            raise typer.Exit(DONE if complete else WRONG_USE)
         statuses = set(replay_command.compare(source, **options))
     unusable = "unusable" in statuses or statuses == {"nothing to compare"}
     raise typer.Exit(WRONG_USE if unusable else FAILED if "different" in statuses else DONE)
@@ -460,8 +461,8 @@ def info():
 
 
 @contextmanager
-def _exit_codes(wrong_use=(ValueError, OSError), advice=None):
-    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1.
+def _exit_codes(wrong_use=(ValueError, OSError, MissingExtra), advice=None):
+    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
 
     Warnings are messages too. The `advice` comes after the message.
     """
@@ -471,6 +472,9 @@ def _exit_codes(wrong_use=(ValueError, OSError), advice=None):
             yield
     except (typer.Exit, typer.Abort):
         raise
+    except Interrupted as interrupt:
+        _say(interrupt)
+        raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt as interrupt:
         _say("interrupted at once", advice)
         raise typer.Exit(SIGNALLED + (interrupt.args[0] if interrupt.args else SIGINT)) from None

@@ -36,3 +36,7 @@ class LogError(OSError):
 
 class CheckpointError(OSError):
     """A checkpoint that cannot be written, or none that a run could be continued from; the message says why."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came before the training of a run began; the run can be resumed."""

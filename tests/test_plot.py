@@ -287,7 +287,7 @@ def test_without_matplotlib_the_extra_is_named(stored, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, complaints = dfc_plot(stored)
-    assert code == 1 and "dfc-numba[plot]" in complaints
+    assert code == 2 and "dfc-numba[plot]" in complaints
 
 
 def test_a_record_of_an_open_file_is_taken(stored):

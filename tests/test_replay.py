@@ -292,6 +292,10 @@ def test_a_damaged_segment_of_a_run_does_not_go_unseen(tmp_path):
     segment.write_bytes(segment.read_bytes()[:5000])
     code, text, complaints = dfc_replay(tmp_path)
     assert code == 2 and "5 identical, 1 unusable" in text and "000002.h5" in complaints
+    code, text, complaints = dfc_replay(tmp_path, "--expand", tmp_path / "rest.h5")
+    assert code == 2 and "rest.h5: 5 records" in text
+    assert "000002.h5" in complaints and "missing in it: 1" in complaints
+    assert statuses(tmp_path / "rest.h5") == ["identical"] * 5
 
 
 def test_recipes_alone_have_nothing_to_compare(recipes):
@@ -516,7 +520,7 @@ def test_what_if_is_the_simulation_with_that_controller(tmp_path, case):
 def test_what_if_keeps_what_was_stored(tmp_path):
     record = dfc.Record(variables=("u", "error"), samples=(3, 0), every=2)
     path = write(tmp_path / "file.h5", [recipe()], record=record)
-    assert what_if(path, tmp_path / "new.h5", {"k_p": 1.0}) == 1
+    assert what_if(path, tmp_path / "new.h5", {"k_p": 1.0}) == (1, ())
     assert data_sets(tmp_path / "new.h5").keys() == data_sets(path).keys()
 
 

@@ -14,6 +14,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+import dfc_numba
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs.experiment import Experiment
@@ -204,7 +205,8 @@ def test_a_second_signal_stops_a_run_at_once(whole, stopped, name):
     code = (
         "import sys, time\n"
         "from types import SimpleNamespace\n"
-        "from dfc_numba import cli, methods\n"
+        "from dfc_numba import cli\n"
+        "from dfc_numba.learning import methods\n"
         "from dfc_numba.runs.experiment import Experiment\n"
         "def slow(*arguments):\n"
         "    print('slow', flush=True); time.sleep(300)\n"
@@ -232,6 +234,36 @@ def test_a_second_signal_stops_a_run_at_once(whole, stopped, name):
     assert (stopped / "checkpoint.h5").read_bytes() == before
     resume(stopped)
     assert outcome(stopped) == outcome(whole)
+
+
+@pytest.mark.parametrize(("name", "begun"), [("SIGINT", False), ("SIGTERM", True), ("SIGUSR1", False)])
+def test_a_signal_before_the_training_leaves_a_run_to_resume(whole, halfway, tmp_path, name, begun):
+    """While the trial that expects the time, and may compile, takes minutes."""
+    directory = tmp_path / "run"
+    if begun:
+        shutil.copytree(halfway, directory)
+    code = (
+        "import sys, time\n"
+        "from dfc_numba import cli\n"
+        "from dfc_numba.runs import experiment\n"
+        "def slow(*arguments, **options):\n"
+        "    print('slow', flush=True); time.sleep(300)\n"
+        "experiment.expect = slow\n"
+        "cli.app(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, "train", *map(str, RUN), "--out", str(directory), "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.stdout.readline() != "slow\n":
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.Signals[name])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and "Traceback" not in errors
+    reason = f"interrupted by {name} before the training began"
+    assert f"dfc: {reason}; the run in {directory} can be resumed" in errors
+    assert (record(directory)["status"], record(directory)["stop_reason"]) == ("interrupted", reason)
+    assert dfc("--out", directory, "--resume").exit_code == 0
+    assert outcome(directory) == outcome(whole)
+    assert record(directory).get("resumed_after", {})["minibatches"] == (100 if begun else 0)
 
 
 # --- damage -------------------------------------------------------------------------------------------------
@@ -332,6 +364,23 @@ def test_a_contradiction_is_refused_with_what_differs(halfway, arguments, messag
     result = dfc(*arguments, "--out", halfway, "--resume")
     assert result.exit_code == 2 and message in result.stderr, result.stderr
     assert {file.name: file.read_bytes() for file in halfway.iterdir()} == before
+
+
+def test_what_is_logged_may_change_but_not_what_a_record_holds(whole, stopped):
+    log = ["--log", "--set=log.every=9", "--set=log.variables=[u]"]
+    begun = dfc("--out", stopped, "--resume", *log, "--epochs", EPOCHS + 1)
+    assert begun.exit_code == 0, begun.stderr
+    with dfc_numba.open_trajectories(stopped) as file:
+        assert file["forward"].variable("minibatch")[...].tolist() == [19] + [1, 10, 19] * 2
+    before = {file.name: file.read_bytes() for file in stopped.iterdir()}
+    refused = dfc("--out", stopped, "--resume", "--set=log.variables=[u,v]", "--epochs", EPOCHS + 2)
+    assert refused.exit_code == 2 and "log.variables = ['u'] there, ['u', 'v'] now" in refused.stderr
+    assert {file.name: file.read_bytes() for file in stopped.iterdir()} == before
+    result = dfc("--out", stopped, "--resume", "--set=log.every=20", "--epochs", EPOCHS + 2)
+    assert result.exit_code == 0, result.stderr
+    with dfc_numba.open_trajectories(stopped) as file:
+        assert file["forward"].variable("minibatch")[...].tolist() == [19] + [1, 10, 19] * 2 + [1, 21]
+    assert rows(stopped)[:EPOCHS] == rows(whole)
 
 
 def test_an_edited_configuration_is_refused(stopped):

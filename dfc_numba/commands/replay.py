@@ -44,6 +44,9 @@ def write(
             `settings`: texts "controller.key=value".
         variables, samples, every: texts that say what is kept of the trajectories; see `dfc replay --help`.
         options: of `resimulation.expand`.
+
+    Returns:
+        whether all records are in it: none was in a damaged file of a run.
     """
     if (expand_to is None) == (out is None) or (out is None) != (not settings):
         raise ConfigurationError(
@@ -51,10 +54,13 @@ def write(
         )
     options = {"keep": _keep(variables, samples, every), "command": sys.argv, **options}
     if expand_to is not None:
-        count = expand(path, expand_to, **options)
+        written = expand(path, expand_to, **options)
     else:
-        count = what_if(path, out, _controller_changes(settings), **options)
-    print(f"{expand_to or out}: {count} records")
+        written = what_if(path, out, _controller_changes(settings), **options)
+    print(f"{expand_to or out}: {written.records} records")
+    if written.damaged:
+        _complain(f"damaged files, whose records are missing in it: {len(written.damaged)}")
+    return not written.damaged
 
 
 def _controller_changes(settings):

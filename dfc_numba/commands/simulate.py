@@ -10,7 +10,6 @@ import numpy as np
 from dfc_numba.dynamics.simulation import Record, recorded_bytes, simulate
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.runs.experiment import create_network, load_data
@@ -69,14 +68,10 @@ def _check(config, path, samples):
 
 def _first_minibatch(config, dataset, network, samples):
     """The first samples of the first forward minibatch, and their target, which is that of the whole minibatch."""
-    training, target, split = config.training, config.target, dataset.train
-    indices = shuffled_minibatches(len(split.x), training.batch_size, training.seed, "forward", 0)[0]
-    whole = methods.Minibatch(
-        phase="forward", epoch=1, position=1, number=0, indices=indices,
-        x=np.asarray(split.x[indices], network.dtype),
-        y=soft_targets(split.y[indices], network.sizes[-1], target.class_value),
-        nudge=target.step / (len(indices) if target.step_per == "minibatch" else 1),
-    )  # fmt: skip
+    training = config.training
+    order = shuffled_minibatches(len(dataset.train.x), training.batch_size, training.seed, "forward", 0)
+    where = {"phase": "forward", "epoch": 1, "position": 1, "number": 0}
+    whole = methods.minibatch_of(dataset.train, order[0], network, config, **where)
     pursued = methods.pursued_target(network, whole, config)[:samples]
     first = {name: getattr(whole, name)[:samples] for name in ("x", "y", "indices")}
     return replace(whole, **first, noise=NoiseKey(training.seed, 0, first["indices"])), pursued

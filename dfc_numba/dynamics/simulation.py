@@ -172,7 +172,7 @@ def recorded_bytes(network, controller, count, record):
 
 
 def _allocate(phase, record):
-    """The arrays that the kernel records into."""
+    """The arrays that the kernel records into; it fills every place in them."""
     rows, count = _rows(record, phase.count)
     times = phase.controller.steps // record.every + 1
     outputs, units = phase.network.sizes[-1], int(phase.places.dense[-1])
@@ -183,7 +183,7 @@ def _allocate(phase, record):
     )
     lengths = dict.fromkeys(LAYER_VARIABLES, units) | dict.fromkeys(OUTPUT_VARIABLES, outputs) | {"error": 1}
     arrays = {
-        name: np.zeros(
+        name: memory.uninitialised(
             times * count * lengths[name] if name in record.names() else 0,
             np.float64 if name in OUTPUT_VARIABLES else phase.network.dtype,
         )

@@ -20,6 +20,7 @@ from dfc_numba.dynamics.plasticity import (
     one_shot_feedback_update,
 )
 from dfc_numba.learning import baselines
+from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.errors import update_options
 from dfc_numba.learning.inversion import from_errors, restabilise
 from dfc_numba.learning.optimizers import Gradients
@@ -59,6 +60,23 @@ class Minibatch:
     nudge: float = 0.0
     activity: object = None
     log: object = None
+
+
+def nudge(target, count):
+    """The step of a weak output target for one of `count` samples; target: the section of the configuration."""
+    return target.step / (count if target.step_per == "minibatch" else 1)
+
+
+def minibatch_of(split, indices, network, config, **where):
+    """The `Minibatch` of some samples of a `Split`, nudged as the configuration says; `where`: its other attributes."""
+    target = config.target
+    return Minibatch(
+        indices=indices,
+        x=np.asarray(split.x[indices], network.dtype),
+        y=soft_targets(split.y[indices], network.sizes[-1], target.class_value),
+        nudge=nudge(target, len(indices)),
+        **where,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
-from dfc_numba.learning.evaluation import Score, count_correct, evaluate, soft_targets
+from dfc_numba.learning.evaluation import Score, count_correct, evaluate
 from dfc_numba.learning.optimizers import Optimizer, per_layer, squared_norm
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
@@ -196,20 +196,19 @@ class Trainer:
 
     def _take(self, current, batches):
         """The next `Minibatch` of a pass."""
-        target, number, split = self.config.target, self.counters.minibatches, self.dataset.train
-        seed, position = self.config.training.seed, self.counters.minibatch + 1
-        indices = batches[position - 1]
+        number, position = self.counters.minibatches, self.counters.minibatch + 1
+        seed, indices = self.config.training.seed, batches[position - 1]
         logged = self.log is not None and self.log.wants(current.phase, position, number, len(batches))
-        return methods.Minibatch(
+        return methods.minibatch_of(
+            self.dataset.train,
+            indices,
+            self.network,
+            self.config,
             phase=current.phase,
             epoch=current.epoch,
             position=position,
             number=number,
-            indices=indices,
-            x=np.asarray(split.x[indices], self.network.dtype),
-            y=soft_targets(split.y[indices], self.network.sizes[-1], target.class_value),
             noise=NoiseKey(seed, number, indices) if self._noise is None else self._noise[number],
-            nudge=target.step / (len(indices) if target.step_per == "minibatch" else 1),
             log=self.log if logged else None,
         )
 

@@ -1,7 +1,5 @@
 """One run from a configuration to a run directory: data, network, training, results."""
 
-import signal
-import threading
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -11,17 +9,17 @@ from pathlib import Path
 from dfc_numba import data
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config_usage import INVERSION_KEYS, logs
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, Interrupted
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.run_directory import RunDirectory
+from dfc_numba.runs.signals import leave_on_signals, stop_on_signals
 from dfc_numba.storage.checkpoint_pair import MINUTES
 from dfc_numba.storage.logger import Logger
 from dfc_numba.support.environment import environment
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacobian take its mean
 
 
@@ -60,6 +58,7 @@ class Experiment:
             extra that is not installed.
         ValueError: from the data set's loader, or if the checkpoint does not fit the configuration.
         CheckpointError: if there is no checkpoint to go on from.
+        Interrupted: if a signal comes; the run can be resumed.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Experiment:
         claim = RunDirectory.reopen if resume else RunDirectory.create
         facts = {"command": list(command), "environment": environment()}
         self.directory = claim(config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, **facts)
-        with self._discarded_on_failure():
+        with self._preparing():
             checkpoint = self.directory.find_checkpoint() if resume else None
             self.dataset = load_data(config)
             new = checkpoint is None
@@ -94,7 +93,7 @@ class Experiment:
     def expect(self):
         """The `Expectation` of the run: memory and time."""
         done = self.trainer.counters.passes
-        with self._discarded_on_failure():
+        with self._preparing():
             return expect(self.network, self.dataset, self.config, threads=self.threads, done=done)
 
     def run(self, observers=()):
@@ -117,39 +116,17 @@ class Experiment:
             self.directory.close(*how, **facts)
 
     @contextmanager
-    def _discarded_on_failure(self):
-        """Leaves no run directory behind where a run cannot start."""
+    def _preparing(self):
+        """Leaves no run directory behind where a run cannot start; after a signal, one that can be resumed."""
         try:
-            yield
+            with leave_on_signals():
+                yield
+        except Interrupted as interrupt:
+            self._close("interrupted", str(interrupt))
+            raise Interrupted(f"{interrupt}; the run in {self.directory.path} can be resumed") from None
         except BaseException:
             self.directory.discard()
             raise
-
-
-@contextmanager
-def stop_on_signals(trainer):
-    """The first Ctrl-C, SIGTERM or SIGUSR1 stops the trainer after its minibatch, another one at once.
-
-    The latter raises KeyboardInterrupt(number of the signal). Yields the list of the signals that came. Outside the
-    main thread, which gets all signals, it does nothing.
-    """
-    came = []
-
-    def stop(number, _frame):
-        came.append(number)
-        if len(came) > 1:
-            raise KeyboardInterrupt(number)
-        trainer.request_stop(
-            f"interrupted by {signal.Signals(number).name}; the weights are those of the last minibatch"
-        )
-
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, stop) for number in STOPPING if is_main}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def load_data(config):

@@ -27,6 +27,7 @@ from dfc_numba.support.environment import environment
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
+OBSERVING = ("log.", "analysis.")  # sections that say what is noted of a run, not what it does
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,14 @@ def restore(trainer, path):
 
 
 def contradictions(there, now):
-    """A text of what differs between two `used_values` and keeps a run from being continued; more epochs do not.
+    """A text of what differs between two `used_values` and keeps a run from being continued.
 
-    A key that only one of them has does not count: it is new, or used because of another key that differs.
+    More epochs do not, nor does what is logged or measured: it leaves the results as they are (what the files of a run
+    can hold is a matter of the `Logger`). A key that only one of them has does not count: it is new, or used because of
+    another key that differs.
     """
-    changed = differences(
-        *({key: values[key] for key in there.keys() & now.keys()} for values in (there, now))
-    )
+    keys = {key for key in there.keys() & now.keys() if not key.startswith(OBSERVING)}
+    changed = differences(*({key: values[key] for key in keys} for values in (there, now)))
     if EPOCHS in changed and there[EPOCHS] < now[EPOCHS]:
         del changed[EPOCHS]
     return "; ".join(f"{key} = {text}" for key, text in sorted(changed.items()))

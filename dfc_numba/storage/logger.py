@@ -19,12 +19,16 @@ from dfc_numba.storage import schema, segments
 from dfc_numba.storage.background import Background
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.log_plan import chooses, expected, kept, trajectory_bytes
+from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recomputation import simulates
+from dfc_numba.support.memory import Recycled
 
 MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger
 SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0  # a segment that has more, or is open for longer, is closed
 ENDINGS = {"done": "complete"}  # where files have another word for how a run ended
 PARAMETERS = ("weights", "biases", "feedback")
+# keys of [log] that all records of a run share
+ALIKE = ("variables", "every_step", "dtype", "recipe_only", "updates")
 
 
 class Logger:
@@ -36,7 +40,8 @@ class Logger:
         command: the command line, for the files.
 
     Raises:
-        ConfigurationError: if the compression needs an extra that is not installed.
+        ConfigurationError: if the compression needs an extra that is not installed, or the run has records of another
+            kind already.
     """
 
     def __init__(self, directory, config, *, command=()):
@@ -45,7 +50,9 @@ class Logger:
         self._bytes, self._since = 0, None  # of the segment under way
         self._parameters = {}  # the last ones that were copied, by kind
         self._background = self._writer = None
+        self._recycled = Recycled(MEMORY)
         _check_compression(config.log)
+        _check_kind(directory, config.log)
 
     def expected(self, trainer):
         """(records, bytes) of a whole run, see `log_plan.expected`."""
@@ -82,7 +89,8 @@ class Logger:
         size = self._size(network, minibatch, controller, keep)
         with self._explained():
             self._background.reserve(size)
-        made = function(network, minibatch.x, *arguments, **options, **({"record": keep} if keep else {}))
+        with self._recycled:
+            made = function(network, minibatch.x, *arguments, **options, **({"record": keep} if keep else {}))
         recipe = Recipe(
             network=self._snapshot(network), controller=controller, x=minibatch.x, target=target, noise=noise,
             labels=minibatch.y, indices=minibatch.indices, phase=minibatch.phase, epoch=minibatch.epoch,
@@ -189,3 +197,23 @@ def _check_compression(log):
         filters(log.compression)
     except MissingExtra as error:
         raise ConfigurationError(f"log.compression: {error}") from None
+
+
+def _check_kind(directory, log):
+    """Refuses other records than a run that goes on has: those of a file are alike. Which ones are logged may change."""
+    try:
+        with open_trajectories(directory) as file:
+            there = (file.config or {}).get("log", {})
+    except FileNotFoundError:
+        return
+    now = log.model_dump(mode="json")
+    changed = [
+        f"log.{key} = {there[key]} there, {now[key]} now"
+        for key in ALIKE
+        if there.get(key, now[key]) != now[key]
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"{directory} holds trajectories of another kind ({'; '.join(changed)}), and the records of a run are alike; "
+            "leave that out, or begin another run with --out"
+        )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dfc_numba.dynamics.simulation import Record
 from dfc_numba.storage import schema
@@ -10,6 +11,17 @@ from dfc_numba.storage.recomputation import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of, selection
 from dfc_numba.storage.writer import TrajectoryWriter
 from dfc_numba.support.files import replacing
+
+
+class Written(NamedTuple):
+    """What was written to a new file.
+
+    Attributes:
+        records: how many. damaged: sentences about files of a run that could not be read, and have no records in it.
+    """
+
+    records: int
+    damaged: tuple
 
 
 def expand(path, out, *, keep=None, **options):
@@ -26,7 +38,7 @@ def expand(path, out, *, keep=None, **options):
             [log], or no compression and the precision of the simulation; `command`, to be noted in the file.
 
     Returns:
-        the number of records.
+        `Written`: the number of records, and what is damaged of a run and left out.
 
     Raises:
         FileExistsError: if there is such a file. OSError: if a file cannot be read or written.
@@ -84,7 +96,7 @@ def _resimulate(path, out, change, *, phase=None, record=None, compression=None,
             for stored in records:
                 recipe, keep = change(stored, _of_section(log))
                 writer.append(recipe, *computed(recipe, _possible(keep, recipe)))
-    return len(records)
+        return Written(len(records), tuple(file.damaged))
 
 
 def _running_number(stored):

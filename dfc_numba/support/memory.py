@@ -1,7 +1,9 @@
-"""How much memory there is, so that what cannot fit is refused before it starts; and memory in large pages."""
+"""How much memory there is, so that what cannot fit is refused before it starts; memory in large pages, and used again."""
 
 import os
 import threading
+from collections import defaultdict, deque
+from functools import partial
 
 import numpy as np
 
@@ -71,3 +73,60 @@ class PerThread:
         if not hasattr(self._own, "array"):
             self._own.array = in_large_pages(self._length, self._dtype)
         return self._own.array
+
+
+class Recycled:
+    """Memory of large arrays that are gone, for those to come: fresh memory costs time, since the system clears it first.
+
+    Within its `with` block, and in the thread of this block, it is where `uninitialised` takes memory from.
+
+    Args:
+        limit: bytes that are kept at most.
+    """
+
+    def __init__(self, limit):
+        self._limit, self._free = limit, defaultdict(deque)  # blocks by their size
+
+    def __enter__(self):
+        _own.recycled = self
+
+    def __exit__(self, *_):
+        _own.recycled = None
+
+    def array(self, length, dtype):
+        """An array whose memory comes back when neither it nor a view of it is in use."""
+        size = length * np.dtype(dtype).itemsize
+        try:
+            block = self._free[size].pop()
+        except IndexError:
+            block = np.empty(size, np.uint8)
+        return np.asarray(_Loan(block, partial(self._take_back, block))).view(dtype)
+
+    def _take_back(self, block):
+        """Called by whichever thread gives up the array: no step here depends on the one before."""
+        kept = sum(size * len(blocks) for size, blocks in list(self._free.items()))
+        if kept + block.nbytes > self._limit:
+            self._free.clear()
+        if block.nbytes <= self._limit:
+            self._free[block.nbytes].append(block)
+
+
+class _Loan:
+    """What an array and all views of it hold on to as long as they use a block of memory."""
+
+    def __init__(self, block, give_back):
+        self.__array_interface__, self._give_back = block.__array_interface__, give_back
+
+    def __del__(self):
+        self._give_back()
+
+
+_own = threading.local()
+
+
+def uninitialised(length, dtype):
+    """An array of `length` elements, in memory that is used again where a `Recycled` says so."""
+    recycled = getattr(_own, "recycled", None)
+    if recycled is None or length == 0:
+        return np.empty(length, dtype)
+    return recycled.array(length, dtype)
