@@ -113,9 +113,15 @@ def test_a_scan_takes_the_best_of_its_candidates():
     assert (fitted.angle_damped <= scanned.angle_damped).all()
 
 
-def test_with_one_output_all_dampings_are_the_same_direction():
-    found = conditions(*problem("one output"))
-    assert not found.damping.any() and np.allclose(found.angle_transpose, found.angle_pinv, atol=1e-9)
+def test_equal_singular_values_need_no_damping():
+    """One output, or orthogonal weights: all dampings give the same direction."""
+    net, x = problem("one output")
+    orthogonal = [np.linalg.qr(inputs(2, 2, seed))[0] for seed in range(3, 6)]
+    feedback = [inputs(2, 2, seed) for seed in range(3, 6)]
+    isometry = dfc.Network(weights=orthogonal, biases=None, feedback=feedback, hidden_activation="linear")
+    for found in (conditions(net, x[:1]), conditions(isometry, inputs(4, 2))):
+        assert not found.damping.any() and found.mean_damping == 0
+        np.testing.assert_allclose(found.angle_transpose, found.angle_pinv, rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------ undefined, refused
@@ -189,6 +195,16 @@ def test_what_moves_the_outputs_is_not_in_the_null_space_and_the_rest_is():
     across -= across @ np.linalg.pinv(x) @ x
     unseen = dfc.ForwardUpdate([inputs(8, 6) @ across, *seen.weights[1:]], None)
     assert null_space_fraction(net, x, unseen)[0] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_outputs_that_feel_little_count_as_well():
+    """The second sample's inputs are a hundred thousand times smaller than the first one's."""
+    net, x = problem("without biases", samples=2)
+    x[1] *= 1e-5
+    update = dfc.ForwardUpdate([np.outer(np.ones(6), x[1]), *net.weights[1:]], None)
+    jacobians = dfc.output_jacobian(net, x)[1, :, :6]
+    update.weights[0] *= (jacobians.T @ [1.0, -1.0, 0.5])[:, np.newaxis]
+    assert null_space_fraction(net, x, update)[0] < 1e-9
 
 
 def test_more_outputs_than_weights_leave_no_null_space():

@@ -181,7 +181,7 @@ class _Overlap:
 DECADES = np.arange(-10.0, 4.0)  # of the damping over the square of the largest singular value
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 REFINEMENTS = 22  # by the golden ratio each
-TIE = 1e-9  # degrees by which a damping has to be better than none, or than an infinite one
+TIE = 1e-9  # degrees by which an infinite damping has to be better than none, and a finite one than that
 
 
 def _best(angles, scale, candidates):
@@ -193,7 +193,8 @@ def _best(angles, scale, candidates):
     """
     if candidates is None:
         fitted = 10.0 ** _minimum(lambda exponent: angles(10.0**exponent), scale)
-        found = [angles(np.zeros_like(scale)), angles(np.full_like(scale, np.inf)), angles(fitted) + TIE]
+        limits = angles(np.zeros_like(scale)), angles(np.full_like(scale, np.inf)) + TIE
+        found = [*limits, angles(fitted) + 2 * TIE]
         best = np.choose(np.argmin(found, axis=0), [0.0, np.inf, fitted])
     else:
         found = [angles(np.full_like(scale, candidate)) for candidate in candidates]

@@ -16,9 +16,8 @@ SOLVERS = ("dense", "matrix_free")
 MATRIX_FREE = 'pass solver="matrix_free", which needs products with the Jacobian only, or fewer samples'
 TOLERANCE = 1e-14  # of LSQR, relative
 MOST_STEPS = 20  # of LSQR, per number that is to be met
-WELL_CONDITIONED = (
-    1e-8  # reciprocal of the condition number from which on a Cholesky factor is as good as eigenvalues
-)
+WELL_CONDITIONED = 1e-8  # reciprocal condition number above which a Cholesky factor is good enough
+WHOLE_BYTES = 4e6  # up to which J_W of a minibatch is made as a whole
 GRAMS = 3  # matrices of that size that a dense solution holds at a time
 
 
@@ -65,12 +64,29 @@ def _matrix_free(response, output, damping, columns):
 
 def in_parameters(response, output, damping, solver):
     """Changes of weights and biases that move the outputs of all samples: lists, the latter None for a network without."""
-    solve = _dense_parameters if solver == "dense" else _matrix_free_parameters
-    return solve(response, output, damping)
+    if solver == "matrix_free":
+        return _matrix_free_parameters(response, output, damping)
+    parameters = sum(weight.size for weight in response.network.weights)
+    whole = 8 * output.size * parameters <= WHOLE_BYTES
+    return (_whole_parameters if whole else _gram_parameters)(response, output, damping)
 
 
-def _dense_parameters(response, output, damping):
-    """J_W^T (J_W J_W^T + damping I)^{-1} d; the matrix of Gram has an entry for each pair of samples and of outputs.
+def _whole_parameters(response, output, damping):
+    """The solution from the singular values of J_W."""
+    network, rows = response.network, output.size
+    jacobians = by_layer(network, response.jacobians())
+    columns = [
+        np.einsum("bkn,bm->bknm", j, below).reshape(rows, -1)
+        for j, below in zip(jacobians, response.below, strict=True)
+    ]
+    columns += [] if network.biases is None else [j.reshape(rows, -1) for j in jacobians]
+    spectrum = Spectrum.of(np.concatenate(columns, axis=1)[np.newaxis])
+    parts = inverse_gains(spectrum.values, spectrum.kept, damping)[0] * (output.ravel() @ spectrum.left[0])
+    return _arrays(network, parts @ spectrum.right[0])
+
+
+def _gram_parameters(response, output, damping):
+    """J_W^T (J_W J_W^T + damping I)^{-1} d, where J_W is long: the matrix of Gram has an entry for each pair of outputs.
 
     Without damping it loses twice the digits that the condition number of J_W costs.
     """
@@ -85,6 +101,14 @@ def _dense_parameters(response, output, damping):
     )
     multipliers = _solve_semidefinite(gram, output.ravel(), damping).reshape(output.shape)
     return outer_sums(network, response.pull_back(multipliers), response.below)
+
+
+def _arrays(network, flat):
+    """Weights of all layers, and their biases, which lie behind one another; None for a network without biases."""
+    biases = network.biases or []
+    parts = np.split(flat, np.cumsum([array.size for array in (*network.weights, *biases)])[:-1])
+    weights = [part.reshape(weight.shape) for part, weight in zip(parts, network.weights)]  # biases are left
+    return weights, parts[len(weights) :] or None
 
 
 def gram_of_layer(jacobians, below, bias):
@@ -123,19 +147,12 @@ def outer_sums(network, factors, below):
 
 def _matrix_free_parameters(response, output, damping):
     network = response.network
-    shapes = [weight.shape for weight in network.weights]
-    shapes += [] if network.biases is None else [bias.shape for bias in network.biases]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-
-    def arrays(flat):
-        parts = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
-        return parts[: len(network.weights)], parts[len(network.weights) :]
 
     def forward(flat):
-        weights, biases = arrays(flat)
+        weights, biases = _arrays(network, flat)
         changes = [below @ weight.T for below, weight in zip(response.below, weights, strict=True)]
-        for change, bias in zip(changes, biases):  # there may be none
-            change += bias
+        if biases is not None:
+            changes = [change + bias for change, bias in zip(changes, biases, strict=True)]
         return response.push_forward(changes).ravel()
 
     def backward(output_change):
@@ -143,8 +160,8 @@ def _matrix_free_parameters(response, output, damping):
         weights, biases = outer_sums(network, factors, response.below)
         return np.concatenate([array.ravel() for array in (*weights, *(biases or []))])
 
-    weights, biases = arrays(_lsqr(forward, backward, int(ends[-1]), output, damping))
-    return weights, biases or None
+    unknowns = sum(array.size for array in (*network.weights, *(network.biases or [])))
+    return _arrays(network, _lsqr(forward, backward, unknowns, output, damping))
 
 
 def _lsqr(forward, backward, unknowns, output, damping):
@@ -153,9 +170,8 @@ def _lsqr(forward, backward, unknowns, output, damping):
     Raises:
         LinAlgError: if it takes too many steps.
     """
-    matrix = LinearOperator(
-        (output.size, unknowns), matvec=forward, rmatvec=backward, dtype=np.float64
-    )  # fmt: skip
+    shape = (output.size, unknowns)
+    matrix = LinearOperator(shape, matvec=forward, rmatvec=backward, dtype=np.float64)
     solution, reason, steps, *_ = lsqr(
         matrix, output.ravel(), damp=np.sqrt(damping), atol=TOLERANCE, btol=TOLERANCE, conlim=0,
         iter_lim=MOST_STEPS * output.size,
