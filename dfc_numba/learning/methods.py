@@ -20,8 +20,8 @@ from dfc_numba.dynamics.plasticity import (
     one_shot_feedback_update,
 )
 from dfc_numba.learning import baselines
-from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.errors import update_options
+from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.inversion import from_errors, restabilise
 from dfc_numba.learning.optimizers import Gradients
 from dfc_numba.model.targets import output_target
