@@ -15,6 +15,15 @@ from typing import TYPE_CHECKING
 from dfc_numba._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from dfc_numba.analysis.alignment import Alignment as Alignment
+    from dfc_numba.analysis.alignment import alignment as alignment
+    from dfc_numba.analysis.alignment import loss_decrease as loss_decrease
+    from dfc_numba.analysis.conditions import Conditions as Conditions
+    from dfc_numba.analysis.conditions import conditions as conditions
+    from dfc_numba.analysis.conditions import null_space_fraction as null_space_fraction
+    from dfc_numba.analysis.directions import reference_update as reference_update
+    from dfc_numba.analysis.stability import Stability as Stability
+    from dfc_numba.analysis.stability import stability as stability
     from dfc_numba.display.plots import plot as plot
     from dfc_numba.dynamics.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.dynamics.plasticity import ForwardUpdate as ForwardUpdate
@@ -68,6 +77,15 @@ _HOMES = {
     "SteadyState": "steady.equilibrium",
     "output_jacobian": "steady.equilibrium",
     "backward_errors": "inversion.rules",
+    "reference_update": "analysis.directions",
+    "alignment": "analysis.alignment",
+    "Alignment": "analysis.alignment",
+    "loss_decrease": "analysis.alignment",
+    "conditions": "analysis.conditions",
+    "Conditions": "analysis.conditions",
+    "null_space_fraction": "analysis.conditions",
+    "stability": "analysis.stability",
+    "Stability": "analysis.stability",
     "open_trajectories": "storage.reader",
     "replay": "storage.replay",
     "expand": "storage.resimulation",

@@ -49,7 +49,7 @@ ARGUMENTS = {
 }  # fmt: skip
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
 METHODS = ["create", "forward", "predict", "copy", "set_feedback", "save", "load"]
-SHAPE = re.compile(r"\((B|T|n_\w+|sum n_i)(, ?[\w ]+|,)*\)")
+SHAPE = re.compile(r"\((B|T|L|n_\w+|sum n_i)(, ?[\w {}-]+|,)*\)")
 FILES = {"open_trajectories", "replay", "expand", "what_if", "plot"}
 WITHOUT_ARRAYS = {"Controller", "Record", "DivergenceError", "limit_threads", *FILES}
 

@@ -9,9 +9,7 @@ from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.support.validation import number
 
-SILENT = np.errstate(
-    over="ignore", invalid="ignore", divide="ignore", under="ignore"
-)  # of updates that have diverged
+SILENT = np.errstate(all="ignore")  # of updates that have diverged
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ def alignment(update, reference):
     """The angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
 
     Args:
-        update, reference: anything with lists .weights and .biases (or None), such as `ForwardUpdate`. Both in the same
-            sense: gradients point the other way.
+        update, reference: anything with lists .weights, (n_i, n_{i-1}) each, and .biases (or None), such as
+            `ForwardUpdate`. Both in the same sense: gradients point the other way.
 
     Returns:
         an `Alignment`; angles near 0 are exact to rounding.
@@ -99,7 +97,7 @@ def loss_decrease(network, x, y, update, *, loss="mse", step=None):
         -(d loss / d(W, b)) . update / |update|,   or   (loss(W, b) - loss((W, b) + step update / |update|)) / step
 
     Args:
-        x, y, loss: as for `reference_update`. update: a `ForwardUpdate`.
+        x: inputs (B, n_0). y, loss: as for `reference_update`. update: a `ForwardUpdate`.
         step: length of a step that is taken indeed; None for the limit of a short one. The gradient's norm is the most that
             any direction has in that limit, and "bp" has it.
 
