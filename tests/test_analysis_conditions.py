@@ -8,6 +8,7 @@ import pytest
 from problems import inputs, parameters, probabilities
 
 import dfc_numba as dfc
+from dfc_numba.analysis import conditions as module
 from dfc_numba.analysis.conditions import conditions, null_space_fraction
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.model import jacobian
@@ -261,5 +262,8 @@ def test_neither_threads_nor_pieces_count(monkeypatch):
         )
         assert np.array_equal(null_space_fraction(net, x, update), fractions)
     monkeypatch.setattr(jacobian, "PIECE_BYTES", 1)
-    for name, value in values(conditions(net, x)).items():
+    in_pieces = values(conditions(net, x))
+    for name, value in in_pieces.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-9 if "mean_damping" in name else 1e-13)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    assert all(np.array_equal(value, in_pieces[name]) for name, value in values(conditions(net, x)).items())

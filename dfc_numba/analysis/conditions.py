@@ -20,6 +20,7 @@ from dfc_numba.support.validation import choice, number
 
 SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 FEWER = "pass fewer samples"
+KEPT_BYTES = 1e9  # of singular vectors; beyond, fitting a damping to the mean makes them again and again
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,17 @@ def _candidates(damping):
 
 
 class _Spectra:
-    """The singular value decompositions of a minibatch's Jacobians, some samples at a time; a single piece is kept."""
+    """The singular value decompositions of a minibatch's Jacobians, some samples at a time; kept where there is room."""
 
     def __init__(self, response):
-        self._response, self._pieces, self._only = response, response.pieces(FEWER), None
+        self._response, self._pieces, self._kept = response, response.pieces(FEWER), []
+        self._keeps = 2 * len(response.x) * jacobian_bytes(response.network) <= KEPT_BYTES
 
     def __iter__(self):
-        if len(self._pieces) > 1:
+        if not self._keeps:
             return map(self._piece, self._pieces)
-        self._only = self._only or [self._piece(self._pieces[0])]
-        return iter(self._only)
+        self._kept = self._kept or list(map(self._piece, self._pieces))
+        return iter(self._kept)
 
     def _piece(self, piece):
         return Spectrum.of(self._response.jacobians(piece))
