@@ -104,11 +104,12 @@ class Recycled:
 
     def _take_back(self, block):
         """Called by whichever thread gives up the array: no step here depends on the one before."""
+        if block.nbytes > self._limit:
+            return
         kept = sum(size * len(blocks) for size, blocks in list(self._free.items()))
         if kept + block.nbytes > self._limit:
             self._free.clear()
-        if block.nbytes <= self._limit:
-            self._free[block.nbytes].append(block)
+        self._free[block.nbytes].append(block)
 
 
 class _Loan:
