@@ -8,4 +8,5 @@ recomputation.py         what a recipe gives: trajectory and update
 replay.py, deviation.py  computing records again, and comparing bit for bit
 resimulation.py          new files from recipes: full trajectories, another controller
 source.py                a trajectory to analyse, stored or in memory
+analysis_file.py         what was measured of networks and minibatches
 """
