@@ -3,13 +3,16 @@
 `multiply` fills its registers with outputs, of which small layers have too few: 10 outputs would take a panel of 16 or 32.
 Here a tile is ROWS units by two registers of samples, `[unit][sample]`, so that the sizes of the layers leave nothing
 unused; the numbers of M are spread to all lanes. The tile starts from keep out, which makes the Euler step
-r <- (1 - dt lambda) r + (dt M) x one product.
+r <- (1 - dt lambda) r + (dt M) x one product. Where x has so few units that all of them fit into registers, they stay
+there, and M is gone through row by row.
 
-The matrix is cut into tiles of rows as even as possible, `packed[tile][input][row within the tile]`. The inner sum runs in
-the order of its index, and samples are lanes of their own: a sample's bits do not depend on the samples beside it.
+The matrix is cut into tiles of rows as even as possible, `packed[tile][input][row within the tile]`, or left as it is where
+x stays in registers. The inner sum runs in the order of its index, and samples are lanes of their own: a sample's bits
+do not depend on the samples beside it.
 """
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
@@ -30,6 +33,8 @@ from numba.extending import intrinsic, overload
 
 TILE_ROWS = 12 if MANY_REGISTERS else 6
 TILE_VECTORS = 2
+FEW = 12 if MANY_REGISTERS else 5  # units of x that stay in registers
+UNROLLED = 5  # steps of the inner sum of a tile
 
 
 def padded_samples(count, dtype):
@@ -46,13 +51,16 @@ def tile_bounds(rows):
 def pack(matrix, out):
     """Pack a matrix (rows, inner) into the flat array `out` of rows * inner elements."""
     rows, inner = matrix.shape
+    if inner <= FEW:
+        out[:] = matrix.ravel()
+        return
     bounds = tile_bounds(rows)
     for first, last in zip(bounds[:-1], bounds[1:], strict=True):
         out[first * inner : last * inner].reshape(inner, last - first)[:] = matrix[first:last].T
 
 
-class _Tile:
-    """Emits one tile for every number of rows and of registers that it may have."""
+class _Product:
+    """Emits out = keep out + M x for some rows of M and 1 .. TILE_VECTORS registers of samples."""
 
     def __init__(self, context, builder, signature, values):
         self.builder = builder
@@ -64,81 +72,123 @@ class _Tile:
         self.m = builder.gep(data_pointer(context, builder, signature.args[6], m), [m_start])
         self.keep = splat(builder, keep)
 
-    def emit(self):
-        """A branch to the code for the sizes at hand."""
-        builder = self.builder
-        end = builder.append_basic_block()
-        sizes = [
-            (rows, vectors) for vectors in range(1, TILE_VECTORS + 1) for rows in range(1, TILE_ROWS + 1)
-        ]
-        which = builder.add(builder.mul(self.vectors, ir.Constant(INDEX, TILE_ROWS)), self.rows)
+    def emit_tile(self):
+        """A tile of 1 .. TILE_ROWS rows that stays in registers while the inner index runs."""
+        self._emit_each(self.rows, TILE_ROWS, self._tile)
+
+    def emit_rows(self):
+        """Any number of rows, one after the other, while x of 1 .. FEW units stays in registers."""
+        self._emit_each(self.inner, FEW, self._row_by_row)
+
+    def _emit_each(self, size, largest, emit):
+        """A branch to code for the size and the number of registers at hand."""
+        builder, end = self.builder, self.builder.append_basic_block()
+        which = builder.add(builder.mul(self.vectors, ir.Constant(INDEX, largest)), size)
         switch = builder.switch(which, end)
-        for rows, vectors in sizes:
+        for vectors, known in product(range(1, TILE_VECTORS + 1), range(1, largest + 1)):
             block = builder.append_basic_block()
-            switch.add_case(ir.Constant(INDEX, vectors * TILE_ROWS + rows), block)
+            switch.add_case(ir.Constant(INDEX, vectors * largest + known), block)
             builder.position_at_end(block)
-            self._tile(rows, vectors)
+            emit(known, vectors)
             builder.branch(end)
         builder.position_at_end(end)
 
     def _tile(self, rows, vectors):
-        builder = self.builder
         places = [
-            place for m in range(rows) for place in self._vectors(self.out, ir.Constant(INDEX, m), vectors)
+            place for m in range(rows) for place in self._unit(self.out, ir.Constant(INDEX, m), vectors)
         ]
-        sums = [builder.fmul(self.keep, self._load(place), flags=CONTRACT) for place in places]
-        _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, rows, vectors), carried=sums)
-        for place, value in zip(places, sums, strict=True):
-            builder.store(value, place, align=self.itemsize)
+        sums, first = [self._kept(place) for place in places], None
+        for steps in (UNROLLED, 1):
+            body = partial(self._add_columns, rows, vectors, steps)
+            first, sums = emit_loop(self.builder, self.inner, steps, body, first=first, carried=sums)
+        self._store(sums, places)
 
-    def _vectors(self, base, row, vectors):
+    def _add_columns(self, rows, vectors, steps, first, *sums):
+        """The sums of a tile after some columns of M."""
+        builder = self.builder
+        for step in range(steps):
+            k = builder.add(first, ir.Constant(INDEX, step))
+            x = [self._load(place) for place in self._unit(self.x, k, vectors)]
+            column = builder.gep(self.m, [builder.mul(k, ir.Constant(INDEX, rows))])
+            parts = (sums[m * vectors : (m + 1) * vectors] for m in range(rows))
+            sums = [s for m, part in enumerate(parts) for s in self._multiply_add(column, m, x, part)]
+        return sums
+
+    def _row_by_row(self, inner, vectors):
+        x = [
+            [self._load(place) for place in self._unit(self.x, ir.Constant(INDEX, k), vectors)]
+            for k in range(inner)
+        ]
+
+        def body(m):
+            places = self._unit(self.out, m, vectors)
+            row = self.builder.gep(self.m, [self.builder.mul(m, ir.Constant(INDEX, inner))])
+            sums = [self._kept(place) for place in places]
+            for k in range(inner):
+                sums = self._multiply_add(row, k, x[k], sums)
+            self._store(sums, places)
+
+        emit_loop(self.builder, self.rows, 1, body)
+
+    def _multiply_add(self, numbers, index, x, sums):
+        """sums + numbers[index] x, register by register."""
+        element = self.builder.load(self.builder.gep(numbers, [ir.Constant(INDEX, index)]))
+        spread = splat(self.builder, element)
+        return [call_packed(self.builder, "fmuladd", spread, xj, s) for xj, s in zip(x, sums, strict=True)]
+
+    def _unit(self, base, unit, vectors):
         """Pointers to the registers of one unit."""
-        start = self.builder.gep(base, [self.builder.mul(row, self.width)])
+        start = self.builder.gep(base, [self.builder.mul(unit, self.width)])
         offsets = (ir.Constant(INDEX, j * self.lanes) for j in range(vectors))
         return [self.builder.bitcast(self.builder.gep(start, [o]), self.kind.as_pointer()) for o in offsets]
 
     def _load(self, place):
         return self.builder.load(place, align=self.itemsize)
 
-    def _multiply_add(self, rows, vectors, k, *sums):
-        builder = self.builder
-        x = [self._load(place) for place in self._vectors(self.x, k, vectors)]
-        column = builder.gep(self.m, [builder.mul(k, ir.Constant(INDEX, rows))])
-        result = []
-        for m in range(rows):
-            element = splat(builder, builder.load(builder.gep(column, [ir.Constant(INDEX, m)])))
-            result += [
-                call_packed(builder, "fmuladd", element, x[j], sums[m * vectors + j]) for j in range(vectors)
-            ]
-        return result
+    def _kept(self, place):
+        return self.builder.fmul(self.keep, self._load(place), flags=CONTRACT)
+
+    def _store(self, values, places):
+        for value, place in zip(values, places, strict=True):
+            self.builder.store(value, place, align=self.itemsize)
 
 
-def _numpy_tile(rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep):
-    """The same in NumPy."""
+def _numpy_product(packed_matrix):
+    """The same in NumPy; packed_matrix(numbers, rows, inner) is M."""
 
-    def matrix(array, start, rows):
-        strides = width * array.itemsize, array.itemsize
-        return np.lib.stride_tricks.as_strided(array[start:], (rows, vectors * lanes(out.dtype)), strides)
+    def run(rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep):
+        def units(array, start, count):
+            strides, samples = (width * array.itemsize, array.itemsize), vectors * lanes(out.dtype)
+            return np.lib.stride_tricks.as_strided(array[start:], (count, samples), strides)
 
-    target, m = matrix(out, out_start, rows), packed[packed_start : packed_start + rows * inner]
-    target[:] = keep * target + m.reshape(inner, rows).T @ matrix(x, x_start, inner)
+        target, m = units(out, out_start, rows), packed[packed_start : packed_start + rows * inner]
+        target[:] = keep * target + packed_matrix(m, rows, inner) @ units(x, x_start, inner)
 
-
-@intrinsic
-def _compiled_tile(
-    typingctx, rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep
-):
-    whole = types.intp
-    signature = types.void(whole, whole, out, whole, x, whole, packed, whole, whole, whole, out.dtype)
-
-    def generate(context, builder, sig, values):
-        _Tile(context, builder, sig, values).emit()
-        return context.get_dummy_value()
-
-    return signature, generate
+    return run
 
 
-_tile = _numpy_tile if JIT_DISABLED else _compiled_tile
+def _compiled_product(emit):
+    """The product as an intrinsic; emit(a `_Product`)."""
+
+    @intrinsic
+    def run(typingctx, rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep):
+        whole = types.intp
+        signature = types.void(whole, whole, out, whole, x, whole, packed, whole, whole, whole, out.dtype)
+
+        def generate(context, builder, sig, values):
+            emit(_Product(context, builder, sig, values))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return run
+
+
+if JIT_DISABLED:
+    _tile = _numpy_product(lambda numbers, rows, inner: numbers.reshape(inner, rows).T)
+    _row_by_row = _numpy_product(lambda numbers, rows, inner: numbers.reshape(rows, inner))
+else:
+    _tile, _row_by_row = _compiled_product(_Product.emit_tile), _compiled_product(_Product.emit_rows)
 
 
 def _lanes(array):
@@ -154,12 +204,15 @@ def _compiled_lanes(array):
 @jit
 def advance(out, out_start, rows, x, x_start, inner, packed, packed_start, width, keep):
     """out = keep out + M x: out (rows, width), x (inner, width) and the packed M (rows, inner) in flat arrays."""
-    register, tiles = _lanes(out), (rows + TILE_ROWS - 1) // TILE_ROWS
+    samples = TILE_VECTORS * _lanes(out)
+    tiles = 1 if inner <= FEW else (rows + TILE_ROWS - 1) // TILE_ROWS
     for tile in range(tiles):
         first, last = rows * tile // tiles, rows * (tile + 1) // tiles
-        for column in range(0, width, TILE_VECTORS * register):
-            vectors = min(TILE_VECTORS, (width - column) // register)
-            _tile(
-                last - first, vectors, out, out_start + first * width + column, x, x_start + column,
-                packed, packed_start + first * inner, width, inner, keep,
-            )  # fmt: skip
+        begin, numbers, count = out_start + first * width, packed_start + first * inner, last - first
+        for column in range(0, width, samples):
+            vectors = min(samples, width - column) // _lanes(out)
+            place, seen = begin + column, x_start + column
+            if inner <= FEW:
+                _row_by_row(count, vectors, out, place, x, seen, packed, numbers, width, inner, keep)
+            else:
+                _tile(count, vectors, out, place, x, seen, packed, numbers, width, inner, keep)
