@@ -4,4 +4,6 @@ rules.py           `backward_errors`: dynamic inversion and the rules that it is
 problem.py         what all rules are given, checked
 loops.py           loops of populations, and their dynamics by the compiled kernels
 equilibrium.py     the same loops at rest
+stability.py       whether the loops are stable, in continuous time and in the steps that are taken
+feedback.py        feedback matrices: random, from the weights, made stable
 """
