@@ -17,7 +17,6 @@ from dfc_numba.configuration.config_usage import DFC_METHODS, possible_analyses,
 from dfc_numba.dynamics.plasticity import ForwardUpdate, forward_update
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.noise import NoiseKey
@@ -162,15 +161,11 @@ def probe_minibatch(network, dataset, config, *, samples=None):
     Raises:
         ConfigurationError: if the training set has fewer samples.
     """
-    training, target, split = config.training, config.target, dataset.train
-    indices = probe_indices(dataset, config, samples)
-    return methods.Minibatch(
-        phase="forward", epoch=0, position=0, number=0, indices=indices,
-        x=np.asarray(split.x[indices], network.dtype),
-        y=soft_targets(split.y[indices], network.sizes[-1], target.class_value),
-        noise=NoiseKey(training.seed, NOISE_MINIBATCH, indices),
-        nudge=target.step / (training.batch_size if target.step_per == "minibatch" else 1),
-    )  # fmt: skip
+    training, indices = config.training, probe_indices(dataset, config, samples)
+    where = {"phase": "forward", "epoch": 0, "position": 0, "number": 0}
+    noise = NoiseKey(training.seed, NOISE_MINIBATCH, indices)
+    minibatch = methods.minibatch_of(dataset.train, indices, network, config, noise=noise, **where)
+    return replace(minibatch, nudge=methods.nudge(config.target, training.batch_size))
 
 
 def probe_of(network, minibatch, config, *, damping=None):
