@@ -25,16 +25,6 @@ class Problem:
     derivatives: list
     delta_out: np.ndarray
 
-    @property
-    def sizes(self):
-        """(n_1, ..., n_L)."""
-        return [w.shape[1] for w in self.weights] + [len(self.weights[-1])]
-
-    @property
-    def dtype(self):
-        """float32 or float64, of all arrays."""
-        return self.delta_out.dtype
-
 
 def check(weights, feedback, derivatives, delta_out, rule):
     """The `Problem` of the arguments of `backward_errors`, in float32 if all arrays are, else in float64.
@@ -53,19 +43,20 @@ def check(weights, feedback, derivatives, delta_out, rule):
     delta_out = as_array("delta_out", delta_out)
     dtype = _common_dtype([*weights, *feedback, *derivatives, delta_out])
     delta_out = samples("delta_out", delta_out, sizes[-1], dtype=dtype)
-    count = len(delta_out)
+    slopes = [(len(delta_out), n) for n in sizes[:-1]]
+    pairs = list(zip(sizes[1:], sizes[:-1], strict=True))
     return Problem(
-        weights=[
-            floats(f"weights[{i}]", w, (sizes[i], sizes[i - 1]), dtype=dtype)
-            for i, w in enumerate(weights[1:], 1)
-        ],
-        feedback=_checked_feedback(feedback, _feedback_shapes(sizes, rule), dtype),
-        derivatives=[
-            floats(f"derivatives[{i}]", slope, (count, n), dtype=dtype)
-            for i, (slope, n) in enumerate(zip(derivatives, sizes, strict=False))
-        ] or [np.ones((count, n), dtype) for n in sizes[:-1]],
+        weights=_floats("weights", weights[1:], pairs, dtype, first=1),
+        feedback=_floats("feedback", feedback, _feedback_shapes(feedback, sizes, rule), dtype),
+        derivatives=_floats("derivatives", derivatives or map(np.ones, slopes), slopes, dtype),
         delta_out=delta_out,
-    )  # fmt: skip
+    )
+
+
+def _floats(name, arrays, shapes, dtype, first=0):
+    """The arrays of a list, checked; `first` is the number of the first of them."""
+    pairs = enumerate(zip(arrays, shapes, strict=True), first)
+    return [floats(f"{name}[{i}]", array, shape, dtype=dtype) for i, (array, shape) in pairs]
 
 
 def _matrices(name, given):
@@ -102,25 +93,17 @@ def _derivatives(derivatives, sizes):
     return found
 
 
-def _feedback_shapes(sizes, rule):
-    """Shapes of the feedback matrices of a rule."""
+def _feedback_shapes(feedback, sizes, rule):
+    """Shapes of the feedback matrices of a rule, if there are as many as it needs."""
+    above = [sizes[-1]] * (len(sizes) - 1) if rule == "dfa" else sizes[1:]
+    shapes = [(sizes[0], sizes[-1])] if rule == "sldi" else list(zip(sizes[:-1], above, strict=True))
     if rule in WITHOUT_FEEDBACK:
         return []
-    if rule == "sldi":
-        return [(sizes[0], sizes[-1])]
-    above = [sizes[-1]] * (len(sizes) - 1) if rule == "dfa" else sizes[1:]
-    return list(zip(sizes[:-1], above, strict=True))
-
-
-def _checked_feedback(feedback, shapes, dtype):
     if len(feedback) != len(shapes):
         raise ValueError(
             f"feedback holds {len(feedback)} matrices; {len(shapes)} are needed, of the shapes {shapes}"
         )
-    return [
-        floats(f"feedback[{i}]", matrix, shape, dtype=dtype)
-        for i, (matrix, shape) in enumerate(zip(feedback, shapes, strict=True))
-    ]
+    return shapes
 
 
 def _common_dtype(arrays):

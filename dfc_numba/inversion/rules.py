@@ -8,28 +8,13 @@ from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion.equilibrium import layer_at_rest, network_at_rest, pseudo_inverse_product
 from dfc_numba.inversion.loops import LINEAR, SCALED, TANH, Loop, run
 from dfc_numba.inversion.problem import check
+from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.support.validation import choice, flag, number, whole_number
 
 LOOPS = ("di", "sldi", "ndi")
 RULES = (*LOOPS, "bp", "fa", "pbp", "dfa")
 SHOWS = {"linear": LINEAR, "tanh": TANH, "linearized": SCALED}
 PHI_PRIME = ("once", "none")
-
-
-@dataclass(frozen=True)
-class InversionTrajectory:
-    """States of the loops from zero on; T = steps + 1 time points, B samples.
-
-    Attributes:
-        r_x: list of (T, B, n_i), one per hidden layer, before any factor phi'.
-        r_y: list of (T, B, n): with "di" the error population of each hidden layer, n = n_{i+1}; with "sldi" that of the
-            output alone.
-        diverged: (B,) whether some state of a sample is not finite at the end.
-    """
-
-    r_x: list
-    r_y: list
-    diverged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -107,19 +92,29 @@ def backward_errors(
     """
     choice("rule", rule, RULES)
     options = _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolerance)
-    problem = check(weights, feedback, derivatives, delta_out, rule)
-    if rule not in LOOPS:
-        return _down(problem, options, _transported(problem, rule))
-    if rule == "sldi":
-        errors, states = _single(problem, options)
-    elif options.steps is None:
-        errors, states = _down(problem, options, _at_rest(problem, options)), None
-    else:
-        errors, states = _sequential(problem, options)
+    errors, states = _computed(check(weights, feedback, derivatives, delta_out, rule), rule, options)
     if trajectory:
         return errors, states
-    _refuse_divergence(errors)
+    if rule in LOOPS:
+        refuse_divergence(errors)
     return errors
+
+
+def loop_errors(weights, feedback, derivatives, delta_out, *, rule, alpha, dt, steps, nonlinearity, trajectory):
+    """(errors, `InversionTrajectory` or None) of "di" or "sldi"; see `backward_errors`. What has diverged is not finite."""
+    options = _options(rule, alpha, dt, steps, nonlinearity, "once", trajectory, None)
+    return _computed(check(weights, feedback, derivatives, delta_out, rule), rule, options)
+
+
+def _computed(problem, rule, options):
+    """(errors, trajectory) by a rule; None for no trajectory."""
+    if rule not in LOOPS:
+        return _down(problem, options, _transported(problem, rule)), None
+    if rule == "sldi":
+        return _single(problem, options)
+    if options.steps is None:
+        return _down(problem, options, _at_rest(problem, options)), None
+    return _sequential(problem, options)
 
 
 def _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolerance):
@@ -200,7 +195,10 @@ def _sequential(problem, options):
         return r_x
 
     errors = _down(problem, options, error_of)
-    return errors, _trajectory(*map(list, zip(*records, strict=True))) if options.record else None
+    if not options.record:
+        return errors, None
+    r_y, r_x = map(list, zip(*records, strict=True))
+    return errors, _trajectory(r_x, r_y, options)
 
 
 # --- one loop through all layers ----------------------------------------------------------------------------------------
@@ -211,10 +209,8 @@ def _single(problem, options):
     (feedback,), hidden = problem.feedback, len(problem.weights)
     scales = _scales(problem, options)
     if options.steps is None:
-        tanh = options.shows == TANH
-        return network_at_rest(
-            problem.weights, feedback, scales, tanh, options.alpha, problem.delta_out
-        ), None
+        tanh, delta = options.shows == TANH, problem.delta_out
+        return network_at_rest(problem.weights, feedback, scales, tanh, options.alpha, delta), None
     loop = Loop(
         matrices=[feedback, *problem.weights],
         leaks=[1.0] * hidden + [options.alpha],
@@ -224,7 +220,7 @@ def _single(problem, options):
         delta=problem.delta_out,
     )
     states, records = options.run(loop)
-    return states[:-1], _trajectory(records[-1:], records[:-1]) if options.record else None
+    return states[:-1], _trajectory(records[:-1], records[-1:], options) if options.record else None
 
 
 def _scales(problem, options):
@@ -237,16 +233,21 @@ def _scales(problem, options):
             raise ValueError(
                 f"derivatives[{i}]{list(where)} is 0, and nonlinearity='linearized' divides by it; use 'linear' or 'tanh'"
             )
-    return [1.0 / slope for slope in problem.derivatives]
+    with np.errstate(over="ignore"):
+        return [1.0 / slope for slope in problem.derivatives]
 
 
-def _trajectory(r_y, r_x):
+def _trajectory(r_x, r_y, options):
     last = [states[-1] for states in (*r_x, *r_y)]
     diverged = ~np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in last])
-    return InversionTrajectory(r_x, r_y, diverged)
+    step = np.arange(options.steps + 1)
+    return InversionTrajectory(
+        time=options.dt * step, step=step, r_x=r_x, r_y=r_y, diverged=diverged, samples=np.arange(len(diverged))
+    )
 
 
-def _refuse_divergence(errors):
+def refuse_divergence(errors):
+    """DivergenceError for errors of the hidden layers that are not finite; it names the last such layer, and the samples."""
     for layer, error in reversed(list(enumerate(errors, 1))):
         lost = np.flatnonzero(~np.isfinite(error).all(axis=1))
         if len(lost):
