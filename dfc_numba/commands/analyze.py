@@ -76,7 +76,7 @@ def _measured(subjects, groups):
     The first subject that can be read decides what is measured of all.
     """
     names, notes, problems = None, {}, []
-    for subject in subjects:
+    for subject in analysis_report.watched(subjects):
         try:
             where, probe = subject.make()
         except (OSError, ValueError) as error:

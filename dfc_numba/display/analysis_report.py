@@ -19,6 +19,15 @@ TITLES = {
 }
 
 
+def watched(subjects):
+    """The subjects, one by one, with a bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(subjects, "measuring", console=console, transient=True, disable=not console.is_terminal)
+
+
 def lines(notes, names, groups):
     """Lines of text about notes.
 
@@ -51,7 +60,8 @@ def _cells(notes, name, few, layer=()):
     """The texts of a number of each note, or of its summaries."""
     numbers = [np.asarray(note[name])[layer] for note in notes.values()]
     if not few:
-        numbers = [summary(numbers) for summary in SUMMARIES.values()]
+        known = [number for number in numbers if not np.isnan(number)]
+        numbers = [summary(known) if known else np.nan for summary in SUMMARIES.values()]
     return [f"{number:.4g}" for number in numbers]
 
 
