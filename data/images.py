@@ -36,15 +36,23 @@ def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=Non
     return _classification("fashion_mnist", pixels, dtype, 0.0, 1.0)
 
 
-def mnist_autoencoder(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0):
+def mnist_autoencoder(
+    *, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0, standardise=True
+):
     """MNIST images as inputs and as targets (784 each): regression, for autoencoders.
 
     Images, files and split are those of the data set mnist; inputs and targets share memory.
 
-    The options are those of the data set mnist.
+    The options are those of the data set mnist, and
+
+    Args:
+        standardise: whether pixels are scaled as those of mnist; if not, they are pixel/255.
     """
+    if not isinstance(standardise, bool):
+        raise TypeError(f"data option standardise = {standardise!r}: must be true or false")
     parts, source = _read(image_files.MNIST, train_size, validation_size, test_size, split_seed)
-    scaled = {part: _scaled(pixels, dtype, MNIST_MEAN, MNIST_STD) for part, (pixels, _) in parts.items()}
+    mean, std = (MNIST_MEAN, MNIST_STD) if standardise else (0.0, 1.0)
+    scaled = {part: _scaled(pixels, dtype, mean, std) for part, (pixels, _) in parts.items()}
     splits = {part: Split(x, x) for part, x in scaled.items()}
     return _data_set("mnist_autoencoder", "regression", splits, scaled["train"].shape[1], source)
 

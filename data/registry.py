@@ -3,12 +3,13 @@
 import inspect
 from pathlib import Path
 
-from . import checks, digits, images, own_file, student_teacher
+from . import checks, digits, images, own_file, student_teacher, uniform_teacher
 from .dataset import DataSet
 
 LOADERS = {
     "digits": digits.load,
     "student_teacher": student_teacher.load,
+    "uniform_teacher": uniform_teacher.load,
     "mnist": images.mnist,
     "fashion_mnist": images.fashion_mnist,
     "mnist_autoencoder": images.mnist_autoencoder,

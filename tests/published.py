@@ -8,6 +8,8 @@ either into the table that the preset's TOML file has to hold, nothing missing a
 import json
 from pathlib import Path
 
+import published_inversion
+
 PUBLISHED = json.loads((Path(__file__).parent / "resources" / "published_hyperparameters.json").read_text())
 DATA_SETS = {
     "mnist": "mnist",
@@ -100,6 +102,8 @@ class Entry(dict):
 
 def expected(preset):
     """The table that a preset has to hold."""
+    if preset in published_inversion.PRESETS:
+        return published_inversion.expected(preset)
     if preset in STRONG_BP:
         return _strong_backpropagation(preset)
     if preset in STRONG:

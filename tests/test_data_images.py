@@ -79,6 +79,15 @@ def test_the_autoencoder_has_the_images_as_targets(data_dir):
     np.testing.assert_array_equal(dataset.test.x, data.load("mnist", dtype="float32", **SMALL).test.x)
 
 
+def test_the_autoencoder_can_have_its_pixels_as_they_are(data_dir):
+    write_set(data_dir, small_set())
+    scaled, plain = (data.load("mnist_autoencoder", standardise=flag, **SMALL).train.x for flag in (True, False))
+    np.testing.assert_allclose((plain - 0.1307) / 0.3081, scaled, rtol=1e-12)
+    assert 0 <= plain.min() and plain.max() <= 1
+    with pytest.raises(TypeError, match="standardise = 1: must be true or false"):
+        data.load("mnist_autoencoder", standardise=1, **SMALL)
+
+
 def test_sizes_and_seeds(data_dir):
     write_set(data_dir, small_set())
     whole = data.load("mnist", validation_size=0)

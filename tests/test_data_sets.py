@@ -26,7 +26,7 @@ def tiny(**changes):
 
 
 def test_every_data_set_has_a_name_options_and_a_description():
-    assert {"digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "file"} == set(
+    assert {"digits", "student_teacher", "uniform_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "file"} == set(
         data.names()
     )
     for name in data.names():

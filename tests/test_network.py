@@ -178,6 +178,19 @@ def test_orthogonal_has_orthonormal_rows_or_columns_times_the_gain(matrices):
         np.testing.assert_allclose(smaller @ smaller.T, gain * np.eye(len(smaller)), atol=1e-14)
 
 
+def test_orthonormal_has_orthonormal_rows_or_columns():
+    for matrix in first_weights("orthonormal"):
+        smaller = matrix if len(matrix) <= len(matrix.T) else matrix.T
+        np.testing.assert_allclose(smaller @ smaller.T, np.eye(len(smaller)), atol=1e-14)
+
+
+def test_uniform_fills_its_range():
+    for matrix in dfc.Network.create(WIDE, init="uniform", init_range=0.2).weights[:-1]:
+        assert 0.199 < np.abs(matrix).max() <= 0.2 and matrix.std() == pytest.approx(0.2 / np.sqrt(3), rel=0.02)
+    with pytest.raises(ValueError, match="init_range is 0"):
+        dfc.Network.create(WIDE, init="uniform", init_range=0)
+
+
 @pytest.mark.parametrize("init", ["xavier_normal", "xavier", "orthogonal", "weight_product"])
 def test_the_output_layer_gets_the_identity_as_feedback(init):
     assert np.array_equal(dfc.Network.create(SIZES, feedback_init=init).feedback[-1], np.eye(3))

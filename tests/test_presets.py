@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import published
+import published_inversion
 import pytest
 from dfc_numba.data.dataset import DataSet, Split
 
@@ -17,8 +18,8 @@ from dfc_numba.learning.optimizers import Gradients
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
 
-SHAPES = {"digits": (64, 10), "student_teacher": (15, 5), "mnist_autoencoder": (784, 784)}
-PRESETS = [*published.ENTRIES, *published.STRONG, *published.STRONG_BP]
+SHAPES = {"digits": (64, 10), "student_teacher": (15, 5), "mnist_autoencoder": (784, 784), "uniform_teacher": (30, 10)}
+PRESETS = [*published.ENTRIES, *published.STRONG, *published.STRONG_BP, *published_inversion.PRESETS]
 SHORT = ["controller.steps=3", "feedback_controller.steps=3", "training.samples=all", "training.batch_size=4"]
 SHORT += [
     "training.epochs=1",
@@ -30,6 +31,7 @@ ONE_PER_METHOD = [
     "mnist-bp", "mnist-dfa", "mnist-dfc", "mnist-dfc-ss", "mnist-dfc-ssa", "fashion-mnist-dfc-fixed",
     "mnist-train-dfc-ss-fixed", "mnist-autoencoder-dfc", "mnist-autoencoder-dfc-ssa-fixed", "student-teacher-dfc-ssa",
     "strong-mnist-bp", "strong-fashion-mnist-dfc", "strong-mnist-single-phase", "strong-fashion-mnist-two-phase",
+    "regression-linear-di", "regression-nonlinear-sldi", "inversion-mnist-ndi", "inversion-autoencoder-fa",
 ]  # fmt: skip
 
 

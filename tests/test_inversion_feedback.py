@@ -1,0 +1,177 @@
+"""Feedback matrices of dynamic inversion: their kinds, the descent towards stability and its end, networks."""
+
+import numpy as np
+import pytest
+from reference_files import RESOURCES
+
+import dfc_numba as dfc
+from dfc_numba.inversion.feedback import (
+    excess_and_gradient,
+    initial_feedback,
+    restabilised_feedback,
+    stabilised_feedback,
+)
+from dfc_numba.inversion.stability import feedback_loops, stability
+
+SIZES = (5, 4, 3, 2)
+
+
+def weights(sizes=SIZES, seed=0, scale=0.5):
+    rng = np.random.default_rng(seed)
+    return [scale * rng.normal(size=(n, m)) for m, n in zip(sizes[:-1], sizes[1:], strict=True)]
+
+
+def unstable(sizes=SIZES, loop="sequential", seed=1):
+    """W and feedback that grow in every loop: W^T."""
+    w = weights(sizes, seed)
+    return w, initial_feedback(w, "transpose", scale=1.0, loop=loop)
+
+
+# --- kinds -----------------------------------------------------------------------------------------------
+
+
+def test_random_feedback_is_uniform_and_drawn_from_its_seed():
+    w = weights((3, 60, 50))
+    (b,) = initial_feedback(w, "random", seed=[3, 1], bound=0.2)
+    assert b.shape == (60, 50) and 0.19 < np.abs(b).max() <= 0.2 and abs(b.mean()) < 0.01
+    assert np.array_equal(b, initial_feedback(w, "random", seed=[3, 1], bound=0.2)[0])
+    assert not np.array_equal(b, initial_feedback(w, "random", seed=[4, 1], bound=0.2)[0])
+
+
+def test_transposed_feedback_leads_from_layer_to_layer_or_from_the_output_to_the_first():
+    w = weights()
+    for b, above in zip(initial_feedback(w, "transpose", scale=-50.0), w[1:], strict=True):
+        assert np.array_equal(b, -50 * above.T)
+    (b,) = initial_feedback(w, "transpose", loop="single")
+    np.testing.assert_allclose(b, -(w[1].T @ w[2].T), rtol=1e-15)
+
+
+@pytest.mark.parametrize("loop", ["sequential", "single"])
+def test_stable_feedback_is_stable(loop):
+    w = weights(scale=0.05)
+    b = initial_feedback(w, "stable", loop=loop, bound=0.01, rate=0.5, iterations=2000)
+    assert stability(w, b, loop=loop).stable
+    assert not np.allclose(b[0], initial_feedback(w, "random", loop=loop, bound=0.01)[0])
+
+
+# --- the descent -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dt", [None, 0.3])
+@pytest.mark.parametrize(
+    ("sizes", "loop"),
+    [((4, 3), "sequential"), ((3, 5), "sequential"), ((4, 3, 5), "single"), ((5, 2, 4, 3), "single")],
+)
+def test_the_gradient_is_that_of_finite_differences(sizes, loop, dt):
+    w = weights((2, *sizes), scale=1.0)
+    b = np.random.default_rng(7).normal(size=(sizes[0], sizes[-1]))
+
+    def excess(matrix):
+        return excess_and_gradient(feedback_loops(w, [matrix], alpha=0.1, loop=loop)[0], dt)
+
+    found, gradient = excess(b)
+    exact = stability(w, [b], 0.1, dt or 0.5, loop)
+    assert found == pytest.approx(exact.abscissa[0] if dt is None else exact.radius[0] - 1)
+    for index in np.ndindex(b.shape):
+        step = np.zeros_like(b)
+        step[index] = 1e-5
+        assert gradient[index] == pytest.approx((excess(b + step)[0] - excess(b - step)[0]) / 2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("rate", ["0.05", "0.5"])
+def test_ten_iterations_of_the_published_optimiser(rate):
+    arrays = np.load(RESOURCES / "inversion" / "training" / "08_stability.npz")
+    w, theirs = [np.zeros((20, 1)), arrays["ssa_W"]], arrays[f"ssa_B__lr{rate}"]
+    for b, iterations in zip(theirs, (0, 5, 10), strict=True):
+        (found,) = stabilised_feedback(w, [arrays["ssa_B0"]], rate=float(rate), iterations=iterations)
+        assert np.abs(found.feedback - b).max() <= 1e-9 * np.abs(b).max()
+        ours = np.array(found.excess)
+        assert np.abs(ours - arrays[f"ssa_s__lr{rate}"][: iterations + 1]).max() <= 1e-9 * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("dt", [None, 0.5])
+@pytest.mark.parametrize("loop", ["sequential", "single"])
+def test_the_descent_stops_beyond_the_border_of_stability(loop, dt):
+    w, b = unstable(loop=loop)
+    for found in stabilised_feedback(w, b, loop=loop, dt=dt, rate=0.05, iterations=1000):
+        assert found.stable and found.excess[-1] <= -0.01 < min(found.excess[:-1])
+        assert len(found.excess) > 20  # a 20th of the iterations at least, and the one that it starts from
+
+
+def test_it_ends_after_the_iterations_that_it_has():
+    w, b = unstable((2, 4, 3))
+    (found,) = stabilised_feedback(w, b, rate=1e-9, iterations=7)
+    assert not found.stable and len(found.excess) == 8
+    with pytest.raises(RuntimeError, match="loop 1 is not stable after 7 iterations; try more"):
+        restabilised_feedback(w, b, rate=1e-9, iterations=7)
+
+
+def test_it_ends_where_the_critical_mode_has_no_gradient():
+    """B = 0: two error populations without a leak stand still for ever, and so does their only mode."""
+    w, b = [np.zeros((2, 1)), np.array([[1.0, 0.0], [0.0, 0.0]])], np.array([[0.0, 1.0], [0.0, 0.0]])
+    (found,) = stabilised_feedback(w, [b], iterations=50)  # a double gain of 0 with a single eigenvector
+    assert not found.stable and np.isfinite(found.feedback).all()
+
+
+def test_only_what_is_unstable_changes():
+    """The published code stores the new feedback of the second layer as that of the first."""
+    w, grows = unstable()
+    calm = initial_feedback(w, "transpose", scale=-0.1)
+    for i in range(len(calm)):
+        given = [*calm[:i], grows[i], *calm[i + 1 :]]
+        found = restabilised_feedback(w, given, rate=0.05, iterations=1000)
+        assert [b is g for b, g in zip(found, given, strict=True)] == [j != i for j in range(len(calm))]
+        assert found[i].shape == grows[i].shape and stability(w, found).stable
+
+
+def test_the_single_loop_is_judged_by_itself():
+    """Published feedback with which each layer's own loop is stable and the single loop is not."""
+    arrays = np.load(RESOURCES / "inversion" / "04_nonlinear.npz")
+    w = [np.zeros((20, 1)), arrays["W1"], arrays["W2"]]
+    assert stability(w, [arrays["B1_optim"], arrays["B2_optim"]]).stable
+    assert not stability(w, [arrays["B_optim"]], loop="single").stable
+    with pytest.raises(RuntimeError, match="loop 1 is not stable"):
+        restabilised_feedback(w, [arrays["B_optim"]], loop="single", rate=0.05, iterations=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "stabel"}, "kind is 'stabel'.*did you mean 'stable'"),
+        ({"loop": "both"}, "loop is 'both'"),
+        ({"kind": "random", "bound": 0.0}, "bound is 0.0"),
+        ({"kind": "stable", "rate": -1.0}, "rate is -1.0"),
+        ({"kind": "stable", "iterations": 2.5}, "iterations is 2.5"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(change, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        initial_feedback(**{"weights": weights(), "kind": "transpose", **change})
+
+
+# --- networks that keep them -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["sequential", "single"])
+def test_a_network_its_copies_and_its_file_keep_them(tmp_path, loop):
+    net = dfc.Network.create([5, 4, 3, 2], seed=1, dtype="float32")
+    assert net.backward is None and net.copy().backward is None
+    before = net.n_parameters
+    net.backward = given = initial_feedback(net.weights, "transpose", loop=loop)
+    assert net.n_parameters == before + sum(b.size for b in given)
+    net.save(tmp_path / "net.h5")
+    for other in (net.copy(), dfc.Network.load(tmp_path / "net.h5")):
+        for ours, theirs in zip(other.backward, given, strict=True):
+            assert ours.dtype == np.float32 and np.array_equal(ours, theirs.astype(np.float32))
+    other = net.copy()
+    other.backward[0][...] = 0
+    assert net.backward[0].any()
+
+
+def test_feedback_of_other_shapes_is_refused():
+    net = dfc.Network.create([5, 4, 3, 2])
+    with pytest.raises(ValueError, match=r"backward\[0\] has shape \(4, 2\); expected \(4, 3\)"):
+        net.backward = [np.ones((4, 2)), np.ones((3, 2))]
+    with pytest.raises(ValueError, match="backward has 1 entries for 2 layers"):
+        net.backward = [np.ones((4, 3))]
+    assert net.backward is None
