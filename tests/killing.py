@@ -24,11 +24,11 @@ from dfc_numba.storage import logger
 from dfc_numba.storage.reader import open_trajectories
 
 SETTINGS = ["network.hidden=[12,9]", "controller.steps=25", "feedback_controller.steps=12", "training.batch_size=100",
-            "training.epochs=2", "feedback.pretraining_epochs=1", "log.every=1"]  # fmt: skip
+            "training.epochs=2", "feedback.pretraining_epochs=1", "log.every=1", "log.variables=[u,v]"]  # fmt: skip
 MINIBATCHES = 13 * (1 + 2 * 2)  # an epoch of pre-training, then feedback and forward
 RESULTS = ("trajectories.h5", "weights_last.h5", "weights_best.h5")
-CHECKPOINT_MINUTES = (0, 0.0005, 0.002)
-SEGMENT_SECONDS = 0.02  # so that segments are many
+CHECKPOINT_MINUTES = (0.0005, 0.002, 10)
+SEGMENT_SECONDS = 0.05  # so that there are several segments
 
 
 def train(folder, *options):

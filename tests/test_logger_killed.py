@@ -27,7 +27,7 @@ def kills(process):
 
 
 def test_a_run_that_is_killed_loses_nothing(tmp_path):
-    assert kills(begun(tmp_path, 1, 2))[0] == 2
+    assert kills(begun(tmp_path, 1, 1))[0] == 1
 
 
 @pytest.mark.slow

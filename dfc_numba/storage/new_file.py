@@ -56,4 +56,4 @@ class _Disk(io.FileIO):
         try:
             return function(argument)
         except OSError as error:
-            self.error = OSError(error.errno, error.strerror, self.name)
+            self.error = OSError(error.errno, error.strerror, str(self.name))
