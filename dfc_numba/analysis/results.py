@@ -92,10 +92,16 @@ def rows(notes):
                 yield from ({**where, **part} for part in _parts(name, note))
 
 
+def sample_numbers(note):
+    """(B,) what the samples of a note are called: their indices in the training set if known, else their positions."""
+    index = note[SAMPLE_INDEX]
+    return index if (index >= 0).all() else np.arange(len(index))
+
+
 def _parts(name, note):
-    """The rows of the parts of a measurement; layers count from 1, samples are those of the training set if known."""
+    """The rows of the parts of a measurement; layers count from 1."""
     one, values = MEASUREMENTS[name], note[parts_name(name)]
-    places = range(1, len(values) + 1) if one.along == "layer" else note.get(SAMPLE_INDEX, range(len(values)))
+    places = range(1, len(values) + 1) if one.along == "layer" else sample_numbers(note)
     for place, value in zip(places, values, strict=True):
         yield {
             "measurement": name, one.along: int(place), "value": _text(one.codes, value),

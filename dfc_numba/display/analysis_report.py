@@ -3,7 +3,7 @@
 import numpy as np
 
 from dfc_numba.analysis.measurements import MEASUREMENTS, parts_name
-from dfc_numba.analysis.results import SAMPLE_INDEX
+from dfc_numba.analysis.results import sample_numbers
 from dfc_numba.analysis.stability import STABLE, TOO_LARGE, VERDICTS
 
 COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
@@ -81,17 +81,18 @@ def _verdicts(notes):
 
 def _verdict(title, notes):
     """Sentences about the samples of some notes together."""
-    codes, largest, radius, index = (
-        np.concatenate([note[name] for note in notes])
-        for name in ("verdict_sample", "largest_dt_sample", "euler_radius_sample", SAMPLE_INDEX)
+    codes, largest, radius = (
+        np.concatenate([note[f"{name}_sample"] for note in notes])
+        for name in ("verdict", "largest_dt", "euler_radius")
     )
+    numbers = np.concatenate([sample_numbers(note) for note in notes])
     stable = np.count_nonzero(codes == VERDICTS.index(STABLE))
     yield f"  {title}: {stable} of {len(codes)} samples are stable"
     for code, verdict in enumerate(VERDICTS):
         chosen = np.flatnonzero(codes == code)
         if len(chosen) and verdict != STABLE:
-            names = index[chosen] if (index[chosen] >= 0).all() else chosen
-            yield f"    {verdict}: {len(chosen)}, {_named(names)}; {_facts(verdict, radius[chosen], largest[chosen])}"
+            facts = _facts(verdict, radius[chosen], largest[chosen])
+            yield f"    {verdict}: {len(chosen)}, {_named(numbers[chosen])}; {facts}"
 
 
 def _named(numbers):
