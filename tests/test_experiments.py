@@ -37,6 +37,7 @@ def read(path):
 def quick(script, name, out):
     """Run a script; returns the rows of its data file."""
     script(name).main(["--quick", "--out", str(out)])
+    name = name.replace("_", "-")
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     comments, rows = read(out / f"{name}.csv")
     assert comments[0].startswith(f"# {name}: seed") and "numba" in comments[-1]

@@ -76,7 +76,7 @@ class Problem:
 def main(arguments=None):
     """Draw feedback weights, learn some, compare, print, draw."""
     options = parser(__doc__, seed=SEED).parse_args(arguments)
-    results = Results("admissible_feedback", options)
+    results = Results("admissible-feedback", options)
     problem, rng = Problem.create(options.seed), np.random.default_rng(options.seed)
     drawn = random_feedback(problem.jacobian, rng, QUICK_NUMBER if options.quick else NUMBER)
     admissible = is_admissible(problem.jacobian, drawn)

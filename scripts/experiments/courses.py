@@ -15,24 +15,32 @@ from dfc_numba.support import figures
 LATE = 0.5  # part of the epochs, at the end, over which the printed means run
 FIXED = ", fixed Q"
 UNCONTROLLED = "DFA"
-COLOURS = dict(zip(("DFC", "DFC-SS", "DFC-SSA", UNCONTROLLED), figures.COLOURS, strict=False))
+BLUE, VERMILION, _, PINK, *_ = figures.COLOURS
+LINES = {"DFC": (BLUE, 4.5), "DFC-SS": (VERMILION, 2.5), "DFC-SSA": ("black", 1.0), UNCONTROLLED: (PINK, 1.5)}
 STABILITY_SAMPLES = 16
-PANELS = {  # the columns that are drawn, in this order
+DRAWN = ("condition_2", "eigenvalue", "train_loss", "angle_mn", "angle_gn", "angle_bp")
+NAMES = {
     "condition_2": "condition 2",
     "eigenvalue": r"$\max\ \mathrm{Re}\,\lambda$ of $-(JQ+\alpha I)$ ($1/\tau_u$)",
     "train_loss": "training loss",
     "angle_mn": "angle with MN (deg)",
+    "angle_mn_damped": "angle with damped MN (deg)",
     "angle_gn": "angle with GN (deg)",
     "angle_bp": "angle with BP (deg)",
 }
 
 
-def report(name, options, presets, settings, *, pretraining_epochs, samples):
-    """Trains with every method, prints, draws and stores; the arguments are those of `Results` and `run_courses`."""
+def report(name, options, presets, settings, *, drawn=DRAWN, **sizes):
+    """Trains with every method, prints, draws and stores.
+
+    Args:
+        name, options: as for `Results`. presets, settings, sizes: as for `run_courses`.
+        drawn: the six columns of the data that are drawn, keys of `NAMES`.
+    """
     results = Results(name, options)
-    courses = list(run_courses(presets, settings, pretraining_epochs, samples))
+    courses = list(run_courses(presets, settings, **sizes))
     print_means(results, courses)
-    results.save(draw(courses), [row for course in courses for row in course.rows])
+    results.save(draw(courses, drawn), [row for course in courses for row in course.rows])
 
 
 class Course:
@@ -42,8 +50,9 @@ class Course:
         stability: the `Stability` of some of these samples in the end; None where no controller is simulated.
     """
 
-    def __init__(self, method, samples):
-        self.method, self.samples, self.rows, self.stability = method, samples, [], None
+    def __init__(self, method, samples, damping):
+        self.method, self.samples, self.damping = method, samples, damping
+        self.rows, self.stability = [], None
 
     def on_start(self, trainer):
         self.trainer = trainer
@@ -64,15 +73,15 @@ class Course:
             self.stability = stability(probe.network, *arrays, probe.controller)
 
     def _probe(self):
-        return probe_of(self.trainer.network, self.minibatch, self.trainer.config)
+        return probe_of(self.trainer.network, self.minibatch, self.trainer.config, damping=self.damping)
 
 
-def run_courses(presets, settings, pretraining_epochs, samples):
+def run_courses(presets, settings, *, pretraining_epochs, samples, damping):
     """The `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
 
     Args:
         presets: by method, the preset and what to change in it. settings: what to change in all.
-        samples: size of the batch on which the updates are compared.
+        samples: size of the batch on which the updates are compared. damping: gamma of the damped reference.
     """
     pretraining = FEEDBACK_ONLY | {"feedback.pretraining_epochs": pretraining_epochs}
     config = preset(presets["DFC"][0], settings | pretraining)
@@ -81,7 +90,7 @@ def run_courses(presets, settings, pretraining_epochs, samples):
     pretrained = train(config, dataset).network
     for method, (name, changes) in presets.items():
         say(method)
-        course = Course(method, samples)
+        course = Course(method, samples, damping)
         if method == UNCONTROLLED or method.endswith(FIXED):
             train(preset(name, settings | changes), dataset, [course])
         else:
@@ -97,9 +106,9 @@ def measured(probe, nudge):
     eigenvalue is averaged over samples.
     """
     references = {kind: probe.reference(kind) for kind in ("gn", "bp")}
-    references["mn"] = reference_update(
-        probe.network, probe.x, probe.y, "mn", loss=probe.loss, step=nudge, nonlinear=True
-    )
+    options = {"loss": probe.loss, "step": nudge, "nonlinear": True}
+    for name, damping in (("mn", 0.0), ("mn_damped", probe.damping)):
+        references[name] = reference_update(probe.network, probe.x, probe.y, "mn", damping=damping, **options)
     angles = {f"angle_{kind}": alignment(probe.update, update).total for kind, update in references.items()}
     if probe.controller is None:
         return angles | {"condition_2": np.nan, "eigenvalue": np.nan, "angle_ssa": np.nan}
@@ -118,7 +127,7 @@ def largest_eigenvalue(network, x, alpha):
 
 def print_means(results, courses):
     """One row per method: means over the later epochs, the loss in the end, and stability as it is simulated."""
-    names = [name for name in PANELS if name != "train_loss"] + ["angle_ssa"]
+    names = [name for name in NAMES if name != "train_loss"] + ["angle_ssa"]
     lines = []
     for course in courses:
         late = course.rows[int(LATE * len(course.rows)) :]
@@ -137,17 +146,17 @@ def simulated(course):
     return [f"{number:.3g}" for number in numbers]
 
 
-def draw(courses):
-    """Six panels with a line per method; broken lines have fixed feedback weights."""
-    figure = figures.new_figure(10.5, 6)
+def draw(courses, drawn):
+    """Six panels with a line per method, thinner ones on top; broken lines have fixed feedback weights."""
+    figure = figures.new_figure(9.5, 5.4)
     grid = figure.subplots(2, 3, sharex=True)
-    for letter, axes, (column, name) in zip("abcdef", grid.flat, PANELS.items(), strict=True):
+    for letter, axes, column in zip("abcdef", grid.flat, drawn, strict=True):
         for course in courses:
             style = "--" if course.method.endswith(FIXED) else "-"
-            colour = COLOURS[course.method.removesuffix(FIXED)]
+            colour, width = LINES[course.method.removesuffix(FIXED)]
             epochs, values = ([row[key] for row in course.rows] for key in ("epoch", column))
-            axes.plot(epochs, values, color=colour, linestyle=style, label=course.method)
-        panel(axes, letter, xlabel="epoch", ylabel=name)
+            axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, label=course.method)
+        panel(axes, letter, xlabel="epoch", ylabel=NAMES[column])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.label.set_visible(axes in grid[-1])
     lines = {line.get_label(): line for line in grid[1, 0].lines}

@@ -15,7 +15,10 @@ from courses import FIXED, report
 from results import count, parser
 
 EPOCHS, HIDDEN, HIDDEN_LAYERS, IMAGES = 6, 64, 3, 5500
-PRETRAINING_EPOCHS, SAMPLES = 100, 128  # published: 10 epochs with ten times as many images
+# published: 10 epochs of pre-training with ten times as many images
+SIZES, TINY = {"pretraining_epochs": 100, "samples": 128}, {"pretraining_epochs": 1, "samples": 16}
+DAMPING = 1.0
+DRAWN = ("condition_2", "eigenvalue", "train_loss", "angle_mn", "angle_mn_damped", "angle_bp")
 NEWTON = {"training.method": "dfc-ss-newton"}
 PRESETS = {
     "DFC": ("mnist-dfc", {}),
@@ -31,19 +34,16 @@ PRESETS = {
 def main(arguments=None):
     """Train with every method, print, draw."""
     options = parse(arguments)
+    settings = {
+        "training.seed": options.seed,
+        "training.epochs": options.epochs,
+        "network.hidden": [options.hidden] * HIDDEN_LAYERS,
+        "data.options.train_size": IMAGES,
+    }
     if options.quick:
-        settings = changes(options.seed, epochs=2, hidden=12, images=128)
-        report("mnist_alignment", options, PRESETS, settings, pretraining_epochs=1, samples=16)
-    else:
-        settings = changes(options.seed, options.epochs, options.hidden, IMAGES)
-        report(
-            "mnist_alignment",
-            options,
-            PRESETS,
-            settings,
-            pretraining_epochs=PRETRAINING_EPOCHS,
-            samples=SAMPLES,
-        )
+        settings |= {"training.epochs": 2, "network.hidden": [12, 12], "data.options.train_size": 128}
+    sizes = TINY if options.quick else SIZES
+    report("mnist-alignment", options, PRESETS, settings, drawn=DRAWN, damping=DAMPING, **sizes)
 
 
 def parse(arguments):
@@ -53,16 +53,6 @@ def parse(arguments):
         "--hidden", type=count, default=HIDDEN, metavar="N", help="units of a layer; default: %(default)s"
     )
     return options.parse_args(arguments)
-
-
-def changes(seed, epochs, hidden, images):
-    """What is changed in all presets."""
-    return {
-        "training.seed": seed,
-        "training.epochs": epochs,
-        "network.hidden": [hidden] * HIDDEN_LAYERS,
-        "data.options.train_size": images,
-    }
 
 
 if __name__ == "__main__":

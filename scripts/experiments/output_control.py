@@ -51,7 +51,7 @@ class Run:
 def main(arguments=None):
     """Learn the feedback weights, simulate, print, draw."""
     options = parser(__doc__).parse_args(arguments)
-    results = Results("output_control", options)
+    results = Results("output-control", options)
     network, x, target = problem(options)
     runs = {gain: simulate(network, x, target, gain) for gain in GAINS}
     steady = steady_control(network, x, target)
