@@ -1,6 +1,6 @@
 """Final errors of the regressions of dynamic inversion (Podlaski & Machens 2020), for each model over several seeds.
 
-    python scripts/compare_inversion.py [linear] [nonlinear] [strong] [--seeds 5]
+    python scripts/compare_inversion.py [linear] [nonlinear] [strong] [--seeds 0 1 2 3 4]
 
 The error is the sum of squares over all training samples, measured while they are presented, and given as a fraction of
 the largest one of any model and time with this seed: median [least, largest]. A seed draws the teacher, the inputs, their
@@ -8,6 +8,7 @@ order, the weights and the feedback.
 """
 
 import argparse
+import sys
 import time
 from statistics import median
 
@@ -79,15 +80,17 @@ def errors_of(preset, changes, seed, every):
 def table(kind, seeds):
     """Prints the rows of one regression."""
     finals = {name: [] for name, _, _ in models(kind)}
-    for seed in range(seeds):
+    for seed in seeds:
         runs = {name: errors_of(preset, changes, seed, EVERY[kind]) for name, preset, changes in models(kind)}
         largest = max(max(values) for values, _ in runs.values())
         for name, (values, outcome) in runs.items():
             finals[name].append(values[-1] / largest if outcome.status == "done" else np.nan)
             if outcome.status != "done":
                 print(f"{kind}, {name}, seed {seed}: {outcome.message}", flush=True)
+        row = ", ".join(f"{name} {values[-1]:.2g}" for name, values in finals.items())
+        print(f"{kind}, seed {seed}: {row}", file=sys.stderr, flush=True)
     print(
-        f"\n{kind} regression, {seeds} seeds: error at the end / largest error\n\n| model | error |\n|---|---|"
+        f"\n{kind} regression, {len(seeds)} seeds: error at the end / largest error\n\n| model | error |\n|---|---|"
     )
     for name, values in finals.items():
         print(f"| {name} | {median(values):.2g} [{min(values):.2g}, {max(values):.2g}] |")
@@ -99,7 +102,7 @@ def main():
     parser.add_argument(
         "kinds", nargs="*", choices=[*EVERY, []], default=[*EVERY], help="which regressions; all"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)], help="the seeds; 0 to 4")
     arguments = parser.parse_args()
     for kind in arguments.kinds:
         start = time.perf_counter()

@@ -70,9 +70,8 @@ def restabilised_feedback(weights, feedback, *, alpha=0.0, dt=None, loop="sequen
     loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
     matrices = list(feedback)
     for i, one in enumerate(loops):
-        with one_thread():
-            unstable = excess_and_gradient(one, dt)[0] >= 0
-        if unstable:
+        modes, _ = one.modes(dt)
+        if (modes.real.max() if dt is None else np.abs(modes).max() - 1.0) >= 0:
             matrices[i] = _reached(_descended(one, dt, **descent), i + 1)
     return matrices
 
