@@ -18,6 +18,7 @@ from dfc_numba.configuration.config_file import load_config
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network, load_data
 from dfc_numba.support.threads import limit_threads
+from dfc_numba.support.validation import choice
 
 MINUS_TRANSPOSE = ["inversion.feedback=transpose"]
 LEAK = ["inversion.alpha=0.001"]
@@ -99,15 +100,13 @@ def table(kind, seeds):
 def main():
     """Prints the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "kinds", nargs="*", choices=[*EVERY, []], default=[*EVERY], help="which regressions; all"
-    )
+    parser.add_argument("kinds", nargs="*", help=f"which regressions, of {', '.join(EVERY)}; all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)], help="the seeds; 0 to 4")
     arguments = parser.parse_args()
-    for kind in arguments.kinds:
+    for kind in arguments.kinds or EVERY:
         start = time.perf_counter()
         with limit_threads(1):  # the networks are too small for more
-            table(kind, arguments.seeds)
+            table(choice("kind", kind, tuple(EVERY)), arguments.seeds)
         print(f"\n{time.perf_counter() - start:.0f} s on one thread", flush=True)
 
 
