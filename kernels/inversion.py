@@ -18,11 +18,8 @@ from dfc_numba.kernels.columns import advance
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.rows import fill, move
 
-LINEAR, TANH, SCALED = (
-    0,
-    1,
-    2,
-)  # what a population shows: itself, its tanh, itself times a number per unit and sample
+# what a population shows: itself, its tanh, or itself times a number per unit and sample
+LINEAR, TANH, SCALED = 0, 1, 2
 AREAS = 4
 SHOWN, SCALES, BEFORE, DRIVE = 1, 2, 3, 4
 WINDOW = 16  # steps over which a state that has settled does not change
