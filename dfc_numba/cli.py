@@ -223,7 +223,8 @@ def replay(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="controller.KEY=VALUE", help="Another controller, with --out; may be repeated.",
+            "--set", metavar="controller.KEY=VALUE",
+            help="Another controller, or inversion.KEY=VALUE, with --out; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -324,11 +325,14 @@ def simulate(
     ] = DEFAULT_PRESET,
     settings: Settings = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the minibatch.")] = 8,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples of the minibatch; 8 by default, or all if it has fewer.", show_default=False),
+    ] = None,
     threads: Threads = None,
     dtype: Dtype = None,
 ):
-    """Simulate the feedback phase of one minibatch at the initial weights, and store everything that evolves.
+    """Simulate the feedback phase or dynamic inversion of one minibatch at the initial weights; store all that evolves.
 
     `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
     """

@@ -346,7 +346,7 @@ def test_a_file_says_how_it_was_made_and_how_it_ended(tmp_path):
     with open_trajectories(tmp_path / "good.h5") as good, open_trajectories(tmp_path / "bad.h5") as bad:
         assert (good.status, bad.status) == ("complete", "failed") and len(bad) == 1
         assert (
-            good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.0"
+            good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.1"
         )
         assert good.attributes["cpu"] and good.attributes["started"] and good.config is None
 

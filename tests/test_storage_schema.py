@@ -20,7 +20,7 @@ def test_every_variable_is_documented_as_it_is():
     documented = {row[0].strip("`"): row[1:] for row in ROWS if len(row) == 3}
     expected = {}
     for name, about in (schema.PLAIN | schema.LAYERED).items():
-        dims = ", ".join(about.dims).replace("#", "i").replace("below", "unit_{i-1}")
+        dims = ", ".join(about.dims).replace("#", "i").replace("below", "unit_{i-1}").replace("above", "unit_{i+1}")
         expected[name + "_i" * (name in schema.LAYERED)] = (dims, about.long_name.replace("#", "i"))
     assert documented == expected
 
@@ -40,13 +40,14 @@ def test_every_status_is_documented():
 def test_layers_have_the_units_of_their_own_and_the_layer_below():
     assert schema.variable("dW_1").dims == ("record", "unit_1", "input")
     assert schema.variable("W_12").dims == ("snapshot", "unit_12", "unit_11")
+    assert schema.variable("B_2").dims == ("snapshot", "unit_2", "unit_3")
     assert schema.variable("v_ff_2").long_name == "basal (feedforward) voltage of layer 2"
 
 
 @pytest.mark.parametrize("name", ["v", "v_", "v_x", "u_1", "record", "vv_1", ""])
 def test_other_names_are_no_variables(name):
     assert not schema.is_variable(name)
-    with pytest.raises(ValueError, match="is no variable of schema version 1.0"):
+    with pytest.raises(ValueError, match="is no variable of schema version 1.1"):
         schema.variable(name)
 
 

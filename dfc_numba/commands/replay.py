@@ -5,6 +5,7 @@ import sys
 from dfc_numba.configuration.config_file import override_values, parsed_value
 from dfc_numba.dynamics.simulation import Record
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.storage.kinds import KINDS
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen, recorded_elsewhere, replay_record
 from dfc_numba.storage.resimulation import expand, what_if
@@ -41,7 +42,7 @@ def write(
 
     Args:
         expand_to: file for the trajectories as they were, or `out`: file for those under another controller, with
-            `settings`: texts "controller.key=value".
+            `settings`: texts "controller.key=value" or "inversion.key=value".
         variables, samples, every: texts that say what is kept of the trajectories; see `dfc replay --help`.
         options: of `resimulation.expand`.
 
@@ -50,30 +51,31 @@ def write(
     """
     if (expand_to is None) == (out is None) or (out is None) != (not settings):
         raise ConfigurationError(
-            "write a new file either with --expand FILE, or with --set controller.KEY=VALUE --out FILE"
+            "write a new file either with --expand FILE, or with --set controller.KEY=VALUE (or inversion.KEY) --out FILE"
         )
     options = {"keep": _keep(variables, samples, every), "command": sys.argv, **options}
     if expand_to is not None:
         written = expand(path, expand_to, **options)
     else:
-        written = what_if(path, out, _controller_changes(settings), **options)
+        section, changes = _changes(settings)
+        written = what_if(path, out, changes, section=section, **options)
     print(f"{expand_to or out}: {written.records} records")
     if written.damaged:
         _complain(f"damaged files, whose records are missing in it: {len(written.damaged)}")
     return not written.damaged
 
 
-def _controller_changes(settings):
+def _changes(settings):
+    """The section that is changed, and its options by their names."""
     table = override_values(settings)
-    others = [
-        f"{section}.{key}" for section, keys in table.items() if section != "controller" for key in keys
-    ]
-    if others:
+    others = [f"{section}.{key}" for section, keys in table.items() if section not in KINDS for key in keys]
+    if others or len(table) > 1:
+        named = others or [f"{section}.{key}" for section, keys in table.items() for key in keys]
         raise ConfigurationError(
-            f"--set {', '.join(others)}: a replay takes network, inputs, target and noise from the file; what it can change "
-            "is controller.KEY=VALUE"
+            f"--set {', '.join(named)}: a replay takes network, inputs, target and noise from the file; what it can change "
+            "is controller.KEY=VALUE, or of a dynamic inversion inversion.KEY=VALUE"
         )
-    return table["controller"]
+    return next(iter(table.items()))
 
 
 def _keep(variables, samples, every):

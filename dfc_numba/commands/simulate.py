@@ -1,4 +1,4 @@
-"""What `dfc simulate` does: the feedback phase of one minibatch, with all that can be recorded, into a file."""
+"""What `dfc simulate` does: the feedback phase or dynamic inversion of one minibatch, with all its states, into a file."""
 
 import shutil
 import sys
@@ -7,22 +7,32 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.dynamics.simulation import Record, recorded_bytes, simulate
+from dfc_numba.configuration.config_usage import simulation_of
+from dfc_numba.dynamics.recipe import Recipe
+from dfc_numba.dynamics.simulation import Record
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.runs.experiment import create_network, load_data
-from dfc_numba.storage import schema
+from dfc_numba.storage import kinds, schema
 from dfc_numba.storage.writer import save
 from dfc_numba.support import memory
+
+SAMPLES = 8
+REMEDIES = {
+    "controller": "a smaller controller.dt, controller.k_p or target.step, a larger controller.alpha",
+    "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
+}
 
 
 def run(config, *, out, samples, command=()):
     """Simulates the first samples of the first forward minibatch of a run, at its initial weights, and saves them.
 
     Args:
-        config: the `Config`. out: path of the file, which does not exist. samples: how many.
+        config: the `Config`. out: path of the file, which does not exist.
+        samples: how many; None for `SAMPLES`, or all where a minibatch has fewer.
 
     Returns:
         whether all numbers are finite.
@@ -32,20 +42,23 @@ def run(config, *, out, samples, command=()):
             does not fit into memory. OSError: if it does not fit on the disk.
     """
     path = Path(out)
+    samples = min(SAMPLES, config.training.batch_size) if samples is None else samples
     _check(config, path, samples)
     dataset = load_data(config)
     network = create_network(config, dataset)
-    minibatch, target = _first_minibatch(config, dataset, network, samples)
-    record = Record()
-    _announce(network, config.controller, len(target), record, path)
-    noise = minibatch.noise if config.controller.noisy else None
-    trajectory = simulate(network, minibatch.x, target, config.controller, noise=noise, record=record)
-    recipe = replace(trajectory.recipe, labels=minibatch.y, indices=minibatch.indices, epoch=1, minibatch=1)
+    recipe = _first_minibatch(config, dataset, network, samples)
+    kind = kinds.of_options(recipe.dynamics)
+    _announce(kind, recipe, path)
+    trajectory = kind.simulate(recipe, Record())
+    made_of = replace(trajectory.recipe, labels=recipe.labels, indices=recipe.indices, epoch=1, minibatch=1)
+    trajectory = replace(trajectory, recipe=made_of)
     attributes = schema.root_attributes(config=config, command=command, seed=config.training.seed)
-    finite = bool(np.isfinite(trajectory.error).all())
-    status = "complete" if finite else "diverged"
-    save(replace(trajectory, recipe=recipe), path, attributes=attributes, status=status)
-    _conclude(trajectory, path, finite)
+    finite, outcome = OUTCOMES[kind.name](trajectory)
+    save(trajectory, path, attributes=attributes, status="complete" if finite else "diverged")
+    if not finite:
+        print(f"dfc: the simulation diverged; what helps: {REMEDIES[kind.name]}", file=sys.stderr)
+    print(outcome)
+    print(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
     return finite
 
 
@@ -55,7 +68,8 @@ def _check(config, path, samples):
     if not path.parent.is_dir():
         raise ConfigurationError(f"--out {path}: there is no folder {path.parent}")
     method = config.training.method
-    if not methods.find(method).simulates:
+    found = methods.find(method)
+    if not (found.simulates or found.inverts):
         raise ConfigurationError(
             f"training.method = {method!r} simulates no feedback phase; "
             "choose one that does, such as --set training.method=dfc"
@@ -67,25 +81,32 @@ def _check(config, path, samples):
 
 
 def _first_minibatch(config, dataset, network, samples):
-    """The first samples of the first forward minibatch, and their target, which is that of the whole minibatch."""
+    """The `Recipe` of the first samples of the first forward minibatch; their target is that of the whole minibatch."""
     training = config.training
     order = shuffled_minibatches(len(dataset.train.x), training.batch_size, training.seed, "forward", 0)
     where = {"phase": "forward", "epoch": 1, "position": 1, "number": 0}
     whole = methods.minibatch_of(dataset.train, order[0], network, config, **where)
-    pursued = methods.pursued_target(network, whole, config)[:samples]
-    first = {name: getattr(whole, name)[:samples] for name in ("x", "y", "indices")}
-    return replace(whole, **first, noise=NoiseKey(training.seed, 0, first["indices"])), pursued
+    dynamics = kinds.configured(simulation_of("forward", config), config)
+    inverts = methods.find(training.method).inverts
+    target = whole.y if inverts else methods.pursued_target(network, whole, config)
+    indices = whole.indices[:samples]
+    return Recipe(
+        network=network, x=whole.x[:samples], target=target[:samples], labels=whole.y[:samples], indices=indices,
+        noise=NoiseKey(training.seed, 0, indices) if dynamics.noisy else None,
+        **{kinds.of_options(dynamics).name: dynamics},
+    )  # fmt: skip
 
 
-def _announce(network, controller, count, record, path):
+def _announce(kind, recipe, path):
     """Tells the size; refuses what does not fit."""
-    size = recorded_bytes(network, controller, count, record)
+    count, points = len(recipe.x), recipe.dynamics.time_points
+    size = kind.recorded_bytes(recipe.network, recipe.dynamics, count, Record())
     print(
-        f"{count} samples, {controller.time_points} time points, {sum(network.sizes[1:])} units: "
+        f"{count} samples, {points} time points, {sum(recipe.network.sizes[1:])} units: "
         f"{memory.readable(size)} in memory and in {path}",
         flush=True,
     )
-    remedy = "take fewer samples with --samples, or fewer steps with --set controller.steps=..."
+    remedy = f"take fewer samples with --samples, or fewer steps with --set {kind.name}.steps=..."
     memory.require(size, "the trajectory", remedy)
     free = shutil.disk_usage(path.parent).free
     if size > free:
@@ -94,15 +115,19 @@ def _announce(network, controller, count, record, path):
         )
 
 
-def _conclude(trajectory, path, finite):
-    if not finite:
-        print(
-            "dfc: the simulation diverged; what helps: a smaller controller.dt, controller.k_p or target.step, a larger "
-            "controller.alpha",
-            file=sys.stderr,
-        )
+def _controlled(trajectory):
+    """Whether all numbers of a feedback phase are finite, and a sentence about how it went."""
     first, last = trajectory.error[0].mean(), trajectory.error[-1].mean()
-    print(
-        f"mean error {first:.4g} at the start, {last:.4g} at the end; converged: {trajectory.converged.sum()} samples"
-    )
-    print(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
+    text = f"mean error {first:.4g} at the start, {last:.4g} at the end; converged: {trajectory.converged.sum()} samples"
+    return bool(np.isfinite(trajectory.error).all()), text
+
+
+def _inverted(trajectory):
+    """Whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
+    if trajectory.diverged.any():
+        return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
+    apart = ", ".join(f"{distance[-1].mean():.3g}" for distance in distances_to_rest(trajectory))
+    return True, f"mean distance of r_x to rest at the end, as a fraction of r_x at rest, by layer: {apart}"
+
+
+OUTCOMES = {"controller": _controlled, "inversion": _inverted}

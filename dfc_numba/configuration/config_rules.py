@@ -279,7 +279,7 @@ def _log(config):
 def _noisy(phase, config):
     """Whether the simulation of a phase has noise."""
     section = simulation_of(phase, config)
-    return section is not None and getattr(config, section).noisy
+    return section is not None and getattr(getattr(config, section), "noisy", False)
 
 
 def _analysis(config):

@@ -5,7 +5,8 @@ LEARNING_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
 DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
 # methods whose feedback matrices invert the weights, and the keys of [inversion] that each looks at
 LOOP_KEYS = {"alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback"}
-INVERSION_KEYS = {"di": LOOP_KEYS, "sldi": LOOP_KEYS, "ndi": {"alpha", "feedback"}, "fa": {"feedback"}, "pbp": set()}
+LOOP_METHODS = ("di", "sldi")
+INVERSION_KEYS = dict.fromkeys(LOOP_METHODS, LOOP_KEYS) | {"ndi": {"alpha", "feedback"}, "fa": {"feedback"}, "pbp": set()}
 # what can be measured, and what of it depends on analysis.damping
 ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "control", "stability")
 DAMPED = {"alignment", "loss_decrease"}
@@ -58,7 +59,7 @@ def feedback_simulations(config):
 
 def logs(config):
     """Whether trajectories are logged in a run with this configuration."""
-    return config.log.on and config.training.method in DFC_METHODS
+    return config.log.on and config.training.method in (*DFC_METHODS, *LOOP_METHODS)
 
 
 def selects_minibatches(log):
@@ -83,7 +84,7 @@ def logged_phases(config):
 
 
 def learning_phases(config):
-    """The phases of a run by a DFC method that make updates, in their order."""
+    """The phases of a run by a method that is logged that make updates, in their order."""
     feedback = config.feedback if trains_feedback(config) else None
     runs = {
         "pretraining": feedback and feedback.pretraining_epochs > 0,
@@ -95,7 +96,9 @@ def learning_phases(config):
 
 
 def simulation_of(phase, config):
-    """The section of the controller whose simulation a phase makes its update from; None if it simulates nothing."""
+    """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
+    if config.training.method in LOOP_METHODS:
+        return "inversion"
     if phase == "forward":
         return None if solves(config) else "controller"
     if config.feedback.rule == "one_shot":
@@ -219,7 +222,9 @@ def _unused_by_optimizers(config):
 
 def _unused_by_log(config):
     log, keys = config.log, ["log.samples", "log.every_step", "log.variables", "log.dtype"]
-    if config.training.method not in DFC_METHODS:
+    if config.training.method in LOOP_METHODS:
+        yield ["log.variables"], f"training.method = {config.training.method!r} stores r_x and r_y"
+    elif config.training.method not in DFC_METHODS:
         yield ["log"], f"training.method = {config.training.method!r} runs no controller that could be logged"
     if not log.on:
         yield [f"log.{key}" for key in type(log).model_fields if key != "on"], "log.on = false"

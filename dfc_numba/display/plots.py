@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from math import isnan, nan
 from pathlib import Path
 
-from dfc_numba.display import trajectory_figure
+from dfc_numba.display import inversion_figure, panels, trajectory_figure
 from dfc_numba.runs.run_directory import METRICS_NAME
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
@@ -15,13 +15,15 @@ RUN_FIGURE = "figure.png"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SCORES = ("loss", "accuracy")
 TITLE_HEIGHT = 0.4
+TRACES = {"controller": trajectory_figure.trace, "inversion": inversion_figure.trace}  # by the kind of simulation
 
 
 def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
     """Draw what a trajectory file or a run directory holds.
 
     Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and
-    the compartments of some units. Of a run the learning curves are drawn too, and a record only where there is one.
+    the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion.
+    Of a run the learning curves are drawn too, and a record only where there is one.
 
     Args:
         path: a trajectory file or a run directory.
@@ -30,7 +32,7 @@ def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
         phase: of the record, by default "forward", or the last one that there is. record: its number, by default the last.
         sample: position of the sample in its minibatch, by default the first that is stored.
         units: pairs (layer, unit), layers from 1, of which the compartments are drawn; by default one of each layer: that
-            which receives the largest feedback.
+            which receives the largest feedback. Of a dynamic inversion r_x of the chosen units is drawn.
 
     Returns:
         the path of the figure.
@@ -42,7 +44,7 @@ def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
     curves = _learning_curves(path / METRICS_NAME)
     with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
-        shown = stored and trajectory_figure.trace(stored, sample=sample, units=units)
+        shown = stored and TRACES[stored.records.kind.name](stored, sample=sample, units=units)
         save(_figure(path, curves, shown), out)
     return out
 
@@ -74,8 +76,8 @@ def _stored_record(path, phase, record, optional):
 def _figure(path, curves, shown):
     """A figure of the learning curves, above the record."""
     width, height = PANEL_SIZE
-    n_rows = trajectory_figure.rows(shown) if shown else 0
-    columns = trajectory_figure.COLUMNS if shown else len(curves)
+    n_rows = panels.rows(shown) if shown else 0
+    columns = panels.COLUMNS if shown else len(curves)
     heights = [TITLE_HEIGHT + height * rows for rows in ([1] if curves else []) + ([n_rows] if shown else [])]
     figure = new_figure(columns * width, sum(heights))
     parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat
@@ -83,7 +85,7 @@ def _figure(path, curves, shown):
         draw_panels(parts[0], curves)
         parts[0].suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
     if shown:
-        trajectory_figure.draw(parts[-1], shown)
+        panels.draw(parts[-1], shown)
     return figure
 
 
@@ -92,9 +94,9 @@ def _learning_curves(metrics):
     if not metrics.is_file():
         return []
     rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
-    panels = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
-    panels = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in panels]
-    return [panel for panel in panels if panel.curves]
+    found = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
+    found = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in found]
+    return [panel for panel in found if panel.curves]
 
 
 def _curve(rows, split, score):

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.analysis import offline
-from dfc_numba.storage.record import StoredRecord
+from dfc_numba.display.panels import OTHERS, heading, place_of, scale
 from dfc_numba.storage.source import Source
 from dfc_numba.support.figures import COLOURS
 
-COLUMNS = 3
-FEW_NUDGES, HUGE = 4.0, 1e6
+FEW_NUDGES = 4.0
 MOST_OUTPUTS = 5  # lines in one panel
 MOST_LAYERS = 5  # whose units are shown unless some are chosen
 COMPARTMENTS = {"v": ("soma $v$", "-"), "v_ff": ("basal $v^{ff}$", "--"), "v_fb": ("apical $v^{fb}$", ":")}
-OTHERS = {"linewidth": 0.6, "color": "0.75"}
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,30 @@ class Trace:
     place: int
     units: tuple
     title: str
+    time_label = r"time ($\tau_u$)"
 
     def read(self, name, layer=None):
         """A variable of this sample, (T, n)."""
         return self.source.read(name, layer, samples=[self.place])[:, 0]
+
+    def panels(self):
+        """What can be drawn: functions of (axes, this `Trace`).
+
+        Raises:
+            ValueError: if nothing can.
+        """
+        source, layers = self.source, range(1, len(self.source.network.weights) + 1)
+        found = [
+            (_draw_output, _has_errors(source)),
+            (_draw_control, source.has("u")),
+            (_draw_error, source.has("error")),
+            (_draw_differences, all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers)),
+        ]
+        found = [function for function, possible in found if possible]
+        found += [_compartments(layer, unit) for layer, unit in self.units]
+        if not found:
+            raise ValueError("nothing is stored that a figure shows: u, error, e or r, v with v_ff and v_fb")
+        return found
 
     def outputs(self):
         """The outputs that are shown, in their order: those that are farthest from their targets at the beginning."""
@@ -47,70 +65,10 @@ class Trace:
 
 
 def trace(record, *, sample=None, units=()):
-    """The `Trace` of a record, see `draw`."""
+    """The `Trace` of a record, or of a `Trajectory`, see `plots.plot`."""
     source = Source(record)
-    position = source.samples[0] if sample is None else sample
-    if position not in source.samples:
-        raise ValueError(f"sample {sample} is not stored; there are {', '.join(map(str, source.samples))}")
-    place = list(source.samples).index(position)
-    where = source.recipe.phase
-    if isinstance(record, StoredRecord):
-        where += f", record {record.place}"
-    if source.recipe.epoch:
-        where += f" (epoch {source.recipe.epoch}, minibatch {source.recipe.minibatch})"
-    return Trace(source, place, _units(source, place, units), f"{where}, sample {position}")
-
-
-def panels(shown):
-    """What can be drawn of a `Trace`: functions that draw into axes.
-
-    Raises:
-        ValueError: if nothing can.
-    """
-    source = shown.source
-    layers = range(1, len(source.network.weights) + 1)
-    found = [
-        (_draw_output, _has_errors(source)),
-        (_draw_control, source.has("u")),
-        (_draw_error, source.has("error")),
-        (_draw_differences, all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers)),
-    ]
-    found = [function for function, possible in found if possible]
-    found += [_compartments(layer, unit) for layer, unit in shown.units]
-    if not found:
-        raise ValueError("nothing is stored that a figure shows: u, error, e or r, v with v_ff and v_fb")
-    return found
-
-
-def draw(figure, shown):
-    """Draws the panels of a `Trace` into a figure or a part of one."""
-    functions = panels(shown)
-    grid = list(figure.subplots(rows(shown), COLUMNS, squeeze=False).flat)
-    for axes, function in zip(grid, functions):
-        function(axes, shown)
-        axes.set_xlabel(r"time ($\tau_u$)")
-        _suit_numbers(axes)
-        axes.grid(alpha=0.3)
-        axes.margins(x=0.01)
-        axes.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", handlelength=1.6
-        )
-    for axes in grid[len(functions) :]:
-        axes.remove()
-    figure.suptitle(shown.title, x=0.01, horizontalalignment="left", weight="bold")
-
-
-def _suit_numbers(axes):
-    """Short labels for small numbers; what has diverged is shown from its beginning on, in a symmetric logarithm."""
-    if axes.get_yscale() == "linear" and np.abs(axes.get_ylim()).max() > HUGE:
-        axes.set_yscale("symlog")
-    elif axes.get_yscale() == "linear":
-        axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
-
-
-def rows(shown):
-    """How many rows of panels there are."""
-    return -(-len(panels(shown)) // COLUMNS)
+    place = place_of(sample, source.samples)
+    return Trace(source, place, _units(source, place, units), heading(record, source.recipe, source.samples[place]))
 
 
 def _has_errors(source):
@@ -168,7 +126,7 @@ def _draw_error(axes, shown):
     axes.plot(shown.source.time, error[:, shown.place], color=COLOURS[0], label=f"sample {position}")
     softmax = shown.source.controller.error == "softmax"
     label = "cross-entropy" if softmax else r"$\|r^* - r_L\|$"
-    axes.set(title="error of all samples", ylabel=label, yscale=_scale(error))
+    axes.set(title="error of all samples", ylabel=label, yscale=scale(error))
 
 
 def _draw_differences(axes, shown):
@@ -178,7 +136,7 @@ def _draw_differences(axes, shown):
     axes.set(
         title="what the layers learn from",
         ylabel=r"$\|\phi(v) - \phi(v^{ff})\|$",
-        yscale=_scale(*differences),
+        yscale=scale(*differences),
     )
 
 
@@ -194,8 +152,3 @@ def _compartments(layer, unit):
         axes.set(title=f"layer {layer}, unit {unit}, from $v$ = {start:.3g}", ylabel="change of the voltage")
 
     return draw_compartments
-
-
-def _scale(*arrays):
-    """Logarithmic, unless there is nothing above zero."""
-    return "log" if any((array[np.isfinite(array)] > 0).any() for array in arrays) else "linear"

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from dfc_numba.dynamics.phase import prepare, run
-from dfc_numba.dynamics.recipe import Recipe
+from dfc_numba.dynamics.recipe import Recipe, Storable
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
@@ -17,6 +17,7 @@ from dfc_numba.support.options import Count, options
 from dfc_numba.support.validation import instance
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
+InversionVariable = Literal["r_x", "r_y"]
 VARIABLES = Variable.__args__[:-1]  # what the kernel records
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
 IDLE = kernel.Task(
@@ -29,7 +30,8 @@ class Record:
     """What to keep of a simulation.
 
     Args:
-        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"; None keeps all but the noise.
+        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
+            "r_y"; None keeps all but the noise.
         samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
 
@@ -37,17 +39,35 @@ class Record:
         ValueError: for an unknown variable, or numbers that are not allowed.
     """
 
-    variables: tuple[Variable, ...] | None = None
+    variables: tuple[Literal[Variable, InversionVariable], ...] | None = None
     samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     every: Count = 1
 
-    def names(self):
-        """Names of the variables that are kept."""
-        return VARIABLES if self.variables is None else self.variables
+    def names(self, there=VARIABLES):
+        """Names of the variables that are kept, of those that there are."""
+        return there if self.variables is None else self.variables
+
+    def require_only(self, there, what):
+        """ValueError for a variable that is not among those that a simulation has."""
+        others = [name for name in self.names(there) if name not in there]
+        if others:
+            raise ValueError(f"Record.variables has {others[0]!r}; {what} has {', '.join(there)}")
+
+    def positions(self, count):
+        """Positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
+        if self.samples is None:
+            return np.arange(count)
+        chosen = np.asarray(self.samples, np.int64)
+        distinct = 0 < len(chosen) == len({*self.samples})
+        if not distinct or chosen.min() < 0 or chosen.max() >= count:
+            raise ValueError(
+                f"Record.samples is {self.samples}; different positions from 0 to {count - 1} are allowed"
+            )
+        return chosen
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Storable):
     """A recorded feedback phase: T time points, B samples, layers i = 1..L (lists are 0-based).
 
     Attributes:
@@ -80,36 +100,6 @@ class Trajectory:
     noise: list | None = None
     samples: np.ndarray | None = None
     recipe: Recipe | None = field(default=None, repr=False)
-
-    def save(self, path, *, compression="none", dtype=None):
-        """Write the trajectory, with what it was made of, to an HDF5 file; an older file of that name is replaced.
-
-        Args:
-            compression: "none", "gzip", "zstd" or "blosc". The latter two need the extra `compression`.
-            dtype: "float32" or "float64", to store the variables in; None stores the same bits.
-
-        Raises:
-            OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
-        """
-        from dfc_numba.storage.writer import save
-
-        save(self, path, compression=compression, dtype=dtype)
-
-    @classmethod
-    def load(cls, path, *, phase=None, record=None):
-        """Read a trajectory, from a file that `save` wrote or from a record of any trajectory file.
-
-        Args:
-            path: of a file or run directory. phase: name of a phase, if it holds several.
-            record: number of the record in this phase, from 0, if it holds several; -1 is the last one.
-
-        Raises:
-            OSError: if the file cannot be read, or is damaged. ValueError: for a file of another kind, or several records
-                of which none is chosen.
-        """
-        from dfc_numba.storage.reader import load
-
-        return load(path, phase=phase, record=record)
 
 
 def simulate(network, x, target, controller, *, noise=None, record=None):
@@ -148,7 +138,7 @@ def run_recorded(phase, task, record, *, only_converged=False):
     """
     if record is None:
         return run(phase, task, only_converged=only_converged), None
-    instance("record", record, Record)
+    instance("record", record, Record).require_only(Variable.__args__, "a feedback phase")
     if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
         raise ValueError(
             "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
@@ -194,18 +184,7 @@ def _allocate(phase, record):
 
 def _rows(record, samples):
     """For each sample its place among the recorded ones or -1, and their number."""
-    if record.samples is None:
-        return np.arange(samples), samples
-    chosen = np.asarray(record.samples, np.int64)
-    if (
-        len(chosen) == 0
-        or len(set(record.samples)) < len(chosen)
-        or chosen.min() < 0
-        or chosen.max() >= samples
-    ):
-        raise ValueError(
-            f"Record.samples is {record.samples}; different positions from 0 to {samples - 1} are allowed"
-        )
+    chosen = record.positions(samples)
     rows = np.full(samples, -1)
     rows[chosen] = np.arange(len(chosen))
     return rows, len(chosen)
@@ -214,7 +193,7 @@ def _rows(record, samples):
 def _trajectory(phase, record, records, sums):
     times, count, sizes = records.times, records.count, phase.network.sizes
     step = np.arange(times) * record.every
-    chosen = np.arange(phase.count) if record.samples is None else np.array(record.samples)
+    chosen = record.positions(phase.count)
     arrays = {}
     for name in LAYER_VARIABLES:
         flat = getattr(records, name)

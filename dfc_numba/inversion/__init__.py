@@ -2,6 +2,8 @@
 
 rules.py           `backward_errors`: dynamic inversion and the rules that it is compared with
 problem.py         what all rules are given, checked
+trajectory.py      the states of its loops
+simulation.py      dynamic inversion of a network's minibatch, recorded
 loops.py           loops of populations, and their dynamics by the compiled kernels
 equilibrium.py     the same loops at rest
 stability.py       whether the loops are stable, in continuous time and in the steps that are taken

@@ -242,8 +242,9 @@ def _trajectory(r_x, r_y, options):
     diverged = ~np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in last])
     step = np.arange(options.steps + 1)
     return InversionTrajectory(
-        time=options.dt * step, step=step, r_x=r_x, r_y=r_y, diverged=diverged, samples=np.arange(len(diverged))
-    )
+        time=options.dt * step, step=step, r_x=r_x, r_y=r_y, depth=len(r_x) + 1, diverged=diverged,
+        samples=np.arange(len(diverged)),
+    )  # fmt: skip
 
 
 def refuse_divergence(errors):

@@ -4,7 +4,8 @@ Both return gradients that an optimiser descends along (they point uphill). B sa
 outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those of `errors.gradients`.
 """
 
-from dfc_numba.learning.errors import gradients, slope
+from dfc_numba.learning.errors import gradients
+from dfc_numba.model.activations import slope
 from dfc_numba.model.targets import output_gradient
 
 

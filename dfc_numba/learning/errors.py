@@ -7,7 +7,7 @@ delta_i r_{i-1}^T with s = 2 / n_L for the squared error and 1 for the cross-ent
 import numpy as np
 
 from dfc_numba.learning.optimizers import Gradients
-from dfc_numba.model.activations import DERIVATIVES
+from dfc_numba.model.targets import unit_of_error
 
 
 def update_options(config):
@@ -35,16 +35,6 @@ def gradients(network, x, activity, deltas, *, loss, clip_error=None, normalise=
     weights = [delta.T @ r for delta, r in zip(deltas, rates, strict=True)]
     biases = None if network.biases is None else [delta.sum(axis=0) for delta in deltas]
     return Gradients(weights=weights, biases=biases)
-
-
-def unit_of_error(loss, count, outputs):
-    """s / B: what an error of 1 of one sample of a minibatch is in the gradient of the mean loss."""
-    return (2.0 / outputs if loss == "mse" else 1.0) / count
-
-
-def slope(network, layer, activity):
-    """phi_i'(v_i), (B, n_i)."""
-    return DERIVATIVES[network.activations[layer]](activity.v[layer])
 
 
 def _clipped(rows, largest):

@@ -3,35 +3,109 @@
 The errors reach the hidden layers through the feedback matrices `network.backward`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
-from dfc_numba.inversion.rules import backward_errors
-from dfc_numba.learning.errors import gradients, slope, unit_of_error, update_options
-from dfc_numba.model.targets import output_gradient
+from dfc_numba.inversion.rules import backward_errors, refuse_divergence
+from dfc_numba.inversion.simulation import Inversion, checked, driven, hidden_errors
+from dfc_numba.inversion.trajectory import InversionTrajectory
+from dfc_numba.learning.errors import gradients, update_options
+from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.model.jacobian import one_thread
+from dfc_numba.model.targets import unit_of_error
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
-RULE_OPTIONS = {
-    "di": ("alpha", "dt", "steps", "nonlinearity"),
-    "sldi": ("alpha", "dt", "steps", "nonlinearity"),
-    "ndi": ("alpha",),
-}
+LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
+RULE_OPTIONS = {"ndi": ("alpha",)}
 WITHOUT_FEEDBACK = ("pbp",)
 
 
+@dataclass(frozen=True)
+class InversionUpdate:
+    """What dynamic inversion adds to weights and biases, per unit learning rate.
+
+    Attributes:
+        weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
+        errors: delta_i of the hidden layers, list of (B, n_i). What has diverged is not finite.
+        trajectory: the `InversionTrajectory`, without its recipe; None where it was not recorded.
+    """
+
+    weights: list
+    biases: list | None
+    errors: list
+    trajectory: InversionTrajectory | None = None
+
+
+def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=False, record=None):
+    """The update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
+
+        Delta W_i = s / B sum_b delta_i r_{i-1}^T,    Delta b_i = s / B sum_b delta_i
+
+    with the errors delta_i of `backward_errors`, and s = 2 / n_L for the squared error, 1 for the cross-entropy: minus the
+    gradient of the mean loss, with other errors in the hidden layers.
+
+    Args:
+        network, x, y, inversion: as for `simulate_inversion`.
+        clip_error: largest norm of a sample's delta_i in a hidden layer; None for no clipping.
+        normalise: whether a sample's delta_i r_{i-1}^T, and delta_i for the biases, are divided by their norms.
+        record: a `Record` of what to keep of the loops' states; None keeps nothing. The update has the same bits.
+
+    Returns:
+        an `InversionUpdate`.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    x, y = checked(network, x, y, inversion)
+    activity = network.forward(x)
+    drive = driven(network, activity, y, inversion.loss)
+    errors, trajectory = hidden_errors(network, drive, inversion, record)
+    with np.errstate(over="ignore", invalid="ignore"):  # what has diverged is told as such
+        made = _gradients(
+            network, x, activity, [*errors, drive[1]], inversion.loss, clip_error=clip_error, normalise=normalise
+        )
+    return InversionUpdate(_negative(made.weights), _negative(made.biases), errors, trajectory)
+
+
+def from_loops(network, minibatch, config):
+    """The gradient of the mean loss, with the errors of the hidden layers by dynamic inversion."""
+    update = minibatch.made(inversion_update, network, minibatch.y, inversion_of(config), **update_options(config))
+    refuse_divergence(update.errors)
+    return Gradients(weights=_negative(update.weights), biases=_negative(update.biases))
+
+
 def from_errors(network, minibatch, config, *, rule):
-    """The gradient of the mean loss, with the errors of the hidden layers by a rule of `backward_errors`."""
+    """The gradient of the mean loss, with the errors of the hidden layers by a rule of `backward_errors` without loops."""
     activity = network.forward(minibatch.x) if minibatch.activity is None else minibatch.activity
     loss = config.target.loss
-    unit = unit_of_error(loss, *activity.r[-1].shape)
-    error = -output_gradient(activity.r[-1], minibatch.y, loss) / unit
-    output = (error * slope(network, -1, activity)).astype(network.dtype, copy=False)
-    slopes = [slope(network, layer, activity) for layer in range(len(network.weights) - 1)]
+    slopes, output = driven(network, activity, minibatch.y, loss)
     options = {name: getattr(config.inversion, name) for name in RULE_OPTIONS.get(rule, ())}
     hidden = backward_errors(network.weights, network.backward, slopes, output, rule=rule, **options)
-    deltas = [np.asarray(-unit * delta, network.dtype) for delta in (*hidden, output)]
-    return gradients(network, minibatch.x, activity, deltas, loss=loss, **update_options(config))
+    return _gradients(network, minibatch.x, activity, [*hidden, output], loss, **update_options(config))
+
+
+def inversion_of(config):
+    """The `Inversion` of a configuration."""
+    options = {name: getattr(config.inversion, name) for name in LOOP_OPTIONS}
+    return Inversion(rule=config.training.method, loss=config.target.loss, **options)
+
+
+def _gradients(network, x, activity, errors, loss, **options):
+    """The `Gradients` of the mean loss with these errors, target - output, of all layers."""
+    unit = unit_of_error(loss, *errors[-1].shape)
+    deltas = [np.asarray(-unit * delta, network.dtype) for delta in errors]
+    with one_thread():
+        return gradients(network, x, activity, deltas, loss=loss, **options)
+
+
+def _negative(arrays):
+    """The arrays, multiplied by -1 in place; None for None."""
+    for array in arrays or []:
+        np.negative(array, out=array)
+    return arrays
 
 
 def create_backward(network, config):

@@ -22,7 +22,7 @@ from dfc_numba.dynamics.plasticity import (
 from dfc_numba.learning import baselines
 from dfc_numba.learning.errors import update_options
 from dfc_numba.learning.evaluation import soft_targets
-from dfc_numba.learning.inversion import from_errors, restabilise
+from dfc_numba.learning.inversion import from_errors, from_loops, restabilise
 from dfc_numba.learning.optimizers import Gradients
 from dfc_numba.model.targets import output_target
 from dfc_numba.support.validation import choice
@@ -60,6 +60,12 @@ class Minibatch:
     nudge: float = 0.0
     activity: object = None
     log: object = None
+
+    def made(self, function, network, *arguments, **options):
+        """What a function that updates makes of the minibatch; noted where it is logged."""
+        if self.log is None:
+            return function(network, self.x, *arguments, **options)
+        return self.log.updated(function, network, self, *arguments, **options)
 
 
 def nudge(target, count):
@@ -122,10 +128,9 @@ def find(name):
 
 def controlled(network, minibatch, config, *, readout):
     """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
-    update = _made(
+    update = minibatch.made(
         forward_update,
         network,
-        minibatch,
         pursued_target(network, minibatch, config),
         config.controller,
         readout=readout,
@@ -143,10 +148,9 @@ def single_phase(network, minibatch, config):
     """
     if not config.feedback.train:
         return controlled(network, minibatch, config, readout="average")
-    forward, feedback = _made(
+    forward, feedback = minibatch.made(
         forward_and_feedback_update,
         network,
-        minibatch,
         pursued_target(network, minibatch, config),
         config.controller,
         rule=config.training.rule,
@@ -172,10 +176,9 @@ def noise_driven(network, minibatch, config):
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
     pursued = _output if config.feedback.pursue == "output" else pursued_target
-    return _made(
+    return minibatch.made(
         feedback_update,
         network,
-        minibatch,
         pursued(network, minibatch, config),
         controller,
         noise=minibatch.noise,
@@ -185,10 +188,9 @@ def noise_driven(network, minibatch, config):
 
 def one_shot(network, minibatch, config):
     """The update of the feedback weights from noise in a forward pass (code of Meulemans et al. 2021)."""
-    return _made(
+    return minibatch.made(
         one_shot_feedback_update,
         network,
-        minibatch,
         sigma=config.feedback_controller.sigma,
         noise=minibatch.noise,
         sigma_floor=config.feedback.sigma_floor,
@@ -205,13 +207,6 @@ def from_loss(network, minibatch, config, *, gradient):
         activity=minibatch.activity,
         **update_options(config),
     )
-
-
-def _made(function, network, minibatch, *arguments, **options):
-    """What a function of `plasticity` makes of a minibatch; noted where it is logged."""
-    if minibatch.log is None:
-        return function(network, minibatch.x, *arguments, **options)
-    return minibatch.log.updated(function, network, minibatch, *arguments, **options)
 
 
 def _controller(phase, config):
@@ -296,13 +291,13 @@ METHODS = {
     ),
     "di": Method(
         summary="dynamic inversion: errors by inverting each layer's weights in a loop",
-        forward=partial(from_errors, rule="di"),
+        forward=from_loops,
         inverts=True,
         after_step=restabilise,
     ),
     "sldi": Method(
         summary="single-loop dynamic inversion: errors by one loop through all layers",
-        forward=partial(from_errors, rule="sldi"),
+        forward=from_loops,
         inverts=True,
         after_step=restabilise,
     ),

@@ -18,3 +18,8 @@ DERIVATIVES = {
     "leakyrelu": lambda v: np.where(v >= 0, v.dtype.type(1), v.dtype.type(0.2)),
     "sigmoid": lambda v: expit(v) * expit(-v),
 }
+
+
+def slope(network, layer, activity):
+    """phi_i'(v_i) of a layer i = 1..L, which is `layer` = i - 1: (B, n_i)."""
+    return DERIVATIVES[network.activations[layer]](activity.v[layer])

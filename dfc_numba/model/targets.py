@@ -37,6 +37,11 @@ def output_gradient(output, y, loss):
     return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
 
 
+def unit_of_error(loss, count, outputs):
+    """s / B: what an error r_L - y, or softmax(r_L) - y, of 1 of one of B samples is in `output_gradient`."""
+    return (2.0 / outputs if loss == "mse" else 1.0) / count
+
+
 def output_target(network, x, y, *, loss="mse", step=0.1):
     """The output target of weak feedback, a small step down the loss from the feedforward output.
 

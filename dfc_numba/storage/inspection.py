@@ -67,9 +67,9 @@ def _phase(records):
     ranges = [text for name in COUNTERS if (text := _range(records, name))]
     count = f"{len(records)} record{'' if len(records) == 1 else 's'}"
     yield f"/{records.name}: {count}" + (f" ({', '.join(ranges)})" if ranges else "")
-    if records.controller is not None:
-        options = (f"{name} = {value}" for name, value in vars(records.controller).items())
-        yield "  controller  " + ", ".join(options)
+    if records.options is not None:
+        options = (f"{name} = {value}" for name, value in vars(records.options).items())
+        yield f"  {records.kind.name:<12}" + ", ".join(options)
     if records.update:
         yield "  update      " + ", ".join(f"{name} = {value}" for name, value in records.update.items())
     variables = [records.variable(name) for name in records.variables]

@@ -1,7 +1,8 @@
 """What a section `[log]` means: which minibatches of a run are logged, what is kept of each, how large that will be."""
 
 from dfc_numba.configuration.config_usage import logged_phases, simulation_of
-from dfc_numba.dynamics.simulation import Record, recorded_bytes
+from dfc_numba.dynamics.simulation import Record
+from dfc_numba.storage import kinds
 from dfc_numba.support.validation import dtype_of
 
 
@@ -14,21 +15,27 @@ def chooses(log, position, number, count):
     )
 
 
-def kept(log, controller, count):
-    """The `Record` of a minibatch of `count` samples; None where there is nothing to record."""
-    if log.recipe_only or controller is None:
+def kept(log, dynamics, count):
+    """The `Record` of a minibatch of `count` samples; None where there is nothing to record.
+
+    Args:
+        dynamics: the `Controller` or `Inversion` that is simulated, or None.
+    """
+    if log.recipe_only or dynamics is None:
         return None
     chosen = range(log.samples) if isinstance(log.samples, int) else log.samples
     samples = tuple(sample for sample in chosen if sample < count)
-    variables = tuple(name for name in log.variables if name != "noise" or controller.noisy)
+    variables = kinds.of_options(dynamics).wanted(log.variables, dynamics)
     return (
         Record(variables=variables, samples=samples, every=log.every_step) if samples and variables else None
     )
 
 
-def trajectory_bytes(network, controller, keep):
+def trajectory_bytes(network, dynamics, keep):
     """Bytes of a recorded trajectory in memory; keep: its `Record`, or None."""
-    return 0 if keep is None else recorded_bytes(network, controller, len(keep.samples), keep)
+    if keep is None:
+        return 0
+    return kinds.of_options(dynamics).recorded_bytes(network, dynamics, len(keep.samples), keep)
 
 
 def expected(config, network, schedule, n_samples):
@@ -55,8 +62,8 @@ def _stored_bytes(config, network, phase):
         config.training.batch_size,
         network.dtype.itemsize,
     )
-    controller = None if section is None else getattr(config, section)
-    recorded = trajectory_bytes(network, controller, kept(config.log, controller, batch))
+    dynamics = kinds.configured(section, config)
+    recorded = trajectory_bytes(network, dynamics, kept(config.log, dynamics, batch))
     learned = network.weights if phase == "forward" else network.feedback
     given = batch * (network.sizes[0] * itemsize + 16 * network.sizes[-1])
     parameters = sum(array.nbytes for array in learned) * (1 + config.log.updates)

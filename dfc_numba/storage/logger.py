@@ -15,7 +15,7 @@ import numpy as np
 from dfc_numba.configuration.config_usage import logged_phases
 from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
 from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
-from dfc_numba.storage import schema, segments
+from dfc_numba.storage import kinds, schema, segments
 from dfc_numba.storage.background import Background
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.log_plan import chooses, expected, kept, trajectory_bytes
@@ -26,7 +26,7 @@ from dfc_numba.support.memory import Recycled
 MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger
 SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0  # a segment that has more, or is open for longer, is closed
 ENDINGS = {"done": "complete"}  # where files have another word for how a run ended
-PARAMETERS = ("weights", "biases", "feedback")
+PARAMETERS = ("weights", "biases", "feedback", "backward")
 # keys of [log] that all records of a run share
 ALIKE = ("variables", "every_step", "dtype", "recipe_only", "updates")
 
@@ -75,26 +75,26 @@ class Logger:
         return phase in self._phases and chooses(self._config.log, position, number, count)
 
     def updated(self, function, network, minibatch, *arguments, **options):
-        """What a function of `plasticity` makes of a minibatch, after it was noted.
+        """What a function that updates makes of a minibatch, after it was noted.
 
         Args:
             function: is called with network, inputs, `arguments` and `options`.
-            arguments: target and controller; none for the one-shot rule.
+            arguments: target and controller, or `Inversion`; none for the one-shot rule.
             options: its keyword arguments, with noise.
         """
-        target, controller = arguments or (network.predict(minibatch.x, dtype="float64"), None)
+        target, dynamics = arguments or (network.predict(minibatch.x, dtype="float64"), None)
         update = {"function": function.__name__, **options}
-        noise = update.pop("noise")
-        keep = kept(self._config.log, controller if simulates(update) else None, len(minibatch.x))
-        size = self._size(network, minibatch, controller, keep)
+        noise = update.pop("noise", None)
+        keep = kept(self._config.log, dynamics if simulates(update) else None, len(minibatch.x))
+        size = self._size(network, minibatch, dynamics, keep)
         with self._explained():
             self._background.reserve(size)
         with self._recycled:
             made = function(network, minibatch.x, *arguments, **options, **({"record": keep} if keep else {}))
         recipe = Recipe(
-            network=self._snapshot(network), controller=controller, x=minibatch.x, target=target, noise=noise,
-            labels=minibatch.y, indices=minibatch.indices, phase=minibatch.phase, epoch=minibatch.epoch,
-            minibatch=minibatch.position, number=minibatch.number, update=update,
+            network=self._snapshot(network), x=minibatch.x, target=target, noise=noise, labels=minibatch.y,
+            indices=minibatch.indices, phase=minibatch.phase, epoch=minibatch.epoch, minibatch=minibatch.position,
+            number=minibatch.number, update=update, **{kinds.of_options(dynamics).name: dynamics},
         )  # fmt: skip
         self._append(recipe, made if isinstance(made, tuple) else (made,), size)
         return made
@@ -135,11 +135,11 @@ class Logger:
             status = "interrupted" if at_once else "failed"
             self._background.end(discard=at_once, last=partial(self._writer.close, status))
 
-    def _size(self, network, minibatch, controller, keep):
+    def _size(self, network, minibatch, dynamics, keep):
         """Bytes that the record of a minibatch takes at most until it is written."""
         parameters = network.n_parameters * network.dtype.itemsize * (1 + self._config.log.updates)
         given = minibatch.x.nbytes + 2 * minibatch.y.nbytes
-        return trajectory_bytes(network, controller, keep) + parameters + given
+        return trajectory_bytes(network, dynamics, keep) + parameters + given
 
     def _append(self, recipe, made, size):
         trajectory = getattr(made[0], "trajectory", None)

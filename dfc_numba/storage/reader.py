@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
-from dfc_numba.storage import safe, schema, segments
+from dfc_numba.storage import kinds, safe, schema, segments
 from dfc_numba.storage.record import StoredRecord
 from dfc_numba.storage.variable import Part, StoredVariable
 from dfc_numba.support.validation import choice
@@ -36,8 +35,8 @@ def open_trajectories(path):
     return Trajectories(path)
 
 
-def load(path, *, phase=None, record=None):
-    """The trajectory of one record, see `Trajectory.load`."""
+def load(path, kind, *, phase=None, record=None):
+    """The trajectory of one record, which is of the class `kind`; see `Trajectory.load`."""
     with open_trajectories(path) as file:
         if phase is None and len(file.phases) != 1:
             raise ValueError(f"{path} holds the phases {', '.join(file.phases)}; choose one with phase=")
@@ -45,6 +44,11 @@ def load(path, *, phase=None, record=None):
         if record is None and len(records) != 1:
             raise ValueError(
                 f"{path} holds {len(records)} records of {records.phase!r}; choose one with record="
+            )
+        there = records.kind.trajectory
+        if there is not kind:
+            raise ValueError(
+                f"{path} holds a {records.kind.what} in {records.phase!r}; load it with dfc.{there.__name__}.load"
             )
         return records[0 if record is None else record].trajectory()
 
@@ -152,11 +156,18 @@ class Trajectories:
             self._handles.popitem()[1].close()
 
 
+def _backward(arrays, depth):
+    """The feedback matrices of dynamic inversion among the arrays of a network; None for one that has none."""
+    names = ["B_single"] if "B_single" in arrays else [f"B_{layer}" for layer in range(1, depth)]
+    found = [arrays[name] for name in names if name in arrays]
+    return None if not found or np.isnan(found[0]).all() else found
+
+
 class PhaseRecords:
     """The records of one phase, in their order: a sequence of `StoredRecord`.
 
     Attributes:
-        name: of the group. phase: the phase's name.
+        name: of the group. phase: the phase's name. kind: the `Kind` of what is simulated.
         variables: names of the variables in the file, such as "u", "v_2".
         step, time: (T,) of the stored time points; None if there are no trajectories.
     """
@@ -166,17 +177,23 @@ class PhaseRecords:
         self._files = [number for number, count in enumerate(counts) if count is not None]
         self._ends = np.cumsum([counts[number] for number in self._files])
         group = self._group(self._files[0])
-        self.phase = str(safe.attributes(group).get("phase", name))
+        attributes = safe.attributes(group)
+        self.phase, self.kind = str(attributes.get("phase", name)), kinds.of_attributes(attributes)
         self.variables = tuple(sorted(filter(schema.is_variable, group), key=schema.order))
         self.step, self.time = (
             safe.data_set(group, one)[...] if one in group else None for one in ("step", "time")
         )
 
     @property
+    def options(self):
+        """The `Controller` or `Inversion`; None where nothing is simulated, or the recipe is not known."""
+        found = safe.parsed(self._group(self._files[0]), self.kind.name)
+        return None if found is None else self.kind.options(**found)
+
+    @property
     def controller(self):
         """The `Controller`; None where nothing is simulated, or the recipe is not known."""
-        options = safe.parsed(self._group(self._files[0]), "controller")
-        return None if options is None else Controller(**options)
+        return self.options if self.kind is kinds.CONTROL else None
 
     @property
     def update(self):
@@ -197,7 +214,8 @@ class PhaseRecords:
             grows = schema.variable(full).dims[0] == schema.RECORD
             files = self._files if grows else self._files[:1]
             parts = [self._source.part(number, self.name, full) for number in files]
-            self._stored[full] = StoredVariable(full, parts)
+            units = {"time": self.kind.time_unit}.get(full)
+            self._stored[full] = StoredVariable(full, parts, units)
         return self._stored[full]
 
     def network(self, n):
@@ -215,7 +233,9 @@ class PhaseRecords:
             biases = [arrays[f"b_{layer}"] for layer in layers] if bias else None
         except KeyError as error:
             raise ValueError(f"{self._source.files[number]}: {error} of the network is missing") from None
-        return Network(weights=weights, feedback=feedback, biases=biases, **facts)
+        return Network(
+            weights=weights, feedback=feedback, biases=biases, backward=_backward(arrays, len(weights)), **facts
+        )
 
     def __len__(self):
         return int(self._ends[-1])

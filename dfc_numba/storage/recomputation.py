@@ -4,11 +4,12 @@ from dataclasses import fields
 
 from dfc_numba.dynamics import plasticity
 from dfc_numba.dynamics.recipe import StoredUpdate
-from dfc_numba.dynamics.simulation import simulate
+from dfc_numba.learning.inversion import inversion_update
+from dfc_numba.storage import kinds
 from dfc_numba.support.validation import choice
 
-ONE_SHOT = "one_shot_feedback_update"
-FUNCTIONS = ("forward_update", "feedback_update", "forward_and_feedback_update", ONE_SHOT)
+ONE_SHOT, INVERTING = "one_shot_feedback_update", "inversion_update"
+FUNCTIONS = ("forward_update", "feedback_update", "forward_and_feedback_update", INVERTING, ONE_SHOT)
 
 
 def computed(recipe, keep=None):
@@ -23,7 +24,7 @@ def computed(recipe, keep=None):
         keep: a `Record`: what to keep of the trajectory; None for no trajectory.
 
     Returns:
-        (`Trajectory` or None, `StoredUpdate` or None): None for what is not asked for or described.
+        (trajectory or None, `StoredUpdate` or None): None for what is not asked for or described.
 
     Raises:
         ValueError, TypeError: for a recipe that cannot be carried out.
@@ -32,23 +33,25 @@ def computed(recipe, keep=None):
         return _simulated(recipe, keep), None
     if not simulates(recipe.update):
         return _simulated(recipe, keep), _merged(_made(recipe))
-    made = _made(recipe, noise=recipe.noise, record=keep)
+    made = _made(recipe, record=keep)
     return made[0].trajectory, _merged(made)
 
 
 def simulates(update):
     """Whether an update, described as in a `Recipe`, is made from a simulation."""
-    return update.get("function") in FUNCTIONS[:3] and update.get("readout") not in plasticity.SOLVED
+    return update.get("function") in FUNCTIONS[:-1] and update.get("readout") not in plasticity.SOLVED
 
 
 def _made(recipe, **options):
     """The results of the function that the recipe names, as a tuple."""
     options |= recipe.update
     name = choice("the function of the update", options.pop("function", None), FUNCTIONS)
-    arguments = (recipe.network, recipe.x, recipe.target, recipe.controller)
+    arguments = (recipe.network, recipe.x, recipe.target, recipe.dynamics)
+    if name == INVERTING:
+        return (inversion_update(*arguments, **options),)
     if name == ONE_SHOT:
-        arguments, options = arguments[:2], {**options, "noise": recipe.noise}
-    made = getattr(plasticity, name)(*arguments, **options)
+        arguments = arguments[:2]
+    made = getattr(plasticity, name)(*arguments, noise=recipe.noise, **options)
     return made if isinstance(made, tuple) else (made,)
 
 
@@ -63,8 +66,6 @@ def _merged(parts):
 def _simulated(recipe, keep):
     if keep is None:
         return None
-    if recipe.controller is None:
+    if recipe.dynamics is None:
         raise ValueError(f"nothing is simulated in the phase {recipe.phase!r}, which has no controller")
-    return simulate(
-        recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=keep
-    )
+    return kinds.of_options(recipe.dynamics).simulate(recipe, keep)

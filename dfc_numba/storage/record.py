@@ -1,10 +1,13 @@
 """One record of a trajectory file, and the objects that it stands for: recipe, trajectory, update."""
 
+from dataclasses import fields
+
 from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
-from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.storage import schema
 from dfc_numba.storage.recipe import noise_of
 from dfc_numba.storage.variable import RecordVariable
+
+FLAGS = "converged", "diverged"
 
 
 class StoredRecord:
@@ -60,7 +63,7 @@ class StoredRecord:
         network = self.records.network(self.place)
         indices = self["sample_index"]
         return Recipe(
-            network=network, controller=self.records.controller, x=self["inputs"], target=self["target"],
+            network=network, x=self["inputs"], target=self["target"], **{self.records.kind.name: self.records.options},
             noise=noise_of(self.__getitem__, len(network.weights)),
             labels=self._optional("labels"),
             indices=None if (indices < 0).all() else indices,
@@ -68,26 +71,42 @@ class StoredRecord:
             **{name: int(self[name]) for name in ("epoch", "minibatch", "number")},
         )  # fmt: skip
 
-    def trajectory(self):
-        """The `Trajectory` as it was stored, with its recipe where the file has one.
+    def trajectory(self, places=slice(None)):
+        """The `Trajectory` or `InversionTrajectory` as it was stored, with its recipe where the file has one.
+
+        Args:
+            places: of the samples to read, among those that are stored; all by default.
 
         Raises:
             ValueError: if only the recipe was stored.
         """
         if self.records.step is None or self._lengths.get("sample") == 0:
             raise ValueError(f"record {self.place} of {self.records.name!r} is a recipe without trajectory")
-        arrays = {name: self._all_layers(name) for name in schema.TRAJECTORY if name in schema.LAYERED}
-        arrays |= {name: self._optional(name) for name in schema.TRAJECTORY if name in schema.PLAIN}
-        return Trajectory(
-            time=self.records.time, step=self.records.step, **arrays, samples=self._optional("position"),
-            **{name: self[name] == 1 if name in self.variables else None for name in ("converged", "diverged")},
-            recipe=self.recipe() if "inputs" in self.variables else None,
+        kind = self.records.kind
+        names = [field.name for field in fields(kind.trajectory) if field.name in (*schema.TRAJECTORY, *FLAGS)]
+        return kind.trajectory(
+            time=self.records.time, step=self.records.step, **{name: self._recorded(name, places) for name in names},
+            **kind.facts(self.variables),
+            samples=self._recorded("position", places), recipe=self.recipe() if "inputs" in self.variables else None,
         )  # fmt: skip
 
     def update(self):
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
         arrays = {kind: self._all_layers(name) for kind, name in schema.UPDATES.items()}
         return StoredUpdate(**arrays) if self._has_update else None
+
+    def _recorded(self, name, places):
+        """What a trajectory has under this name; None if it was not stored."""
+        layers = [f"{name}_{layer}" for layer in schema.stored_layers(name, self.variables)]
+        if name not in self.variables:
+            return [self._of_samples(one, places) for one in layers] or None
+        stored = self._of_samples(name, places)
+        return stored == 1 if name in FLAGS else stored
+
+    def _of_samples(self, name, places):
+        """A variable of some of the stored samples."""
+        found = self.variable(name)
+        return found[(slice(None), places) if found.dims[0] == "step" else places]
 
     def _optional(self, name):
         return self[name] if name in self.variables else None

@@ -1,11 +1,11 @@
-"""New trajectory files from the recipes of old ones: full trajectories of a log without them, or another controller."""
+"""New trajectory files from the recipes of old ones: full trajectories of a log without them, or other options."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from dfc_numba.dynamics.simulation import Record
-from dfc_numba.storage import schema
+from dfc_numba.storage import kinds, schema
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recomputation import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of, selection
@@ -54,28 +54,32 @@ def expand(path, out, *, keep=None, **options):
     return _resimulate(path, out, unchanged, **options)
 
 
-def what_if(path, out, changes, *, keep=None, **options):
-    """Write a new file with the trajectories that the same minibatches have under another controller.
+def what_if(path, out, changes, *, section=None, keep=None, **options):
+    """Write a new file with the trajectories that the same minibatches have under another controller or inversion.
 
-    Network, inputs, target and noise stay; the recipes in the new file have the changed controller.
+    Network, inputs, target and noise stay; the recipes in the new file have the changed options.
 
     Args:
-        changes: options of the `Controller` by name, such as {"k_p": 1.0}.
+        changes: options of the `Controller` by name, such as {"k_p": 1.0}, or of the `Inversion`, such as {"alpha": 0.1}.
+        section: "controller" or "inversion", to refuse records of the other kind; None changes what there is.
         keep: as for `expand`; None keeps of each record what the file has of it, and of a recipe alone what `expand` keeps.
 
     Other arguments, the result and errors are those of `expand`.
 
     Raises:
-        ValueError: for options that a controller does not have or take.
+        ValueError: for options that it does not have or take.
     """
 
     def changed(stored, log):
         recipe = recipe_of(stored)
-        if recipe.controller is None:
-            raise ValueError(f"the phase {recipe.phase!r} has no controller to change; choose another phase")
-        return replace(recipe, controller=replace(recipe.controller, **changes)), keep or selection(
-            stored
-        ) or log
+        name = kinds.of_options(recipe.dynamics).name
+        if recipe.dynamics is None or section not in (None, name):
+            there = "" if recipe.dynamics is None else f", but its {name}"
+            raise ValueError(
+                f"the phase {recipe.phase!r} has no {section or name} to change{there}; choose another phase, or change that"
+            )
+        recipe = replace(recipe, **{name: replace(recipe.dynamics, **changes)})
+        return recipe, keep or selection(stored) or log
 
     return _resimulate(path, out, changed, **options)
 
@@ -94,7 +98,7 @@ def _resimulate(path, out, change, *, phase=None, record=None, compression=None,
         }
         with TrajectoryWriter(temporary, **options) as writer:
             for stored in records:
-                recipe, keep = change(stored, _of_section(log))
+                recipe, keep = change(stored, _of_section(log, stored.records))
                 writer.append(recipe, *computed(recipe, _possible(keep, recipe)))
         return Written(len(records), tuple(file.damaged))
 
@@ -110,12 +114,13 @@ def _logging(file):
     return log if log.get("on") else {}
 
 
-def _of_section(log):
-    """The `Record` of a section [log]."""
-    if not log:
+def _of_section(log, records):
+    """The `Record` of a section [log] for a phase."""
+    if not log or records.options is None:
         return Record()
     samples = range(log["samples"]) if isinstance(log["samples"], int) else log["samples"]
-    return Record(variables=tuple(log["variables"]), samples=tuple(samples), every=log["every_step"])
+    variables = records.kind.wanted(log["variables"], records.options)
+    return Record(variables=variables, samples=tuple(samples), every=log["every_step"])
 
 
 def _attributes(file, command):
@@ -126,8 +131,9 @@ def _attributes(file, command):
 
 def _possible(keep, recipe):
     """The `Record`, without samples and noise that a minibatch does not have; None where nothing is left or simulated."""
-    if keep is None or recipe.controller is None:
+    if keep is None or recipe.dynamics is None:
         return None
-    names = tuple(name for name in keep.names() if name != "noise" or recipe.controller.noisy)
+    there = keep.names(kinds.of_options(recipe.dynamics).usual)
+    names = tuple(name for name in there if name != "noise" or recipe.dynamics.noisy)
     samples = keep.samples and tuple(sample for sample in keep.samples if sample < len(recipe.x))
     return Record(variables=names, samples=samples, every=keep.every) if names and samples != () else None

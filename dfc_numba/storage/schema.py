@@ -11,10 +11,10 @@ from datetime import datetime, timezone
 
 from dfc_numba.support.wording import nearest
 
-SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.0", "trajectory file"
+SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.1", "trajectory file"
 # "closed": a segment of a run that went on
 STATUSES = ("open", "closed", "complete", "interrupted", "diverged", "failed")
-JSON_TEXTS = ("versions", "config", "controller", "update", "network")  # attributes that are JSON, or ""
+JSON_TEXTS = ("versions", "config", "controller", "inversion", "update", "network")  # attributes that are JSON, or ""
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 
@@ -35,7 +35,7 @@ NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Variable:
-    """What a variable is; "#" in a dimension stands for the layer, "below" for the units of the layer below."""
+    """What a variable is; "#" in a dimension stands for the layer, "below" and "above" for the units of its neighbours."""
 
     long_name: str
     dims: tuple
@@ -89,6 +89,7 @@ PLAIN = {
     "noise_seed": _per_record("seed of the noise key"),
     "noise_minibatch": _per_record("minibatch number of the noise key"),
     "noise_sample": _per_record("sample number of the noise key; -1: the position", "minibatch_sample"),
+    "B_single": Variable("feedback matrix B of a loop through all layers", (SNAPSHOT, "unit_1", "output")),
     "weights_snapshot": _per_record("number of the forward parameters in /weights_snapshots; -1: not stored"),
     "feedback_snapshot": _per_record("number of the feedback weights in /feedback_snapshots; -1: not stored"),
 }
@@ -97,6 +98,8 @@ LAYERED = {
     "v_ff": _trajectory("basal (feedforward) voltage of layer #", "unit_#"),
     "v_fb": _trajectory("apical (feedback) voltage of layer #", "unit_#"),
     "r": _trajectory("rate of layer #", "unit_#"),
+    "r_x": _trajectory("population of layer # that becomes its error in a dynamic inversion", "unit_#"),
+    "r_y": _trajectory("population of layer # that receives its error in a dynamic inversion", "unit_#"),
     "noise": _trajectory("standard normal draw that drove layer # in the step before", "unit_#"),
     "draws": _per_record("given standard normal draws of layer #", "draw_step", "minibatch_sample", "unit_#"),
     "dW": _per_record("update of W_# per unit learning rate", "unit_#", "below"),
@@ -105,6 +108,9 @@ LAYERED = {
     "W": Variable("weights of layer #", (SNAPSHOT, "unit_#", "below")),
     "b": Variable("biases of layer #", (SNAPSHOT, "unit_#")),
     "Q": Variable("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
+    "B": Variable(
+        "feedback matrix B to layer # from the layer above, of dynamic inversion", (SNAPSHOT, "unit_#", "above")
+    ),
 }
 UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ"}
 TRAJECTORY = tuple(
@@ -125,7 +131,8 @@ def variable(name):
         raise ValueError(f"{name!r} is no variable of schema version {SCHEMA_VERSION}; use a newer program")
     general = LAYERED[base]
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
-    dims = tuple(below if dim == "below" else dim.replace("#", layer) for dim in general.dims)
+    neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}
+    dims = tuple(neighbours.get(dim, dim.replace("#", layer)) for dim in general.dims)
     return Variable(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
 
 
@@ -158,9 +165,9 @@ def dimension_text(name):
     return DIMENSIONS[base].replace("#", layer)
 
 
-def by_layer(name, arrays):
-    """A list with an array per layer as a dict by the names in the file; None is an empty one."""
-    return {f"{name}_{layer}": array for layer, array in enumerate(arrays or [], 1)}
+def by_layer(name, arrays, first=1):
+    """A list with an array per layer, from `first` on, as a dict by the names in the file; None is an empty one."""
+    return {f"{name}_{layer}": array for layer, array in enumerate(arrays or [], first)}
 
 
 def stored_layers(name, names):
@@ -237,6 +244,6 @@ def root_attributes(*, config=None, command=(), seed=None):
     }
 
 
-def controller_text(controller):
-    """A `Controller` as JSON, "" for None."""
-    return "" if controller is None else json.dumps(asdict(controller))
+def options_text(options):
+    """A `Controller` or an `Inversion` as JSON, "" for None."""
+    return "" if options is None else json.dumps(asdict(options))

@@ -35,6 +35,8 @@ class Source:
             times, self.recipe = source.records, source.recipe()
         else:
             raise TypeError(f"expected a StoredRecord or a Trajectory, not {type(source).__name__}")
+        if self.recipe is not None and self.recipe.inversion is not None:
+            raise ValueError("this is a dynamic inversion; what is analysed here is the feedback phase of a controller")
         if self.recipe is None or "position" not in self._variables:
             raise ValueError(
                 "this is a recipe without trajectory; `dfc replay --expand` computes it"

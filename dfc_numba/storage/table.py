@@ -21,14 +21,15 @@ class Table:
         name: of the group. leading: its first dimension, "record" or "snapshot".
         attributes: of the group.
         options: from `layout.filters`.
+        units: of variables that do not always have the same, by name.
         dtype: that trajectories are stored in; None for that of the first array.
     """
 
-    def __init__(self, file, name, leading, *, attributes, options, dtype=None):
+    def __init__(self, file, name, leading, *, attributes, options, units=None, dtype=None):
         self.group = file.create_group(name)
         self.group.attrs.update(safe.checked(attributes))
         self.attributes = dict(attributes)
-        self._leading, self._options, self._dtype = leading, options, dtype
+        self._leading, self._options, self._units, self._dtype = leading, options, units or {}, dtype
         self._variables, self._scales, self._lengths = {}, {}, {}
         self._add_scale(leading, np.arange(0))
 
@@ -147,7 +148,7 @@ class Table:
             name, shape=shape, dtype=dtype, maxshape=_maximum(about.dims, shape), fillvalue=schema.FILL[dtype.kind],
             chunks=chunk_shape(shape[1:], dtype.itemsize) if grows else tuple(shape), **self._options,
         )  # fmt: skip
-        dataset.attrs.update(texts(about))
+        dataset.attrs.update(texts(about) | ({"units": self._units[name]} if name in self._units else {}))
         for axis, dim in enumerate(about.dims):
             dataset.dims[axis].attach_scale(self._scales[dim])
         self._variables[name] = dataset

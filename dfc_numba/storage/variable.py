@@ -64,12 +64,12 @@ class Lazy:
 
 
 class StoredVariable(Lazy):
-    """A variable over all records, of one file or several."""
+    """A variable over all records, of one file or several; in the units of the schema, or in others."""
 
-    def __init__(self, name, parts):
+    def __init__(self, name, parts, units=None):
         self.name, self._parts = name, parts
         about = schema.variable(name)
-        self.dims, self.long_name, self.units = about.dims, about.long_name, about.units
+        self.dims, self.long_name, self.units = about.dims, about.long_name, units or about.units
         self.dtype = parts[0].dtype
         self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
         # files may differ in the number of samples

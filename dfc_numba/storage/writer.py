@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from dfc_numba.storage import safe, schema
+from dfc_numba.storage import kinds, safe, schema
 from dfc_numba.storage.layout import filters
 from dfc_numba.storage.new_file import NewFile
 from dfc_numba.storage.recipe import recipe_arrays, update_arrays
@@ -20,6 +20,9 @@ def save(trajectory, path, *, status="complete", **options):
     with replacing(path) as temporary, TrajectoryWriter(temporary, **options) as writer:
         writer.append(trajectory.recipe, trajectory)
         writer.close(status)
+
+
+GROUP_ATTRIBUTES = ("phase", *kinds.KINDS, "update")
 
 
 class TrajectoryWriter:
@@ -61,9 +64,9 @@ class TrajectoryWriter:
 
         Args:
             recipe: a `Recipe`; None if it is not known, and the record cannot be replayed.
-            trajectory: a `Trajectory`, None to store the recipe alone.
-            update: the update that was made, per unit learning rate: a `ForwardUpdate`, a `FeedbackUpdate`, or a
-                `StoredUpdate` of both; None to leave it out.
+            trajectory: a `Trajectory` or an `InversionTrajectory`, None to store the recipe alone.
+            update: the update that was made, per unit learning rate: a `ForwardUpdate`, a `FeedbackUpdate`, an
+                `InversionUpdate`, or a `StoredUpdate`; None to leave it out.
 
         Raises:
             ValueError: for a record that differs from those before in what is stored once for all of them.
@@ -75,7 +78,7 @@ class TrajectoryWriter:
             arrays |= trajectory_arrays(trajectory)
             coordinates = {"step": trajectory.step, "time": trajectory.time}
         arrays |= {"has_update": np.int8(update is not None)} | update_arrays(update)
-        self.table(**_group_attributes(recipe)).append(arrays, coordinates)
+        self.table(**_group_attributes(recipe, trajectory)).append(arrays, coordinates)
         self._new.check()
 
     def table(self, **attributes):
@@ -88,13 +91,15 @@ class TrajectoryWriter:
                 schema.RECORD,
                 attributes=attributes,
                 options=self._options,
+                units={"time": kinds.of_attributes(attributes).time_unit},
                 dtype=self._dtype,
             )
-        for key, value in self._phases[name].attributes.items():
-            if attributes[key] != value:
+        there = self._phases[name].attributes
+        for key in there | attributes:
+            if attributes.get(key) != there.get(key):
                 raise ValueError(
-                    f"/{name} of {self.path} has {key} {value}, the record {attributes[key]}; what differs in it goes to "
-                    "another file"
+                    f"/{name} of {self.path} has {key} {there.get(key)}, the record {attributes.get(key)}; what differs in "
+                    "it goes to another file"
                 )
         return self._phases[name]
 
@@ -110,7 +115,7 @@ class TrajectoryWriter:
         for group in schema.phase_groups(source).values():
             stop = None if before is None else int((group["number"][...] < before).sum())
             renumbered = {name: places[group[name][...]] for name, places in numbers.items() if name in group}
-            attributes = {key: group.attrs[key] for key in ("phase", "controller", "update")}
+            attributes = {key: group.attrs[key] for key in GROUP_ATTRIBUTES if key in group.attrs}
             self.table(**attributes).copy(group, stop, **renumbered)
         self._new.check()
 
@@ -161,7 +166,7 @@ class ParameterStore:
             }
         )  # fmt: skip
         forward = schema.by_layer("W", network.weights) | schema.by_layer("b", network.biases)
-        feedback = schema.by_layer("Q", network.feedback)
+        feedback = schema.by_layer("Q", network.feedback) | _backward(network)
         return {
             name: np.int64(self.number(group, arrays, facts))
             for (name, group), arrays in zip(
@@ -201,25 +206,31 @@ def trajectory_arrays(trajectory):
     """The variables of a record that a trajectory gives, by their names in the file."""
     arrays = {} if trajectory.samples is None else {"position": np.asarray(trajectory.samples, np.int64)}
     for name in ("converged", "diverged"):
-        if getattr(trajectory, name) is not None:
+        if getattr(trajectory, name, None) is not None:
             arrays[name] = getattr(trajectory, name).astype(np.int8)
     for name in schema.TRAJECTORY:
-        stored = getattr(trajectory, name)
+        stored = getattr(trajectory, name, None)
         if isinstance(stored, list):
-            arrays |= schema.by_layer(name, stored)
+            arrays |= schema.by_layer(name, stored, trajectory.first_layer(name))
         elif stored is not None:
             arrays[name] = stored
     return arrays
 
 
-def _group_attributes(recipe):
+def _group_attributes(recipe, trajectory):
     if recipe is None:
-        return {"phase": "simulation", "controller": "", "update": ""}
-    return {
-        "phase": recipe.phase,
-        "controller": schema.controller_text(recipe.controller),
-        "update": json.dumps(recipe.update, sort_keys=True),
-    }
+        kind, options = kinds.of_trajectory(trajectory), None
+        facts = {"phase": "simulation", "update": ""}
+    else:
+        kind, options = kinds.of_options(recipe.dynamics), recipe.dynamics
+        facts = {"phase": recipe.phase, "update": json.dumps(recipe.update, sort_keys=True)}
+    return {"controller": "", kind.name: schema.options_text(options), **facts}
+
+
+def _backward(network):
+    """The feedback matrices of dynamic inversion by their names in the file."""
+    single = network.backward is not None and len(network.backward) < len(network.sizes) - 2
+    return {"B_single": network.backward[0]} if single else schema.by_layer("B", network.backward)
 
 
 def _digest(arrays):

@@ -1,0 +1,79 @@
+"""How far recorded loops of dynamic inversion are from rest, and how well they invert the weights at any moment."""
+
+from functools import partial
+
+import numpy as np
+
+from dfc_numba.inversion.rules import backward_errors
+from dfc_numba.inversion.simulation import driven, hidden_errors
+
+
+def states_at_rest(trajectory):
+    """r_x of the recorded samples when their loops are at rest (NDI), list of (B, n_i) in float64.
+
+    Each loop of "di" receives the error that it received in the simulation.
+
+    Args:
+        trajectory: an `InversionTrajectory` with its recipe.
+
+    Raises:
+        ValueError: without a recipe. DivergenceError: where no state of rest is found.
+    """
+    network, inversion, slopes, deltas = _given(trajectory)
+    rest = partial(
+        backward_errors, rule=inversion.rule, alpha=inversion.alpha, steps=None, nonlinearity=inversion.nonlinearity,
+        phi_prime="none",
+    )  # fmt: skip
+    if inversion.rule == "sldi":
+        return rest(network.weights, network.backward, slopes, deltas[-1])
+    return [
+        rest(network.weights[i : i + 2], [network.backward[i]], [slopes[i]], deltas[i])[0] for i in range(len(slopes))
+    ]
+
+
+def distances_to_rest(trajectory):
+    """|r_x(t) - r_x*| / |r_x*| with r_x* of `states_at_rest`: list of (T, B), one per hidden layer. See there."""
+    if trajectory.r_x is None:
+        raise ValueError("the trajectory has no r_x; record it")
+    pairs = zip(trajectory.r_x, states_at_rest(trajectory), strict=True)
+    return [_relative(np.linalg.norm(r_x - rest, axis=2), rest) for r_x, rest in pairs]
+
+
+def inversion_errors(trajectory):
+    """How far W psi(r_x) is from the error that it should be, |W psi(r_x) - delta| / |delta|.
+
+    Returns:
+        list of (T, B): with "di" one for each hidden layer, with "sldi" one, for the weights of the output layer.
+    """
+    network, inversion, slopes, deltas = _given(trajectory)
+    psi = {"linear": lambda r, slope: r, "tanh": lambda r, slope: np.tanh(r), "linearized": np.divide}
+    found = []
+    for i in range(len(slopes))[-len(deltas) :]:
+        shown = psi[inversion.nonlinearity](trajectory.r_x[i].astype(np.float64), slopes[i])
+        delta = deltas[i - len(slopes)]
+        found.append(_relative(np.linalg.norm(shown @ network.weights[i + 1].T - delta, axis=2), delta))
+    return found
+
+
+def _relative(norms, reference):
+    """Norms (T, B) over those of a reference (B, n)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return norms / np.linalg.norm(reference, axis=1)
+
+
+def _given(trajectory):
+    """(network, inversion, phi' of the hidden layers, errors that drive the loops) of the recorded samples, in float64.
+
+    The errors are those of the layers above the loops: of all but the first hidden layer, then of the output.
+    """
+    recipe = trajectory.recipe
+    if recipe is None:
+        raise ValueError("the trajectory has no recipe, which tells its network, inputs and targets")
+    network, inversion, chosen = recipe.network, recipe.inversion, trajectory.samples
+    slopes, delta = driven(network, network.forward(recipe.x), recipe.target, inversion.loss)
+    drive = [slope[chosen] for slope in slopes], delta[chosen]
+    hidden, _ = hidden_errors(network, drive, inversion)
+    above = hidden[1:] if inversion.rule == "di" else []
+    return network.copy(dtype="float64"), inversion, *(
+        [array.astype(np.float64) for array in arrays] for arrays in (drive[0], [*above, drive[1]])
+    )

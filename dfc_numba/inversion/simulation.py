@@ -1,0 +1,159 @@
+"""Dynamic inversion of one minibatch of a network: its options, and the states of its loops on record."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from dfc_numba.dynamics.recipe import Recipe
+from dfc_numba.dynamics.simulation import InversionVariable, Record
+from dfc_numba.inversion.rules import loop_errors
+from dfc_numba.model.activations import slope
+from dfc_numba.model.network import Network
+from dfc_numba.model.targets import as_targets, output_gradient, unit_of_error
+from dfc_numba.support.options import Count, NotNegative, Positive, options
+from dfc_numba.support.validation import instance, samples
+
+VARIABLES = InversionVariable.__args__
+
+
+@options
+class Inversion:
+    """How dynamic inversion brings the errors of a minibatch to the hidden layers (Podlaski & Machens 2020).
+
+    Args:
+        rule: "di", one loop for each layer, or "sldi", one loop through all layers: see `backward_errors`.
+        loss: "mse" or "cross_entropy": whether the error at the output is y - r_L or y - softmax(r_L).
+        alpha: leak of the error populations.
+        dt: Euler step, in units of the hidden layers' time constant. steps: their number.
+        nonlinearity: psi of the loops: "linear", "tanh" or "linearized".
+
+    Raises:
+        ValueError: for numbers or names that are not allowed.
+    """
+
+    rule: Literal["di", "sldi"] = "di"
+    loss: Literal["mse", "cross_entropy"] = "mse"
+    alpha: NotNegative = 0.0
+    dt: Positive = 0.5
+    steps: Count = 999
+    nonlinearity: Literal["linear", "tanh", "linearized"] = "linear"
+
+    @property
+    def time_points(self):
+        """T, with the initial state."""
+        return self.steps + 1
+
+    @property
+    def noisy(self):
+        """Whether there is noise."""
+        return False
+
+    def loops(self):
+        """What of it is an option of `backward_errors`, as keyword arguments."""
+        return {name: value for name, value in vars(self).items() if name != "loss"}
+
+
+def simulate_inversion(network, x, y, inversion, *, record=None):
+    """Simulate the loops that invert a network's weights for one minibatch (Podlaski & Machens 2020).
+
+    The error y - r_L, or y - softmax(r_L), times phi'(v_L), drives them; equations and Euler steps are those of
+    `backward_errors`.
+
+    Args:
+        network: a `Network` with feedback matrices `backward`.
+        x: inputs (B, n_0). y: what the outputs should be, (B, n_L), or integer labels (B,).
+        inversion: an `Inversion`.
+        record: a `Record` with "r_x", "r_y"; None keeps both. Samples that are left out are not simulated.
+
+    Returns:
+        an `InversionTrajectory`. A loop that diverges holds non-finite numbers from some step on, and says so in
+        `.diverged`.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+        MemoryError: for states that do not fit into memory.
+    """
+    record = Record() if record is None else instance("record", record, Record)
+    x, y = checked(network, x, y, inversion)
+    drive = driven(network, network.forward(x), y, inversion.loss)
+    trajectory = _recorded(network, drive, inversion, record)[1]
+    recipe = Recipe(network=network.copy(), inversion=inversion, x=np.array(x), target=y)
+    return replace(trajectory, recipe=recipe)
+
+
+def checked(network, x, y, inversion):
+    """Inputs in the network's dtype, and targets (B, n_L) in float64.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    instance("inversion", inversion, Inversion)
+    if instance("network", network, Network).backward is None:
+        raise ValueError(
+            "network.backward is None; dynamic inversion needs feedback matrices B_i, such as network.backward = "
+            "[-w.T for w in network.weights[1:]]"
+        )
+    x = samples("x", x, network.sizes[0], dtype=network.dtype)
+    return x, as_targets(y, network.sizes[-1], count=len(x))
+
+
+def driven(network, activity, y, loss):
+    """(phi'(v_i) of the hidden layers, delta_L): what a minibatch hands to `backward_errors`.
+
+        delta_L = phi_L'(v_L) o (y - r_L),  or with softmax(r_L) for the cross-entropy
+    """
+    output = activity.r[-1]
+    error = -output_gradient(output, y, loss) / unit_of_error(loss, *output.shape)
+    delta = (error * slope(network, -1, activity)).astype(network.dtype, copy=False)
+    return [slope(network, layer, activity) for layer in range(len(network.weights) - 1)], delta
+
+
+def hidden_errors(network, drive, inversion, record=None):
+    """(errors of the hidden layers, `InversionTrajectory` without its recipe) of a minibatch; no trajectory for record None.
+
+    What has diverged is not finite. The errors have the same bits with and without a record.
+
+    Args:
+        drive: from `driven`.
+
+    Raises:
+        ValueError: for samples that there are not. MemoryError: for states that do not fit into memory.
+    """
+    if record is None:
+        return _errors(network, drive, inversion, slice(None))
+    errors, trajectory = _recorded(network, drive, inversion, record)
+    others = np.setdiff1d(np.arange(len(drive[1])), trajectory.samples)
+    if len(others):
+        rest, _ = _errors(network, drive, inversion, others)
+        order = np.argsort(np.concatenate([trajectory.samples, others]))
+        errors = [np.concatenate(parts)[order] for parts in zip(errors, rest, strict=True)]
+    return errors, trajectory
+
+
+def _errors(network, drive, inversion, chosen, trajectory=False):
+    """(errors, trajectory) of some samples."""
+    slopes, delta = drive
+    return loop_errors(
+        network.weights, network.backward, [slope[chosen] for slope in slopes], delta[chosen],
+        trajectory=trajectory, **inversion.loops(),
+    )  # fmt: skip
+
+
+def _recorded(network, drive, inversion, record):
+    """(errors, trajectory) of the samples that are recorded."""
+    record.require_only(VARIABLES, "a dynamic inversion")
+    chosen = record.positions(len(drive[1]))
+    errors, states = _errors(network, drive, inversion, chosen, trajectory=True)
+    every = slice(None, None, record.every)
+    kept = {name: [np.ascontiguousarray(r[every]) for r in getattr(states, name)] for name in record.names(VARIABLES)}
+    kept = dict.fromkeys(VARIABLES) | kept
+    return errors, replace(states, **kept, time=states.time[every], step=states.step[every], samples=chosen)
+
+
+def recorded_bytes(network, inversion, count, record):
+    """Bytes of the trajectory of `count` samples."""
+    hidden, above = network.sizes[1:-1], network.sizes[2:]
+    units = {"r_x": sum(hidden), "r_y": sum(above if inversion.rule == "di" else above[-1:])}
+    recorded = sum(units[name] for name in record.names(VARIABLES))
+    return (inversion.steps // record.every + 1) * count * recorded * network.dtype.itemsize

@@ -1,0 +1,38 @@
+"""`InversionTrajectory`: the recorded states of the loops of dynamic inversion."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dfc_numba.dynamics.recipe import Recipe, Storable
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionTrajectory(Storable):
+    """Recorded loops of dynamic inversion: T time points, B samples, layers i = 1..L (lists are 0-based).
+
+    Attributes:
+        time: (T,) in units of the hidden layers' time constant. step: (T,) number of the Euler step.
+        r_x: list of (T, B, n_i), one per hidden layer, before any factor phi'.
+        r_y: list of (T, B, n): with "di" the error population of each hidden layer, n = n_{i+1}; with "sldi" that of the
+            output alone.
+        depth: L, so that the last array of r_y is that of layer L.
+        diverged: (B,) whether some state of a sample is not finite at the end.
+        samples: (B,) positions of the samples in the minibatch.
+        recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
+
+    A variable that was not recorded is None.
+    """
+
+    time: np.ndarray
+    step: np.ndarray
+    r_x: list | None
+    r_y: list | None
+    depth: int
+    diverged: np.ndarray
+    samples: np.ndarray | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
+
+    def first_layer(self, name):
+        """Number of the layer, from 1, of the first array of a list; those of r_y end at layer L."""
+        return 1 if name == "r_x" else self.depth - len(self.r_y) + 1
