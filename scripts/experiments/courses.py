@@ -16,7 +16,7 @@ LATE = 0.5  # part of the epochs, at the end, over which the printed means run
 FIXED = ", fixed Q"
 UNCONTROLLED = "DFA"
 BLUE, VERMILION, _, PINK, *_ = figures.COLOURS
-LINES = {"DFC": (BLUE, 4.5), "DFC-SS": (VERMILION, 2.5), "DFC-SSA": ("black", 1.0), UNCONTROLLED: (PINK, 1.5)}
+LINES = {"DFC": (BLUE, 4.0), "DFC-SS": (VERMILION, 2.2), "DFC-SSA": ("black", 0.8), UNCONTROLLED: (PINK, 1.5)}
 STABILITY_SAMPLES = 16
 DRAWN = ("condition_2", "eigenvalue", "train_loss", "angle_mn", "angle_gn", "angle_bp")
 NAMES = {
@@ -76,12 +76,12 @@ class Course:
         return probe_of(self.trainer.network, self.minibatch, self.trainer.config, damping=self.damping)
 
 
-def run_courses(presets, settings, *, pretraining_epochs, samples, damping):
+def run_courses(presets, settings, *, pretraining_epochs, samples, damping=0.0):
     """The `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
 
     Args:
         presets: by method, the preset and what to change in it. settings: what to change in all.
-        samples: size of the batch on which the updates are compared. damping: gamma of the damped reference.
+        samples: size of the batch on which the updates are compared. damping: gamma of the damped MN update; 0 for none.
     """
     pretraining = FEEDBACK_ONLY | {"feedback.pretraining_epochs": pretraining_epochs}
     config = preset(presets["DFC"][0], settings | pretraining)
@@ -107,7 +107,8 @@ def measured(probe, nudge):
     """
     references = {kind: probe.reference(kind) for kind in ("gn", "bp")}
     options = {"loss": probe.loss, "step": nudge, "nonlinear": True}
-    for name, damping in (("mn", 0.0), ("mn_damped", probe.damping)):
+    for damping in dict.fromkeys((0.0, probe.damping)):
+        name = "mn_damped" if damping else "mn"
         references[name] = reference_update(probe.network, probe.x, probe.y, "mn", damping=damping, **options)
     angles = {f"angle_{kind}": alignment(probe.update, update).total for kind, update in references.items()}
     if probe.controller is None:
@@ -127,7 +128,7 @@ def largest_eigenvalue(network, x, alpha):
 
 def print_means(results, courses):
     """One row per method: means over the later epochs, the loss in the end, and stability as it is simulated."""
-    names = [name for name in NAMES if name != "train_loss"] + ["angle_ssa"]
+    names = [name for name in NAMES if name in courses[0].rows[0] and name != "train_loss"] + ["angle_ssa"]
     lines = []
     for course in courses:
         late = course.rows[int(LATE * len(course.rows)) :]
@@ -152,8 +153,8 @@ def draw(courses, drawn):
     grid = figure.subplots(2, 3, sharex=True)
     for letter, axes, column in zip("abcdef", grid.flat, drawn, strict=True):
         for course in courses:
-            style = "--" if course.method.endswith(FIXED) else "-"
             colour, width = LINES[course.method.removesuffix(FIXED)]
+            style = (0, (7 / width, 5 / width)) if course.method.endswith(FIXED) else "-"
             epochs, values = ([row[key] for row in course.rows] for key in ("epoch", column))
             axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, label=course.method)
         panel(axes, letter, xlabel="epoch", ylabel=NAMES[column])

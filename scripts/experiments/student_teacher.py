@@ -18,7 +18,6 @@ from results import count, parser
 
 EPOCHS = 40  # 300 in the paper
 SIZES, TINY = {"pretraining_epochs": 50, "samples": 128}, {"pretraining_epochs": 1, "samples": 16}
-DAMPING = 0.1
 LARGER_STEPS = {"controller.dt": 0.02, "controller.steps": 249}  # for the same time as 999 steps of 0.005
 PRESETS = {
     "DFC": ("student-teacher", LARGER_STEPS),
@@ -39,9 +38,7 @@ def main(arguments=None):
     settings = {"training.seed": options.seed, "training.epochs": options.epochs}
     if options.quick:
         settings |= TINY_TEACHER | {"training.epochs": 2}
-    report(
-        "student-teacher", options, PRESETS, settings, damping=DAMPING, **(TINY if options.quick else SIZES)
-    )
+    report("student-teacher", options, PRESETS, settings, **(TINY if options.quick else SIZES))
 
 
 if __name__ == "__main__":
