@@ -7,7 +7,7 @@ import pytest
 from reference_files import RESOURCES
 
 import dfc_numba as dfc
-from dfc_numba.inversion.stability import stability
+from dfc_numba.inversion.stability import inversion_stability
 
 SHAPES = [(4, 3), (3, 4), (4, 4), (5, 4, 3), (3, 4, 5), (5, 2, 4), (4, 3, 5, 6)]
 PUBLISHED = dict(np.load(RESOURCES / "inversion" / "training" / "stability.npz"))
@@ -21,9 +21,9 @@ def loop(sizes, seed=0, scale=1.0):
 
 
 def of_loop(chain, b, alpha=0.0, dt=0.5):
-    """`stability` of one loop: sequential for two populations, else single."""
+    """`inversion_stability` of one loop: sequential for two populations, else single."""
     weights = [np.zeros((chain[0].shape[1], 1)), *chain]
-    return stability(weights, [b], alpha, dt, "sequential" if len(chain) == 1 else "single")
+    return inversion_stability(weights, [b], alpha, dt, "sequential" if len(chain) == 1 else "single")
 
 
 def updates(chain, b, alpha):
@@ -76,9 +76,9 @@ def test_a_sequential_network_has_a_loop_for_each_hidden_layer():
     for seed, sizes in enumerate([(4, 3), (3, 5)]):
         chain, b = loop(sizes, seed, scale=-0.1)
         weights, feedback = weights + chain, [*feedback, b]
-    both = stability(weights, feedback, 0.1)
+    both = inversion_stability(weights, feedback, 0.1)
     for i in range(2):
-        alone = stability(weights[i : i + 2], feedback[i : i + 1], 0.1)
+        alone = inversion_stability(weights[i : i + 2], feedback[i : i + 1], 0.1)
         assert both.abscissa[i] == alone.abscissa[0] and both.radius[i] == alone.radius[0]
     assert both.stable == (max(both.abscissa) < 0)
 
@@ -88,7 +88,9 @@ def test_a_sequential_network_has_a_loop_for_each_hidden_layer():
 
 def scalar(mu, alpha=0.0, dt=0.5, populations=2):
     ones = [np.ones((1, 1))] * populations
-    return stability(ones, [mu * ones[0]], alpha, dt, "sequential" if populations == 2 else "single")
+    return inversion_stability(
+        ones, [mu * ones[0]], alpha, dt, "sequential" if populations == 2 else "single"
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 2.0])
@@ -105,7 +107,7 @@ def test_two_populations_are_stable_in_an_interval_of_real_gains(alpha, dt):
 def test_the_negative_transpose_is_stable_up_to_a_largest_singular_value_of_the_root_of_twelve():
     w = np.diag([3.4, 0.5]) @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 2)))[0].T
     for factor, euler in ((1.0, True), (np.sqrt(12) / 3.4 * 1.0001, False)):
-        found = stability([np.zeros((3, 1)), factor * w], [-factor * w.T])
+        found = inversion_stability([np.zeros((3, 1)), factor * w], [-factor * w.T])
         assert found.stable and found.euler_stable == euler
 
 
@@ -115,7 +117,7 @@ def test_two_populations_are_stable_left_of_a_parabola_of_complex_gains(alpha, i
     border = alpha - imaginary**2 / (1 + alpha) ** 2
     for real, stable in ((border - 1e-6, True), (border + 1e-6, False)):
         rotation = np.array([[real, -imaginary], [imaginary, real]])
-        assert stability([np.zeros((2, 1)), np.eye(2)], [rotation], alpha).stable == stable
+        assert inversion_stability([np.zeros((2, 1)), np.eye(2)], [rotation], alpha).stable == stable
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25])
@@ -215,13 +217,13 @@ def test_published_abscissae_and_radii(file, which, alpha):
 
 def _sequential(arrays, number, which, alpha):
     w, b = arrays[f"W{number or 1}"], arrays[f"B{number}_{which}"]
-    found = stability([np.zeros((w.shape[1], 1)), w], [b], alpha)
+    found = inversion_stability([np.zeros((w.shape[1], 1)), w], [b], alpha)
     return found.abscissa[0], found.radius[0]
 
 
 def _single(arrays, number, which, alpha):
     weights = [np.zeros((20, 1)), arrays["W1"], arrays["W2"]]
-    found = stability(weights, [arrays[f"B_{which}"]], alpha, loop="single")
+    found = inversion_stability(weights, [arrays[f"B_{which}"]], alpha, loop="single")
     return found.abscissa[0], found.radius[0]
 
 
@@ -229,10 +231,10 @@ def _single(arrays, number, which, alpha):
 def test_published_spectra(alpha):
     arrays = np.load(RESOURCES / "inversion" / "04_nonlinear.npz")
     weights = [np.zeros((20, 1)), arrays["W1"], arrays["W2"]]
-    found = stability(weights, [arrays["B_stale"]], float(alpha), loop="single")
+    found = inversion_stability(weights, [arrays["B_stale"]], float(alpha), loop="single")
     assert_same_spectrum(found.rates[0], PUBLISHED[f"04/eig_M3__stale__a{alpha}"], 1e-6)
     linear = np.load(RESOURCES / "inversion" / "01_linear_trained.npz")
-    found = stability([np.zeros((20, 1)), linear["W1"]], [linear["B_stale"]], float(alpha))
+    found = inversion_stability([np.zeros((20, 1)), linear["W1"]], [linear["B_stale"]], float(alpha))
     assert_same_spectrum(found.rates[0], PUBLISHED[f"01/eig_M__stale__a{alpha}"])
 
 
@@ -240,7 +242,7 @@ def test_published_loops_of_single_units():
     edge = np.load(RESOURCES / "inversion" / "training" / "08_stability.npz")
     one = np.ones((1, 1))
     for prefix, key, function in (
-        ("edge", "s", lambda s: stability([one, s * one], [-s * one])),
+        ("edge", "s", lambda s: inversion_stability([one, s * one], [-s * one])),
         ("edge3", "g", lambda g: scalar(-g, populations=3)),
     ):
         for value, abscissa, radius in zip(
@@ -264,4 +266,4 @@ def test_published_loops_of_single_units():
 def test_what_does_not_fit_is_refused(change, message):
     arguments = {"weights": [np.zeros((3, 1)), np.ones((2, 3))], "feedback": [np.ones((3, 2))], **change}
     with pytest.raises(ValueError, match=message):
-        stability(**arguments)
+        inversion_stability(**arguments)

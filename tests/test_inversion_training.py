@@ -10,7 +10,7 @@ from reference_files import RESOURCES
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.inversion.stability import stability
+from dfc_numba.inversion.stability import inversion_stability
 from dfc_numba.learning import methods
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
@@ -104,7 +104,7 @@ def test_the_published_linear_regression(name):
     assert max(deviation(net.weights[i], file[f"W{i}_end__{name}"]) for i in (0, 1)) < BOUND
     if method != "di":
         return
-    found = [stability(state.weights, state.backward, leak).abscissa[0] for state in states]
+    found = [inversion_stability(state.weights, state.backward, leak).abscissa[0] for state in states]
     assert deviation(found, file[f"stab__{name}"]) < BOUND
     angles = np.array([published_angles(states, x, y, i, leak) for i in steps])
     assert np.abs(angles - file[f"ang__{name}"]).max() < 1e-5
@@ -331,11 +331,11 @@ def test_unstable_feedback_is_made_stable_after_a_step_and_a_checkpoint_has_it(t
     whole, stopped = run(), run()
     start = [b.copy() for b in whole.network.backward]
     loop = "single" if method == "sldi" else "sequential"
-    assert not stability(whole.network.weights, start, 0.01, loop=loop).stable
+    assert not inversion_stability(whole.network.weights, start, 0.01, loop=loop).stable
     seen = []
     whole.observers = [After(lambda: seen.append([b.copy() for b in whole.network.backward]))]
     assert whole.run().status == "done"
-    found = stability(whole.network.weights, whole.network.backward, 0.01, loop=loop)
+    found = inversion_stability(whole.network.weights, whole.network.backward, 0.01, loop=loop)
     assert found.stable if criterion == "continuous" else found.euler_stable
     assert not all(np.array_equal(a, b) for a, b in zip(start, seen[0], strict=True))
     stopped.observers = [

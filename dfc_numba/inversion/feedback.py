@@ -105,7 +105,7 @@ def stabilised_feedback(
     moves from one critical mode to the next, the descent is not monotonic.
 
     Args:
-        weights, feedback, alpha, loop: see `stability`.
+        weights, feedback, alpha, loop: see `inversion_stability`.
         dt: None for continuous time, else that of the Euler steps.
         rate: length of a step along the gradient. iterations: the most there are, a whole number.
 
@@ -113,7 +113,7 @@ def stabilised_feedback(
         list of `Stabilised`, one per loop.
 
     Raises:
-        ValueError, TypeError: as for `stability`.
+        ValueError, TypeError: as for `inversion_stability`.
     """
     loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
     number("rate", rate, exclusive=True)

@@ -17,7 +17,7 @@ RULES = {"sequential": "di", "single": "sldi"}
 
 
 @dataclass(frozen=True)
-class Stability:
+class InversionStability:
     """How the loops of dynamic inversion behave; tuples have one entry per loop, the lowest first.
 
     Attributes:
@@ -46,8 +46,8 @@ class Stability:
         return tuple(float(np.abs(found).max()) for found in self.factors)
 
 
-def stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
-    """The `Stability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
+def inversion_stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
+    """The `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
 
     With populations r_1 .. r_m, m = 2 in the loop of each hidden layer of "di" (r_x = r_1, r_y = r_2) and m = L in "sldi":
 
@@ -73,7 +73,7 @@ def stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
     loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
     number("dt", dt, exclusive=True)
     rates, factors = ([one.modes(equation) for one in loops] for equation in (None, dt))
-    return Stability(
+    return InversionStability(
         rates=tuple(map(np.concatenate, rates)),
         factors=tuple(map(np.concatenate, factors)),
         stable=all(seen.real.max() < 0 for seen, _ in rates),
