@@ -117,7 +117,8 @@ def _first_samples(dataset, config):
 
 def _memory_to_come(network):
     """Bytes of what a run keeps beyond the trial: the best weights, and the optimisers' moments."""
-    parameters = [*network.weights, *(network.biases or []), *network.feedback]
+    kinds = (network.weights, network.biases, network.feedback, network.backward)
+    parameters = [array for kind in kinds for array in kind or []]
     return COPIES * sum(array.nbytes for array in parameters)
 
 
