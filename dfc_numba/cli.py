@@ -14,6 +14,7 @@ from dfc_numba.errors import Interrupted, MissingExtra
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
 DEFAULT_PRESET = "digits"
+UNUSABLE = (ValueError, OSError, MissingExtra)  # wrong usage or input
 
 app = typer.Typer(
     name="dfc",
@@ -336,7 +337,7 @@ def simulate(
 
     `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
     """
-    with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)):
+    with _exit_codes(wrong_use=(*UNUSABLE, MemoryError)):
         from dfc_numba.configuration.config_file import load_config
 
         config, _ = load_config(source, _overrides(settings, None, seed, dtype))
@@ -432,7 +433,7 @@ def analyze(
 
     Exit code: 0 done, 2 something is missing, damaged or unusable, or wrong use.
     """
-    with _exit_codes(wrong_use=(ValueError, OSError, MemoryError)), _bounded(threads):
+    with _exit_codes(wrong_use=(*UNUSABLE, MemoryError)), _bounded(threads):
         from dfc_numba.commands import analyze as analyze_command
 
         options = {"samples": samples, "damping": damping, "phase": phase, "record": record}
@@ -465,7 +466,7 @@ def info():
 
 
 @contextmanager
-def _exit_codes(wrong_use=(ValueError, OSError, MissingExtra), advice=None):
+def _exit_codes(wrong_use=UNUSABLE, advice=None):
     """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
 
     Warnings are messages too. The `advice` comes after the message.
@@ -474,7 +475,7 @@ def _exit_codes(wrong_use=(ValueError, OSError, MissingExtra), advice=None):
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(message)
             yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last, from `dfc ... | head`, ends the program quietly
         raise
     except Interrupted as interrupt:
         _say(interrupt)
