@@ -73,7 +73,11 @@ def trace(record, *, sample=None, units=()):
 
 def _only(trajectory, place):
     """The trajectory of the sample at a place."""
-    parts = {name: [r[:, [place]] for r in getattr(trajectory, name)] for name in SYMBOLS if getattr(trajectory, name)}
+    parts = {
+        name: [r[:, [place]] for r in getattr(trajectory, name)]
+        for name in SYMBOLS
+        if getattr(trajectory, name)
+    }
     alone = {name: getattr(trajectory, name)[[place]] for name in ("diverged", "samples")}
     return InversionTrajectory(**(vars(trajectory) | parts | alone))
 
@@ -83,7 +87,9 @@ def _check_units(trajectory, units):
     for layer, unit in units:
         if not (1 <= layer <= len(sizes) and 0 <= unit < sizes[layer - 1]):
             layers = ", ".join(f"{n} with 0 to {size - 1}" for n, size in enumerate(sizes, 1))
-            raise ValueError(f"there is no unit {unit} in layer {layer}; hidden layers and their units: {layers}")
+            raise ValueError(
+                f"there is no unit {unit} in layer {layer}; hidden layers and their units: {layers}"
+            )
 
 
 def _rest(trajectory):
@@ -118,7 +124,11 @@ def _draw_distances(axes, shown):
     found = measures.distances_to_rest(shown.trajectory)
     for colour, (layer, distance) in zip(COLOURS, enumerate(found, 1)):
         axes.plot(shown.trajectory.time, distance[:, 0], color=colour, label=f"layer {layer}")
-    axes.set(title="distance to the exact rest (NDI)", ylabel=r"$\|r_x - r_x^*\| / \|r_x^*\|$", yscale=scale(*found))
+    axes.set(
+        title="distance to the exact rest (NDI)",
+        ylabel=r"$\|r_x - r_x^*\| / \|r_x^*\|$",
+        yscale=scale(*found),
+    )
 
 
 def _draw_inversion(axes, shown):
@@ -126,7 +136,11 @@ def _draw_inversion(axes, shown):
     last = shown.trajectory.depth
     for colour, (layer, error) in zip(COLOURS, enumerate(found, last - len(found) + 1)):
         axes.plot(shown.trajectory.time, error[:, 0], color=colour, label=f"layer {layer}")
-    axes.set(title="error of the inversion", ylabel=r"$\|W \psi(r_x) - \delta\| / \|\delta\|$", yscale=wide_scale(*found))
+    axes.set(
+        title="error of the inversion",
+        ylabel=r"$\|W \psi(r_x) - \delta\| / \|\delta\|$",
+        yscale=wide_scale(*found),
+    )
 
 
 def _units_of(layer, units):

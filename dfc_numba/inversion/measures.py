@@ -27,7 +27,8 @@ def states_at_rest(trajectory):
     if inversion.rule == "sldi":
         return rest(network.weights, network.backward, slopes, deltas[-1])
     return [
-        rest(network.weights[i : i + 2], [network.backward[i]], [slopes[i]], deltas[i])[0] for i in range(len(slopes))
+        rest(network.weights[i : i + 2], [network.backward[i]], [slopes[i]], deltas[i])[0]
+        for i in range(len(slopes))
     ]
 
 
@@ -74,6 +75,8 @@ def _given(trajectory):
     drive = [slope[chosen] for slope in slopes], delta[chosen]
     hidden, _ = hidden_errors(network, drive, inversion)
     above = hidden[1:] if inversion.rule == "di" else []
-    return network.copy(dtype="float64"), inversion, *(
-        [array.astype(np.float64) for array in arrays] for arrays in (drive[0], [*above, drive[1]])
+    return (
+        network.copy(dtype="float64"),
+        inversion,
+        *([array.astype(np.float64) for array in arrays] for arrays in (drive[0], [*above, drive[1]])),
     )

@@ -13,15 +13,16 @@ from dfc_numba.configuration.config_file import validated
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.runs.experiment import load_data
-from dfc_numba.storage import checkpoint, checkpoint_pair
+from dfc_numba.storage import checkpoint, checkpoint_pair, kinds
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recomputation import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of
 from dfc_numba.support.hdf5 import is_sealed
 
-FORWARD = ("forward_update", "forward_and_feedback_update")
+FORWARD = ("forward_update", "forward_and_feedback_update", "inversion_update")
 ANALYSED = "what can be analysed is a run directory, its checkpoint.h5, or a trajectory file"
-DFC = {"function": "forward_update"}  # the update of a minibatch that was only simulated
+# the update of a minibatch that was only simulated, by what was simulated
+SIMULATED = {"controller": {"function": "forward_update"}, "inversion": {"function": "inversion_update"}}
 
 
 @dataclass(frozen=True)
@@ -220,5 +221,6 @@ def _update(stored, recipe):
         return None
     update = stored.update()
     if update is None:
-        _, update = computed(recipe if recipe.update else replace(recipe, update=DFC))
+        made = recipe.update or SIMULATED[kinds.of_options(recipe.dynamics).name]
+        _, update = computed(replace(recipe, update=made))
     return ForwardUpdate(update.weights, update.biases)

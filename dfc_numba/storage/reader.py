@@ -196,6 +196,11 @@ class PhaseRecords:
         return self.options if self.kind is kinds.CONTROL else None
 
     @property
+    def inversion(self):
+        """The `Inversion`; None where something else is simulated, or the recipe is not known."""
+        return self.options if self.kind is kinds.INVERSION else None
+
+    @property
     def update(self):
         """Options of the update that was made of each record."""
         return safe.parsed(self._group(self._files[0]), "update") or {}
