@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -383,15 +384,17 @@ def test_other_errors_leave_what_was_logged_until_then(tmp_path):
 
 
 def test_leaving_at_once_closes_what_is_written(tmp_path, monkeypatch):
-    append = segments.SegmentWriter.append
+    append, begun = segments.SegmentWriter.append, threading.Event()
 
     def slow(writer, *arguments):
+        begun.set()
         time.sleep(0.05)
         append(writer, *arguments)
 
     class Impatient:
         def on_minibatch(self, progress):
             if progress.phase == "forward":
+                assert begun.wait(5)
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(segments.SegmentWriter, "append", slow)
