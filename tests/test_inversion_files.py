@@ -214,6 +214,9 @@ def test_rest_is_that_of_the_loop_with_the_error_that_it_received():
         above = slopes[i][2] * found.r_x[i][-1, 0]
     with pytest.raises(ValueError, match="no recipe"):
         states_at_rest(replace(found, recipe=None))
+    for measure in (distances_to_rest, inversion_errors):
+        with pytest.raises(ValueError, match="has no r_x; record it"):
+            measure(replace(found, r_x=None))
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -412,6 +415,8 @@ def test_a_logged_run_learns_the_same_and_replays(tmp_path, rule, dtype):
         last = records[-1].recipe()
         assert len(last.x) == 4 and np.array_equal(last.target, last.labels)
         assert records[0].trajectory().r_x[1].shape == (5, 2, 5)
+    with h5py.File(tmp_path / "run" / "trajectories.h5") as file:
+        assert file["forward/time"].attrs["units"] == "tau_r" and "inversion_crc32" in file["forward"].attrs
     assert [one.status for one in replay(tmp_path / "run")] == ["identical"] * 3
     plain, _ = inversion_run(tmp_path / "plain", {"minibatches": [99]}, rule, **sections)
     for a, b in zip(plain.network.weights, trainer.network.weights, strict=True):
@@ -499,6 +504,14 @@ def test_what_diverges_is_written_and_returned(tmp_path):
     assert "not finite at the end: 1 samples" in result.stdout
     with open_trajectories(tmp_path / "a.h5") as file:
         assert file.status == "diverged"
+
+
+def test_a_loop_without_rest_is_written_and_told(tmp_path):
+    settings = ["inversion.nonlinearity=tanh", "inversion.alpha=0.0", "data.options.teacher_range=50.0"]
+    out = tmp_path / "b.h5"
+    result = run("simulate", "regression-linear-di", *(f"--set={text}" for text in settings), "--out", out)
+    assert result.exit_code == 0 and "no state of rest was found for 1 of 1 samples" in result.stdout
+    assert InversionTrajectory.load(out).recipe.inversion.nonlinearity == "tanh"
 
 
 def test_it_is_drawn(simulated, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 from dfc_numba.configuration.config_usage import simulation_of
 from dfc_numba.dynamics.recipe import Recipe
 from dfc_numba.dynamics.simulation import Record
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, DivergenceError
 from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
 from dfc_numba.learning.schedule import shuffled_minibatches
@@ -126,7 +126,10 @@ def _inverted(trajectory):
     """Whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
     if trajectory.diverged.any():
         return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
-    apart = ", ".join(f"{distance[-1].mean():.3g}" for distance in distances_to_rest(trajectory))
+    try:
+        apart = ", ".join(f"{distance[-1].mean():.3g}" for distance in distances_to_rest(trajectory))
+    except DivergenceError as error:
+        return True, str(error)
     return True, f"mean distance of r_x to rest at the end, as a fraction of r_x at rest, by layer: {apart}"
 
 

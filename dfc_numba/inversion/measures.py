@@ -34,9 +34,7 @@ def states_at_rest(trajectory):
 
 def distances_to_rest(trajectory):
     """|r_x(t) - r_x*| / |r_x*| with r_x* of `states_at_rest`: list of (T, B), one per hidden layer. See there."""
-    if trajectory.r_x is None:
-        raise ValueError("the trajectory has no r_x; record it")
-    pairs = zip(trajectory.r_x, states_at_rest(trajectory), strict=True)
+    pairs = zip(_hidden(trajectory), states_at_rest(trajectory), strict=True)
     return [_relative(np.linalg.norm(r_x - rest, axis=2), rest) for r_x, rest in pairs]
 
 
@@ -46,14 +44,22 @@ def inversion_errors(trajectory):
     Returns:
         list of (T, B): with "di" one for each hidden layer, with "sldi" one, for the weights of the output layer.
     """
+    states = _hidden(trajectory)
     network, inversion, slopes, deltas = _given(trajectory)
     psi = {"linear": lambda r, slope: r, "tanh": lambda r, slope: np.tanh(r), "linearized": np.divide}
     found = []
     for i in range(len(slopes))[-len(deltas) :]:
-        shown = psi[inversion.nonlinearity](trajectory.r_x[i].astype(np.float64), slopes[i])
+        shown = psi[inversion.nonlinearity](states[i].astype(np.float64), slopes[i])
         delta = deltas[i - len(slopes)]
         found.append(_relative(np.linalg.norm(shown @ network.weights[i + 1].T - delta, axis=2), delta))
     return found
+
+
+def _hidden(trajectory):
+    """r_x; ValueError where it was not recorded."""
+    if trajectory.r_x is None:
+        raise ValueError("the trajectory has no r_x; record it")
+    return trajectory.r_x
 
 
 def _relative(norms, reference):
@@ -75,8 +81,7 @@ def _given(trajectory):
     drive = [slope[chosen] for slope in slopes], delta[chosen]
     hidden, _ = hidden_errors(network, drive, inversion)
     above = hidden[1:] if inversion.rule == "di" else []
-    return (
-        network.copy(dtype="float64"),
-        inversion,
-        *([array.astype(np.float64) for array in arrays] for arrays in (drive[0], [*above, drive[1]])),
+    slopes, deltas = (
+        [array.astype(np.float64) for array in arrays] for arrays in (drive[0], [*above, drive[1]])
     )
+    return network.copy(dtype="float64"), inversion, slopes, deltas
