@@ -1,6 +1,7 @@
 """Dynamic inversion on record: simulated, saved, logged while training, replayed bit for bit, changed, drawn."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
+from dfc_numba.dynamics.recipe import Recipe
 from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
 from dfc_numba.inversion.simulation import Inversion, recorded_bytes, simulate_inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
@@ -25,6 +27,7 @@ from dfc_numba.storage.writer import TrajectoryWriter
 
 SIZES, COUNT = [4, 7, 5, 3], 6
 RULES = ("di", "sldi")
+KEPT = Path(__file__).parent / "resources" / "inversion-1.1.h5"
 SHORT = {"steps": 12, "alpha": 0.01}
 PHASES = {"learn": {"function": "inversion_update", "clip_error": 0.1, "normalise": True}, "simulate": {}}
 
@@ -545,3 +548,43 @@ def test_it_is_drawn(simulated, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=message):
             plots.plot(path, **options)
+
+
+# --- for ever ---------------------------------------------------------------------------------------------------
+
+
+def kept_records():
+    """What tests/resources/inversion-1.1.h5 was written from: numbers that do not depend on a simulation."""
+
+    def numbers(shape, start):
+        return np.sin(start + np.arange(np.prod(shape))).reshape(shape)
+
+    for n, rule in enumerate(RULES):
+        backward = [numbers((2, 3), 20 + n), numbers((3, 1), 30)] if rule == "di" else [numbers((2, 1), 40)]
+        net = dfc.Network(
+            weights=[numbers((2, 2), n), numbers((3, 2), 5), numbers((1, 3), 6)], biases=None, backward=backward,
+            feedback=[np.zeros((size, 1)) for size in (2, 3, 1)],
+        )  # fmt: skip
+        inversion = Inversion(rule=rule, loss="cross_entropy", alpha=0.25, dt=0.125, steps=3)
+        recipe = Recipe(
+            network=net, inversion=inversion, x=numbers((2, 2), 1), target=numbers((2, 1), 2), phase=f"phase {rule}",
+            update={"function": "inversion_update", "clip_error": None, "normalise": False}, number=n,
+        )  # fmt: skip
+        yield recipe, InversionTrajectory(
+            time=0.125 * np.arange(4), step=np.arange(4), depth=3, diverged=np.arange(2) > 0, samples=np.arange(2)[::-1],
+            r_x=[numbers((4, 2, size), size) for size in (2, 3)],
+            r_y=[numbers((4, 2, size), 9) for size in ((3, 1) if rule == "di" else (1,))], recipe=recipe,
+        )  # fmt: skip
+
+
+def test_a_file_of_version_1_1_opens_for_ever():
+    with open_trajectories(KEPT) as file:
+        for recipe, trajectory in kept_records():
+            found = file[recipe.phase][0].trajectory()
+            assert_same_states(found, trajectory)
+            assert (found.recipe.inversion, found.recipe.update) == (recipe.inversion, recipe.update)
+            for name in ("x", "target"):
+                assert_same(getattr(found.recipe, name), getattr(recipe, name), name)
+            for kind in ("weights", "backward"):
+                pairs = zip(getattr(found.recipe.network, kind), getattr(recipe.network, kind), strict=True)
+                assert all(np.array_equal(a, b) for a, b in pairs)

@@ -158,9 +158,11 @@ class Trajectories:
 
 def _backward(arrays, depth):
     """The feedback matrices of dynamic inversion among the arrays of a network; None for one that has none."""
-    names = ["B_single"] if "B_single" in arrays else [f"B_{layer}" for layer in range(1, depth)]
-    found = [arrays[name] for name in names if name in arrays]
-    return None if not found or np.isnan(found[0]).all() else found
+    for names in (["B_single"], [f"B_{layer}" for layer in range(1, depth)]):
+        found = [arrays[name] for name in names if name in arrays]
+        if found and not np.isnan(found[0]).all():  # where other networks of the file have them
+            return found
+    return None
 
 
 class PhaseRecords:
