@@ -2,7 +2,7 @@
 
     model/, dynamics/, steady/, online/    networks and controllers; feedback phases, updates, steady states, streams
     learning/, configuration/, runs/       training loops; what a run is told; runs on disk, resumed and compared
-    storage/, analysis/                    trajectories and checkpoints in HDF5; what the theory says of them
+    storage/, analysis/, inversion/        trajectories and checkpoints in HDF5; what the theory says; dynamic inversion
     cli.py, commands/, display/            the command `dfc`, and what people see of it
     kernels/, data/, support/              the compiled layer; data sets; small things that everything uses
 
@@ -35,7 +35,16 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.simulation import Trajectory as Trajectory
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
+    from dfc_numba.inversion.feedback import initial_feedback as initial_feedback
+    from dfc_numba.inversion.feedback import stabilised_feedback as stabilised_feedback
     from dfc_numba.inversion.rules import backward_errors as backward_errors
+    from dfc_numba.inversion.simulation import Inversion as Inversion
+    from dfc_numba.inversion.simulation import simulate_inversion as simulate_inversion
+    from dfc_numba.inversion.stability import InversionStability as InversionStability
+    from dfc_numba.inversion.stability import inversion_stability as inversion_stability
+    from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
+    from dfc_numba.learning.inversion import InversionUpdate as InversionUpdate
+    from dfc_numba.learning.inversion import inversion_update as inversion_update
     from dfc_numba.model.controller import Controller as Controller
     from dfc_numba.model.network import Activity as Activity
     from dfc_numba.model.network import Network as Network
@@ -77,6 +86,15 @@ _HOMES = {
     "SteadyState": "steady.equilibrium",
     "output_jacobian": "steady.equilibrium",
     "backward_errors": "inversion.rules",
+    "simulate_inversion": "inversion.simulation",
+    "Inversion": "inversion.simulation",
+    "InversionTrajectory": "inversion.trajectory",
+    "inversion_update": "learning.inversion",
+    "InversionUpdate": "learning.inversion",
+    "inversion_stability": "inversion.stability",
+    "InversionStability": "inversion.stability",
+    "initial_feedback": "inversion.feedback",
+    "stabilised_feedback": "inversion.feedback",
     "reference_update": "analysis.directions",
     "alignment": "analysis.alignment",
     "Alignment": "analysis.alignment",

@@ -105,7 +105,7 @@ def stabilised_feedback(
     moves from one critical mode to the next, the descent is not monotonic.
 
     Args:
-        weights, feedback, alpha, loop: see `inversion_stability`.
+        weights: W_1 .. W_L, list of (n_i, n_{i-1}). feedback, alpha, loop: see `inversion_stability`.
         dt: None for continuous time, else that of the Euler steps.
         rate: length of a step along the gradient. iterations: the most there are, a whole number.
 

@@ -21,8 +21,8 @@ class InversionStability:
     """How the loops of dynamic inversion behave; tuples have one entry per loop, the lowest first.
 
     Attributes:
-        rates: all eigenvalues lambda of a loop in continuous time, per time constant of the hidden layers.
-        factors: all eigenvalues z of its ordered Euler step.
+        rates: all eigenvalues lambda of a loop in continuous time, per time constant of the hidden layers, (n_modes,).
+        factors: all eigenvalues z of its ordered Euler step, (n_modes,).
         stable: whether the errors of the hidden layers come to rest, in continuous time.
         euler_stable: the same of the Euler steps.
 

@@ -48,7 +48,7 @@ def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=Fal
     gradient of the mean loss, with other errors in the hidden layers.
 
     Args:
-        network, x, y, inversion: as for `simulate_inversion`.
+        x: inputs (B, n_0). network, y, inversion: as for `simulate_inversion`.
         clip_error: largest norm of a sample's delta_i in a hidden layer; None for no clipping.
         normalise: whether a sample's delta_i r_{i-1}^T, and delta_i for the biases, are divided by their norms.
         record: a `Record` of what to keep of the loops' states; None keeps nothing. The update has the same bits.
