@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from dfc_numba.errors import DamagedFileError
-from dfc_numba.storage import safe, schema
+from dfc_numba.storage import direct, safe, schema
 from dfc_numba.storage.layout import SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 
@@ -175,11 +175,19 @@ def _write(dataset, row, array):
     if array.ndim == 0:
         dataset[row] = array
         return
-    rest = tuple(slice(length) for length in array.shape[1:])
-    for piece in pieces(array.shape, dataset.chunks[1], dataset.dtype.itemsize):
-        with np.errstate(over="ignore"):
-            block = array[piece].astype(dataset.dtype, copy=False)
-        dataset[(row, piece, *rest)] = block
+    rest, length = array.shape[1:], dataset.chunks[1]
+    whole = len(array) // length * length if direct.takes_whole_chunks(dataset, array.shape) else 0
+    for start in range(0, whole, length):
+        block = _as_stored(dataset, array[start : start + length])
+        direct.write_chunk(dataset, (row, start, *(0 for _ in rest)), block)
+    for piece in pieces(array.shape, length, dataset.dtype.itemsize, first=whole):
+        dataset[(row, piece, *map(slice, rest))] = _as_stored(dataset, array[piece])
+
+
+def _as_stored(dataset, array):
+    """The array in the stored dtype."""
+    with np.errstate(over="ignore"):
+        return array.astype(dataset.dtype, copy=False)
 
 
 def _copy_rows(source, target, first, count):
@@ -190,12 +198,13 @@ def _copy_rows(source, target, first, count):
         corner = tuple(piece.start for piece in part)
         if source.id.get_chunk_info_by_coord(corner).byte_offset is None:
             continue  # nothing but padding was ever written there
-        block = read_checked(source, part)
-        if as_stored:
-            mask, content = source.id.read_direct_chunk(corner)
-            target.id.write_direct_chunk((first + corner[0], *corner[1:]), content, mask)
-        else:
-            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = block
+        if not as_stored:
+            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = read_checked(source, part)
+            continue
+        mask, content = source.id.read_direct_chunk(corner)
+        if not direct.intact(content, mask):
+            read_checked(source, part)  # says what is damaged
+        target.id.write_direct_chunk((first + corner[0], *corner[1:]), content, mask)
 
 
 def chunks(dataset, count):
