@@ -4,7 +4,7 @@
     python scripts/check_reference.py DIR [--oracle]
     python scripts/check_reference.py --table
 
-Prints one row per family of files: number of files and arrays, the largest deviation (relative to the array's
+Prints one row per family of files, of DFC and of dynamic inversion: number of files and arrays, the largest deviation (relative to the array's
 maximum), and where it occurs; values that contain a slip of the published code are computed with the slip. Exits with 1
 when a deviation is above 1e-9 or an array has no row in tests/reference_table.py, with 2 when DIR holds no reference
 files. `--table` prints the table of docs/reference-agreement.md.
@@ -12,10 +12,12 @@ files. `--table` prints the table of docs/reference-agreement.md.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import inversion_reference
 import oracle
 from reference_cases import comparisons
 from reference_files import FAMILIES, family, read, reference_files
@@ -24,7 +26,7 @@ from reference_table import find_row, markdown
 import dfc_numba
 
 BOUND = 1e-9
-ROW = "{:<16} {:>5} {:>7}  {:<15} {}"
+ROW = "{:<21} {:>5} {:>7}  {:<15} {}"
 
 
 def main(arguments=None):
@@ -33,19 +35,19 @@ def main(arguments=None):
     if options.table:
         print(markdown(), end="")
         return 0
-    files = reference_files(options.folder)
-    if not files:
-        print(f"no reference files (.npz of {', '.join(FAMILIES)}) in {options.folder}", file=sys.stderr)
+    groups = families_of(options.folder, oracle if options.oracle else dfc_numba)
+    if not groups:
+        print(f"no reference files (.npz) in {options.folder}", file=sys.stderr)
         return 2
-    api = oracle if options.oracle else dfc_numba
     print(ROW.format("family", "files", "arrays", "worst deviation", "where"))
-    worst = [print_family(name, [path for path in files if family(path) == name], api) for name in FAMILIES]
-    print(f"worst of all: {max(worst):.2e} (bound {BOUND:.0e})")
+    worst = max(print_family(*group) for group in groups)
+    print(f"worst of all: {worst:.2e} (bound {BOUND:.0e})")
+    files = reference_files(options.folder)
     unknown = [f"{path.name}: {array}" for path in files for array in arrays_without_row(path)]
-    print(
-        "\n".join(f"no row in the table: {name}" for name in unknown) or "every array has a row in the table"
-    )
-    return int(max(worst) > BOUND or bool(unknown))
+    if files and not unknown:
+        print("every array has a row in the table")
+    print("".join(f"no row in the table: {name}\n" for name in unknown), end="")
+    return int(worst > BOUND or bool(unknown))
 
 
 def parse(arguments):
@@ -61,12 +63,25 @@ def parse(arguments):
     return options
 
 
-def print_family(name, files, api):
-    """Print one row and return the largest deviation, 0 without files."""
+def families_of(folder, api):
+    """(name, files, function that compares a file) of each family that has files in the folder."""
+    files, loops = reference_files(folder), inversion_reference
+    groups = [
+        (name, [path for path in files if family(path) == name], partial(comparisons, api=api))
+        for name in FAMILIES
+    ]
+    for name in loops.KINDS:
+        found = [path for path in sorted(folder.glob("*.npz")) if loops.kind(path) == name]
+        groups.append((f"inversion {name}", found, loops.comparisons))
+    return [group for group in groups if group[1]]
+
+
+def print_family(name, files, compare):
+    """Print one row and return the largest deviation, 0 where nothing is compared."""
     found = [
         (comparison.deviation, f"{path.name}: {comparison.name}")
         for path in files
-        for comparison in comparisons(path, api)
+        for comparison in compare(path)
     ]
     worst, where = max(found, default=(0.0, "nothing to compare"))
     print(ROW.format(name, len(files), len(found), f"{worst:.2e}" if found else "-", where))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inversion_reference import KINDS
 from reference_files import FAMILIES, RESOURCES, more_files, read
 from reference_table import TABLE, find_row, markdown
 
@@ -74,6 +75,12 @@ def test_the_script_accepts_the_shipped_files(check_reference, capsys):
     assert check_reference.main([str(SHIPPED), "--oracle"]) == 0
     table = capsys.readouterr().out
     assert all(family in table for family in FAMILIES)
+
+
+def test_the_script_compares_files_of_dynamic_inversion(check_reference, capsys):
+    assert check_reference.main([str(SHIPPED.parent / "inversion")]) == 0
+    table = capsys.readouterr().out
+    assert all(f"inversion {kind}" in table for kind in KINDS) and "row in the table" not in table
 
 
 def test_the_script_refuses_a_deviating_file(check_reference, tmp_path, capsys):
