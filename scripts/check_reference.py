@@ -4,10 +4,10 @@
     python scripts/check_reference.py DIR [--oracle]
     python scripts/check_reference.py --table
 
-Prints one row per family of files, of DFC and of dynamic inversion: number of files and arrays, the largest deviation (relative to the array's
-maximum), and where it occurs; values that contain a slip of the published code are computed with the slip. Exits with 1
-when a deviation is above 1e-9 or an array has no row in tests/reference_table.py, with 2 when DIR holds no reference
-files. `--table` prints the table of docs/reference-agreement.md.
+Prints one row per family of files, of DFC and of dynamic inversion: number of files and arrays, the largest deviation
+(relative to the array's maximum), and where it occurs; values that contain a slip of the published code are computed with
+the slip. Exits with 1 when a deviation is above 1e-9 or an array of DFC has no row in tests/reference_table.py, with 2
+when DIR holds no reference files. `--table` prints the table of docs/reference-agreement.md.
 """
 
 import argparse
