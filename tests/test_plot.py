@@ -12,9 +12,12 @@ from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import cli
-from dfc_numba.display import plots, trajectory_figure
+from dfc_numba.analysis.measurements import MEASUREMENTS
+from dfc_numba.display import analysis_figure, plots, trajectory_figure
 from dfc_numba.runs.run_directory import METRICS
+from dfc_numba.storage import analysis_file
 from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.schema import Variable
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG"
@@ -249,6 +252,44 @@ def test_a_run_with_trajectories_shows_the_last_one_of_the_forward_phase(run, dr
     assert titles == ["run-001", "forward, record 2 (epoch 1, minibatch 3), sample 0"]
     plots.plot(directory, phase="feedback", record=0)
     assert drawn[1].subfigs[1].get_suptitle() == "feedback, record 0 (epoch 1, minibatch 1), sample 0"
+
+
+def write_analysis(directory, names, times=(0, 10, 20)):
+    """The analysis.h5 of a run with these measurements; the numbers."""
+    values = dict(zip(names, 1.0 + np.arange(len(names) * len(times)).reshape(-1, len(times)), strict=True))
+    about = {name: Variable(name, ("minibatches",)) for name in names}
+    per_layer = Variable("per layer", ("minibatches", "layer"))
+    axis = Variable("number of minibatches", ("minibatches",))
+    analysis_file.write(
+        directory / "analysis.h5",
+        {
+            "minibatches": (axis, np.array(times)),
+            "angle_bp_layer": (per_layer, np.ones((len(times), 2))),
+            **{name: (about[name], values[name]) for name in names},
+        },
+        dimensions={"layer": "number of the layer"},
+    )
+    return values
+
+
+def test_a_run_shows_what_was_measured(run, drawn):
+    directory = run()
+    values = write_analysis(directory, ["angle_bp", "angle_gn", "condition_2", "largest_dt"])
+    plots.plot(directory)
+    shown = panels(drawn[0])
+    titles = ["angles of the update", "conditions", "Euler step, the worst sample"]
+    assert list(shown) == ["loss", "accuracy", *titles]
+    angles = lines(shown[titles[0]])
+    assert list(angles) == ["BP", "GN"]
+    assert np.array_equal(angles["GN"].get_xydata(), np.column_stack([(0, 10, 20), values["angle_gn"]]))
+    assert shown[titles[0]].get_ylabel() == "degrees" and list(lines(shown[titles[1]])) == ["condition 2"]
+
+
+def test_every_measurement_of_a_whole_probe_has_a_place():
+    drawn_names = {name for *_, names in analysis_figure.PANELS for name in names}
+    beside = {"input_norm", "gamma"}  # norms are drawn as their deviation; gamma may be infinite
+    means = {name for name in MEASUREMENTS if name.startswith("angle_q_mean")}
+    assert drawn_names | beside | means == {*MEASUREMENTS}
 
 
 def test_figures_of_a_run_are_written(run, tmp_path):

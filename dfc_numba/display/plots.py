@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from math import isnan, nan
 from pathlib import Path
 
-from dfc_numba.display import inversion_figure, panels, trajectory_figure
-from dfc_numba.runs.run_directory import METRICS_NAME
+from dfc_numba.display import analysis_figure, inversion_figure, panels, trajectory_figure
+from dfc_numba.runs.run_directory import ANALYSIS_NAME, METRICS_NAME
+from dfc_numba.storage.analysis_file import read_course
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
 from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, draw_panels, new_figure, save
@@ -15,7 +16,10 @@ RUN_FIGURE = "figure.png"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SCORES = ("loss", "accuracy")
 TITLE_HEIGHT = 0.4
-TRACES = {"controller": trajectory_figure.trace, "inversion": inversion_figure.trace}  # by the kind of simulation
+TRACES = {
+    "controller": trajectory_figure.trace,
+    "inversion": inversion_figure.trace,
+}  # by the kind of simulation
 
 
 def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
@@ -23,7 +27,7 @@ def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
 
     Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and
     the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion.
-    Of a run the learning curves are drawn too, and a record only where there is one.
+    Of a run the learning curves are drawn too, what was measured of the theory, and a record only where there is one.
 
     Args:
         path: a trajectory file or a run directory.
@@ -44,8 +48,10 @@ def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
     curves = _learning_curves(path / METRICS_NAME)
     with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
-        shown = stored and TRACES[stored.records.kind.name](stored, sample=sample, units=units)
-        save(_figure(path, curves, shown), out)
+        shown = [_measured(path / ANALYSIS_NAME)]
+        if stored:
+            shown.append(TRACES[stored.records.kind.name](stored, sample=sample, units=units))
+        save(_figure(path, curves, [one for one in shown if one]), out)
     return out
 
 
@@ -74,19 +80,24 @@ def _stored_record(path, phase, record, optional):
 
 
 def _figure(path, curves, shown):
-    """A figure of the learning curves, above the record."""
+    """A figure of the learning curves, above what else is shown."""
     width, height = PANEL_SIZE
-    n_rows = panels.rows(shown) if shown else 0
+    n_rows = [1] * bool(curves) + [panels.rows(one) for one in shown]
     columns = panels.COLUMNS if shown else len(curves)
-    heights = [TITLE_HEIGHT + height * rows for rows in ([1] if curves else []) + ([n_rows] if shown else [])]
+    heights = [TITLE_HEIGHT + height * rows for rows in n_rows]
     figure = new_figure(columns * width, sum(heights))
-    parts = figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat
+    parts = list(figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat)
     if curves:
         draw_panels(parts[0], curves)
         parts[0].suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
-    if shown:
-        panels.draw(parts[-1], shown)
+    for part, one in zip(parts[bool(curves) :], shown, strict=True):
+        panels.draw(part, one)
     return figure
+
+
+def _measured(path):
+    """What was measured in a run, None without."""
+    return analysis_figure.Measured(read_course(path)) if path.is_file() else None
 
 
 def _learning_curves(metrics):

@@ -42,6 +42,16 @@ def write(path, variables, *, dimensions, config=None):
                 _add(file, name, about, array)
 
 
+def read_course(path):
+    """The measurements of a whole probe in a run's file: arrays (times,) by name, and "minibatches".
+
+    Raises:
+        OSError: if the file is missing or damaged. ValueError: for a newer schema, or a file of another kind.
+    """
+    with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
+        return {name: data[...] for name, data in file.items() if data.shape == file["minibatches"].shape}
+
+
 def _lengths(variables):
     """The length of each dimension."""
     return {
