@@ -54,7 +54,7 @@ def parse(arguments):
         "--dtype", choices=("float64", "float32"), default="float32", help="default: %(default)s"
     )
     options.add_argument(
-        "--minibatches", type=int, default=20, metavar="N", help="of a run; default %(default)s"
+        "--minibatches", type=int, default=40, metavar="N", help="of a run; default %(default)s"
     )
     options.add_argument(
         "--folder",

@@ -16,10 +16,26 @@ from dfc_numba.storage.logger import Logger
 LOGGED = {"samples": 16, "dtype": "float32"}  # the same as by default, stated
 
 
+class InFolder:
+    """A computation that writes into a new folder: its result is the size of the files in bytes. `clear` removes them."""
+
+    def __init__(self, parent, write):
+        self._parent, self._write, self._folder = parent, write, None
+
+    def __call__(self):
+        self._folder = Path(tempfile.mkdtemp(dir=self._parent))
+        self._write(self._folder)
+        return [sum(file.stat().st_size for file in self._folder.rglob("*"))]
+
+    def clear(self):
+        """Remove what was written."""
+        shutil.rmtree(self._folder)
+
+
 def training(workload, dtype, log, minibatches, folder):
     """A pass of the forward phase over some minibatches, with a log as a dict of keys of `[log]`, None for no log.
 
-    Evaluation is cut to a single sample. The result is the size of the files in bytes.
+    Evaluation is cut to a single sample.
     """
     config, dataset, network = (
         _configuration(workload, dtype, log),
@@ -28,17 +44,12 @@ def training(workload, dtype, log, minibatches, folder):
     )
     order = [np.arange(workload.samples)] * minibatches
 
-    def run():
-        directory = Path(tempfile.mkdtemp(dir=folder))
-        try:
-            log = Logger(directory, config) if config.log.on else None
-            outcome = Trainer(network.copy(), dataset, config, minibatches=order, log=log).run()
-            assert outcome.status == "done", outcome.message
-            return [sum(file.stat().st_size for file in directory.rglob("*"))]
-        finally:
-            shutil.rmtree(directory)
+    def run(directory):
+        log = Logger(directory, config) if config.log.on else None
+        outcome = Trainer(network.copy(), dataset, config, minibatches=order, log=log).run()
+        assert outcome.status == "done", outcome.message
 
-    return run
+    return InFolder(folder, run)
 
 
 def _configuration(workload, dtype, log):
@@ -61,17 +72,12 @@ def _data(workload, dtype):
 
 
 def writing(workload, dtype, compression, folder):
-    """Writing one record of 16 samples, and nothing else; the result is the size of the file in bytes."""
+    """Writing one record of 16 samples, and nothing else."""
     network, x, target = workload.problem(dtype)
     record = Record(samples=tuple(range(LOGGED["samples"])))
     trajectory = simulate(network, x, target, workload.controller, record=record)
 
-    def run():
-        path = Path(tempfile.mkdtemp(dir=folder)) / "record.h5"
-        try:
-            trajectory.save(path, compression=compression, dtype=LOGGED["dtype"])
-            return [path.stat().st_size]
-        finally:
-            shutil.rmtree(path.parent)
+    def run(directory):
+        trajectory.save(directory / "record.h5", compression=compression, dtype=LOGGED["dtype"])
 
-    return run
+    return InFolder(folder, run)

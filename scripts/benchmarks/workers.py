@@ -23,6 +23,7 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+PAUSE = 0.1  # seconds before a run: until then, threads of the linear algebra library wait for the next product awake
 ONE_THREAD_OF_XLA = "--xla_cpu_multi_thread_eigen=false"
 
 
@@ -41,7 +42,10 @@ class Worker:
         self._pool.shutdown()
 
     def prepare(self, key, make, *arguments):
-        """Let the worker call make(*arguments), and keep the computation that it returns."""
+        """Let the worker call make(*arguments), and keep the computation that it returns.
+
+        It is called, and then, without being timed, its method `clear`, if it has one.
+        """
         self._call(_prepare, key, make, arguments)
 
     def first(self, key):
@@ -73,19 +77,30 @@ def _first(key):
     start = time.perf_counter()
     result = _computations[key]()
     seconds = time.perf_counter() - start
+    _clear(key)
     return seconds, result and [np.asarray(array) for array in result]
 
 
 def _seconds(key):
+    time.sleep(PAUSE)
     start = time.perf_counter()
     _computations[key]()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    _clear(key)
+    return seconds
+
+
+def _clear(key):
+    """Remove what a run has left, if it leaves anything."""
+    getattr(_computations[key], "clear", lambda: None)()
 
 
 def _memory_growth(key):
     before = _start_of_peak()
     _computations[key]()
-    return _peak() - before
+    growth = _peak() - before
+    _clear(key)
+    return growth
 
 
 def _start_of_peak():
