@@ -25,7 +25,8 @@ EVERY_NAME = "import dfc_numba\nfor name in dfc_numba.__all__: getattr(dfc_numba
 # the command line, with a display that ends the program after the first minibatch
 TRAIN = """
 import os
-from dfc_numba import cli, reporting
+from dfc_numba import cli
+from dfc_numba.display import reporting
 
 class FirstMinibatch(reporting.NoDisplay):
     def on_minibatch(self, progress):

@@ -14,8 +14,13 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 OLDEST_SETUPTOOLS = 68
+
+
+def ignored(folder, names):
+    """What is not copied: among others, in the root, the folder of runs."""
+    return IGNORED(folder, names) | ({"runs"} & {*names} if Path(folder) == ROOT else set())
 
 
 def run(*command, cwd, **variables):
@@ -62,7 +67,7 @@ def built(kind, source, out, tools):
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory, tools):
     source = tmp_path_factory.mktemp("source") / "tree"
-    shutil.copytree(ROOT, source, ignore=IGNORED)
+    shutil.copytree(ROOT, source, ignore=ignored)
     return built("sdist", source, tmp_path_factory.mktemp("sdist"), tools)
 
 

@@ -9,8 +9,10 @@ from small_runs import NEEDS, SIZES, configuration, dataset, network, parameters
 
 import dfc_numba as dfc
 from dfc_numba import data
+from dfc_numba.configuration.config_usage import INVERSION_KEYS
 from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import evaluate
+from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.targets import mean_loss
 
@@ -174,7 +176,10 @@ def test_every_method_lowers_the_loss(method, task):
         training={"method": method, "epochs": 6, "seed": 3},
         **NEEDS.get(method, {}),
     )
-    trainer, _, outcome = train(config, dataset(task, n_train=64), network(feedback_init="weight_product"))
+    net = network(feedback_init="weight_product")
+    if method in INVERSION_KEYS:
+        create_backward(net, config)
+    trainer, _, outcome = train(config, dataset(task, n_train=64), net)
     assert outcome.status == "done"
     assert trainer.rows[-1]["train_loss"] < 0.8 * trainer.rows[0]["train_loss"]
 
