@@ -10,6 +10,7 @@
     digits.py           the embedded 8 x 8 digits                       (digits.csv.gz; licence in digits.md)
     student_teacher.py  random inputs, targets from a random teacher network
     uniform_teacher.py  the same with a small teacher, linear or not
+    drawn.py            what both have in common
     images.py           mnist, fashion_mnist, mnist_autoencoder: preprocessing and splits
       image_files.py      where their files are: DFC_DATA_DIR, the cache, or a download
       download.py         one file from several mirrors, checked, or not at all

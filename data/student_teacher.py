@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from . import checks
-from .dataset import DataSet, Split
+from .drawn import regression, teacher_sizes
 
 ACTIVATIONS = {"relu": lambda v: np.maximum(v, 0), "tanh": np.tanh, "linear": lambda v: v}
 CHUNK = 4096
@@ -51,27 +51,20 @@ def load(
         raise checks.unknown_name(
             "value of data option teacher_activation:", teacher_activation, list(ACTIVATIONS)
         )
-    n_inputs = checks.whole_number("n_inputs", n_inputs, least=1)
-    n_outputs = checks.whole_number("n_outputs", n_outputs, least=1)
-    sizes = (n_inputs, *checks.layer_widths("teacher_hidden", teacher_hidden), n_outputs)
+    sizes = teacher_sizes(n_inputs, teacher_hidden, n_outputs)
     weights = teacher_weights(sizes, checks.positive_number("teacher_gain", teacher_gain), teacher_seed)
-
-    def part(number, option, n_samples, least=1):
-        if checks.whole_number(option, n_samples, least=least) == 0:
-            return None
-        x = _inputs(n_samples, n_inputs, input_seed, number)
-        with np.errstate(over="ignore", invalid="ignore"):  # DataSet refuses targets that are not finite
-            return Split(x.astype(dtype), teacher_outputs(x, weights, teacher_activation).astype(dtype))
-
     shape = "-".join(map(str, sizes))
-    return DataSet(
-        name="student_teacher",
-        task="regression",
-        train=part(0, "train_size", train_size),
-        validation=part(1, "validation_size", validation_size, least=0),
-        test=part(2, "test_size", test_size),
-        n_outputs=n_outputs,
-        source=f"{teacher_activation} teacher {shape}, gain {teacher_gain}, seed {teacher_seed}",
+    return regression(
+        "student_teacher",
+        f"{teacher_activation} teacher {shape}, gain {teacher_gain}, seed {teacher_seed}",
+        sizes,
+        lambda random, shape: random.uniform(-1, 1, shape),
+        lambda x: teacher_outputs(x, weights, teacher_activation),
+        dtype=dtype,
+        input_seed=input_seed,
+        train_size=train_size,
+        validation_size=validation_size,
+        test_size=test_size,
     )
 
 
@@ -103,9 +96,3 @@ def _forward(rates, weights, activation):
     for hidden in weights[:-1]:
         rates = ACTIVATIONS[activation](rates @ hidden.T)
     return rates @ weights[-1].T
-
-
-def _inputs(n_samples, n_inputs, input_seed, part):
-    """Uniform inputs (N, n_0) from the stream of one part."""
-    random = np.random.RandomState([checks.seed("input_seed", input_seed), part])
-    return random.uniform(-1, 1, (n_samples, n_inputs))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from . import checks
-from .dataset import DataSet, Split
+from .drawn import regression, teacher_sizes
 
 
 def load(
@@ -40,28 +40,21 @@ def load(
         input_seed: seed of the inputs; the parts have streams of their own, so the size of one does not alter
             another.
     """
-    n_inputs = checks.whole_number("n_inputs", n_inputs, least=1)
-    n_outputs = checks.whole_number("n_outputs", n_outputs, least=1)
-    sizes = (n_inputs, *checks.layer_widths("teacher_hidden", teacher_hidden), n_outputs)
+    sizes = teacher_sizes(n_inputs, teacher_hidden, n_outputs)
     layers = teacher(
         sizes, teacher_bias, checks.positive_number("teacher_range", teacher_range), teacher_seed
     )
-
-    def part(number, option, n_samples, least=1):
-        if checks.whole_number(option, n_samples, least=least) == 0:
-            return None
-        random = np.random.RandomState([checks.seed("input_seed", input_seed), number])
-        x = random.standard_normal((n_samples, n_inputs))
-        return Split(x.astype(dtype), outputs(layers, x).astype(dtype))
-
-    return DataSet(
-        name="uniform_teacher",
-        task="regression",
-        train=part(0, "train_size", train_size),
-        validation=part(1, "validation_size", validation_size, least=0),
-        test=part(2, "test_size", test_size),
-        n_outputs=n_outputs,
-        source=f"teacher {'-'.join(map(str, sizes))} uniform in +-{teacher_range}, seed {teacher_seed}",
+    return regression(
+        "uniform_teacher",
+        f"teacher {'-'.join(map(str, sizes))} uniform in +-{teacher_range}, seed {teacher_seed}",
+        sizes,
+        lambda random, shape: random.standard_normal(shape),
+        lambda x: outputs(layers, x),
+        dtype=dtype,
+        input_seed=input_seed,
+        train_size=train_size,
+        validation_size=validation_size,
+        test_size=test_size,
     )
 
 
