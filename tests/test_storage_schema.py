@@ -10,9 +10,10 @@ from dfc_numba.storage import schema
 from dfc_numba.storage.layout import CHUNK_BYTES, SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "file-format.md").read_text(encoding="utf-8")
+CONTENTS = re.search(r"^## What is in a file$.*?(?=^## )", DOCUMENT, re.MULTILINE | re.DOTALL)[0]
 ROWS = [
     tuple(cell.strip() for cell in row.split("|")[1:-1])
-    for row in re.findall(r"^\| `.*$", DOCUMENT, re.MULTILINE)
+    for row in re.findall(r"^\| `.*$", CONTENTS, re.MULTILINE)
 ]
 
 
