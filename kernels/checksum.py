@@ -6,7 +6,8 @@ With the big-endian 16-bit words w_1 .. w_n of a chunk:
     checksum = 65536 sum_2 + sum_1
 
 Source: J. G. Fletcher 1982, and the HDF5 file format specification. Words are read as little-endian, and the sums put
-right at the end: to swap the bytes of a word is to multiply it by 256, modulo 65535.
+right at the end: to swap the bytes of a word is to multiply it by 256, modulo 65535. A last byte without a partner is
+followed by a zero.
 """
 
 import numpy as np
@@ -24,8 +25,9 @@ def _remainder(total):
 
 
 @jit
-def fletcher32(words):
-    """The checksum of little-endian words, a uint16 array, as an integer."""
+def fletcher32(content):
+    """The checksum of bytes, a uint8 array, as an integer."""
+    words = content[: content.size // 2 * 2].view(np.uint16)
     sum_1, sum_2 = np.uint64(0), np.uint64(0)
     for first in range(0, words.size, BLOCK):
         block = words[first : min(first + BLOCK, words.size)]
@@ -36,4 +38,7 @@ def fletcher32(words):
             weighted += np.uint32(block.size - j) * word
         sum_2 = _remainder(sum_2 + np.uint64(block.size) * sum_1 + np.uint64(weighted))
         sum_1 = _remainder(sum_1 + np.uint64(plain))
+    for last in content[2 * words.size :]:
+        sum_1 = _remainder(sum_1 + np.uint64(last))
+        sum_2 = _remainder(sum_2 + sum_1)
     return _remainder(SWAPPED * sum_2) << np.uint64(16) | _remainder(SWAPPED * sum_1)

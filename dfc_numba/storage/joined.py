@@ -7,7 +7,7 @@ from pathlib import Path
 from dfc_numba.storage import schema
 from dfc_numba.storage.writer import TrajectoryWriter
 from dfc_numba.support import hdf5
-from dfc_numba.support.files import force_to_disk, publish
+from dfc_numba.support.files import force_to_disk, publish, release_memory
 
 
 class Joined:
@@ -41,6 +41,8 @@ class Joined:
                 )
             self._writer.extend(source, before=before)
         force_to_disk(self._temporary)  # now rather than all at the end
+        for done in (self._temporary, file):
+            release_memory(done)
 
     def publish(self, status, **attributes):
         """Give it its name, a status, and values of attributes; those that it has are the ones of the first file."""

@@ -49,12 +49,12 @@ def chunk_shape(shape, itemsize):
     return 1, *chunk
 
 
-def pieces(shape, chunk, itemsize, first=0):
+def pieces(shape, chunk, itemsize):
     """Slices along the first axis of an array that are moved at a time: whole chunks, a few MB.
 
     Args:
-        shape: of the array. chunk: length of the chunks along its first axis. first: index to begin at.
+        shape: of the array. chunk: length of the chunks along its first axis.
     """
     bytes_each = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
     length = max(1, BLOCK_BYTES // max(bytes_each, 1) // chunk) * chunk
-    return [slice(start, min(start + length, shape[0])) for start in range(first, shape[0], length)]
+    return [slice(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]

@@ -176,18 +176,13 @@ def _write(dataset, row, array):
         dataset[row] = array
         return
     rest, length = array.shape[1:], dataset.chunks[1]
-    whole = len(array) // length * length if direct.takes_whole_chunks(dataset, array.shape) else 0
-    for start in range(0, whole, length):
-        block = _as_stored(dataset, array[start : start + length])
-        direct.write_chunk(dataset, (row, start, *(0 for _ in rest)), block)
-    for piece in pieces(array.shape, length, dataset.dtype.itemsize, first=whole):
-        dataset[(row, piece, *map(slice, rest))] = _as_stored(dataset, array[piece])
-
-
-def _as_stored(dataset, array):
-    """The array in the stored dtype."""
-    with np.errstate(over="ignore"):
-        return array.astype(dataset.dtype, copy=False)
+    if direct.takes_whole_chunks(dataset, array.shape):
+        for start in range(0, len(array), length):
+            direct.write_chunk(dataset, (row, start, *(0 for _ in rest)), array[start : start + length])
+        return
+    for piece in pieces(array.shape, length, dataset.dtype.itemsize):
+        with np.errstate(over="ignore"):
+            dataset[(row, piece, *map(slice, rest))] = array[piece].astype(dataset.dtype, copy=False)
 
 
 def _copy_rows(source, target, first, count):
@@ -196,15 +191,15 @@ def _copy_rows(source, target, first, count):
     as_stored = source.chunks[0] == 1 and same[0] == same[1]
     for part in chunks(source, count):
         corner = tuple(piece.start for piece in part)
-        if source.id.get_chunk_info_by_coord(corner).byte_offset is None:
+        info = source.id.get_chunk_info_by_coord(corner)
+        if info.byte_offset is None:
             continue  # nothing but padding was ever written there
         if not as_stored:
-            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = read_checked(source, part)
-            continue
-        mask, content = source.id.read_direct_chunk(corner)
-        if not direct.intact(content, mask):
-            read_checked(source, part)  # says what is damaged
-        target.id.write_direct_chunk((first + corner[0], *corner[1:]), content, mask)
+            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = read_checked(
+                source, part
+            )
+        elif not direct.copy_chunk(source, info, target, (first + corner[0], *corner[1:])):
+            read_checked(source, part)  # says what is damaged, if it is
 
 
 def chunks(dataset, count):

@@ -66,6 +66,16 @@ def force_to_disk(path):
         os.close(descriptor)
 
 
+def release_memory(path):
+    """Let the system use the memory again in which it keeps a file that is on the disk and will not be read for a while."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 class Lock:
     """A lock on a file, which is made where there is none; it ends with `release`, or with the process.
 
