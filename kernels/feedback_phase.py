@@ -399,14 +399,17 @@ def _record(layout, dynamics, minibatch, state, records, time, step):
             here = layer_start(layout, state, i) + s * layout.stride[i]
             ring = ring_start(layout, state, i, step) + s * layout.stride[i]
             out = records.count * records.times * layout.dense[i] + line * n
-            for j in range(n):
-                if records.v.size:
+            if records.v.size:
+                for j in range(n):
                     records.v[out + j] = minibatch.v_ff[dense + j] + np.float64(state.v[here + j])
-                if records.v_ff.size:
+            if records.v_ff.size:
+                for j in range(n):
                     records.v_ff[out + j] = minibatch.v_ff[dense + j] + np.float64(state.basal[here + j])
-                if records.v_fb.size:
+            if records.v_fb.size:
+                for j in range(n):
                     records.v_fb[out + j] = state.apical[here + j]
-                if records.r.size:
+            if records.r.size:
+                for j in range(n):
                     records.r[out + j] = minibatch.r_ff[dense + j] + np.float64(state.rate[ring + j])
 
 
