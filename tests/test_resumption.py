@@ -18,6 +18,7 @@ import dfc_numba
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs.experiment import Experiment
+from dfc_numba.storage import checkpoint
 from dfc_numba.support.files import Lock
 
 SETTINGS = [
@@ -419,27 +420,30 @@ def test_a_run_that_was_killed_before_it_began_is_begun(whole, tmp_path):
 # --- killed -------------------------------------------------------------------------------------------------
 
 
-def seconds(process, directory):
-    """Times from the start of a run to its first checkpoint, and from there to its end."""
-    began = time.monotonic()
-    wait_for((directory / "checkpoint.h5").exists, process)
-    begun = time.monotonic()
-    process.communicate(timeout=120)
-    return begun - began, time.monotonic() - begun
+def done(directory):
+    """Number of minibatches in the newest checkpoint of a run that goes on; 0 while it is being replaced."""
+    try:
+        return checkpoint.load(directory / "checkpoint.h5").state.counters.minibatches
+    except OSError:
+        return 0
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_continues_to_the_same_bits(whole, tmp_path):
     """With a checkpoint after every minibatch, so that many moments are in the middle of writing one."""
     command = [*RUN, "--checkpoint-minutes", 0, "--out"]
-    preparing, training = seconds(started(*command, tmp_path / "timed"), tmp_path / "timed")
-    moment, minibatches = random.Random(0), []
+    chance, preparing, minibatches = random.Random(0), 0.0, []
     for number in range(20):
-        directory = tmp_path / f"run-{number}"
+        directory, began = tmp_path / f"run-{number}", time.monotonic()
         process = started(*command, directory)
-        if number % 4:
+        if number % 4 == 3:
+            time.sleep(chance.uniform(0, preparing))
+        else:
             wait_for((directory / "checkpoint.h5").exists, process)
-        time.sleep(moment.random() * (training if number % 4 else preparing))
+            preparing = time.monotonic() - began
+            least = chance.randrange(MINIBATCHES - 20)
+            wait_for(lambda: done(directory) >= least, process)
+            time.sleep(chance.uniform(0, 0.02))
         process.kill()
         process.communicate()
         process = started(*RUN, "--out", directory, "--resume")
