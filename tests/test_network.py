@@ -105,6 +105,68 @@ def test_assigning_an_array_copies_it_into_the_block():
     assert np.array_equal(view, matrix)
 
 
+@pytest.mark.parametrize("kind", ["weights", "biases", "feedback"])
+def test_assigning_a_list_copies_its_arrays_into_the_block(kind):
+    network = dfc.Network.create(SIZES)
+    there = list(getattr(network, kind))
+    given = [array + 1 for array in there]
+    setattr(network, kind, given)
+    assert all(a is b for a, b in zip(getattr(network, kind), there, strict=True))
+    assert all(np.array_equal(a, b) and a is not b for a, b in zip(there, given, strict=True))
+    setattr(network, kind, getattr(network, kind))
+    assert np.array_equal(there[0], given[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "error", "message"),
+    [
+        ("weights", [np.zeros((5, 4))], ValueError, "weights has 1 entries for 3 layers"),
+        (
+            "weights",
+            [np.zeros((4, 6)), np.zeros((6, 5)), np.zeros((5, 3))],
+            ValueError,
+            r"weights\[0\] has shape",
+        ),
+        ("feedback", [np.zeros((2, 2))] * 3, ValueError, r"feedback\[0\] has shape"),
+        ("biases", None, TypeError, "biases must be a list"),
+        ("sizes", (1, 2), AttributeError, "sizes"),
+        ("dtype", np.float32, AttributeError, "dtype"),
+        ("output_activation", "relu", AttributeError, "output_activation"),
+        ("hidden_activation", "relu", AttributeError, "hidden_activation"),
+    ],
+)
+def test_what_does_not_fit_a_network_is_not_assigned(kind, values, error, message):
+    network = dfc.Network.create(SIZES, bias=True)
+    with pytest.raises(error, match=message):
+        setattr(network, kind, values)
+    with pytest.raises(ValueError, match="the network has no biases"):
+        dfc.Network.create(SIZES, bias=False).biases = [np.zeros(n) for n in SIZES[1:]]
+
+
+def test_layers_are_neither_added_nor_removed():
+    network = dfc.Network.create(SIZES)
+    for change in (
+        lambda: network.weights.append(np.zeros((2, 3))),
+        lambda: network.weights.pop(),
+        lambda: network.weights.clear(),
+        lambda: network.weights.__iadd__([np.zeros((2, 3))]),
+        lambda: network.weights.__delitem__(0),
+    ):
+        with pytest.raises(TypeError, match="neither added, removed nor moved"):
+            change()
+    assert len(network.weights) == len(SIZES) - 1
+
+
+def test_a_network_that_shares_has_the_given_arrays_themselves():
+    network = dfc.Network.create(SIZES)
+    weights = [array.copy() for array in network.weights]
+    other = network.sharing(weights=weights, biases=None)
+    assert (
+        other.weights[0] is weights[0] and other.biases is None and other.feedback[0] is network.feedback[0]
+    )
+    assert network.weights[0] is not weights[0] and network.biases is not None
+
+
 @pytest.mark.parametrize(
     ("kind", "i", "value", "message"),
     [
@@ -186,7 +248,9 @@ def test_orthonormal_has_orthonormal_rows_or_columns():
 
 def test_uniform_fills_its_range():
     for matrix in dfc.Network.create(WIDE, init="uniform", init_range=0.2).weights[:-1]:
-        assert 0.199 < np.abs(matrix).max() <= 0.2 and matrix.std() == pytest.approx(0.2 / np.sqrt(3), rel=0.02)
+        assert 0.199 < np.abs(matrix).max() <= 0.2 and matrix.std() == pytest.approx(
+            0.2 / np.sqrt(3), rel=0.02
+        )
     with pytest.raises(ValueError, match="init_range is 0"):
         dfc.Network.create(WIDE, init="uniform", init_range=0)
 

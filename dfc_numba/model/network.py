@@ -1,6 +1,8 @@
 """The network: packed parameters and the feedforward pass."""
 
+from copy import copy
 from numbers import Integral
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -41,17 +43,49 @@ class Parameters(list):
         super().__init__(arrays)
         self._name = name
 
+    def _fixed(self, *_, **__):
+        raise TypeError(f"{self._name} has one array per layer; layers are neither added, removed nor moved")
+
+    def __reduce__(self):
+        return type(self), (self._name, list(self))
+
+    append = extend = insert = pop = remove = clear = reverse = sort = __delitem__ = __iadd__ = __imul__ = (
+        _fixed
+    )
+
     def __setitem__(self, i, value):
         if not isinstance(i, Integral):
             raise TypeError(f"{self._name}[{i}] cannot be assigned to; assign to one layer at a time")
         if value is not self[i]:  # after weights[i] -= ... it is
-            self[i][...] = floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
+            self[i][...] = self._checked(i, value)
 
     def fill(self, values):
         """Copy the arrays of all layers."""
         _check_length(self._name, values, len(self))
-        for i, value in enumerate(values):
-            self[i] = value
+        checked = [self._checked(i, value) for i, value in enumerate(values)]
+        for array, value in zip(self, checked, strict=True):
+            array[...] = value
+
+    def _checked(self, i, value):
+        return floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
+
+
+def _assignable(kind):
+    """A property for the parameters of a kind: those that are assigned are checked and copied."""
+
+    def get(network):
+        return getattr(network, f"_{kind}")
+
+    def assign(network, values):
+        there = get(network)
+        if there is None:
+            raise ValueError(
+                f"the network has no {kind}; make one that has, by Network.create or Network(...)"
+            )
+        if values is not there:
+            there.fill(values)
+
+    return property(get, assign, doc="See the class.")
 
 
 class Network:
@@ -69,8 +103,19 @@ class Network:
         hidden_activations: names of phi_1 .. phi_{L-1}; output_activation: name of phi_L.
         dtype: float32 or float64, of all parameters.
 
-    The arrays are views into one block of memory; assigning `weights[i] = array` copies into it.
+    The arrays are views into one block of memory; assigning `weights[i] = array`, or a list to `weights`, copies into it.
+    Sizes, activations and dtype stay as they are.
     """
+
+    __slots__ = (
+        "_sizes", "_dtype", "_hidden_activations", "_output_activation", "_weights", "_biases", "_feedback", "_backward",
+        "__weakref__",
+    )  # fmt: skip
+
+    sizes, dtype = property(attrgetter("_sizes")), property(attrgetter("_dtype"))
+    hidden_activations = property(attrgetter("_hidden_activations"))
+    output_activation = property(attrgetter("_output_activation"))
+    weights, biases, feedback = (_assignable(kind) for kind in ("weights", "biases", "feedback"))
 
     def __init__(
         self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None,
@@ -86,17 +131,17 @@ class Network:
         Raises:
             ValueError, TypeError: for shapes that do not fit together, numbers that are not finite, unknown names.
         """
-        self.sizes = _sizes(weights)
-        self.dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
+        self._sizes = _sizes(weights)
+        self._dtype = dtype_of(_common_dtype(weights) if dtype is None else dtype)
         depth = len(weights)
         hidden = (
             [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
         )
         _check_length("hidden_activation", hidden, depth - 1)
-        self.hidden_activations = tuple(
+        self._hidden_activations = tuple(
             choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden
         )
-        self.output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
+        self._output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
         self._allocate(biases is not None)
         self.weights.fill(weights)
         self.feedback.fill(feedback)
@@ -165,11 +210,9 @@ class Network:
         block = np.zeros(ends[-1], self.dtype)
         views = [part.reshape(shape) for part, shape in zip(np.split(block, ends[:-1]), shapes, strict=True)]
         depth = len(self.sizes) - 1
-        self.weights, self.feedback = (
-            Parameters("weights", views[:depth]),
-            Parameters("feedback", views[depth : 2 * depth]),
-        )
-        self.biases = Parameters("biases", views[2 * depth :]) if bias else None
+        self._weights = Parameters("weights", views[:depth])
+        self._feedback = Parameters("feedback", views[depth : 2 * depth])
+        self._biases = Parameters("biases", views[2 * depth :]) if bias else None
 
     @property
     def activations(self):
@@ -192,6 +235,17 @@ class Network:
             weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
             output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype, backward=self.backward,
         )  # fmt: skip
+
+    def sharing(self, **parameters):
+        """A network of this kind that has the given arrays themselves as parameters, not copies of them.
+
+        Args:
+            parameters: lists of arrays of the right shapes and dtype, by kind ("weights", ...); the others are shared.
+        """
+        other = copy(self)
+        for kind, arrays in parameters.items():
+            setattr(other, f"_{kind}", None if arrays is None else Parameters(kind, arrays))
+        return other
 
     def forward(self, x, *, dtype=None):
         """The feedforward pass.

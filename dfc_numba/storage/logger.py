@@ -4,7 +4,6 @@ The simulation that a logged minibatch learns from is recorded, so that its upda
 that records take until they are written is bounded. Before every checkpoint what is logged is closed for good.
 """
 
-import copy
 import time
 from contextlib import contextmanager
 from dataclasses import fields
@@ -155,13 +154,13 @@ class Logger:
 
     def _snapshot(self, network):
         """A copy of a network that the optimiser does not reach; it shares what has not changed since the last one."""
-        snapshot = copy.copy(network)
         for kind in PARAMETERS:
             arrays = getattr(network, kind)
-            if arrays is not None and not _same_bits(arrays, self._parameters.get(kind)):
+            if arrays is None:
+                self._parameters[kind] = None
+            elif not _same_bits(arrays, self._parameters.get(kind)):
                 self._parameters[kind] = [array.copy() for array in arrays]
-            setattr(snapshot, kind, None if arrays is None else self._parameters[kind])
-        return snapshot
+        return network.sharing(**self._parameters)
 
     @contextmanager
     def _explained(self):

@@ -49,10 +49,7 @@ class Table:
         """
         row = len(self)
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        self._set_coordinates(dict(coordinates))
-        for name, array in arrays.items():
-            self._make_room(name, array.shape, array.dtype)
-        self._extend(self._leading, row + 1)
+        self._make_room({name: (a.shape, a.dtype) for name, a in arrays.items()}, dict(coordinates), row + 1)
         for name, array in arrays.items():
             _write(self._variables[name], row, array)
 
@@ -69,51 +66,74 @@ class Table:
         names = [name for name in source if not schema.is_dimension(name)]
         rows = {name: source[name] for name in names if schema.variable(name).dims[0] == self._leading}
         along = [name for name in ("step", *names) if name in source and name not in rows]
-        self._set_coordinates({name: source[name][...] for name in along})
-        for name, data in rows.items():
-            self._make_room(name, data.shape[1:], data.dtype)
-        self._extend(self._leading, first + count)
+        coordinates = {name: source[name][...] for name in along}
+        self._make_room(
+            {name: (d.shape[1:], d.dtype) for name, d in rows.items()}, coordinates, first + count
+        )
         for name, data in rows.items():
             if name in replaced:
                 self._variables[name][first:] = replaced[name][:count]
             else:
                 _copy_rows(data, self._variables[name], first, count)
 
-    def _set_coordinates(self, values):
-        for name, array in values.items():
-            there = self._scales.get(name, self._variables.get(name))
-            if there is None and schema.is_dimension(name):
-                self._add_scale(name, array)
-            elif there is None:
-                self._add_variable(name, array.dtype)
-                self._variables[name][...] = array
-            elif not np.array_equal(there[...], array):
-                raise ValueError(
-                    f"{self.group.name} is to hold other values of {name} than for the records before; all records of "
-                    "a phase in one file have the same steps"
-                )
+    def _make_room(self, kinds, coordinates, count):
+        """Let `count` rows of these kinds, (shape, dtype) by name, and coordinates fit; or refuse and change nothing."""
+        for name, array in coordinates.items():
+            self._check_coordinate(name, array)
+        lengths = {name: len(array) for name, array in coordinates.items()} | self._lengths
+        for name, (shape, dtype) in kinds.items():
+            self._check_shape(name, shape, lengths)
+            self._check_dtype(name, dtype)
+        for name, array in coordinates.items():
+            self._set_coordinate(name, array)
+        for name, (shape, dtype) in kinds.items():
+            self._make_room_for(name, shape, dtype)
+        self._extend(self._leading, count)
 
-    def _make_room(self, name, shape, dtype):
-        """Let a row of this shape fit into the variable, which is created if it is new."""
+    def _check_shape(self, name, shape, lengths):
         for dim, length in zip(schema.variable(name).dims[1:], shape, strict=True):
-            if dim not in self._scales:
-                self._add_scale(dim, np.arange(length))
-            there = self._lengths[dim]
-            if length > there and dim in schema.GROWING:
-                self._extend(dim, length)
-            elif length != there and dim not in schema.GROWING:
+            there = lengths.setdefault(dim, length)
+            if length != there and dim not in schema.GROWING:
                 raise ValueError(
                     f"{self.group.name}/{name} is to hold {length} along {dim}, but the records before have {there}; "
                     "all records of a phase in one file have the same network and steps"
                 )
-        if name not in self._variables:
-            self._add_variable(name, dtype)
-        stored = self._variables[name].dtype
-        if self._stored_dtype(name, dtype) != stored and not np.can_cast(dtype, stored, "safe"):
+
+    def _check_dtype(self, name, dtype):
+        chosen = self._stored_dtype(name, dtype)
+        stored = self._variables[name].dtype if name in self._variables else chosen
+        if not np.can_cast(dtype, stored, "same_kind" if stored == chosen else "safe"):
             raise ValueError(
                 f"{self.group.name}/{name} is to hold {dtype} numbers, but is stored as {stored}, which has fewer digits; "
                 "all records of a phase in one file have the same types"
             )
+
+    def _check_coordinate(self, name, array):
+        there = self._scales.get(name, self._variables.get(name))
+        if there is not None and not np.array_equal(there[...], array):
+            raise ValueError(
+                f"{self.group.name} is to hold other values of {name} than for the records before; all records of "
+                "a phase in one file have the same steps"
+            )
+
+    def _set_coordinate(self, name, array):
+        if name in self._scales or name in self._variables:
+            return
+        if schema.is_dimension(name):
+            self._add_scale(name, array)
+        else:
+            self._add_variable(name, array.dtype)
+            self._variables[name][...] = array
+
+    def _make_room_for(self, name, shape, dtype):
+        """Let a row of this shape fit into the variable, which is created if it is new."""
+        for dim, length in zip(schema.variable(name).dims[1:], shape, strict=True):
+            if dim not in self._scales:
+                self._add_scale(dim, np.arange(length))
+            if length > self._lengths[dim]:
+                self._extend(dim, length)
+        if name not in self._variables:
+            self._add_variable(name, dtype)
 
     def _stored_dtype(self, name, dtype):
         chosen = self._dtype is not None and schema.is_trajectory(name)

@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -67,8 +67,8 @@ def force_to_disk(path):
 
 
 def release_memory(path):
-    """Let the system use the memory again in which it keeps a file that is on the disk and will not be read for a while."""
-    if hasattr(os, "posix_fadvise"):
+    """Let the system use the memory again in which it keeps a file that is on the disk, and not read for a while."""
+    with suppress(AttributeError, OSError):  # not every system can; nothing but speed depends on it
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
