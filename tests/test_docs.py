@@ -1,4 +1,4 @@
-"""The documentation runs: Python blocks of a file as one session, `dfc` commands as far as they cost little."""
+"""The documentation runs: the blocks of a file as one session, `dfc` commands among them as far as they cost little."""
 
 import re
 import shlex
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba.cli import app
@@ -20,14 +21,21 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SHORTHANDS = {"epochs": "training.epochs", "seed": "training.seed", "dtype": "training.dtype"}
 QUICK = {"presets", "info"}
+ON_FILES = {"simulate", "replay", "inspect", "plot", "analyze"}
+SMALL = [
+    "--epochs=1",
+    "--set=network.hidden=[20,18]",
+    "--set=controller.steps=9",
+    "--set=feedback.pretraining_epochs=0",
+]
 EXTRAS = ["xarray", "h5netcdf", "hdf5plugin", "matplotlib"]  # a block that imports one needs it
 
 
-def blocks(path, language):
-    """The code blocks of a language, with as many empty lines before as make line numbers those of the file."""
+def blocks(path, *languages):
+    """(language, code) of the blocks in some languages, with empty lines before that make line numbers those of the file."""
     text = path.read_text(encoding="utf-8")
-    found = (match for match in BLOCK.finditer(text) if match[1] == language)
-    return ["\n" * text.count("\n", 0, match.start(2)) + match[2] for match in found]
+    found = (match for match in BLOCK.finditer(text) if match[1] in languages)
+    return [(match[1], "\n" * text.count("\n", 0, match.start(2)) + match[2]) for match in found]
 
 
 def has_its_extras(block):
@@ -36,23 +44,58 @@ def has_its_extras(block):
     return all(find_spec(name) for name in wanted)
 
 
-def commands(path):
-    """The `dfc` commands of a file, as lists of arguments; what a shell does with their output is left out."""
-    lines = "".join(blocks(path, "sh")).splitlines()
-    words = [shlex.split(re.split(r" [>|&]", line)[0], comments=True) for line in lines]
+def commands(block):
+    """The `dfc` commands of a shell block, as lists of arguments; what a shell does with their output is left out."""
+    words = [shlex.split(re.split(r" [>|&]", line)[0], comments=True) for line in block.splitlines()]
     return [line[1:] for line in words if line[:1] == ["dfc"]]
+
+
+def all_commands(path):
+    """The `dfc` commands of a file."""
+    return [line for _, block in blocks(path, "sh") for line in commands(block)]
 
 
 def name(path):
     return path.name
 
 
+def is_session(path):
+    """Whether a file says that its shell blocks, too, can be run in their order."""
+    return "form one session" in path.read_text(encoding="utf-8")
+
+
+def affordable(path):
+    """The `dfc` commands of a file that a session runs: those on files, and trainings, made small, that these read."""
+    lines = all_commands(path)
+    read = {word for command, *arguments in lines if command in ON_FILES for word in arguments}
+    made = [line for line in lines if line[0] == "train" and "--resume" not in line and read & output(line)]
+    return made + [
+        line for line in lines if line[0] in ON_FILES and (line[0] != "plot" or find_spec("matplotlib"))
+    ]
+
+
+def output(line):
+    """What a command says that it writes: a set of one name, or of none."""
+    return {line[line.index("--out") + 1]} if "--out" in line else set()
+
+
+def run_here(command, *arguments):
+    """Run a command in this process and expect success."""
+    done = CliRunner().invoke(app, [command, *arguments, *(SMALL if command == "train" else [])])
+    assert done.exit_code == 0, (command, arguments, done.output)
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_python_blocks_run(path, tmp_path, monkeypatch, capsys):
+def test_blocks_run_in_their_order(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    session = {"__name__": "session"}
-    for block in filter(has_its_extras, blocks(path, "python")):
-        exec(compile(block, path, "exec"), session)  # noqa: S102
+    session, lines = {"__name__": "session"}, affordable(path) if is_session(path) else []
+    for language, block in blocks(path, "python", "sh"):
+        if language == "sh":
+            for line in commands(block):
+                if line in lines:
+                    run_here(*line)
+        elif has_its_extras(block):
+            exec(compile(block, path, "exec"), session)  # noqa: S102
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -99,7 +142,7 @@ def run(command, arguments):
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_commands_are_valid(path):
-    for command, *arguments in commands(path):
+    for command, *arguments in all_commands(path):
         if command in QUICK:
             run(command, arguments)
         elif command in ("train", "compare"):
