@@ -111,7 +111,7 @@ def train(
     trajectories.h5. Ctrl-C, SIGTERM and SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
-    with _exit_codes():
+    with _exit_codes(), _resumable():
         from dfc_numba.configuration.config_file import load_config
         from dfc_numba.display import reporting
         from dfc_numba.runs import resumption
@@ -124,6 +124,7 @@ def train(
         else:
             config, left_out = resumption.configuration(there, source, overrides)
             _leave_if_ended(resumption.ended(there, config))
+            _say(resumption.changes(there, config))
         from dfc_numba.runs.experiment import Experiment
 
         experiment = Experiment(
@@ -466,6 +467,18 @@ def info():
 
 
 @contextmanager
+def _resumable():
+    """Says how to go on with a run that was interrupted before its training."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        from dfc_numba.display.reporting import resume_text
+
+        _say(interrupt, resume_text(interrupt.directory))
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
 def _exit_codes(wrong_use=UNUSABLE, advice=None):
     """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
 
@@ -491,7 +504,7 @@ def _exit_codes(wrong_use=UNUSABLE, advice=None):
 def _kind(error):
     """The name of an error whose message does not speak for itself."""
     own = type(error).__module__ == "dfc_numba.errors"
-    return "" if own or isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: "
+    return "" if own or isinstance(error, ValueError | ArithmeticError | OSError) else f"{type(error).__name__}: "
 
 
 def _say(*messages):

@@ -106,7 +106,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.h5 cannot be read"):
+    with pytest.raises(FileNotFoundError, match="^there is no .*nothing.h5$"):
         dfc.Network.load(tmp_path / "nothing.h5")
 
 
@@ -133,7 +133,7 @@ def flip_a_weight(content):
 )
 def test_a_damaged_file_is_named(saved, change):
     overwrite(saved, change)
-    with pytest.raises(OSError, match="network.h5 cannot be read: missing, damaged or no HDF5 file"):
+    with pytest.raises(OSError, match="network.h5 cannot be read: damaged, or no HDF5 file"):
         dfc.Network.load(saved)
 
 

@@ -242,7 +242,7 @@ def test_what_is_no_trajectory_file_ends_with_2(tmp_path):
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file.attrs.update(schema="dfc-numba/trajectory", schema_version="2.0")
     for name, message in {
-        "network.h5": "is no trajectory file", "text.h5": "cannot be read", "nothing.h5": "cannot be read",
+        "network.h5": "is no trajectory file", "text.h5": "cannot be read", "nothing.h5": f"dfc: there is no {tmp_path}",
         "new.h5": "use a newer one", ".": "holds no trajectories",
     }.items():  # fmt: skip
         result = run("inspect", tmp_path / name)

@@ -39,12 +39,12 @@ def path(tmp_path, records):
 )
 def test_a_file_that_is_cut_off_is_named(path, change):
     overwrite(path, change)
-    with pytest.raises(OSError, match="a.h5 cannot be read: missing, damaged or no HDF5 file"):
+    with pytest.raises(OSError, match="a.h5 cannot be read: damaged, or no HDF5 file"):
         open_trajectories(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.h5 cannot be read"):
+    with pytest.raises(FileNotFoundError, match="^there is no .*nothing.h5$"):
         open_trajectories(tmp_path / "nothing.h5")
 
 

@@ -4,13 +4,17 @@ What is no HDF5 file, another kind of file, or newer, is refused with a reason.
 """
 
 import io
+import os
+import re
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 
 from dfc_numba.support import files
 
 SEAL_BYTES = 512  # the smallest user block, which HDF5 leaves to others
 SEALED = b"dfc-numba: "
+OPEN_FAILED = re.compile(r"Unable to (?:synchronously )?open file \(([^:)]*).*")  # HDF5's words around a short reason
 SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08x}\n"
 
 
@@ -104,11 +108,16 @@ def open_checked(path, schema, version, kind):
 
 
 def unreadable(path, error):
-    """The error with a message that names the file."""
+    """The error with a message that names the file, without the words that HDF5 has for it."""
     text = str(error)
+    if not Path(path).exists():
+        return FileNotFoundError(f"there is no {path}")
+    if error.errno:
+        return type(error)(f"{path} cannot be read: {os.strerror(error.errno)}")
     if str(path) in text and "cannot be read" in text:
         return error
-    return type(error)(f"{path} cannot be read: missing, damaged or no HDF5 file ({text})")
+    reason = OPEN_FAILED.sub(r"\1", text)
+    return type(error)(f"{path} cannot be read: damaged, or no HDF5 file ({reason})")
 
 
 def _check_schema(path, attributes, schema, version, kind):
