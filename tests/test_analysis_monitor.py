@@ -104,6 +104,31 @@ def test_how_often_it_will_be_measured_is_known_before(whole, stop_after):
     assert times == 6 - len(monitor.notes) and seconds > 0
 
 
+def test_the_expected_time_is_that_of_a_second_measurement(monkeypatch):
+    """The first one compiles."""
+    trainer, monitor = Trainer(network(), dataset(), measured()), Monitor(measured(), dataset())
+    seconds = iter([100.0, 2.0])
+    monkeypatch.setattr(monitor, "_note", lambda network: {"seconds": next(seconds)})
+    assert monitor.expected(trainer) == (6, 12.0)
+
+
+@pytest.mark.parametrize(("done", "times"), [(0, 6), (3, 6), (4, 5), (5, 5), (9, 3), (14, 2)])
+def test_how_often_a_run_will_be_measured_that_was_not_so_far(tmp_path, done, times):
+    """At once, and then at 4, 8, 9, 12 and 15."""
+    plain = configuration()
+    trainer = Trainer(network(), dataset(), plain)
+    if done:
+        trainer, _, _ = train(plain, stop_after=done)
+    checkpoint.save(trainer, tmp_path / "checkpoint.h5")
+    config = measured(what=["null_space"])
+    monitor = Monitor(config, dataset())
+    resumed = Trainer(network(), dataset(), config, analysis=monitor)
+    checkpoint.restore(resumed, tmp_path / "checkpoint.h5")
+    assert monitor.expected(resumed)[0] == times
+    resumed.run()
+    assert len(monitor.notes) == times
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_measured(method):
     trainer, watcher, monitor = monitored(measured(method))

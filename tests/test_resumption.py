@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import random
 import resource
@@ -261,6 +262,7 @@ def test_a_signal_before_the_training_leaves_a_run_to_resume(whole, halfway, tmp
     assert process.returncode == 75 and "Traceback" not in errors
     reason = f"interrupted by {name} before the training began"
     assert f"dfc: {reason}; the run in {directory} can be resumed" in errors
+    assert f"dfc: go on with: dfc train --out {directory} --resume\n" in errors
     assert (record(directory)["status"], record(directory)["stop_reason"]) == ("interrupted", reason)
     assert dfc("--out", directory, "--resume").exit_code == 0
     assert outcome(directory) == outcome(whole)
@@ -354,7 +356,7 @@ def test_a_directory_of_a_live_run_is_refused(stopped):
         (["digits"], "network.hidden = [8] there, [128, 64] now"),
         (["--seed", 4], "training.seed = 3 there, 4 now"),
         (["--dtype", "float32"], 'training.dtype = "float64" there, "float32" now'),
-        (["--epochs", 2], "training.epochs = 3 there, 2 now"),
+        (["--epochs", 2], "training.epochs = 3 there, 2 now, but only more are possible"),
         (["--set=training.method=bp"], 'training.method = "dfc" there, "bp" now'),
         (["student-teacher"], 'data.name = "digits" there, "student_teacher" now'),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
@@ -382,6 +384,85 @@ def test_what_is_logged_may_change_but_not_what_a_record_holds(whole, stopped):
     with dfc_numba.open_trajectories(stopped) as file:
         assert file["forward"].variable("minibatch")[...].tolist() == [19] + [1, 10, 19] * 2 + [1, 21]
     assert rows(stopped)[:EPOCHS] == rows(whole)
+
+
+def test_changes_of_what_is_noted_and_of_the_epochs_are_announced(tmp_path):
+    directory = tmp_path / "run"
+    noting = ["--log", "--set=analysis.every=20"]
+    assert dfc(*RUN, *noting, "--epochs", 1, "--out", directory).exit_code == 0
+    result = dfc(*RUN, "--epochs", 2, "--out", directory, "--resume")
+    assert (
+        f"dfc: the run in {directory} goes on with changes: analysis.every = 20 there, 0 now; log.on = true there, "
+        "false now; training.epochs = 1 there, 2 now\n" in result.stderr
+    )
+    assert "with changes" not in dfc("--out", directory, "--resume").stderr
+
+
+MEASURING = ["--set=analysis.every=20", "--set=analysis.samples=4"]
+
+
+def angles(directory):
+    """Whether the rows of a metrics.csv have a finite angle."""
+    return [math.isfinite(float(row["angle_bp"])) for row in rows(directory)]
+
+
+def test_a_run_may_begin_and_cease_to_be_measured_and_loses_nothing(whole, tmp_path):
+    directory = tmp_path / "run"
+    sessions = [MEASURING, [], MEASURING, MEASURING]
+    for number, measuring in enumerate(sessions, start=1):
+        result = dfc(*RUN, *measuring, "--epochs", number, "--out", directory, "--resume")
+        assert result.exit_code == 0, result.stderr
+    assert angles(directory) == [True, False, True, True]
+    seconds = record(directory)["results"]["analysis"]["seconds_per_epoch"]
+    assert len(seconds) == 3 and min(seconds) > 0
+    scores = list(rows(whole)[0])
+    assert [{name: row[name] for name in scores} for row in rows(directory)][:EPOCHS] == rows(whole)
+
+
+def test_a_run_that_is_measured_from_a_later_epoch_on_keeps_the_measurements(tmp_path):
+    directory = tmp_path / "run"
+    assert dfc(*RUN, "--epochs", 1, "--out", directory).exit_code == 0
+    assert dfc("--out", directory, "--resume", "--epochs", 2, *MEASURING).exit_code == 0
+    before = rows(directory)
+    assert dfc("--out", directory, "--resume", "--epochs", 3).exit_code == 0
+    assert rows(directory)[:2] == before and angles(directory) == [False, True, True]
+
+
+def test_what_is_measured_stays_while_a_run_is_measured(tmp_path):
+    directory = tmp_path / "run"
+    assert dfc(*RUN, *MEASURING, "--epochs", 1, "--out", directory).exit_code == 0
+    before = {file.name: file.read_bytes() for file in directory.iterdir()}
+    refused = {
+        "what=[alignment,control]": 'analysis.what = ["alignment"] there, ["alignment", "control"] now',
+        "samples=5": "analysis.samples = 4 there, 5 now",
+    }
+    for change, message in refused.items():
+        result = dfc("--out", directory, "--resume", "--epochs", 2, f"--set=analysis.{change}")
+        assert result.exit_code == 2 and f"({message}); leave that out" in result.stderr
+    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+    result = dfc("--out", directory, "--resume", "--epochs", 2, "--set=analysis.every=7")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_resumed_run_that_fails_before_a_checkpoint_leaves_the_configuration(stopped, monkeypatch):
+    def fail(*_):
+        raise KeyError("unexpected")
+
+    before = (stopped / "config.toml").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("dfc_numba.storage.checkpoint._store_rows", fail)
+        assert dfc("--out", stopped, "--resume", "--epochs", EPOCHS + 4).exit_code == 1
+    assert record(stopped)["status"] == "failed" and (stopped / "config.toml").read_bytes() == before
+    assert dfc("--out", stopped, "--resume", "--epochs", EPOCHS + 1).exit_code == 0
+
+
+def test_a_run_without_its_configuration_goes_on_when_it_is_named(whole, stopped):
+    (stopped / "config.toml").unlink()
+    result = dfc("--out", stopped, "--resume")
+    assert result.exit_code == 2
+    assert f"{stopped}/config.toml is missing; name the preset or file that" in result.stderr
+    assert dfc(*RUN, "--out", stopped, "--resume").exit_code == 0
+    assert outcome(stopped) == outcome(whole)
 
 
 def test_an_edited_configuration_is_refused(stopped):

@@ -6,6 +6,7 @@ that a run that goes on from a checkpoint, which holds the notes, ends with the 
 
 import time
 from contextlib import nullcontext
+from math import isnan, nan
 
 from dfc_numba.analysis.measurements import configured
 from dfc_numba.analysis.probe import probe_indices, probe_minibatch, probe_of
@@ -72,19 +73,21 @@ class Monitor:
 
     def cost(self):
         """How often was measured, and the seconds that it took: in all, and until the end of each epoch since the last."""
-        per_epoch = [row[SECONDS] for row in self._trainer.rows if SECONDS in row]
+        per_epoch = [row[SECONDS] for row in self._trainer.rows if not isnan(row.get(SECONDS, nan))]
         seconds = sum(note["seconds"] for note in self.notes)
         return {"times": len(self.notes), "seconds": seconds, "seconds_per_epoch": per_epoch}
 
     def expected(self, trainer):
-        """(how often will be measured, seconds that it will take), for which it is measured once."""
+        """(how often will be measured, seconds that it will take): those of a second trial, as the first one compiles."""
         config, schedule = self._config, trainer.schedule
         per_pass = -(-len(self._dataset.train) // config.training.batch_size)
         ends = {per_pass * n for n, current in enumerate(schedule, 1) if current.ends_epoch}
         times = {*range(0, per_pass * len(schedule) + 1, config.analysis.every), *ends}
-        there = self.notes[-1]["minibatches"] if self.notes else -1
-        to_do = sum(time > there for time in times)
-        return to_do, to_do * self._note(trainer.network)["seconds"]
+        now = trainer.counters.minibatches
+        to_come = {time for time in times if time >= now}
+        to_do = to_come - {self.notes[-1]["minibatches"]} if self.notes else to_come | {now}
+        _, seconds = (self._note(trainer.network)["seconds"] for _ in range(2))
+        return len(to_do), len(to_do) * seconds
 
     def on_start(self, trainer):
         """Measures the network at the start of the run."""
@@ -104,9 +107,9 @@ class Monitor:
         trainer = self._trainer
         if self.notes[-1]["minibatches"] != trainer.counters.minibatches:
             self._measure(**_where(trainer.schedule[trainer.counters.passes - 1].phase, row["epoch"]))
-        before = sum(other.get(SECONDS, 0.0) for other in trainer.rows if other is not row)
+        earlier = [n for n, note in enumerate(self.notes, 1) if 0 < note["epoch"] < row["epoch"]]
         row.update({name: float(self.notes[-1][name]) for name in self.names})
-        row[SECONDS] = sum(note["seconds"] for note in self.notes) - before
+        row[SECONDS] = sum(note["seconds"] for note in self.notes[max(earlier, default=0) :])
 
     def _measure(self, **where):
         counters = self._trainer.counters

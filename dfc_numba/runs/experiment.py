@@ -123,7 +123,9 @@ class Experiment:
                 yield
         except Interrupted as interrupt:
             self._close("interrupted", str(interrupt))
-            raise Interrupted(f"{interrupt}; the run in {self.directory.path} can be resumed") from None
+            interrupted = Interrupted(f"{interrupt}; the run in {self.directory.path} can be resumed")
+            interrupted.directory = self.directory.path
+            raise interrupted from None
         except BaseException:
             self.directory.discard()
             raise

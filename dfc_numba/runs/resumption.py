@@ -5,7 +5,7 @@ from pathlib import Path
 from dfc_numba.configuration.config_file import load_config, used_values
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, holds_run, last_of, read_record
-from dfc_numba.storage.checkpoint import contradictions
+from dfc_numba.storage.checkpoint import allowed_changes, contradictions
 
 
 def find(out, name, required):
@@ -38,15 +38,37 @@ def configuration(path, source=None, overrides=()):
         ConfigurationError: for what `load_config` refuses, or a contradiction.
     """
     own = path / CONFIG_NAME
+    if source is None and not own.exists():
+        raise ConfigurationError(
+            f"{own} is missing; name the preset or file that the run began with, and what was changed with --set, to go on "
+            "with the run"
+        )
     config, left_out = load_config(source or str(own), overrides)
-    there, _ = load_config(str(own)) if own.exists() else (config, [])
-    changed = contradictions(used_values(there), used_values(config))
+    changed = contradictions(*_values(path, config))
     if changed:
         raise ConfigurationError(
             f"{path} holds a run of another configuration ({changed}); leave that out to go on with the run as it is, "
             "or choose another directory with --out"
         )
     return config, left_out
+
+
+def changes(path, config):
+    """A sentence about what a run goes on with that its own config.toml has not; None where that is nothing.
+
+    Args:
+        path: the run directory.
+        config: the `Config` to go on with, from `configuration`.
+    """
+    changed = allowed_changes(*_values(path, config))
+    return f"the run in {path} goes on with changes: {changed}" if changed else None
+
+
+def _values(path, config):
+    """The `used_values` of a run's own config.toml, and of a configuration, which serves for both where it is missing."""
+    own = path / CONFIG_NAME
+    there, _ = load_config(str(own)) if own.exists() else (config, [])
+    return used_values(there), used_values(config)
 
 
 def ended(path, config):

@@ -16,11 +16,12 @@ import json
 import re
 import time
 from datetime import datetime, timezone
-from itertools import count
-from math import isfinite
+from itertools import chain, count
+from math import isfinite, nan
 from pathlib import Path
 
 from dfc_numba.analysis import measurements
+from dfc_numba.analysis.monitor import SECONDS
 from dfc_numba.configuration.config_file import to_toml
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.storage import checkpoint_pair
@@ -59,7 +60,7 @@ class RunDirectory:
         self.checkpoints = CheckpointPair(self.path, checkpoint_minutes)
         self._lock = _locked(self.path)
         self._started = time.monotonic()
-        self._trainer = None
+        self._trainer = self._config_before = None
 
     @classmethod
     def create(cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint_pair.MINUTES, **facts):
@@ -128,7 +129,7 @@ class RunDirectory:
         self._trainer = trainer
         if self.resumed:
             remove_leftovers(self.path, FILES)
-            self._write_config()
+            self._replace_config()
             self._write_metrics(trainer.rows)
             self._write_analysis()
             if trainer.rows:
@@ -169,7 +170,10 @@ class RunDirectory:
         self.close(outcome.status, outcome.message, results=results)
 
     def close(self, status, stop_reason, **facts):
-        """Writes how the run ended into run.json, and lets go of the directory."""
+        """Writes how the run ended into run.json, and lets go of the directory.
+
+        A resumed run that fails before its first checkpoint leaves config.toml as it was: that of the last checkpoint.
+        """
         seconds = round(time.monotonic() - self._started, 3)
         written = {"written": self.checkpoints.written, "seconds": round(self.checkpoints.seconds, 3)}
         self.record.update(
@@ -181,18 +185,27 @@ class RunDirectory:
             **facts,
         )
         try:
+            if status == "failed" and self._config_before and not self.checkpoints.written:
+                write_text(self.path / CONFIG_NAME, self._config_before)
             self._write_record()
         finally:
             self._lock.release()
+
+    def _replace_config(self):
+        path = self.path / CONFIG_NAME
+        self._config_before = path.read_text(encoding="utf-8") if path.exists() else None
+        self._write_config()
 
     def _write_config(self):
         heading = f"{self.record['name']}: the configuration as resolved; `dfc train` takes this file"
         write_text(self.path / CONFIG_NAME, to_toml(self.config, heading))
 
     def _write_metrics(self, rows):
+        """The rows, NaN where one was not measured; what earlier sessions have measured stays."""
         text = io.StringIO()
-        columns = (*METRICS, *measurements.configured(self.config))
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        columns = dict.fromkeys((*METRICS, *measurements.configured(self.config), *chain.from_iterable(rows)))
+        columns.pop(SECONDS, None)
+        writer = csv.DictWriter(text, columns, restval=nan, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path / METRICS_NAME, text.getvalue())

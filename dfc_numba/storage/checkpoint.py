@@ -5,7 +5,7 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 /                  schema, schema_version; as JSON: settings, what is used of the configuration; data, checksums of
                    the parts of the data set; origin, versions and processor
 /counters          attributes: where the run stands
-/rows              the rows of metrics.csv; the attribute `columns` names their numbers
+/rows                  the rows of metrics.csv; the attribute `columns` names their numbers, NaN where a row has none
 /network, /best_network
 /optimizers        the arrays of each optimiser
 /analysis          what was measured so far; missing where nothing was
@@ -15,6 +15,7 @@ import json
 import warnings
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import chain
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from dfc_numba.support.environment import environment
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
 OBSERVING = ("log.", "analysis.")  # sections that say what is noted of a run, not what it does
+MEASURED = ("analysis.what", "analysis.samples", "analysis.damping")  # have to stay while a run is measured
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,32 @@ def restore(trainer, path):
 def contradictions(there, now):
     """A text of what differs between two `used_values` and keeps a run from being continued.
 
-    More epochs do not, nor does what is logged or measured: it leaves the results as they are (what the files of a run
-    can hold is a matter of the `Logger`). A key that only one of them has does not count: it is new, or used because of
-    another key that differs.
+    More epochs do not, nor does when it is logged or measured: it leaves the results as they are (what the files of a
+    run can hold is a matter of the `Logger`). What is measured has to stay: the measurements are one course.
     """
-    keys = {key for key in there.keys() & now.keys() if not key.startswith(OBSERVING)}
-    changed = differences(*({key: values[key] for key in keys} for values in (there, now)))
+    changed = _shared_differences(there, now)
     if EPOCHS in changed and there[EPOCHS] < now[EPOCHS]:
         del changed[EPOCHS]
-    return "; ".join(f"{key} = {text}" for key, text in sorted(changed.items()))
+    elif EPOCHS in changed:
+        changed[EPOCHS] += ", but only more are possible"
+    kept = [key for key in changed if key in MEASURED or not key.startswith(OBSERVING)]
+    return _listed(changed, kept)
+
+
+def allowed_changes(there, now):
+    """A text of what differs between two `used_values` and leaves a run to be continued, see `contradictions`."""
+    changed = _shared_differences(there, now)
+    return _listed(changed, [key for key in changed if key == EPOCHS or key.startswith(OBSERVING)])
+
+
+def _shared_differences(there, now):
+    """The `differences` in keys that both use; one that only one of them has is new, or follows from another key."""
+    keys = there.keys() & now.keys()
+    return differences(*({key: values[key] for key in keys} for values in (there, now)))
+
+
+def _listed(changed, keys):
+    return "; ".join(f"{key} = {changed[key]}" for key in sorted(keys))
 
 
 @cache
@@ -159,8 +178,9 @@ def origin():
 
 
 def _store_rows(file, rows):
-    columns = list(rows[0]) if rows else []
-    values = np.array([[row[name] for name in columns] for row in rows], np.float64)
+    """Rows as a table; one that was not measured, where others are, has NaN."""
+    columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    values = np.array([[row.get(name, np.nan) for name in columns] for row in rows], np.float64)
     table = file.create_dataset("rows", data=values.reshape(len(rows), len(columns)))
     table.attrs["columns"] = json.dumps(columns)
 
