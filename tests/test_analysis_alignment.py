@@ -80,6 +80,18 @@ def test_updates_of_different_networks_are_refused():
         alignment(BP, SimpleNamespace(weights=BP.weights[::-1], biases=BP.biases))
 
 
+@pytest.mark.parametrize("other", [dfc.FeedbackUpdate(BP.weights), BP.weights, None])
+def test_something_else_than_forward_updates_is_refused(other):
+    calls = [
+        lambda: alignment(BP, other),
+        lambda: alignment(other, BP),
+        lambda: loss_decrease(NET, X, Y, other),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"of the forward weights.* not a {type(other).__name__}"):
+            call()
+
+
 def test_backpropagation_is_the_negative_gradient_and_nothing_falls_faster():
     for loss in ("mse", "cross_entropy"):
         gradient = baselines.backpropagation(NET, X, Y, loss=loss)
@@ -104,9 +116,18 @@ def test_a_step_that_is_taken_tends_to_the_first_order():
     assert loss_decrease(NET, X, Y, MN, step=0.5) == pytest.approx((before - after) / 0.5, rel=1e-12)
 
 
-def test_no_update_no_decrease():
-    assert np.isnan(loss_decrease(NET, X, Y, scaled(BP, 0.0)))
-    assert np.isnan(loss_decrease(NET, X, Y, scaled(BP, 0.0), step=0.1))
+@pytest.mark.parametrize("step", [None, 0.1])
+@pytest.mark.parametrize("factor", [1e-300, 1e-170, 1e170, 1e300])
+def test_the_decrease_does_not_depend_on_the_length_of_the_update(factor, step):
+    """Whose square may under- or overflow."""
+    expected = loss_decrease(NET, X, Y, MN, step=step)
+    assert loss_decrease(NET, X, Y, scaled(MN, factor), step=step) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("step", [None, 0.1])
+@pytest.mark.parametrize("factor", [0.0, np.nan, np.inf])
+def test_no_update_no_decrease(factor, step):
+    assert np.isnan(loss_decrease(NET, X, Y, scaled(BP, factor), step=step))
 
 
 def test_a_step_needs_a_length_above_zero():

@@ -190,6 +190,6 @@ def test_products_find_what_matrices_have(monkeypatch):
     assert abscissa(loops[1]) == pytest.approx(expected[1], rel=1e-8)
     monkeypatch.undo()
     monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
-    monkeypatch.setattr(spectrum, "VECTORS", 3)
+    monkeypatch.setattr(spectrum, "VECTORS", 6)
     monkeypatch.setattr(spectrum, "RESTARTS", 1)  # no convergence: matrices after all
     assert np.array_equal(spectral_radius(loops[0]), expected[0])

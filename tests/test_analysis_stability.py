@@ -10,10 +10,12 @@ from problems import inputs, label, parameters, stable_parameters
 import dfc_numba as dfc
 from dfc_numba.analysis import spectrum
 from dfc_numba.analysis import stability as module
-from dfc_numba.analysis.closed_loop import Loop
+from dfc_numba.analysis.closed_loop import Flow, Loop
+from dfc_numba.analysis.linearisation import Layers
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.spectrum import FINE, largest_stable_step
 from dfc_numba.analysis.stability import stability
+from dfc_numba.model.jacobian import one_thread
 
 SIZES = [4, 6, 5, 3]
 NUDGE = 1e-14  # small enough for a simulation to stay where it was linearised
@@ -241,6 +243,28 @@ def test_a_simulation_that_overflows_has_no_state():
     assert set(found.status) == {"not finite"} and set(found.verdict) == {"no steady state"}
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_linearisation_that_overflows_has_no_state(dense, monkeypatch):
+    """The hidden units of the second sample are off, and the output keeps its own loop; in the first the gains overflow."""
+    if not dense:
+        monkeypatch.setattr(module, "DENSE_SIZE", 5)
+        monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
+    net, _, _ = problem([1, 2, 3, 3], activation="relu")
+    values = [1.0, 1e200, 1e200, 0.0, -1.0, 0.0, 1.0, 1.0]
+    for parameter, value in zip([*net.weights, *net.biases, *net.feedback[:2]], values, strict=True):
+        parameter[:] = value
+    x = np.array([[1e-150], [-1e-150]])
+    target = np.zeros((2, 3))
+    for samples in (slice(None), slice(0, 1), slice(1, 2)):
+        found = stability(net, x[samples], target[samples], controller(), at="feedforward")
+        assert list(found.verdict) == ["no steady state", "stable"][samples]
+        numbers = [
+            getattr(found, name)
+            for name in ("instantaneous", "integral", "proportional", "euler", "largest_dt")
+        ]
+        assert np.array_equal(np.isnan(numbers), np.tile(np.array([True, False])[samples], (5, 1)))
+
+
 # --- peculiar networks -----------------------------------------------------------------------------------------------------
 
 
@@ -304,12 +328,39 @@ def test_large_states_are_judged_by_products(monkeypatch):
     dense = stability(net, x, target, c)
     monkeypatch.setattr(module, "DENSE_SIZE", 5)
     monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
-    monkeypatch.setattr(spectrum, "VECTORS", 8)
+    monkeypatch.setattr(spectrum, "VECTORS", 10)
     monkeypatch.setattr(Loop, "matrices", None)
     products = stability(net, x, target, c)
     for name, rtol in (("integral", 1e-8), ("proportional", 1e-8), ("euler", 1e-8), ("largest_dt", 1e-2)):
         assert np.allclose(getattr(products, name), getattr(dense, name), rtol=rtol), name
     assert (products.largest_dt != dense.largest_dt).all() and np.array_equal(products.verdict, dense.verdict)
+
+
+def pairs_side_by_side():
+    """A large loop whose leading eigenvalues are a complex pair, with another near it that products find as soon."""
+    rng = np.random.default_rng(5)
+    weights = [rng.normal(size=(300, 20)) / np.sqrt(20), rng.normal(size=(250, 300)) / np.sqrt(300)]
+    feedback = [0.06 * rng.normal(size=(300, 250)), np.eye(250)]
+    return weights, feedback, rng.normal(size=(1, 20)), dfc.Controller(dt=0.02, steps=50, k_p=0.0)
+
+
+def neutral_directions():
+    """A large loop with many outputs that the controller cannot reach: without a leak they stay what they are."""
+    rng = np.random.default_rng(2)
+    weights = [rng.normal(size=(20, 5)), rng.normal(size=(300, 20)) / 5]
+    feedback = [weights[1].T.copy(), np.zeros((300, 300))]
+    return weights, feedback, np.ones((1, 5)), dfc.Controller(dt=0.02, steps=50, k_p=0.5, alpha=0.0)
+
+
+@pytest.mark.parametrize("example", [pairs_side_by_side, neutral_directions])
+def test_products_do_not_miss_the_leading_eigenvalue(example):
+    weights, feedback, x, c = example()
+    net = dfc.Network(weights=weights, biases=None, feedback=feedback, hidden_activation="tanh")
+    loop = Flow(Layers(net, net.forward(x).v, np.zeros((1, net.sizes[-1])), c).reduced(), c)
+    assert loop.size > spectrum.DENSE_SIZE
+    with one_thread():
+        expected = np.linalg.eigvals(loop.matrices()).real.max(axis=1)
+        assert spectrum.abscissa(loop) == pytest.approx(expected, rel=1e-8, abs=1e-12)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------

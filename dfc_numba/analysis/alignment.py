@@ -41,6 +41,7 @@ def alignment(update, reference):
 
     Raises:
         ValueError: for updates of networks that differ in sizes or biases.
+        TypeError: for something else, such as updates of the feedback weights.
     """
     _check_alike(update, reference)
     pairs = list(zip(_layers(update), _layers(reference), strict=True))
@@ -55,6 +56,12 @@ def alignment(update, reference):
 
 
 def _check_alike(update, reference):
+    for one in (update, reference):
+        if not (hasattr(one, "weights") and hasattr(one, "biases")):
+            raise TypeError(
+                "an update must be one of the forward weights, with .weights and .biases as a ForwardUpdate has them, "
+                f"not a {type(one).__name__}; use what forward_update or reference_update returns"
+            )
     if (update.biases is None) != (reference.biases is None):
         raise ValueError(
             "one of the updates has biases and the other has none; compare updates of the same network"
@@ -102,36 +109,32 @@ def loss_decrease(network, x, y, update, *, loss="mse", step=None):
             any direction has in that limit, and "bp" has it.
 
     Returns:
-        a float, NaN for an update that is zero.
+        a float, NaN for an update that is zero or not finite; otherwise its length does not count.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
     descent = reference_update(network, x, y, "bp", loss=loss)
     _check_alike(update, descent)
-    direction = _arrays(update)
     with one_thread():
-        length = np.sqrt(sum(np.sum(np.square(array)) for array in direction))
-        if length == 0:
-            return float("nan")
+        direction = unit_vector(_arrays(update))
         if step is None:
-            return float(_scalar_product(direction, _arrays(descent)) / length)
-    return _finite_decrease(network, x, y, update, loss, number("step", step, exclusive=True), length)
+            return float(direction @ np.concatenate([array.ravel() for array in _arrays(descent)]))
+    return _finite_decrease(network, x, y, direction, loss, number("step", step, exclusive=True))
 
 
-def _finite_decrease(network, x, y, update, loss, step, length):
+def _finite_decrease(network, x, y, direction, loss, step):
+    if np.isnan(direction).any():
+        return float("nan")
     moved = network.copy(dtype="float64")
     before = mean_loss(moved.predict(x), y, loss)
     parameters = [*moved.weights, *(moved.biases or [])]
-    for parameter, change in zip(parameters, _arrays(update), strict=True):
-        parameter += step / length * change
+    ends = np.cumsum([parameter.size for parameter in parameters])
+    for parameter, change in zip(parameters, np.split(direction, ends[:-1]), strict=True):
+        parameter += step * change.reshape(parameter.shape)
     return (before - mean_loss(moved.predict(x), y, loss)) / step
 
 
 def _arrays(update):
     """Weights of all layers, then biases."""
     return [np.asarray(array, np.float64) for array in (*update.weights, *(update.biases or []))]
-
-
-def _scalar_product(first, second):
-    return sum(np.vdot(a, b) for a, b in zip(first, second, strict=True))

@@ -5,6 +5,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 DENSE_SIZE = 600  # larger loops are not made into matrices
 VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and how often it may begin anew
+LEADING = 4  # eigenvalues to ask for by products: of one alone, the next one may be what converges
 TOLERANCE = 1e-9  # of an eigenvalue found by products
 STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run
 SPAN = 300.0  # the smallest time step of the scan is 1 / SPAN of the largest one
@@ -13,7 +14,7 @@ DOWNWARDS, FARTHEST = 4.0, 16  # factor and number of the steps below the scan
 
 
 def spectral_radius(euler_map):
-    """(B,) largest modulus of the eigenvalues of an `EulerMap`."""
+    """(B,) largest modulus of the eigenvalues of an `EulerMap`; NaN where it is not finite."""
     radius = np.abs(_leading(euler_map, "LM"))
     for factor in euler_map.hidden_factors():
         radius = np.maximum(radius, np.abs(np.ravel(factor)))
@@ -21,33 +22,50 @@ def spectral_radius(euler_map):
 
 
 def abscissa(flow):
-    """(B,) largest real part of the eigenvalues of a `Flow`."""
+    """(B,) largest real part of the eigenvalues of a `Flow`; NaN where it is not finite."""
     return np.maximum(_leading(flow, "LR").real, max(flow.hidden_rates(), default=-np.inf))
 
 
 def _leading(loop, which):
     """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR")."""
-    if loop.size > DENSE_SIZE and len(found := _by_products(loop, which)):
-        return found
-    values = np.linalg.eigvals(loop.matrices())
+    values = _by_products(loop, which) if loop.size > DENSE_SIZE else None
+    if values is None:
+        values = eigenvalues(loop.matrices())
     size = np.abs(values) if which == "LM" else values.real
     return np.take_along_axis(values, size.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
+def eigenvalues(matrices):
+    """(B, n) those of matrices (B, n, n), NaN for a matrix that is not finite."""
+    finite = np.isfinite(matrices).all(axis=(1, 2))
+    values = np.full(matrices.shape[:2], np.nan, np.complex128)
+    values[finite] = np.linalg.eigvals(matrices[finite])
+    return values
+
+
 def _by_products(loop, which):
-    """The same for the loop of one sample from products alone; empty where that does not get there."""
+    """(1, LEADING) leading eigenvalues of the loop of one sample from products alone; None where that does not get there.
+
+    They converge relative to their modulus, which of something neutral is 0 in a flow: there a multiple of the identity is
+    added, so large that the largest real part, no smaller than the mean, ends well above 0.
+    """
+    start = np.random.default_rng(0).standard_normal(loop.size)
+    largest = np.abs(loop(start.reshape(1, -1, 1))).max()
+    if not np.isfinite(largest):
+        return np.full((1, LEADING), np.nan)
+    shift = largest if which == "LR" else 0.0
 
     def multiply(vector):
-        return loop(vector.reshape(1, -1, 1)).ravel()
+        return loop(vector.reshape(1, -1, 1)).ravel() + shift * vector.ravel()
 
     operator = LinearOperator((loop.size, loop.size), matvec=multiply, dtype=np.float64)
-    start = np.random.default_rng(0).standard_normal(loop.size)
     try:
         return eigs(
-            operator, 1, which=which, v0=start, ncv=VECTORS, maxiter=RESTARTS, tol=TOLERANCE, return_eigenvectors=False
-        )  # fmt: skip
+            operator, LEADING, which=which, v0=start, ncv=VECTORS, maxiter=RESTARTS, tol=TOLERANCE,
+            return_eigenvectors=False,
+        )[None] - shift  # fmt: skip
     except ArpackError:
-        return np.zeros(0)
+        return None
 
 
 def largest_stable_step(radius, limit, stable_at_zero, effort):

@@ -12,6 +12,7 @@ from dfc_numba.analysis.spectrum import (
     FINE,
     STABLE_RADIUS,
     abscissa,
+    eigenvalues,
     largest_stable_step,
     spectral_radius,
 )
@@ -39,7 +40,7 @@ class Stability:
         largest_dt: largest dt such that all smaller ones are stable; see `stability`.
         verdict: "stable": euler < 1; "dt too large": euler >= 1, but all steps up to largest_dt are stable; "unstable":
             euler >= 1 and largest_dt = 0, also where something neither grows nor decays; "no steady state": none was
-            found, or the state is not finite.
+            found, or the state, or a matrix of the linearised network there, is not finite.
         status: how the state was found: `SteadyState.status`, or "feedforward", or for a simulated state "settled" (the
             norm of e - alpha u is 1e-5 of what the norm of e was), "not settled", "not finite".
     """
@@ -97,7 +98,7 @@ def stability(network, x, target, controller, *, at="steady_state"):
     voltages, control, status, found = _STATES[at](network, x, target, _without_noise(controller))
     found &= np.isfinite(control).all(axis=1) & np.all([np.isfinite(v).all(axis=1) for v in voltages], axis=0)
     numbers = np.full((5, len(control)), np.nan)
-    with one_thread():
+    with one_thread(), np.errstate(over="ignore", invalid="ignore"):  # of enormous weights
         for piece in _pieces(network, controller, np.flatnonzero(found)):
             layers = Layers(network, [v[piece] for v in voltages], control[piece], controller)
             numbers[:, piece] = _judge(layers, controller)
@@ -156,9 +157,9 @@ def _pieces(network, controller, found):
 
 
 def _judge(layers, controller):
-    """The five numbers of each sample, (5, B)."""
+    """The five numbers of each sample, (5, B); NaN where a matrix is not finite."""
     layers = layers.reduced() if layers.reducible else layers
-    rates = np.linalg.eigvals(_at_once(layers, controller.alpha))
+    rates = eigenvalues(_at_once(layers, controller.alpha))
     proportional = abscissa(Flow(layers, controller))
     flow = replace(controller, k_p=0.0)
     integral = proportional if flow == controller else abscissa(Flow(layers, flow))
@@ -169,7 +170,9 @@ def _judge(layers, controller):
     euler = radius(np.full(len(rates), controller.dt), np.arange(len(rates)))
     effort = COARSE if EulerMap(layers, controller, controller.dt).size > DENSE_SIZE else FINE
     largest = largest_stable_step(radius, _longest(controller, rates), proportional < 0, effort)
-    return rates.real.max(axis=1, initial=-np.inf), integral, proportional, euler, largest
+    instantaneous = rates.real.max(axis=1, initial=-np.inf)
+    numbers = np.stack([instantaneous, integral, proportional, euler, largest])
+    return np.where(np.isnan(numbers).any(axis=0), np.nan, numbers)
 
 
 def _at_once(layers, alpha):
