@@ -159,6 +159,8 @@ def test_values_are_written_as_in_toml_or_python_or_plainly(text, value):
         ("controller.alpha=none", 'controller.alpha = "none": must be a number'),
         ("controller.kp=1", "controller.kp: no such key; did you mean 'k_p'?"),
         ("data.options=3", "data.options = 3: must be a table of keys"),
+        ("data.validation_size=9", r"validation_size: no such key \(data.options.validation_size exists\)"),
+        ("split_seed=9", "such as data.options.split_seed=..."),
         ("epochs=3", "write it as section.key=value, such as training.epochs=..."),
         ("training.epochs", "write it as section.key=value"),
         (".epochs=3", "write it as section.key=value"),
@@ -166,6 +168,22 @@ def test_values_are_written_as_in_toml_or_python_or_plainly(text, value):
 )  # fmt: skip
 def test_what_is_wrong_is_refused_with_what_is_allowed(override, message):
     assert re.search(message, refusal(override))
+
+
+@pytest.mark.parametrize("override", ["analysis.what=[foo]", "network.hidden=[0]", "log.phases=[sleep]"])
+def test_a_list_with_a_wrong_entry_is_not_called_too_short(override):
+    assert len(refusal(override).splitlines()) == 1
+
+
+def test_the_names_of_phases_are_also_those_in_files():
+    overrides = ["feedback.extra_epochs=1", "log.phases=[forward, extra_feedback]"]
+    assert load_config("digits", overrides)[0].log.phases == ("forward", "extra feedback")
+
+
+@pytest.mark.parametrize("name", ["ok.npz", "folder/ok.H5"])
+def test_data_in_place_of_a_configuration_are_told_where_they_go(name):
+    text = refusal(source=name)
+    assert text == f"{name}: is not a TOML file; to train on data of your own: --set data.name={name}"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,11 @@ FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
 ]  # fmt: skip
-Phase = Literal[LEARNING_PHASES]
+Phase = Annotated[
+    Literal[LEARNING_PHASES],
+    # as it is called in files, extra_feedback, too
+    BeforeValidator(lambda value: value.replace("_", " ") if isinstance(value, str) else value),
+]
 Analysis = Literal[ANALYSES]
 Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
@@ -101,7 +105,10 @@ class DataSection(Section):
         "digits",
         description="data set: digits, student_teacher, mnist, ..., or file for a .npz or .h5 of your own",
     )
-    options: dict[str, Any] = Field({}, description="options of this data set, such as the path of a file")
+    options: dict[str, Any] = Field(
+        {},
+        description="options of this data set, such as validation_size, split_seed, or the path of a file",
+    )
 
 
 class NetworkSection(Section):
@@ -286,7 +293,7 @@ class LogSection(Section):
     )
     phases: Annotated[tuple[Phase, ...], Field(strict=False)] = Field(
         (),
-        description="log in these phases only: pretraining, feedback, forward, extra feedback; empty: in all",
+        description="log in these phases only: pretraining, feedback, forward, extra_feedback; empty: in all",
     )
     samples: Samples = Field(
         16,

@@ -15,7 +15,9 @@ from typing import get_args, get_type_hints
 import tomli_w
 from pydantic import ValidationError
 
+from dfc_numba import data
 from dfc_numba.configuration.config import Config, key_paths, section_keys
+from dfc_numba.data.own_file import SUFFIXES as DATA_SUFFIXES
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.model.controller import Controller
 from dfc_numba.support.wording import allowed, nearest
@@ -141,6 +143,10 @@ def _toml_value(value):
 
 def _read_table(source):
     path = Path(source)
+    if path.suffix.lower() in DATA_SUFFIXES:
+        raise ConfigurationError(
+            f"{source}: is not a TOML file; to train on data of your own: --set data.name={source}"
+        )
     if path.suffix == ".toml" or path.is_file():
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -246,7 +252,15 @@ def _may_be_none(section, key):
 
 def error_lines(error):
     """One short line per error of a pydantic.ValidationError: the key, what was got, what is allowed."""
-    return [_error_line(entry) for entry in error.errors(include_url=False)]
+    entries = error.errors(include_url=False)
+    return [_error_line(entry) for entry in entries if not _follows(entry, entries)]
+
+
+def _follows(entry, entries):
+    """Whether a list is called too short because entries of it are wrong, which other errors say."""
+    place = entry["loc"]
+    inside = (other["loc"][: len(place)] == place and other is not entry for other in entries)
+    return entry["type"] == "too_short" and any(inside)
 
 
 def _error_line(entry):
@@ -277,5 +291,9 @@ def _unknown_line(location):
 
 
 def _everywhere(key):
-    """Every `section.key` of this name."""
-    return [f"{section}.{key}" for section in Config.model_fields if key in section_keys(section)]
+    """Every `section.key` of this name; the options of the data sets, too, are `data.options.key`."""
+    options = {option for name in data.names() for option in data.options(name)}
+    return [
+        *(f"{section}.{key}" for section in Config.model_fields if key in section_keys(section)),
+        *([f"data.options.{key}"] if key in options else []),
+    ]

@@ -233,7 +233,7 @@ def _source(name, source, *changes, settings):
     twice = [change for change in changes if change.partition("=")[0] in keys]
     if twice:
         raise ConfigurationError(f"{name}: {twice[0]} is also set for all sources; state it once")
-    with _naming(source):
+    with _naming(source, *changes):
         config, left_out = load_config(source, [*settings, *changes])
     return Source(name, config, tuple(left_out))
 
@@ -310,10 +310,11 @@ def _claimed(directory):
 
 
 @contextmanager
-def _naming(name):
-    """Says in an error message which source or file it is about."""
+def _naming(name, *changes):
+    """Says in an error message which source or file it is about; with its changes, unless the file itself is wrong."""
     try:
         yield
     except ValueError as error:
         text = str(error)
-        raise ConfigurationError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from None
+        whole = "+".join([str(name), *changes])
+        raise ConfigurationError(text if text.startswith(f"{name}: ") else f"{whole}: {text}") from None
