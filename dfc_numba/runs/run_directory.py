@@ -185,9 +185,9 @@ class RunDirectory:
             **facts,
         )
         try:
+            self._write_record()
             if status == "failed" and self._config_before and not self.checkpoints.written:
                 write_text(self.path / CONFIG_NAME, self._config_before)
-            self._write_record()
         finally:
             self._lock.release()
 
