@@ -84,6 +84,23 @@ def test_a_singular_inversion_is_the_solution_of_least_norm():
         assert problems.relative_deviation(ours, theirs) < 1e-10
 
 
+def test_a_singular_linearised_inversion_is_the_least_squares_solution_of_each_sample():
+    """r_x = B r_y with the least r_y of those with the least |W (r_x / phi') - delta|."""
+    weights, _, derivatives, delta = cases.random_problem([2, 9, 4], 7)
+    weights[1][3] = weights[1][2]
+    w, b = weights[1], -weights[1].T
+    call = {"rule": "ndi", "nonlinearity": "linearized"}
+    (ours,) = dfc.backward_errors(weights, [b], derivatives, delta, **call)
+    for s, slope in enumerate(derivatives[0]):
+        theirs = b @ (np.linalg.pinv((w / slope) @ b, rcond=1e-13) @ delta[s])
+        assert problems.relative_deviation(ours[s], theirs) < 1e-10
+    for rule, matrices in (("ndi", [b]), ("sldi", [b])):
+        (same,) = dfc.backward_errors(
+            weights, matrices, derivatives, delta, **{**call, "rule": rule, "steps": None}
+        )
+        np.testing.assert_allclose(same, ours, rtol=1e-12)
+
+
 @pytest.mark.parametrize("rule", ["di", "sldi"])
 @pytest.mark.parametrize("nonlinearity", cases.NONLINEARITIES)
 def test_the_dynamics_end_at_rest(rule, nonlinearity):

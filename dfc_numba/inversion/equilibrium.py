@@ -4,7 +4,8 @@ With r_y eliminated, or r_x where it is the smaller, the rest of a loop is one e
 
     M f_K(... C_2 f_1(C_1 z)) - alpha z = e,
 
-a linear system for all samples at once where f is linear, and otherwise one to solve for each sample by Newton's method.
+a linear system for all samples at once where f is the identity, one for each sample where f has other slopes, and
+otherwise one to solve for each sample by Newton's method. Linear systems that are singular have a least squares solution.
 """
 
 from dataclasses import dataclass
@@ -41,10 +42,10 @@ class Rest:
         """C_1 z, C_2 f_1(C_1 z), ... at rest: list of (B, n_k).
 
         Raises:
-            DivergenceError: for samples for which no state of rest is found.
+            DivergenceError: for samples for which no state of rest is found, with tanh.
         """
         linear = not self.tanh and self.scales[0] is None
-        z = self._linear() if linear else self._nonlinear()
+        z = self._linear() if linear else self._in_pieces(self._newton if self.tanh else self._scaled)
         return [states for states, _ in self._forward(z, slice(None))]
 
     def _linear(self):
@@ -75,12 +76,19 @@ class Rest:
             product = matrix @ (slope[:, :, None] * product)
         return product - self.leak * np.eye(len(self.last))
 
-    def _nonlinear(self):
+    def _in_pieces(self, method):
+        """z of all samples, by a method for chosen ones."""
         count, n = self.drive.shape
         at_a_time = max(1, int(PIECE_BYTES / (8 * n * max(len(c) for c in [*self.chain, self.last]))))
         pieces = (np.arange(k, min(k + at_a_time, count)) for k in range(0, count, at_a_time))
         with np.errstate(all="ignore"):  # what is not finite is not stepped to
-            return np.concatenate([self._newton(piece) for piece in pieces])
+            return np.concatenate([method(piece) for piece in pieces])
+
+    def _scaled(self, chosen):
+        """z of chosen samples where f only scales: the derivative is the matrix of their linear system."""
+        drive = self.drive[chosen]
+        matrices = self._derivative(self._forward(np.zeros_like(drive), chosen), chosen)
+        return _solve_each(matrices, drive, _singular(matrices))
 
     def _newton(self, chosen):
         """z of chosen samples, from z = 0 by Newton steps that are halved until the residual falls."""
@@ -134,18 +142,18 @@ def least_squares(matrix, columns):
 
 
 def _singular(matrix):
-    """Whether a square matrix is singular to working precision."""
+    """Whether a square matrix, or each of a stack, is singular to working precision."""
     with np.errstate(all="ignore"):
-        return not np.linalg.cond(matrix, 1) < 1.0 / (len(matrix) * EPS)
+        return ~(np.linalg.cond(matrix, 1) < 1.0 / (matrix.shape[-1] * EPS))
 
 
-def _solve_each(matrices, rows):
-    """matrices[b]^{-1} rows[b]; the least squares solutions of least norm where one is singular."""
+def _solve_each(matrices, rows, singular=False):
+    """matrices[b]^{-1} rows[b]; the least squares solutions of least norm where one is `singular`, or has no solution."""
     try:
         found = np.linalg.solve(matrices, rows[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
         found = np.full_like(rows, np.nan)
-    for b in np.flatnonzero(~np.isfinite(found).all(axis=1)):
+    for b in np.flatnonzero(singular | ~np.isfinite(found).all(axis=1)):
         if np.isfinite(matrices[b]).all() and np.isfinite(rows[b]).all():
             found[b] = least_squares(matrices[b], rows[b])
     return found
