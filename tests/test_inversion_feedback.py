@@ -106,11 +106,18 @@ def test_it_ends_after_the_iterations_that_it_has():
         restabilised_feedback(w, b, rate=1e-9, iterations=7)
 
 
-def test_it_ends_where_the_critical_mode_has_no_gradient():
-    """B = 0: two error populations without a leak stand still for ever, and so does their only mode."""
-    w, b = [np.zeros((2, 1)), np.array([[1.0, 0.0], [0.0, 0.0]])], np.array([[0.0, 1.0], [0.0, 0.0]])
-    (found,) = stabilised_feedback(w, [b], iterations=50)  # a double gain of 0 with a single eigenvector
-    assert not found.stable and np.isfinite(found.feedback).all()
+@pytest.mark.parametrize(
+    ("w", "b", "stable"),
+    [
+        ([[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], False),  # what B sees, W does not reach
+        ([[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]], True),  # B sees nothing
+        ([[1.0]], [[-0.25]], True),  # two modes are one, at lambda = -1/2
+    ],
+)
+def test_it_ends_where_the_critical_mode_has_no_gradient(w, b, stable):
+    w, b = np.array(w), np.array(b)
+    (found,) = stabilised_feedback([np.zeros((len(w), 1)), w], [b], iterations=50)
+    assert found.stable == stable and np.array_equal(found.feedback, b) and len(found.excess) == 1
 
 
 def test_only_what_is_unstable_changes():
@@ -157,6 +164,102 @@ def test_the_single_loop_is_judged_by_itself():
 def test_what_is_not_allowed_is_refused(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         initial_feedback(**{"weights": weights(), "kind": "transpose", **change})
+
+
+@pytest.mark.parametrize("dt", [None, 0.5])
+def test_restabilising_has_the_defaults_of_stabilising(dt):
+    w, grows = unstable((2, 4, 3))
+    (ours,), (theirs,) = (
+        function(w, grows, dt=dt) for function in (restabilised_feedback, stabilised_feedback)
+    )
+    assert theirs.stable and np.array_equal(ours, theirs.feedback)
+
+
+@pytest.mark.parametrize("function", [restabilised_feedback, stabilised_feedback])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rate": -1.0}, "rate is -1.0"),
+        ({"iterations": 2.5}, "iterations is 2.5"),
+        ({"dt": 0.0}, "dt is 0.0"),
+    ],
+)
+def test_options_are_refused_whether_loops_are_stable_or_not(function, change, message):
+    w = weights()
+    with pytest.raises((ValueError, TypeError), match=message):
+        function(w, initial_feedback(w, "transpose"), **change)
+
+
+# --- bottlenecks and feedback that lacks rank ------------------------------------------------------------
+
+BOTTLENECK = (4, 10, 3, 6)
+
+
+def of_rank(rank, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1]))
+
+
+@pytest.mark.parametrize("dt", [None, 0.1])
+def test_feedback_of_more_rank_than_a_bottleneck_needs_a_leak(dt):
+    w = weights(BOTTLENECK)
+    drawn = initial_feedback(w, "random", loop="single", bound=0.01)
+    options = {"loop": "single", "dt": dt, "rate": 0.01, "iterations": 3000}
+    (found,) = stabilised_feedback(w, drawn, **options)
+    assert not found.stable and len(found.excess) == 1 and np.array_equal(found.feedback, drawn[0])
+    with pytest.raises(
+        RuntimeError, match="cannot become stable: it has rank 6 and the smallest layer 3 units"
+    ):
+        restabilised_feedback(w, drawn, **options)
+    (found,) = stabilised_feedback(w, drawn, alpha=0.05, **options)
+    judged = inversion_stability(w, [found.feedback], 0.05, 0.1, "single")
+    assert found.stable and (judged.stable if dt is None else judged.euler_stable)
+
+
+def test_stable_feedback_is_refused_where_it_cannot_be():
+    w = weights(BOTTLENECK)
+    with pytest.raises(RuntimeError, match="3 modes of the errors above.* choose alpha > 0"):
+        initial_feedback(w, "stable", loop="single", bound=0.01, rate=0.01, iterations=3000)
+
+
+def test_it_ends_where_a_leak_alone_is_critical():
+    w = weights(BOTTLENECK)
+    drawn = initial_feedback(w, "random", loop="single", bound=0.01)
+    (found,) = stabilised_feedback(w, drawn, loop="single", alpha=0.005, iterations=1000)
+    assert found.stable and found.excess[-1] == -0.005 and len(found.excess) < 1000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "loop", "rank"),
+    [(BOTTLENECK, "single", 3), ((4, 5, 3), "sequential", 2), ((4, 3, 5), "sequential", 2)],
+)
+def test_feedback_that_lacks_rank_becomes_stable_within_its_rows(sizes, loop, rank):
+    w = weights(sizes)
+    grows = 0.1 * of_rank(rank, (sizes[1], sizes[-1]))
+    assert not inversion_stability(w, [grows], loop=loop).stable
+    (found,) = restabilised_feedback(w, [grows], loop=loop, iterations=1000)
+    assert inversion_stability(w, [found], loop=loop).stable
+    assert np.linalg.matrix_rank(found) == np.linalg.matrix_rank(np.vstack([found, grows])) == rank
+
+
+@pytest.mark.parametrize("dt", [None, 0.3])
+def test_the_gradient_within_the_rows_is_that_of_finite_differences(dt):
+    w, b = weights((2, 4, 3), scale=1.0), of_rank(2, (4, 3), seed=7)
+
+    def excess(matrix):
+        return excess_and_gradient(feedback_loops(w, [matrix])[0], dt)
+
+    _, gradient = excess(b)
+    step = 1e-5 * np.random.default_rng(1).normal(size=(4, 4)) @ b
+    assert np.sum(gradient * step) == pytest.approx((excess(b + step)[0] - excess(b - step)[0]) / 2, rel=1e-6)
+
+
+def test_outputs_without_weights_do_not_make_the_transpose_unstable():
+    """Their errors add up, and the negative transpose shows them to no hidden layer."""
+    w = weights((2, 5, 3), scale=1.0)
+    w[1][2] = 0.0
+    given = [-w[1].T]
+    assert restabilised_feedback(w, given)[0] is given[0]
 
 
 # --- networks that keep them -----------------------------------------------------------------------------

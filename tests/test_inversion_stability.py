@@ -187,6 +187,32 @@ def test_a_narrow_layer_in_the_middle_leaves_errors_that_the_first_layer_sees():
     ).stable  # sees nothing of what the narrow layer does not pass on
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rank"),
+    [((3, 5), 2), ((5, 3), 2), ((4, 4), 3), ((4, 4), 0), ((4, 3, 5), 3), ((4, 3, 5), 2), ((4, 3, 5), 1)],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_feedback_without_full_rank_hides_counts_for_the_abscissa_and_not_for_the_verdict(
+    sizes, rank, dtype
+):
+    chain, _ = loop(sizes, seed=1)
+    product = reduce(lambda above, w: w @ above, chain, np.eye(sizes[0]))
+    u, values, v = np.linalg.svd(product, full_matrices=False)
+    b = -(v[:rank].T @ u[:, :rank].T) / values[0]
+    arrays = [array.astype(dtype) for array in [np.zeros((sizes[0], 1)), *chain, b]]
+    rule, name = ("di", "sequential") if len(sizes) == 2 else ("sldi", "single")
+    found = inversion_stability(arrays[:-1], arrays[-1:], loop=name)
+    assert found.stable and found.euler_stable and (found.abscissa, found.radius) == ((0.0,), (1.0,))
+    whole = np.linalg.eigvals(system(chain, b, 0.0))
+    assert_same_spectrum(found.rates[0], whole, 1e-3)  # the whole matrices have defective eigenvalues
+    delta = np.ones((1, sizes[-1]))
+    early, late = (
+        dfc.backward_errors([np.zeros((sizes[0], 1)), *chain], [b], None, delta, rule=rule, steps=n)[0]
+        for n in (2000, 20000)
+    )
+    np.testing.assert_allclose(early, late, rtol=1e-9, atol=1e-9)
+
+
 # --- published -------------------------------------------------------------------------------------------
 
 

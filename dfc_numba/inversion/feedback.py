@@ -6,7 +6,7 @@ from functools import reduce
 import numpy as np
 from scipy.linalg import eig
 
-from dfc_numba.inversion.stability import RULES, feedback_loops, spectrum
+from dfc_numba.inversion.stability import RULES, distances, excess, feedback_loops, spectrum
 from dfc_numba.model.jacobian import one_thread
 from dfc_numba.support.validation import choice, number, whole_number
 
@@ -24,11 +24,13 @@ class Stabilised:
         excess: what was lowered, before and after each iteration: the abscissa, or with dt the radius minus 1, without the
             modes that no hidden layer sees.
         stable: whether it is below 0 at the end.
+        reason: why no iteration was made, empty otherwise.
     """
 
     feedback: np.ndarray
     excess: tuple
     stable: bool
+    reason: str = ""
 
 
 def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, **descent):
@@ -37,7 +39,7 @@ def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, sca
     Args:
         weights: W_1 .. W_L, list of (n_i, n_{i-1}).
         kind: "random": uniform in +-bound; "transpose": scale W_{i+1}^T, for loop="single" scale W_2^T .. W_L^T; "stable":
-            from "random" on by `stabilised_feedback` with alpha = 0 and `descent`, its rate and iterations.
+            from "random" on by `stabilised_feedback` with `descent`, its alpha (0 unless given), rate and iterations.
         loop: "sequential" (rules "di", "ndi", "fa") or "single" ("sldi").
         seed: of the random numbers, a whole number or a list of them.
 
@@ -45,7 +47,8 @@ def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, sca
         list of (n_i, n_{i+1}), one per hidden layer; for loop="single" a list with one (n_1, n_L).
 
     Raises:
-        ValueError, TypeError: for unknown names, or numbers out of range. RuntimeError: if "stable" was not reached.
+        ValueError, TypeError: for unknown names, or numbers out of range. RuntimeError: if "stable" cannot be reached, or
+            was not after all iterations.
     """
     choice("kind", kind, KINDS)
     transposed = _transposed(weights, choice("loop", loop, tuple(RULES)))
@@ -61,18 +64,21 @@ def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, sca
     ]
 
 
-def restabilised_feedback(weights, feedback, *, alpha=0.0, dt=None, loop="sequential", **descent):
+def restabilised_feedback(
+    weights, feedback, *, alpha=0.0, dt=None, loop="sequential", rate=0.05, iterations=200
+):
     """The feedback matrices, with those of unstable loops made stable; arguments as for `stabilised_feedback`.
 
     Raises:
-        RuntimeError: for a loop that is not stable after all iterations.
+        ValueError, TypeError: as for `stabilised_feedback`. RuntimeError: for a loop that cannot become stable, or is not
+            after all iterations.
     """
-    loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
-    matrices = list(feedback)
-    for i, one in enumerate(loops):
-        modes, _ = one.modes(dt)
-        if (modes.real.max() if dt is None else np.abs(modes).max() - 1.0) >= 0:
-            matrices[i] = _reached(_descended(one, dt, **descent), i + 1)
+    loops = _checked(weights, feedback, alpha, dt, loop, rate, iterations)
+    matrices = [feedback] if isinstance(feedback, np.ndarray) and feedback.ndim == 2 else list(feedback)
+    with one_thread():
+        for i, one in enumerate(loops):
+            if excess(one.modes(dt)[0], dt) >= 0:
+                matrices[i] = _reached(_descended(one, dt, rate, iterations), i + 1)
     return matrices
 
 
@@ -80,6 +86,8 @@ def _reached(found, number):
     """The feedback of a `Stabilised`, which has to be stable."""
     if found.stable:
         return found.feedback
+    if found.reason:
+        raise RuntimeError(f"the feedback of loop {number} cannot become stable: {found.reason}")
     raise RuntimeError(
         f"the feedback of loop {number} is not stable after {len(found.excess) - 1} iterations; try more of them, another "
         "rate or seed, or -W^T, which is always stable in continuous time"
@@ -102,7 +110,11 @@ def stabilised_feedback(
     s is the largest real part of the rates, or with dt the largest |z| of the Euler step; u, v are the left and right
     eigenvectors of that mode's gain mu, brought to B's two ends, and c is what a change of mu changes it by. A loop is done
     at s < -0.01 (with dt: |z| < 0.99), not before a 20th of the iterations and in any case after all of them: since B
-    moves from one critical mode to the next, the descent is not monotonic.
+    moves from one critical mode to the next, the descent is not monotonic. Modes that no hidden layer sees do not count, and
+    B keeps them out of sight: where it lacks rank, it moves within its rows.
+
+    No iteration is made without a leak where B has more rank than the smallest layer has units: the hidden layers then see
+    errors that the weights cannot make, and that add up for ever.
 
     Args:
         weights: W_1 .. W_L, list of (n_i, n_{i-1}). feedback, alpha, loop: see `inversion_stability`.
@@ -115,42 +127,74 @@ def stabilised_feedback(
     Raises:
         ValueError, TypeError: as for `inversion_stability`.
     """
-    loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
-    number("rate", rate, exclusive=True)
-    whole_number("iterations", iterations)
-    if dt is not None:
-        number("dt", dt, exclusive=True)
+    loops = _checked(weights, feedback, alpha, dt, loop, rate, iterations)
     with one_thread():
         return [_descended(one, dt, rate, iterations) for one in loops]
 
 
-def _descended(loop, dt, rate, iterations):
+def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
+    """The `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
+    number("rate", rate, exclusive=True)
+    whole_number("iterations", iterations)
+    if dt is not None:
+        number("dt", dt, exclusive=True)
+    return feedback_loops(weights, feedback, alpha=alpha, loop=loop)
+
+
+def _descended(given, dt, rate, iterations):
     """The `Stabilised` of one `FeedbackLoop`."""
-    excess, gradient = excess_and_gradient(loop, dt)
-    history = [excess]
-    while len(history) <= iterations // LEAST or (excess > -MARGIN and len(history) <= iterations):
+    loop, rows = given.observed()
+    worst, gradient = excess_and_gradient(loop, dt)
+    history = [worst]
+    if given.drifts:
+        return Stabilised(given.feedback, tuple(history), False, _drift(given))
+    while len(history) <= iterations // LEAST or (worst > -MARGIN and len(history) <= iterations):
         moved = replace(loop, feedback=loop.feedback - rate * gradient)
-        if not np.isfinite(
-            moved.feedback
-        ).all():  # the critical mode has merged with another, and has no gradient
-            break
+        if not (gradient.any() and np.isfinite(moved.feedback).all()):
+            break  # the critical mode is a leak alone; or it has merged with another, and has no gradient
         loop = moved
-        excess, gradient = excess_and_gradient(loop, dt)
-        history.append(excess)
-    return Stabilised(loop.feedback, tuple(history), excess < 0)
+        worst, gradient = excess_and_gradient(loop, dt)
+        history.append(worst)
+    feedback = _in_rows(loop.feedback, rows)
+    seen, _ = replace(given, feedback=feedback).modes(dt)
+    return Stabilised(feedback, tuple(history), excess(seen, dt) < 0)
+
+
+def _drift(loop):
+    """What holds a loop that `drifts`, and the remedy."""
+    units = min(loop.sizes)
+    return (
+        f"it has rank {loop.rank} and the smallest layer {units} units, so that hidden layers see {loop.rank - units} modes "
+        f"of the errors above that only a leak lets decay; choose alpha > 0, or feedback of rank {units} at most, as the "
+        "transposed weights have"
+    )
 
 
 def excess_and_gradient(loop, dt=None):
-    """(s, ds/dB) of a `FeedbackLoop`, see `stabilised_feedback`; with dt s is the largest |z| minus 1."""
-    gains, left, right = eig(loop.turn, left=True, right=True)
+    """(s, ds/dB) of a `FeedbackLoop`, see `stabilised_feedback`; with dt s is the largest |z| minus 1.
+
+    The gradient is zero where s is that of a leak alone, and within B's rows where B lacks rank, see `observed`.
+    """
+    fixed = excess(loop.surplus(dt)[0], dt)
+    if loop.rank == 0:
+        return fixed, np.zeros_like(loop.feedback)
+    observed, rows = loop.observed()
+    gains, left, right = eig(observed.turn, left=True, right=True)
     modes, slopes = spectrum(gains, *loop.equation(dt))
-    sizes = modes.real if dt is None else np.abs(modes) - 1.0
+    sizes = distances(modes, dt)
     k, mode = np.unravel_index(np.argmax(sizes), sizes.shape)
+    if sizes[k, mode] < fixed:
+        return fixed, np.zeros_like(loop.feedback)
     slope = (
         slopes[k, mode] if dt is None else slopes[k, mode] * modes[k, mode].conj() / np.abs(modes[k, mode])
     )
-    lower, upper = loop.halves
+    lower, upper = observed.halves
     u, v = left[:, k], right[:, k]
     with np.errstate(divide="ignore", invalid="ignore"):
         gradient = np.real(slope / np.vdot(u, v) * np.outer(lower.T @ u.conj(), upper @ v))
-    return float(sizes[k, mode]), gradient
+    return float(sizes[k, mode]), _in_rows(gradient, rows)
+
+
+def _in_rows(matrix, rows):
+    """A matrix of B's shape from that of the loop that `FeedbackLoop.observed` gives."""
+    return matrix if rows is None else matrix @ rows

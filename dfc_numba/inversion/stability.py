@@ -2,10 +2,12 @@
 
 Both follow from the gains of a loop, the eigenvalues mu of its turn, the product of all its matrices: for each gain the
 loop decays, grows and oscillates like a loop of single units. The turn is taken at the smallest population.
+
+The hidden layers see of r_m what B does not map to zero. What B has no rank for stays with its leak alone, out of sight.
 """
 
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -26,8 +28,9 @@ class InversionStability:
         stable: whether the errors of the hidden layers come to rest, in continuous time.
         euler_stable: the same of the Euler steps.
 
-    Where a layer has more units than the one below, its error population has modes that no hidden layer sees, with lambda
-    = -alpha. They count for `abscissa` and `radius`, and not for `stable` and `euler_stable`.
+    Where a layer has more units than B has rank, as it has with more units than the layer below, its error population has
+    modes that no hidden layer sees, with lambda = -alpha. They count for `abscissa` and `radius`, and not for `stable` and
+    `euler_stable`.
     """
 
     rates: tuple
@@ -76,18 +79,29 @@ def inversion_stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential")
     return InversionStability(
         rates=tuple(map(np.concatenate, rates)),
         factors=tuple(map(np.concatenate, factors)),
-        stable=all(seen.real.max() < 0 for seen, _ in rates),
-        euler_stable=all(np.abs(seen).max() < 1 for seen, _ in factors),
+        stable=all(excess(seen) < 0 for seen, _ in rates),
+        euler_stable=all(excess(seen, dt) < 0 for seen, _ in factors),
     )
+
+
+def excess(modes, dt=None):
+    """How far the worst of some rates, or with dt factors, is beyond the border of stability; -inf for none."""
+    return float(distances(modes, dt).max(initial=-np.inf))
+
+
+def distances(modes, dt=None):
+    """Re lambda of rates, or with dt |z| - 1 of factors."""
+    return modes.real if dt is None else np.abs(modes) - 1.0
 
 
 def feedback_loops(weights, feedback, *, alpha=0.0, loop="sequential"):
     """The loops of a network with weights W_1 .. W_L, checked: a list of `FeedbackLoop`, the lowest first."""
     rule = RULES[choice("loop", loop, tuple(RULES))]
     number("alpha", alpha)
-    problem = check(weights, feedback, None, np.zeros((1, len(weights[-1]))), rule)
-    chains = [problem.weights] if loop == "single" else [[w] for w in problem.weights]
-    return [FeedbackLoop(chain, b, alpha) for chain, b in zip(chains, problem.feedback, strict=True)]
+    problem = check(weights, feedback, None, np.zeros((1, len(weights[-1])), np.float32), rule)
+    above, below = ([m.astype(np.float64) for m in ms] for ms in (problem.weights, problem.feedback))
+    chains, eps = [above] if loop == "single" else [[w] for w in above], np.finfo(problem.delta_out.dtype).eps
+    return [FeedbackLoop(chain, b, alpha, eps) for chain, b in zip(chains, below, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -96,12 +110,13 @@ class FeedbackLoop:
 
     Attributes:
         weights: W_2 .. W_m, list of (n_i, n_{i-1}), float64. feedback: B, (n_1, n_m).
-        alpha: leak of r_m; the others have a leak of 1.
+        alpha: leak of r_m; the others have a leak of 1. eps: to which B was rounded, relative to its norm.
     """
 
     weights: list
     feedback: np.ndarray
     alpha: float
+    eps: float = np.finfo(np.float64).eps
 
     @property
     def sizes(self):
@@ -122,16 +137,45 @@ class FeedbackLoop:
         lower, upper = self.halves
         return lower @ self.feedback @ upper
 
+    @cached_property
+    def rank(self):
+        """The rank of B, as what it was rounded to tells it."""
+        with one_thread():
+            values = np.linalg.svd(self.feedback, compute_uv=False)
+        return int(np.count_nonzero(values > values[:1] * max(self.feedback.shape) * self.eps))
+
+    def observed(self):
+        """(loop, V): this one with what B sees of r_m, V r_m, for r_m, if more rank of B could show new modes of r_m.
+
+        V (rank, n_m) has orthonormal rows; None for the loop itself.
+        """
+        if self.rank == min(self.feedback.shape) or self.rank > min(self.sizes):
+            return self, None
+        with one_thread():
+            rows = np.linalg.svd(self.feedback, full_matrices=False)[2][: self.rank]
+            *below, top = self.weights
+            return replace(self, weights=[*below, rows @ top], feedback=self.feedback @ rows.T), rows
+
     def modes(self, dt=None):
         """Rates, or with dt factors per Euler step: (those that hidden layers see, those of r_m that they do not)."""
         with one_thread():
-            gains = np.linalg.eigvals(self.turn)
-        *hidden, top = (n - len(gains) for n in self.sizes)
-        leaks = np.repeat([1.0, self.alpha], [sum(hidden), top])
-        surplus = -leaks if dt is None else 1.0 - dt * leaks
-        hides = sum(hidden) + (np.linalg.matrix_rank(self.feedback) - len(gains) if top else 0)
-        seen, _ = spectrum(gains, *self.equation(dt))
-        return np.concatenate([seen.ravel(), surplus[:hides]]), surplus[hides:]
+            gains = np.linalg.eigvals(self.observed()[0].turn)
+        found, _ = spectrum(gains, *self.equation(dt))
+        seen, hidden = self.surplus(dt)
+        return np.concatenate([found.ravel(), seen]), hidden
+
+    def surplus(self, dt=None):
+        """As `modes`, those of no gain: a population's leak alone, where it has more units than there are gains."""
+        gains = min(self.rank, *self.sizes)
+        *below, top = self.sizes
+        counts = [sum(below) - len(below) * gains, self.rank - gains, top - self.rank]
+        leaks = np.repeat([1.0, self.alpha, self.alpha], counts)
+        return np.split(-leaks if dt is None else 1.0 - dt * leaks, [sum(counts[:2])])
+
+    @property
+    def drifts(self):
+        """Whether hidden layers see modes of r_m that neither a leak nor any gain of a B of this rank lets decay."""
+        return self.alpha == 0 and self.rank > min(self.sizes)
 
     def equation(self, dt=None):
         """Polynomials (p, q), highest power first: the modes x of a gain mu have p(x) = mu q(x)."""
