@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 import dfc_numba as dfc
+from dfc_numba import data
 from dfc_numba.cli import app
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs import comparison
@@ -149,6 +150,17 @@ def test_commands_are_valid(path):
             {"train": check_train, "compare": check_compare}[command](arguments)
         else:
             parsed(command, arguments)
+
+
+def test_the_guide_names_the_options_of_every_data_set():
+    guide = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
+    section = guide.partition("### Data sets and their options")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", section, flags=re.MULTILINE)[1:]
+    ticked = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
+    assert set.union(*(names for names, _ in ticked)) == {*data.names()}
+    assert set.union(*(options for _, options in ticked)) == {
+        option for one in data.names() for option in data.options(one)
+    }
 
 
 def test_the_citation_names_this_version_and_the_papers():
