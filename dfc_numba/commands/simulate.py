@@ -5,14 +5,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from dfc_numba.configuration.config_usage import simulation_of
+from dfc_numba.display.offline_report import FRACTION
+from dfc_numba.dynamics.phase import CONVERGED_RESIDUAL
 from dfc_numba.dynamics.recipe import Recipe
 from dfc_numba.dynamics.simulation import Record
 from dfc_numba.errors import ConfigurationError, DivergenceError
 from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
+from dfc_numba.learning.divergence import CONTROL_REMEDY
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.runs.experiment import create_network, load_data
@@ -22,7 +23,7 @@ from dfc_numba.support import memory
 
 SAMPLES = 8
 REMEDIES = {
-    "controller": "a smaller controller.dt, controller.k_p or target.step, a larger controller.alpha",
+    "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` names the largest stable dt",
     "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
 }
 
@@ -35,7 +36,7 @@ def run(config, *, out, samples, command=()):
         samples: how many; None for `SAMPLES`, or all where a minibatch has fewer.
 
     Returns:
-        whether all numbers are finite.
+        whether no sample has diverged.
 
     Raises:
         ConfigurationError: if there is such a file, or the configuration simulates nothing. MemoryError: if the trajectory
@@ -53,13 +54,14 @@ def run(config, *, out, samples, command=()):
     made_of = replace(trajectory.recipe, labels=recipe.labels, indices=recipe.indices, epoch=1, minibatch=1)
     trajectory = replace(trajectory, recipe=made_of)
     attributes = schema.root_attributes(config=config, command=command, seed=config.training.seed)
-    finite, outcome = OUTCOMES[kind.name](trajectory)
-    save(trajectory, path, attributes=attributes, status="complete" if finite else "diverged")
-    if not finite:
-        print(f"dfc: the simulation diverged; what helps: {REMEDIES[kind.name]}", file=sys.stderr)
+    well, outcome = OUTCOMES[kind.name](trajectory)
+    save(trajectory, path, attributes=attributes, status="complete" if well else "diverged")
+    if not well:
+        remedies = REMEDIES[kind.name].format(path=path)
+        print(f"dfc: the simulation diverged; what helps: {remedies}", file=sys.stderr)
     print(outcome)
     print(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
-    return finite
+    return well
 
 
 def _check(config, path, samples):
@@ -116,10 +118,23 @@ def _announce(kind, recipe, path):
 
 
 def _controlled(trajectory):
-    """Whether all numbers of a feedback phase are finite, and a sentence about how it went."""
-    first, last = trajectory.error[0].mean(), trajectory.error[-1].mean()
-    text = f"mean error {first:.4g} at the start, {last:.4g} at the end; converged: {trajectory.converged.sum()} samples"
-    return bool(np.isfinite(trajectory.error).all()), text
+    """Whether no sample of a feedback phase has diverged, and sentences about how it went.
+
+    Where the target is strong, the residual may exceed the feedforward output from the start: a sample that is flagged
+    while its error falls is slow.
+    """
+    first, last = trajectory.error[0], trajectory.error[-1]
+    near, falling = last < FRACTION * first, last < first
+    diverged = trajectory.diverged & ~falling
+    epsilon = trajectory.recipe.controller.convergence_epsilon
+    lines = (
+        f"mean error {first.mean():.4g} at the start, {last.mean():.4g} at the end; of {len(first)} samples:",
+        f"  {near.sum()} with an error below {FRACTION:.0%} of that at the start",
+        f"  {trajectory.converged.sum()} converged: residual below {CONVERGED_RESIDUAL:g} of the feedforward output "
+        f"(published), error below {epsilon**2:.0%}",
+        f"  {diverged.sum()} diverged: residual above the feedforward output, error not below that at the start",
+    )
+    return not diverged.any(), "\n".join(lines)
 
 
 def _inverted(trajectory):

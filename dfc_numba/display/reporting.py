@@ -10,6 +10,7 @@ import sys
 import time
 from math import isnan
 
+from dfc_numba.learning.divergence import CONTROL_REMEDY
 from dfc_numba.support.memory import readable
 
 MINUTE = 60.0
@@ -56,6 +57,10 @@ class PlainDisplay(NoDisplay):
     def on_epoch(self, row):
         """Prints the epoch's results."""
         print(epoch_line(row, self._epochs), flush=True)
+
+    def on_divergence(self, epoch, tally):
+        """Warns that feedback phases of the epoch diverged."""
+        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
 
 
 class LiveDisplay(NoDisplay):
@@ -104,6 +109,10 @@ class LiveDisplay(NoDisplay):
     def on_epoch(self, row):
         """Prints the epoch's results above the bar."""
         print(epoch_line(row, self._epochs), flush=True)
+
+    def on_divergence(self, epoch, tally):
+        """Warns above the bar that feedback phases of the epoch diverged."""
+        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_):
         self._bar.stop()
@@ -223,6 +232,16 @@ def epoch_line(row, epochs):
     if "analysis_seconds" in row:
         seconds += f" + {duration(row['analysis_seconds'])} analysis"
     return "   ".join([*parts, seconds])
+
+
+def divergence_text(epoch, tally):
+    """A warning about the feedback phases of an epoch that diverged, and what helps."""
+    return (
+        f"warning: in epoch {epoch} the feedback phase diverged for {tally.diverged} of {tally.samples} samples "
+        f"({100 * tally.diverged / tally.samples:.3g} %): at its end, the residual exceeded the feedforward output; "
+        f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
+        "`dfc analyze RUN --what stability` names the largest stable dt"
+    )
 
 
 def score_text(row, name):

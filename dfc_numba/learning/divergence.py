@@ -1,6 +1,6 @@
-"""Finds non-finite numbers during training, and says where they are and what to change."""
+"""Finds non-finite numbers during training, and says where they are and what to change; counts diverged feedback phases."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,34 @@ FEEDBACK_REMEDY = (
     "lower feedback_optimizer.learning_rate or pretraining_learning_rate, set feedback_optimizer.clip_norm, "
     "lower feedback_controller.dt or feedback_controller.k_p, or raise feedback_controller.alpha"
 )
+WARNED = 0.05  # fraction of diverged samples above which an epoch is worth a warning: more than published settings have
+CONTROL_REMEDY = "a smaller controller.dt, controller.k_p or target.step, a larger controller.alpha"
+
+
+@dataclass
+class Tally:
+    """Counts the samples whose simulated feedback phase diverged: their updates may well be finite.
+
+    Attributes:
+        samples: those of which it is known, of the minibatches counted so far.
+        diverged: how many of them diverged, see `Trajectory.diverged`.
+    """
+
+    samples: int = 0
+    diverged: int = 0
+
+    @property
+    def worth_a_warning(self):
+        """Whether these are more than a few."""
+        return self.diverged > WARNED * self.samples
+
+    def count(self, *updates):
+        """Adds the samples of the updates that tell of their simulation."""
+        for update in updates:
+            flags = getattr(update, "diverged", None)
+            if flags is not None:
+                self.samples += len(flags)
+                self.diverged += int(flags.sum())
 
 
 def check_loss(loss, activity, minibatch):
@@ -67,7 +95,7 @@ def _only(minibatch, sample):
     elif noise is not None:
         noise = replace(noise, samples=noise.samples[one])
     rows = {name: getattr(minibatch, name)[one] for name in ("indices", "x", "y")}
-    return replace(minibatch, **rows, noise=noise, activity=None, log=None)
+    return replace(minibatch, **rows, noise=noise, activity=None, log=None, tally=None)
 
 
 def _raise(what, layer, minibatch, samples):

@@ -47,6 +47,7 @@ class Minibatch:
         nudge: step of a weak output target, for one sample.
         activity: the feedforward activity of x, where it is known already.
         log: the `Logger` that notes its update, None where it is not logged.
+        tally: the `Tally` that counts its diverged feedback phases, None where nobody asks.
     """
 
     phase: str
@@ -60,12 +61,17 @@ class Minibatch:
     nudge: float = 0.0
     activity: object = None
     log: object = None
+    tally: object = None
 
     def made(self, function, network, *arguments, **options):
-        """What a function that updates makes of the minibatch; noted where it is logged."""
+        """What a function that updates makes of the minibatch; noted where it is logged, counted where there is a tally."""
         if self.log is None:
-            return function(network, self.x, *arguments, **options)
-        return self.log.updated(function, network, self, *arguments, **options)
+            update = function(network, self.x, *arguments, **options)
+        else:
+            update = self.log.updated(function, network, self, *arguments, **options)
+        if self.tally is not None:
+            self.tally.count(*(update if isinstance(update, tuple) else (update,)))
+        return update
 
 
 def nudge(target, count):

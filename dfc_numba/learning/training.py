@@ -75,7 +75,8 @@ class Trainer:
         config: an object with the sections `target`, `training`, `controller`, `feedback`,
             `feedback_controller`, `optimizer` and `feedback_optimizer` of the configuration.
         observers: objects with any of the methods `on_start(trainer)`, `on_minibatch(progress)`,
-            `on_epoch(row)`, `on_end(outcome)`.
+            `on_epoch(row)`, `on_divergence(epoch, tally)` after an epoch in which more than a few feedback
+            phases diverged (a `Tally` of it, as far as this process has done it), `on_end(outcome)`.
         minibatches: list of index arrays into the training set that every pass takes, in this order; None
             shuffles anew per pass.
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
@@ -110,6 +111,7 @@ class Trainer:
         self.optimizers = _create_optimizers(network, config, trains_feedback)
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
+        self._tally = divergence.Tally()
         self._stop_reason = None
 
     def request_stop(self, reason):
@@ -137,6 +139,7 @@ class Trainer:
             for key, array in optimizer.arrays().items():
                 array[...] = state.optimizers[name][key]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
+        self._tally = divergence.Tally()
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
 
@@ -182,6 +185,13 @@ class Trainer:
         self.counters.passes, self.counters.minibatch = self.counters.passes + 1, 0
         if row is not None:
             self._notify("on_epoch", row)
+            self._tell_divergence(row["epoch"])
+
+    def _tell_divergence(self, epoch):
+        """Tells how many feedback phases of the epoch diverged, if more than a few; those of the next are counted anew."""
+        tally, self._tally = self._tally, divergence.Tally()
+        if tally.worth_a_warning:
+            self._notify("on_divergence", epoch, tally)
 
     def _run_minibatch(self, current, batches):
         start = time.perf_counter()
@@ -210,6 +220,7 @@ class Trainer:
             number=number,
             noise=NoiseKey(seed, number, indices) if self._noise is None else self._noise[number],
             log=self.log if logged else None,
+            tally=self._tally,
         )
 
     def _learn(self, minibatch):
