@@ -198,16 +198,16 @@ def test_parameters_are_stored_once_per_change(tmp_path):
 def test_only_parameters_that_changed_are_copied(tmp_path):
     log, net = Logger(tmp_path, configuration(log=ALL)), network()
     first = log._snapshot(net)
-    assert log._snapshot(net).weights is first.weights and first.weights[0] is not net.weights[0]
+    assert log._snapshot(net).weights[0] is first.weights[0] and first.weights[0] is not net.weights[0]
     before = first.feedback[0].copy()
     net.feedback[0] += 1
     second = log._snapshot(net)
-    assert second.weights is first.weights and np.array_equal(first.feedback[0], before)
+    assert second.weights[0] is first.weights[0] and np.array_equal(first.feedback[0], before)
     assert np.array_equal(second.feedback[0], net.feedback[0])
     net.weights[0][0, 0] = -0.0
     minus = log._snapshot(net)
     net.weights[0][0, 0] = 0.0
-    assert log._snapshot(net).weights is not minus.weights  # other bits, although the numbers are equal
+    assert log._snapshot(net).weights[0] is not minus.weights[0]  # other bits, although the numbers are equal
 
 
 # --- recipes alone ---------------------------------------------------------------------------------------------

@@ -169,11 +169,17 @@ def test_a_run_is_replayed_phase_by_phase(whole):
     assert [(one.phase, one.record) for one in replay(whole, record=1)] == [("feedback", 1), ("forward", 1)]
 
 
-def test_a_run_directory_is_replayed(tmp_path):
-    writer = SegmentWriter(tmp_path)
+def interrupted_run(folder):
+    """A run whose minibatches are in segments of their own."""
+    writer = SegmentWriter(folder)
     for one in training():
         writer.append(one, *made(one, dfc.Record()))
         writer.close_segment()
+    writer.close("interrupted")
+
+
+def test_a_run_directory_is_replayed(tmp_path):
+    interrupted_run(tmp_path)
     (tmp_path / "trajectories" / "000009.h5.part").write_bytes(b"")
     code, text, complaints = dfc_replay(tmp_path, "--all")
     assert code == 0 and "records: 6, of which 6 identical" in text
@@ -284,10 +290,7 @@ def test_a_damaged_record_is_named_and_the_others_are_replayed(tmp_path):
 
 @pytest.mark.filterwarnings("default")
 def test_a_damaged_segment_of_a_run_does_not_go_unseen(tmp_path):
-    writer = SegmentWriter(tmp_path)
-    for one in training():
-        writer.append(one, *made(one, dfc.Record()))
-        writer.close_segment()
+    interrupted_run(tmp_path)
     segment = tmp_path / "trajectories" / "000002.h5"
     segment.write_bytes(segment.read_bytes()[:5000])
     code, text, complaints = dfc_replay(tmp_path)

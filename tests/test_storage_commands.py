@@ -229,6 +229,7 @@ def test_a_run_with_a_damaged_segment_is_described_as_far_as_it_can_be_read(tmp_
     for n in range(3):
         writer.append(*record(n))
         writer.close_segment()
+    writer.close("interrupted")
     os.truncate(tmp_path / "trajectories" / "000001.h5", 3000)
     for options in ([], ["--quick"]):
         result = run("inspect", tmp_path, *options)

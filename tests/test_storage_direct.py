@@ -77,7 +77,7 @@ def test_plain_h5py_reads_what_was_written(tmp_path, dtype, given_as, order):
         dataset = create(file, dtype)
         assert direct.takes_whole_chunks(dataset, ROWS)
         for start in (0, 2, 4):
-            direct.write_chunk(dataset, (1, start, 0, 0), given[start : start + 2])
+            direct.write_chunk([(dataset, (1, start, 0, 0))], given[start : start + 2])
     with h5py.File(tmp_path / "file.h5") as file:
         assert np.array_equal(file["a"][1], given.astype(dtype)) and not file["a"][0].any()
 
@@ -87,8 +87,8 @@ def test_what_a_row_leaves_of_its_last_chunk_is_filled(tmp_path):
         dataset = file.create_dataset(
             "a", (1, 5), maxshape=(1, None), chunks=(1, 3), dtype="f4", fillvalue=np.nan, fletcher32=True
         )
-        direct.write_chunk(dataset, (0, 0), np.ones(3))
-        direct.write_chunk(dataset, (0, 3), np.ones(2))
+        direct.write_chunk([(dataset, (0, 0))], np.ones(3))
+        direct.write_chunk([(dataset, (0, 3))], np.ones(2))
         dataset.resize(6, axis=1)
         np.testing.assert_array_equal(dataset[0], [1, 1, 1, 1, 1, np.nan])
 

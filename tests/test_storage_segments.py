@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from dfc_numba.storage.writer import TrajectoryWriter
 
 PHASES = ["pretraining", "forward", "extra feedback"]
 KEEP = dfc.Record(variables=["u", "v"], every=2)
+LEFT_OPEN = []
 FACTS = {"seed": "3", "config": '{"training": {"seed": 3}}', "threads": 1}
 
 
@@ -31,9 +33,19 @@ def records():
     return found
 
 
+@pytest.fixture(autouse=True)
+def left_open():
+    """Writers that a test leaves open, as a killed process does; closed after it."""
+    yield
+    while LEFT_OPEN:
+        with suppress(OSError):
+            LEFT_OPEN.pop().close("failed")
+
+
 def write(run, records, per_segment=3, *, finish=None, **options):
     """Write a run; it is left open unless `finish` names its status."""
     writer = SegmentWriter(run, attributes=FACTS, **options)
+    LEFT_OPEN.append(writer)
     for n, one in enumerate(records, 1):
         writer.append(*one)
         if n % per_segment == 0:
@@ -57,7 +69,8 @@ def assert_holds(run, records):
 
 
 def names(run):
-    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+    """The files of a run but for the one that becomes complete."""
+    return sorted(str(path.relative_to(run)) for path in run.rglob("[!.]*") if path.is_file())
 
 
 def hidden(run):
@@ -261,7 +274,7 @@ def stop_at(call, function):
 )
 def test_interrupted_at_any_moment_everything_is_there_once(tmp_path, records, monkeypatch, place, call):
     """Left as it is at that moment, the directory reads as before; done again, the compaction comes to its end."""
-    write(tmp_path, records, 4).close_segment("interrupted")
+    write(tmp_path, records, 4, finish="interrupted")
     with monkeypatch.context() as patch:
         owner, name = {
             "copy": (TrajectoryWriter, "table"), "fsync": (os, "fsync"), "publish": (os, "replace"),
@@ -280,7 +293,7 @@ def test_interrupted_at_any_moment_everything_is_there_once(tmp_path, records, m
 
 
 def test_a_damaged_segment_stops_the_compaction_and_all_stays(tmp_path, records):
-    write(tmp_path, records, 4).close_segment("interrupted")
+    write(tmp_path, records, 4, finish="interrupted")
     before = names(tmp_path)
     flip(tmp_path / "trajectories" / "000001.h5", records[4][1].v[1][10])
     with pytest.raises(DamagedFileError, match="000001.h5: /forward/v_2 of record 0 is damaged"):

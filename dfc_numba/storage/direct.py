@@ -31,8 +31,13 @@ def takes_whole_chunks(dataset, shape):
     )
 
 
-def write_chunk(dataset, corner, values):
-    """Write the values of a chunk in the data set's dtype; what they leave of it along its second axis is filled."""
+def write_chunk(places, values):
+    """Write the values of a chunk in the stored dtype; what they leave of it along its second axis is filled.
+
+    Args:
+        places: (data set, corner of the chunk) where it is written; the data sets have chunks of one kind.
+    """
+    dataset = places[0][0]
     size = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
     content = _buffer(size + CHECKSUM_BYTES)
     chunk = content[:size].view(dataset.dtype).reshape(dataset.chunks[1:])
@@ -41,7 +46,8 @@ def write_chunk(dataset, corner, values):
     if len(values) < len(chunk):
         chunk[len(values) :] = dataset.fillvalue
     content[size:] = np.frombuffer(_encoded(fletcher32(content[:size])), np.uint8)
-    dataset.id.write_direct_chunk(corner, content)
+    for dataset, corner in places:
+        dataset.id.write_direct_chunk(corner, content)
 
 
 def copy_chunk(source, info, target, corner):

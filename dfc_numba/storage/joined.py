@@ -1,4 +1,4 @@
-"""One trajectory file of several: it grows file by file, and gets its name when it is complete."""
+"""One trajectory file of several: it grows beside them or from them, and gets its name when it is complete."""
 
 import secrets
 from contextlib import suppress
@@ -24,6 +24,12 @@ class Joined:
         self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
         self._writer = None
 
+    def writer(self, **options):
+        """The `TrajectoryWriter` of the file, which begins with these options."""
+        if self._writer is None:
+            self._writer = TrajectoryWriter(self._temporary, **options)
+        return self._writer
+
     def add(self, file, before=None):
         """Add the records of a file.
 
@@ -34,15 +40,16 @@ class Joined:
             OSError: if the file is damaged, or this one cannot be written.
         """
         with opened(file) as source:
-            if self._writer is None:
-                facts = dict(source.attrs)
-                self._writer = TrajectoryWriter(
-                    self._temporary, attributes=facts, compression=facts["compression"]
-                )
-            self._writer.extend(source, before=before)
-        force_to_disk(self._temporary)  # now rather than all at the end
-        for done in (self._temporary, file):
-            release_memory(done)
+            facts = dict(source.attrs)
+            self.writer(attributes=facts, compression=facts["compression"]).extend(source, before=before)
+        self.settle()
+        release_memory(file)
+
+    def settle(self):
+        """Bring what there is to the disk, rather than all at the end, and out of the memory."""
+        if self._writer is not None:
+            force_to_disk(self._temporary)
+            release_memory(self._temporary)
 
     def publish(self, status, **attributes):
         """Give it its name, a status, and values of attributes; those that it has are the ones of the first file."""

@@ -105,7 +105,7 @@ class Logger:
             old = self._since is not None and time.monotonic() >= self._since + SEGMENT_SECONDS
             if old or self._bytes >= SEGMENT_BYTES:
                 self._close_segment()
-                self._background.submit(self._writer.join)
+                self._background.submit(self._writer.settle)
 
     def settle(self):
         """Close what is logged so far for good."""
@@ -114,7 +114,7 @@ class Logger:
         with self._explained():
             self._close_segment()
             self._background.finish()
-            self._background.submit(self._writer.join)
+            self._background.submit(self._writer.settle)
 
     def on_end(self, outcome):
         """Closes the last segment; a run that is done gets one file for all."""

@@ -14,7 +14,7 @@ import numpy as np
 from dfc_numba.storage import schema
 from dfc_numba.storage.joined import Joined, opened
 from dfc_numba.storage.writer import TrajectoryWriter
-from dfc_numba.support.files import force_to_disk, publish
+from dfc_numba.support.files import force_to_disk, publish, release_memory
 
 FOLDER, COMPACTED, PART = "trajectories", "trajectories.h5", ".part"
 SEGMENT = re.compile(r"(\d{6,})\.h5")
@@ -73,7 +73,8 @@ def _next_number(compacted):
 class SegmentWriter:
     """Writes the trajectories of a run, segment by segment; a context manager like `TrajectoryWriter`.
 
-    Segments of a run that has none before are joined as it goes on, so that at its end hardly anything is left to do.
+    A run that has none before gets its records twice, in segments and in the file that is left when it is complete, so
+    that at its end hardly anything is left to do.
 
     Args:
         directory: the run directory. Segments that it has are kept, and new ones come after them.
@@ -85,14 +86,15 @@ class SegmentWriter:
         self._folder = self._run / FOLDER
         self._writer = None
         fresh = not numbered(self._folder) and not (self._run / COMPACTED).exists()
-        self._joined, self._count = Joined(self._run / COMPACTED) if fresh else None, 0  # of segments in it
+        self._whole = Joined(self._run / COMPACTED) if fresh else None
 
     def append(self, recipe=None, trajectory=None, update=None):
         """Add a record, see `TrajectoryWriter.append`."""
         if self._writer is None:
             self._writer = self._next()
         try:
-            self._writer.append(recipe, trajectory, update)
+            twins = () if self._whole is None else (self._whole.writer(**self._options),)
+            self._writer.append(recipe, trajectory, update, twins=twins)
         except BaseException:
             self._abandon()
             raise
@@ -102,14 +104,14 @@ class SegmentWriter:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close(status)
-            publish(writer.path, writer.path.with_suffix(""))
+            path = writer.path.with_suffix("")
+            publish(writer.path, path)
+            release_memory(path)
 
-    def join(self):
-        """Put what was closed since the last time into the file that a complete run gets."""
-        if self._joined is not None:
-            for file in list(numbered(self._folder).values())[self._count :]:
-                self._joined.add(file)
-                self._count += 1
+    def settle(self):
+        """Bring what a complete run's file has so far to the disk; it is not to be relied on before the end."""
+        if self._whole is not None:
+            self._whole.settle()
 
     def close(self, status):
         """Close the last segment; a run that is complete gets one file for all."""
@@ -118,15 +120,13 @@ class SegmentWriter:
             if status == "complete" and numbered(self._folder):
                 self._compact()
         finally:
-            if self._joined is not None:
-                self._joined.discard()
+            self._forget_whole()
 
     def _compact(self):
-        if self._joined is None:
+        if self._whole is None:
             compact(self._run)
         else:
-            self.join()
-            self._joined.publish("complete", segments=self._count)
+            self._whole.publish("complete", segments=len(numbered(self._folder)))
             _remove_segments(self._run)
 
     def _abandon(self):
@@ -134,6 +134,12 @@ class SegmentWriter:
         writer, self._writer = self._writer, None
         with suppress(OSError):
             writer.close("failed")
+        self._forget_whole()
+
+    def _forget_whole(self):
+        if self._whole is not None:
+            self._whole.discard()
+            self._whole = None
 
     def _next(self):
         if not self._folder.is_dir():

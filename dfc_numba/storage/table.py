@@ -36,22 +36,30 @@ class Table:
     def __len__(self):
         return self._lengths[self._leading]
 
-    def append(self, arrays, coordinates=()):
+    def append(self, arrays, coordinates=(), twins=()):
         """Add a row.
 
         Args:
             arrays: arrays or numbers by the names of variables.
             coordinates: values by the names of dimensions that are not 0, 1, ..., and of what lies along them; the same
                 for every row.
+            twins: tables of other files that get the row, too, each with a dict of its own numbers; the bytes that are
+                stored are made once for all of them.
 
         Raises:
             ValueError: for shapes, types or coordinates other than those of the rows before; nothing is added.
         """
-        row = len(self)
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        self._make_room({name: (a.shape, a.dtype) for name, a in arrays.items()}, dict(coordinates), row + 1)
+        kinds = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        tables = [self, *(twin for twin, _ in twins)]
+        rows = [len(table) for table in tables]
+        for table, row in zip(tables, rows, strict=True):
+            table._make_room(kinds, dict(coordinates), row + 1)
         for name, array in arrays.items():
-            _write(self._variables[name], row, array)
+            _write([(table._variables[name], row) for table, row in zip(tables, rows, strict=True)], array)
+        for (twin, numbers), row in zip(twins, rows[1:], strict=True):
+            for name, number in numbers.items():
+                twin._variables[name][row] = number
 
     def copy(self, source, stop=None, **replaced):
         """Add the rows of a group of this kind in another file, up to row `stop`, a few MB at a time.
@@ -74,7 +82,7 @@ class Table:
             if name in replaced:
                 self._variables[name][first:] = replaced[name][:count]
             else:
-                _copy_rows(data, self._variables[name], first, count)
+                _copy_rows(data, 0, count, self._variables[name], first)
 
     def _make_room(self, kinds, coordinates, count):
         """Let `count` rows of these kinds, (shape, dtype) by name, and coordinates fit; or refuse and change nothing."""
@@ -190,42 +198,75 @@ def texts(about):
     return texts
 
 
-def _write(dataset, row, array):
-    """Write a row, which may be smaller than its place, piece by piece in the stored dtype."""
+def _write(places, array):
+    """Write a row, which may be smaller than its places, to each of them: (data set, row)."""
     if array.ndim == 0:
-        dataset[row] = array
+        for dataset, row in places:
+            dataset[row] = array
         return
-    rest, length = array.shape[1:], dataset.chunks[1]
-    if direct.takes_whole_chunks(dataset, array.shape):
-        for start in range(0, len(array), length):
-            direct.write_chunk(dataset, (row, start, *(0 for _ in rest)), array[start : start + length])
-        return
-    for piece in pieces(array.shape, length, dataset.dtype.itemsize):
+    for alike in _grouped(places):
+        (dataset, row), *others = alike
+        if direct.takes_whole_chunks(dataset, array.shape):
+            _write_chunks(alike, array)
+            continue
+        _write_pieces(dataset, row, array)
+        for target, target_row in others:
+            if dataset.chunks[0] == 1:
+                _copy_rows(dataset, row, row + 1, target, target_row)
+            else:
+                _write_pieces(target, target_row, array)
+
+
+def _grouped(places):
+    """The places whose chunks are alike, together."""
+    groups = {}
+    for dataset, row in places:
+        groups.setdefault((*_encoding(dataset), dataset.shape[1:]), []).append((dataset, row))
+    return groups.values()
+
+
+def _encoding(dataset):
+    return dataset.chunks, dataset.dtype.str, str(dataset._filters)
+
+
+def _write_chunks(places, array):
+    """Write a row in the stored dtype, whole chunk by whole chunk."""
+    length, rest = places[0][0].chunks[1], (0,) * (array.ndim - 1)
+    for start in range(0, len(array), length):
+        corners = [(dataset, (row, start, *rest)) for dataset, row in places]
+        direct.write_chunk(corners, array[start : start + length])
+
+
+def _write_pieces(dataset, row, array):
+    """Write a row in the stored dtype through HDF5."""
+    rest = tuple(map(slice, array.shape[1:]))
+    for piece in pieces(array.shape, dataset.chunks[1], dataset.dtype.itemsize):
         with np.errstate(over="ignore"):
-            dataset[(row, piece, *map(slice, rest))] = array[piece].astype(dataset.dtype, copy=False)
+            dataset[(row, piece, *rest)] = array[piece].astype(dataset.dtype, copy=False)
 
 
-def _copy_rows(source, target, first, count):
-    """Copy the first rows of a data set to the rows of another from `first` on, chunk by chunk."""
-    same = [(data.chunks, data.dtype, data._filters) for data in (source, target)]
-    as_stored = source.chunks[0] == 1 and same[0] == same[1]
-    for part in chunks(source, count):
+def _copy_rows(source, start, stop, target, first):
+    """Copy some rows of a data set to the rows of another from `first` on, chunk by chunk."""
+    as_stored = source.chunks[0] == 1 and _encoding(source) == _encoding(target)
+    for part in chunks(source, stop, start):
         corner = tuple(piece.start for piece in part)
+        place = first + corner[0] - start
         info = source.id.get_chunk_info_by_coord(corner)
         if info.byte_offset is None:
             continue  # nothing but padding was ever written there
         if not as_stored:
-            target[(slice(first + part[0].start, first + part[0].stop), *part[1:])] = read_checked(
+            target[(slice(place, place + part[0].stop - part[0].start), *part[1:])] = read_checked(
                 source, part
             )
-        elif not direct.copy_chunk(source, info, target, (first + corner[0], *corner[1:])):
+        elif not direct.copy_chunk(source, info, target, (place, *corner[1:])):
             read_checked(source, part)  # says what is damaged, if it is
 
 
-def chunks(dataset, count):
-    """The part of each chunk that lies within the first `count` rows: slices, one per dimension."""
-    lengths, sizes = (count, *dataset.shape[1:]), dataset.chunks or dataset.shape
-    for corner in itertools.product(*map(range, (0,) * dataset.ndim, lengths, sizes)):
+def chunks(dataset, stop, start=0):
+    """The part of each chunk that lies within some rows, which begin with a chunk: slices, one per dimension."""
+    first, lengths = (start, *(0,) * (dataset.ndim - 1)), (stop, *dataset.shape[1:])
+    sizes = dataset.chunks or dataset.shape
+    for corner in itertools.product(*map(range, first, lengths, sizes)):
         yield tuple(map(slice, corner, np.minimum(np.add(corner, sizes), lengths)))
 
 

@@ -59,7 +59,7 @@ class TrajectoryWriter:
         )  # fmt: skip
         self._parameters = ParameterStore(self._file, self._options)
 
-    def append(self, recipe=None, trajectory=None, update=None):
+    def append(self, recipe=None, trajectory=None, update=None, *, twins=()):
         """Add a record.
 
         Args:
@@ -67,19 +67,27 @@ class TrajectoryWriter:
             trajectory: a `Trajectory` or an `InversionTrajectory`, None to store the recipe alone.
             update: the update that was made, per unit learning rate: a `ForwardUpdate`, a `FeedbackUpdate`, an
                 `InversionUpdate`, or a `StoredUpdate`; None to leave it out.
+            twins: other writers that get the record, too, which takes less than to add it to each of them.
 
         Raises:
             ValueError: for a record that differs from those before in what is stored once for all of them.
         """
         arrays, coordinates = {}, {}
         if recipe is not None:
-            arrays |= recipe_arrays(recipe) | self._parameters.numbers(recipe.network)
+            arrays |= recipe_arrays(recipe) | self._numbers(recipe)
         if trajectory is not None:
             arrays |= trajectory_arrays(trajectory)
             coordinates = {"step": trajectory.step, "time": trajectory.time}
         arrays |= {"has_update": np.int8(update is not None)} | update_arrays(update)
-        self.table(**_group_attributes(recipe, trajectory)).append(arrays, coordinates)
-        self._new.check()
+        attributes = _group_attributes(recipe, trajectory)
+        others = [(twin.table(**attributes), twin._numbers(recipe)) for twin in twins]
+        self.table(**attributes).append(arrays, coordinates, others)
+        for writer in (self, *twins):
+            writer._new.check()
+
+    def _numbers(self, recipe):
+        """The numbers of a record's parameters in this file, where they are stored unless they are already."""
+        return {} if recipe is None else self._parameters.numbers(recipe.network)
 
     def table(self, **attributes):
         """The `Table` of a phase, of which all records have these attributes; it is created if it is new."""
