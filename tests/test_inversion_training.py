@@ -12,6 +12,7 @@ from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.inversion.stability import inversion_stability
 from dfc_numba.learning import methods
+from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
 from dfc_numba.storage import checkpoint
@@ -370,6 +371,16 @@ def test_feedback_that_cannot_be_made_stable_ends_the_run_and_says_what_to_chang
             "inversion.stabilising_iterations=1",
             "inversion.stabilising_rate=1e-9",
         )
+
+
+def test_a_leak_makes_stable_feedback_past_a_bottleneck():
+    rng = np.random.default_rng(0)
+    net = network([rng.standard_normal(shape) for shape in ((10, 4), (3, 10), (6, 3))], None, None)
+    create_backward(net, configuration("sldi", "inversion.feedback=stable", alpha=0.05))
+    found = inversion_stability(net.weights, net.backward, loop="single", alpha=0.05, dt=0.1)
+    assert found.stable
+    with pytest.raises(RuntimeError, match="alpha > 0"):
+        create_backward(net, configuration("sldi", "inversion.feedback=stable"))
 
 
 def test_an_unstable_loop_ends_the_run():

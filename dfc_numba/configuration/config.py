@@ -352,7 +352,7 @@ class InversionSection(Section):
     feedback: Literal["random", "transpose", "stable"] = Field(
         "transpose",
         description="feedback matrices B: uniform in +-feedback_range, feedback_scale times the transposed initial weights, "
-        "or random and then optimised for stability with alpha = 0",
+        "or random and then optimised for stability (sldi: with alpha, the others: without)",
     )
     feedback_range: Positive = Field(0.5, description="feedback = random, stable: drawn from +- this")
     feedback_scale: float = Field(

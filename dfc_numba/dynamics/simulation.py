@@ -114,7 +114,7 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
         record: a `Record`; None keeps everything but the noise.
 
     Returns:
-        a `Trajectory`. A diverging simulation holds non-finite numbers from some step on, and says so in `.diverged`.
+        a `Trajectory`. Where a simulation diverges, `.diverged` says so; its numbers may be finite or not.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.

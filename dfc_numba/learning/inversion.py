@@ -121,6 +121,7 @@ def create_backward(network, config):
         network.weights,
         options.feedback,
         loop=_loop(method),
+        alpha=options.alpha if _loop(method) == "single" else 0.0,  # as published for the loop from layer to layer
         seed=[config.training.seed, FEEDBACK_STREAM],
         bound=options.feedback_range,
         scale=options.feedback_scale,
