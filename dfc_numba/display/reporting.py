@@ -27,7 +27,18 @@ class NoDisplay:
         pass
 
 
-class PlainDisplay(NoDisplay):
+class LabelledDisplay(NoDisplay):
+    """What displays have in common: their texts start with a label, and warnings go to standard error."""
+
+    def __init__(self, label):
+        self._label = label
+
+    def on_divergence(self, epoch, tally):
+        """Warns that feedback phases of the epoch diverged."""
+        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
+
+
+class PlainDisplay(LabelledDisplay):
     """A line per epoch on standard output and, between them, a line every so often on standard error.
 
     Args:
@@ -36,7 +47,8 @@ class PlainDisplay(NoDisplay):
     """
 
     def __init__(self, interval=MINUTE, label=""):
-        self._interval, self._label = interval, label
+        super().__init__(label)
+        self._interval = interval
         self._next_line = time.monotonic() + interval
 
     def on_start(self, trainer):
@@ -58,12 +70,8 @@ class PlainDisplay(NoDisplay):
         """Prints the epoch's results."""
         print(epoch_line(row, self._epochs), flush=True)
 
-    def on_divergence(self, epoch, tally):
-        """Warns that feedback phases of the epoch diverged."""
-        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
 
-
-class LiveDisplay(NoDisplay):
+class LiveDisplay(LabelledDisplay):
     """A bar on standard error that moves with every minibatch, and a line per epoch above it.
 
     Args:
@@ -74,7 +82,7 @@ class LiveDisplay(NoDisplay):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._label = label
+        super().__init__(label)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -109,10 +117,6 @@ class LiveDisplay(NoDisplay):
     def on_epoch(self, row):
         """Prints the epoch's results above the bar."""
         print(epoch_line(row, self._epochs), flush=True)
-
-    def on_divergence(self, epoch, tally):
-        """Warns above the bar that feedback phases of the epoch diverged."""
-        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_):
         self._bar.stop()

@@ -5,7 +5,7 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 /                  schema, schema_version; as JSON: settings, what is used of the configuration; data, checksums of
                    the parts of the data set; origin, versions and processor
 /counters          attributes: where the run stands
-/rows                  the rows of metrics.csv; the attribute `columns` names their numbers, NaN where a row has none
+/rows              the rows of metrics.csv; the attribute `columns` names their numbers, NaN where a row has none
 /network, /best_network
 /optimizers        the arrays of each optimiser
 /analysis          what was measured so far; missing where nothing was

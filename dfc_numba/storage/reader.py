@@ -66,7 +66,7 @@ class Trajectories:
 
     def __init__(self, path):
         self.path, self.damaged = Path(path), []
-        self.files, self.notes = _found(path)
+        self.files, self.notes = segments.find(path)
         self._handles, self._parts, self._closed = OrderedDict(), {}, False
         try:
             self._counts = self._count()
@@ -154,14 +154,6 @@ class Trajectories:
     def _drop_handles(self):
         while self._handles:
             self._handles.popitem()[1].close()
-
-
-def _found(path):
-    """`segments.find`, which says of a run directory without trajectories how a run gets them."""
-    try:
-        return segments.find(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; a run has them if it is trained with --log") from None
 
 
 def _backward(arrays, depth):

@@ -48,7 +48,8 @@ def _find_in_directory(path):
     files += [file for number, file in segments.items() if number >= first]
     if not files:
         raise FileNotFoundError(
-            f"{path} holds no trajectories: neither {COMPACTED} nor closed segments in {FOLDER}/"
+            f"{path} holds no trajectories: neither {COMPACTED} nor closed segments in {FOLDER}/; "
+            "a run has them if it is trained with --log"
         )
     notes = [f"{part} is left aside: it was never closed" for part in sorted(folder.glob(f"*{PART}"))]
     missing = sorted(set(range(first, max(segments, default=-1))) - set(segments))
