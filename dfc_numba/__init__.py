@@ -54,6 +54,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.online.learning import simulate_online as simulate_online
     from dfc_numba.online.memory import OnlineState as OnlineState
     from dfc_numba.online.records import WeightTrajectory as WeightTrajectory
+    from dfc_numba.registry import Option as Option
+    from dfc_numba.registry import register as register
     from dfc_numba.steady.equilibrium import SteadyState as SteadyState
     from dfc_numba.steady.equilibrium import output_jacobian as output_jacobian
     from dfc_numba.steady.equilibrium import steady_state as steady_state
@@ -111,6 +113,8 @@ _HOMES = {
     "plot": "display.plots",
     "limit_threads": "support.threads",
     "DivergenceError": "errors",
+    "register": "registry",
+    "Option": "registry",
 }
 __all__ = ["__version__"] + list(_HOMES)
 

@@ -1,0 +1,432 @@
+"""Registries: everything that can be added from outside, by name, one for each kind.
+
+    dfc.register(dfc.Activation("softsign", phi=..., derivative=...))     adds it: usable by its name from then on
+    ACTIVATIONS.find("softsign", key="network.hidden_activation")         looks it up; the error names the nearest
+
+Each kind is a class that derives from `Extension`, and has one `Registry`. The built-ins go through the same doors: the
+modules `homes` of a registry register them with `register_built_ins`, and are imported at the first look-up.
+"""
+
+import re
+import threading
+import types
+from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from numbers import Integral, Real
+
+import numpy as np
+
+from dfc_numba.support.wording import nearest
+
+BUILT_IN = "built-in"
+INTERACTIVE = "this program"  # registered by a script or a notebook, not by an extension that was loaded
+REQUIRED = object()  # the default of an option that has to be stated
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+RESERVED = {
+    "none",
+    "true",
+    "false",
+    "inf",
+    "nan",
+}  # which TOML, `--set` or "none" would read as something else
+_origin = ContextVar("origin", default=INTERACTIVE)
+
+
+class Extension:
+    """Base of everything that can be registered: an object with a name, a line of documentation and options.
+
+    A subclass sets the class attribute `registry`, checks its arguments in `check`, and may narrow `identity`.
+
+    Attributes:
+        name: a word of letters, digits, "_" and "-" that begins with a letter.
+        summary: one line for lists and help.
+        options: tuple of `Option`, what a configuration may set of it.
+        origin: where it was registered: "built-in", "this program", or an extension's name; None before.
+    """
+
+    registry = None
+    name: str
+    summary: str = ""
+    options: tuple = ()
+    origin = None
+
+    def check(self):
+        """Raise a ValueError or TypeError that says what is wrong; called before the object is registered."""
+
+    def identity(self):
+        """Return a value that is equal for two objects that do the same: attributes by value, functions by their code."""
+        public = {
+            key: value for key, value in vars(self).items() if key != "origin" and not key.startswith("_")
+        }
+        return type(self).__qualname__, fingerprint(public)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an extension, as a configuration states it.
+
+    Args:
+        name: its key. default: its value where nothing is stated, of the type that is allowed; `dfc.Option.REQUIRED`: it has
+            to be stated. description: what it is, in which unit.
+        type: float, int, bool, str, or tuple (a list); that of `default` if left out.
+        least, most: bounds of a number; exclusive: whether they themselves are excluded.
+        choices: the allowed values. optional: whether "none" (None) is allowed, too.
+    """
+
+    name: str
+    default: object
+    description: str = ""
+    type: object = None
+    least: float | None = None
+    most: float | None = None
+    exclusive: bool = False
+    choices: tuple = ()
+    optional: bool = False
+
+    REQUIRED = REQUIRED
+
+    def __post_init__(self):
+        if not NAME.fullmatch(str(self.name)) or "-" in self.name:
+            raise ValueError(
+                f"an option is called {self.name!r}; letters, digits and _ are allowed, a letter first"
+            )
+        if self.type is None:
+            object.__setattr__(
+                self, "type", str if self.default in (None, REQUIRED) else type_of(self.default)
+            )
+        if self.default is None:
+            object.__setattr__(self, "optional", True)
+        if self.default is not REQUIRED:
+            object.__setattr__(self, "default", self.checked(self.default))
+
+    def checked(self, value, path=None):
+        """Return the value in the type of the option, or raise a ValueError that says what is allowed.
+
+        Args:
+            path: what messages call it, such as "method.inverse_rate"; the name if left out.
+        """
+        if value is None and self.optional:
+            return None
+        converted = _CONVERSIONS.get(self.type, _as(self.type))(value)
+        if converted is _REFUSED or not self._allows(converted):
+            hint = nearest(value, [str(choice) for choice in self.choices])
+            raise ValueError(f"{path or self.name} = {value!r}: must be {self.allowed()}{hint}")
+        return converted
+
+    def allowed(self):
+        """Say which values are allowed."""
+        if self.choices:
+            text = "one of " + ", ".join(map(repr, self.choices))
+        else:
+            text = _WORDS.get(self.type, f"a {getattr(self.type, '__name__', self.type)}")
+            bounds = (
+                (self.least, ">" if self.exclusive else ">="),
+                (self.most, "<" if self.exclusive else "<="),
+            )
+            limits = [f"{sign} {bound:g}" for bound, sign in bounds if bound is not None]
+            text = " ".join([text, " and ".join(limits)]).strip()
+        return f'{text}, or "none"' if self.optional else text
+
+    def _allows(self, value):
+        if self.choices and value not in self.choices:
+            return False
+        numbers = value if isinstance(value, tuple) else (value,)
+        return all(self._within(number) for number in numbers if isinstance(number, Real))
+
+    def _within(self, number):
+        if isinstance(number, float) and not np.isfinite(number):
+            return False
+        above = self.least is None or (number > self.least if self.exclusive else number >= self.least)
+        below = self.most is None or (number < self.most if self.exclusive else number <= self.most)
+        return above and below
+
+
+_REFUSED = object()
+_WORDS = {float: "a number", int: "an integer", bool: "true or false", str: "a string", tuple: "a list"}
+
+
+def _as(kind):
+    return lambda value: value if isinstance(value, kind) else _REFUSED
+
+
+def _number(kind, abstract, value):
+    return kind(value) if isinstance(value, abstract) and not isinstance(value, bool | np.bool_) else _REFUSED
+
+
+_CONVERSIONS = {
+    float: partial(_number, float, Real),
+    int: partial(_number, int, Integral),
+    bool: lambda value: bool(value) if isinstance(value, bool | np.bool_) else _REFUSED,
+    tuple: lambda value: tuple(value) if isinstance(value, list | tuple) else _REFUSED,
+}
+
+
+def type_of(value):
+    """The type of option that a default stands for."""
+    return tuple if isinstance(value, list) else type(value)
+
+
+class Registry(Mapping):
+    """The extensions of one kind by name, in the order in which they were registered.
+
+    Iteration gives names, as for a dict; `registry[name]` the object.
+
+    Args:
+        kind: what messages call it, such as "activation".
+        homes: modules of the package that register the built-ins; imported at the first look-up.
+    """
+
+    def __init__(self, kind, homes=()):
+        self.kind = kind
+        self._homes, self._items = tuple(homes), {}
+        self._lock, self._complete = threading.RLock(), False
+
+    def add(self, item, replace=False):
+        """Register an object and return the one that is registered: the same again is silent.
+
+        Raises:
+            ValueError: for something else under a name that is taken, unless `replace`.
+        """
+        origin = _origin.get()
+        if origin != BUILT_IN:
+            self._import_homes()
+        taken = self._items.get(item.name)
+        if taken is not None and not replace:
+            if taken is item or taken.identity() == item.identity():
+                return taken
+            raise ValueError(
+                f"another {self.kind} is called {item.name!r} ({_from(taken.origin)}); choose another name, or register "
+                "with replace=True to take its place"
+            )
+        object.__setattr__(item, "origin", origin)
+        self._items[item.name] = item
+        return item
+
+    def remove(self, name):
+        """Take an object out again."""
+        del self._items[name]
+
+    def find(self, name, key=None):
+        """Return the object of this name.
+
+        Args:
+            key: what the name was given for, such as "training.method"; the kind if left out.
+
+        Raises:
+            ValueError: if there is none, with the nearest name and what to do where an extension brings it.
+        """
+        if name in self:
+            return self._items[name]
+        raise ValueError(f"{key or self.kind} is {name!r}; {self.allowed(name)}")
+
+    def allowed(self, name):
+        """Say which names there are beside an unknown one, and which is nearest to it."""
+        names = self.names()
+        return (
+            f"allowed are {', '.join(map(repr, names))}{nearest(name, names)} "
+            f"(if an extension brings this {self.kind}, load it: {HOW_TO_LOAD})"
+        )
+
+    def names(self):
+        """The names, in the order in which they were registered."""
+        return tuple(self)
+
+    def __getitem__(self, name):
+        self._import_homes()
+        return self._items[name]
+
+    def __contains__(self, name):
+        self._import_homes()
+        return isinstance(name, str) and name in self._items
+
+    def __iter__(self):
+        self._import_homes()
+        return iter(tuple(self._items))
+
+    def __len__(self):
+        self._import_homes()
+        return len(self._items)
+
+    def __repr__(self):
+        return f"<registry of {self.kind}s: {', '.join(self._items)}>"
+
+    def _import_homes(self):
+        """Import the modules that register the built-ins, once; what they look up meanwhile is what there is."""
+        if self._complete:
+            return
+        with self._lock:
+            homes, self._homes = self._homes, ()
+            for home in homes:
+                import_module(home)
+            self._complete = True
+
+
+HOW_TO_LOAD = "--extension FILE, [extensions] modules in the TOML file, or dfc.load_extension(FILE)"
+
+ACTIVATIONS = Registry("activation", homes=["dfc_numba.model.activations"])
+PLASTICITY_RULES = Registry("plasticity rule", homes=["dfc_numba.dynamics.plasticity"])
+CONTROLLER_TERMS = Registry("controller term")
+VARIABLES = Registry("variable", homes=["dfc_numba.dynamics.simulation"])
+LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
+METHODS = Registry("method", homes=["dfc_numba.learning.methods"])
+OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizers"])
+DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.registry"])
+MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])
+REGISTRIES = (
+    ACTIVATIONS, PLASTICITY_RULES, CONTROLLER_TERMS, VARIABLES, LOSSES, METHODS, OPTIMIZERS, DATA_SOURCES, MEASURES,
+)  # fmt: skip
+
+
+def register(*items, replace=False):
+    """Register objects under their names: activations, plasticity rules, controller terms, methods, optimisers, ...
+
+    All are checked before the first is registered. Registering the same again (the same values, functions of the same
+    code) changes nothing, so that a cell of a notebook can be run twice.
+
+    Args:
+        items: objects of `dfc.Activation`, `dfc.PlasticityRule`, `dfc.ControllerTerm`, `dfc.Method`, `dfc.Optimizer`,
+            `dfc.Loss`, `dfc.DataSource`, `dfc.Variable` or `dfc.Measure`.
+        replace: whether they take the place of others under the same names.
+
+    Raises:
+        TypeError, ValueError: for something else, an object that is wrong, or a name that is taken.
+    """
+    for item in items:
+        _check(item)
+    for item in items:
+        item.registry.add(item, replace=replace)
+
+
+def register_built_ins(*items):
+    """Register what the package itself brings."""
+    with registering_from(BUILT_IN):
+        register(*items)
+
+
+@contextmanager
+def registering_from(origin):
+    """What is registered inside the context is remembered as coming from here."""
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+def registered_from(origin):
+    """All (kind, name) that are registered from an origin, such as an extension's name."""
+    return [
+        (registry.kind, name)
+        for registry in REGISTRIES
+        for name, item in registry._items.items()
+        if item.origin == origin
+    ]
+
+
+def _check(item):
+    if not isinstance(item, Extension) or item.registry is None:
+        kinds = "dfc.Activation, PlasticityRule, ControllerTerm, Method, Optimizer, Loss, DataSource, Variable or Measure"
+        hint = "; call it to make one" if isinstance(item, type) else ""
+        raise TypeError(f"register takes objects of {kinds}, not {item!r}{hint}")
+    kind, name = item.registry.kind, item.name
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.lower() in RESERVED:
+        raise ValueError(
+            f"the name of a {kind} is {name!r}; letters, digits, _ and - are allowed, a letter first, "
+            f"and none of {', '.join(sorted(RESERVED))}"
+        )
+    if not isinstance(item.summary, str) or "\n" in item.summary:
+        raise ValueError(
+            f"the summary of the {kind} {name!r} is {item.summary!r}; one line of text is allowed"
+        )
+    names = [option.name for option in item.options if isinstance(option, Option)]
+    if len(names) < len(item.options) or len({*names}) < len(names):
+        raise ValueError(
+            f"the options of the {kind} {name!r} are {item.options!r}; a list of dfc.Option is allowed, each name once"
+        )
+    item.check()
+
+
+def _from(origin):
+    return origin if origin in (BUILT_IN, INTERACTIVE) else f"of the extension {origin}"
+
+
+# --- the same again ------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(value, _inside=()):
+    """Return something hashable that is equal for values that do the same.
+
+    A function counts by its code, constants, defaults, closure and the globals that it reads, an array by type and bytes,
+    another object by its class and attributes; what contains itself counts once.
+    """
+    if id(value) in _inside:
+        return ("again", _inside.index(id(value)))
+    inside = (*_inside, id(value))
+    if value is None or isinstance(value, str | bytes | bool | int | complex):
+        return type(value).__name__, value
+    if isinstance(value, float):
+        return "float", value.hex()
+    if isinstance(value, np.ndarray | np.generic):
+        return "array", str(value.dtype), np.shape(value), np.asarray(value).tobytes()
+    if isinstance(value, Mapping):
+        entries = ((fingerprint(key, inside), fingerprint(entry, inside)) for key, entry in value.items())
+        return "mapping", frozenset(entries)
+    if isinstance(value, set | frozenset):
+        return "set", frozenset(fingerprint(entry, inside) for entry in value)
+    if isinstance(value, list | tuple):
+        return "list", tuple(fingerprint(entry, inside) for entry in value)
+    return _fingerprint_of_code(value, inside)
+
+
+def _fingerprint_of_code(value, inside):
+    """As `fingerprint`, for functions, classes, modules and other objects."""
+    if isinstance(value, types.CodeType):
+        constants = fingerprint(value.co_consts, inside)
+        return "code", value.co_code, constants, value.co_names, value.co_varnames, value.co_flags
+    if isinstance(value, types.FunctionType):
+        cells = value.__closure__ or ()
+        closure = [_contents(cell) for cell in cells]
+        read = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
+        parts = (value.__code__, value.__defaults__, value.__kwdefaults__, closure, read)
+        return "function", fingerprint(parts, inside)
+    if isinstance(value, types.MethodType):
+        return "method", fingerprint((value.__func__, value.__self__), inside)
+    if isinstance(value, partial):
+        return "partial", fingerprint((value.func, value.args, value.keywords), inside)
+    if isinstance(value, types.ModuleType):
+        return "module", value.__name__
+    if hasattr(value, "py_func"):  # compiled by numba
+        return "compiled", fingerprint(value.py_func, inside)
+    if isinstance(value, type):
+        own = {} if value.__module__.startswith(("dfc_numba", "numpy", "builtins")) else _members(value)
+        return "class", value.__module__, value.__qualname__, fingerprint(own, inside)
+    state = getattr(value, "__dict__", None)
+    if state is None:
+        return "object", type(value).__qualname__, getattr(value, "__name__", None) or repr(value)
+    return "object", fingerprint(type(value), inside), fingerprint(state, inside)
+
+
+def _names(code):
+    """Names that code, and code inside it, may look up in its globals."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+def _contents(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _members(cls):
+    skipped = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
+    return {
+        name: member.__func__ if isinstance(member, staticmethod | classmethod) else member
+        for name, member in vars(cls).items()
+        if name not in skipped
+    }
