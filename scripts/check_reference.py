@@ -4,10 +4,10 @@
     python scripts/check_reference.py DIR [--oracle]
     python scripts/check_reference.py --table
 
-Prints one row per family of files, of DFC and of dynamic inversion: number of files and arrays, the largest deviation
-(relative to the array's maximum), and where it occurs; values that contain a slip of the published code are computed with
-the slip. Exits with 1 when a deviation is above 1e-9 or an array of DFC has no row in tests/reference_table.py, with 2
-when DIR holds no reference files. `--table` prints the table of docs/reference-agreement.md.
+Prints one row per family of files, of DFC, of dynamic inversion and of the relatives: number of files and arrays, the
+largest deviation (relative to the array's maximum; relatives: to that or 1), and where it occurs; values that contain a
+bug of the published code are computed with it. Exits with 1 when a deviation is above 1e-9 or an array of DFC or of a
+relative has no row in its table, with 2 when DIR holds no reference files. `--table` prints the table of docs/reference-agreement.md.
 """
 
 import argparse
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import inversion_reference
 import oracle
+import relatives_reference
 from reference_cases import comparisons
 from reference_files import FAMILIES, family, read, reference_files
 from reference_table import find_row, markdown
@@ -26,7 +27,7 @@ from reference_table import find_row, markdown
 import dfc_numba
 
 BOUND = 1e-9
-ROW = "{:<21} {:>5} {:>7}  {:<15} {}"
+ROW = "{:<23} {:>5} {:>7}  {:<15} {}"
 
 
 def main(arguments=None):
@@ -42,9 +43,11 @@ def main(arguments=None):
     print(ROW.format("family", "files", "arrays", "worst deviation", "where"))
     worst = max(print_family(*group) for group in groups)
     print(f"worst of all: {worst:.2e} (bound {BOUND:.0e})")
-    files = reference_files(options.folder)
+    relatives = relatives_reference.files(options.folder)
+    files = [path for path in reference_files(options.folder) if path not in relatives]
     unknown = [f"{path.name}: {array}" for path in files for array in arrays_without_row(path)]
-    if files and not unknown:
+    unknown += [f"{path.name}: {array}" for path in relatives for array in relatives_reference.missing(path)]
+    if (files or relatives) and not unknown:
         print("every array has a row in the table")
     print("".join(f"no row in the table: {name}\n" for name in unknown), end="")
     return int(worst > BOUND or bool(unknown))
@@ -65,7 +68,8 @@ def parse(arguments):
 
 def families_of(folder, api):
     """(name, files, function that compares a file) of each family that has files in the folder."""
-    files, loops = reference_files(folder), inversion_reference
+    relatives, loops = relatives_reference.files(folder), inversion_reference
+    files = [path for path in reference_files(folder) if path not in relatives]
     groups = [
         (name, [path for path in files if family(path) == name], partial(comparisons, api=api))
         for name in FAMILIES
@@ -73,6 +77,9 @@ def families_of(folder, api):
     for name in loops.KINDS:
         found = [path for path in sorted(folder.glob("*.npz")) if loops.kind(path) == name]
         groups.append((f"inversion {name}", found, loops.comparisons))
+    for name in relatives_reference.FAMILIES:
+        found = [path for path in relatives if relatives_reference.family(path) == name]
+        groups.append((name, found, relatives_reference.comparisons))
     return [group for group in groups if group[1]]
 
 

@@ -1,0 +1,7 @@
+"""Relatives of DFC: other ways to assign credit, on the same networks, data, optimisers and measurements.
+
+target_propagation.py        difference target propagation with the difference reconstruction loss, Gauss-Newton targets
+equilibrium_propagation.py   free and nudged phases of an energy model or a vector field
+least_control.py             dynamic inversion, Kolen-Pollack and linear feedback of the least-control principle
+grapes.py                    node responsibilities that modulate the error of any method
+"""

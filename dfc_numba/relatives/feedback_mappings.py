@@ -1,0 +1,394 @@
+"""Feedback mappings of target propagation: their options, their parameters, and how noise teaches them.
+
+    dtp, dtpdrl     g_i(h) = g(Q_i h + d_i) from each layer to the one below
+    ddtp_linear, ddtp_control    g_i(a_L) = Q_i a_L + d_i from the output to each layer
+    ddtp_rhl        g_i(a_L) = g(Q_i tanh(R a_L + c) + d_i), with a fixed random layer R; the last hidden layer reads a_L
+
+They learn by the difference reconstruction loss (`dtp`, `ddtp_control`: by plain reconstruction), Meulemans et al. 2020,
+arXiv:2006.14331, section 4.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from dfc_numba.kernels.feedforward import ACTIVATIONS
+from dfc_numba.kernels.layout import dense_views, layout, pack
+from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
+from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.model.initialization import initial_matrix
+from dfc_numba.model.jacobian import one_thread
+from dfc_numba.model.network import Network
+from dfc_numba.model.noise import as_key
+from dfc_numba.support import threads
+from dfc_numba.support.options import NotNegative, Positive, options
+from dfc_numba.support.validation import choice, floats, instance, samples, whole_number
+
+RULES = ("dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control")
+LAYERWISE = ("dtp", "dtpdrl")
+LINEAR = ("ddtp_linear", "ddtp_control")
+INVERTIBLE = ("linear", "sigmoid")
+
+
+@options
+class TargetPropagation:
+    """Options of target propagation.
+
+    Args:
+        rule: how targets are sent back and how the feedback mappings learn, see the module.
+        step: eta of the output target a_L* = a_L - eta d(mean loss)/d a_L (sigmoid output: of h_L).
+        sigma: standard deviation of the noise by which the feedback mappings learn, in the rates of one layer.
+        sigma_floor: "dtp" divides its loss by max(sigma, sigma_floor)^2; the other rules by sigma^2, "ddtp_control" by 1.
+        loss: "mse" (mean over samples and outputs) or "cross_entropy" (of softmax; a linear output).
+        feedback_activation: nonlinearity g of the mappings; None for linear ("ddtp_linear", "ddtp_control") or tanh.
+
+    Raises:
+        ValueError: for an unknown option, a value out of range, or a nonlinearity that the rule does not have.
+    """
+
+    rule: Literal["dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control"] = "ddtp_linear"
+    step: Positive = 0.1
+    sigma: Positive = 0.1
+    sigma_floor: NotNegative = 0.02
+    loss: Literal["mse", "cross_entropy"] = "mse"
+    feedback_activation: Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"] | None = None
+
+    def __post_init__(self):
+        if self.rule in LINEAR and self.feedback_activation not in (None, "linear"):
+            raise ValueError(
+                f"feedback_activation = {self.feedback_activation!r} with rule = {self.rule!r}, whose feedback is linear; "
+                "leave it out, or choose 'ddtp_rhl', 'dtpdrl' or 'dtp'"
+            )
+
+    @property
+    def activation(self):
+        """Name of g."""
+        return self.feedback_activation or ("linear" if self.rule in LINEAR else "tanh")
+
+    @property
+    def loss_scale(self):
+        """The factor 1 / sigma^2 of the reconstruction loss, as far as the rule has it."""
+        if self.rule == "ddtp_control":
+            return 1.0
+        return 1.0 / (max(self.sigma, self.sigma_floor) if self.rule == "dtp" else self.sigma) ** 2
+
+
+class FeedbackMappings:
+    """The parameters of the feedback mappings g_1 .. g_{L-1}, C-ordered arrays that an optimiser may change in place.
+
+    Attributes:
+        weights: list of L - 1 arrays; `weights[i]` leads to hidden layer i + 1: (n_{i+1}, n_{i+2}) for "dtp" and
+            "dtpdrl", (n_{i+1}, n_L) for the direct rules, (n_{i+1}, units) for "ddtp_rhl" below the last hidden layer.
+        biases: list of (n_i,), or None.
+        random_weights, random_biases: R (units, n_L) and c (units,) of the fixed random layer; None without.
+    """
+
+    def __init__(self, network, options, *, weights, biases=None, random_weights=None, random_biases=None):
+        """Mappings with the given parameters (copied).
+
+        Raises:
+            ValueError, TypeError: for shapes that do not fit the network and the rule, or numbers that are not finite.
+        """
+        instance("network", network, Network)
+        instance("options", options, TargetPropagation)
+        hidden, dtype = len(network.sizes) - 2, network.dtype
+        if (random_weights is not None) != (options.rule == "ddtp_rhl"):
+            raise ValueError(
+                f"rule = {options.rule!r} {'needs' if options.rule == 'ddtp_rhl' else 'has no'} random_weights"
+            )
+        units = None if random_weights is None else np.shape(random_weights)[0]
+        shapes = mapping_shapes(network.sizes, options.rule, units)
+        for name, arrays in (("weights", weights), ("biases", biases)):
+            if arrays is not None and len(arrays) != hidden:
+                raise ValueError(f"{name} has {len(arrays)} entries for {hidden} hidden layers")
+        self.weights = [
+            floats(f"weights[{i}]", w, shape, dtype=dtype).copy()
+            for i, (w, shape) in enumerate(zip(weights, shapes, strict=True))
+        ]
+        self.biases = biases and [
+            floats(f"biases[{i}]", b, (shape[0],), dtype=dtype).copy()
+            for i, (b, shape) in enumerate(zip(biases, shapes, strict=True))
+        ]
+        self.random_weights = self.random_biases = None
+        if units is not None:
+            shape = (units, network.sizes[-1])
+            given = np.zeros(units) if random_biases is None else random_biases
+            self.random_weights = floats("random_weights", random_weights, shape, dtype=dtype).copy()
+            self.random_biases = floats("random_biases", given, (units,), dtype=dtype).copy()
+
+    @classmethod
+    def create(cls, network, options, *, units=1024, bias=True, init="xavier_normal", seed=0):
+        """Random mappings for a network, with zero biases.
+
+        Args:
+            units: of the random layer of "ddtp_rhl". init: as in `Network.create`. seed: a whole number, or a list of them.
+        """
+        rng = np.random.default_rng(seed)
+        rhl = options.rule == "ddtp_rhl"
+        units = whole_number("units", units, least=1, bits=31) if rhl else None
+        shapes = mapping_shapes(network.sizes, options.rule, units)
+        return cls(
+            network,
+            options,
+            weights=[initial_matrix(init, *shape, rng) for shape in shapes],
+            biases=[np.zeros(rows) for rows, _ in shapes] if bias else None,
+            random_weights=initial_matrix(init, units, network.sizes[-1], rng) if rhl else None,
+        )
+
+
+def mapping_shapes(sizes, rule, units=None):
+    """Shapes of the weights of the feedback mappings to the hidden layers 1 .. L-1."""
+    hidden, outputs = sizes[1:-1], sizes[-1]
+    if not hidden:
+        raise ValueError("target propagation needs a network with at least one hidden layer")
+    if choice("rule", rule, RULES) in LAYERWISE:
+        return list(zip(hidden, sizes[2:], strict=True))
+    below = [outputs if units is None else units] * (len(hidden) - 1) + [outputs]
+    return list(zip(hidden, below, strict=True))
+
+
+# --- learning from noise ---
+
+
+@dataclass(frozen=True)
+class ReconstructionUpdate:
+    """What noise teaches the feedback mappings, per unit learning rate; lists over the hidden layers 1 .. L-1.
+
+    Attributes:
+        weights, biases: shaped as in `FeedbackMappings`; biases None without.
+        losses: the reconstruction loss of each layer.
+        corrupted, reconstructed: (B, n_i): h_i + sigma xi_i, and what came back.
+        upper: what g_i read in the end: a_L (direct rules), or the rates that came back to layer i + 1.
+        output_voltage, output: of the perturbed pass, (B, n_L); None for "dtp", whose pass ends one layer up.
+    """
+
+    weights: list
+    biases: list | None
+    losses: list
+    corrupted: list
+    reconstructed: list
+    upper: list
+    output_voltage: list | None
+    output: list | None
+
+
+def reconstruction_update(network, mappings, x, options, *, noise, activity=None):
+    """The update of the feedback mappings: minus the gradient of the difference reconstruction loss.
+
+        h~_i = h_i + sigma xi_i  ->  a~_L  ->  h_i^rec, as targets are sent back with a~_L as the output's
+        loss_i = 1/(sigma^2 B n_i) sum |h_i^rec - h~_i|^2                     (Meulemans et al. 2020, eq. 12)
+
+    of which "dtpdrl" takes the gradient with respect to its lowest mapping, g_i, alone; weight decay is the optimiser's.
+
+    Args:
+        x: inputs (B, n_0).
+        noise: an int seed, a `NoiseKey`, or a list of L - 1 arrays (B, n_i) of standard normal draws.
+        activity: what `network.forward(x)` returned, to save computing it again.
+
+    Returns:
+        a `ReconstructionUpdate`, in the network's dtype.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
+    """
+    x, activity = checked_arguments(
+        network, mappings, x, options, network.forward(x) if activity is None else activity
+    )
+    scale = options.loss_scale
+    draws = _draws(noise, network, len(x), options.sigma)
+    found = ReconstructionUpdate([], [], [], [], [], [], [], [])
+    with one_thread():
+        passes = _Passes(network, mappings, activity, options)
+        for i in range(len(mappings.weights)):
+            voltage, rates, corrupted = passes.up(i, draws(i))
+            upper, raised, returned = passes.down(i, voltage, rates)
+            error = returned - corrupted
+            factor = (2.0 * scale / error.size) * error
+            weights, biases = passes.gradient(i, factor, raised, upper)
+            found.weights.append(-weights)
+            found.biases.append(-biases)
+            found.losses.append(float(scale * np.mean(np.square(error, dtype=np.float64))))
+            found.corrupted.append(corrupted)
+            found.reconstructed.append(returned)
+            found.upper.append(upper)
+            if options.rule != "dtp":
+                found.output_voltage.append(voltage)
+                found.output.append(rates)
+    if options.rule == "dtp":
+        found = replace(found, output_voltage=None, output=None)
+    return found if mappings.biases is not None else replace(found, biases=None)
+
+
+class _Passes:
+    """The passes of one minibatch: up with noise, back down through the mappings, and the gradient that follows.
+
+    The difference correction of layer i is what g_i makes of the unperturbed state: of voltage `lowered[i]`, read from `base[i]`.
+    """
+
+    def __init__(self, network, mappings, activity, options):
+        self.mappings, self.activity, self.options = mappings, activity, options
+        self.depth, self.rates = len(network.weights), activity.r
+        self.forward = _forward_chain(network)
+        self.corrects = options.rule not in ("dtp", "ddtp_control")
+        hidden = range(len(mappings.weights))
+        if options.rule in LAYERWISE:
+            self.backward = feedback_chain(network, mappings, options, network.dtype)
+            self.base = activity.r[1:]
+        else:
+            self.base = [self._source(i, activity.v[-1]) for i in hidden]
+        if self.corrects:
+            self.lowered = [mapped_voltage(mappings, i, self.base[i]) for i in hidden]
+            g = FUNCTIONS[options.activation]
+            self.corrections = [activity.r[i] - g(self.lowered[i]) for i in hidden]
+
+    def up(self, i, noise):
+        """(voltages, rates) where the perturbed pass from hidden layer i + 1 ends, and the perturbed rates."""
+        last = i + 2 if self.options.rule == "dtp" else self.depth
+        voltages, rates, corrupted = run_chain(self.forward, i + 1, last, self.rates[i], noise=noise)
+        return voltages[-1], rates[-1], corrupted
+
+    def down(self, i, voltage, rates):
+        """(what g_i reads, its voltage, the reconstructed rates) of hidden layer i + 1."""
+        end = self.depth - i - 1  # of the chain that begins with the output
+        if self.options.rule == "dtpdrl":
+            shifts = np.concatenate([part.ravel() for part in self.corrections[::-1]])
+            voltages, returned, _ = run_chain(self.backward, 0, end, rates, shifts=shifts)
+            return (returned[-2] if end > 1 else rates), voltages[-1], returned[-1]
+        if self.options.rule == "dtp":
+            voltages, returned, _ = run_chain(self.backward, end - 1, end, rates)
+            return rates, voltages[-1], returned[-1]
+        upper = self._source(i, voltage)
+        raised = mapped_voltage(self.mappings, i, upper)
+        returned = FUNCTIONS[self.options.activation](raised)
+        return upper, raised, returned + self.corrections[i] if self.corrects else returned
+
+    def gradient(self, i, factor, raised, upper):
+        """The gradient of the loss with respect to weights and biases of g_i; factor: that for the reconstruction."""
+        slope = DERIVATIVES[self.options.activation]
+        post = factor * slope(raised)
+        if not self.corrects:
+            return post.T @ upper, post.sum(axis=0)
+        if (
+            self.options.rule in LINEAR
+        ):  # the slopes agree, so that the difference of what is read keeps its digits
+            return post.T @ (upper - self.base[i]), np.zeros_like(post[0])
+        still = factor * slope(self.lowered[i])
+        return post.T @ upper - still.T @ self.base[i], post.sum(axis=0) - still.sum(axis=0)
+
+    def _source(self, i, voltage):
+        """What g_i reads of a voltage of the output: direct rules."""
+        if self.options.rule == "ddtp_rhl" and i < len(self.mappings.weights) - 1:
+            return _random_layer(self.mappings, voltage)
+        return voltage
+
+
+# --- what targets need as well ---
+
+
+def checked_arguments(network, mappings, x, options, activity):
+    instance("network", network, Network)
+    instance("mappings", mappings, FeedbackMappings)
+    instance("options", options, TargetPropagation)
+    if network.output_activation not in INVERTIBLE:
+        raise ValueError(
+            f"the output activation is {network.output_activation!r}; target propagation inverts the output, so it has to be "
+            "'linear' (with target.loss 'mse' or 'cross_entropy') or 'sigmoid'"
+        )
+    if options.loss == "cross_entropy" and network.output_activation != "linear":
+        raise ValueError(
+            f"loss = 'cross_entropy' (of softmax) with output activation {network.output_activation!r}; it needs 'linear'"
+        )
+    x = samples("x", x, network.sizes[0])
+    return x, network.forward(x, dtype="float64") if activity is None else activity
+
+
+def read_output(mappings, i, voltage, options):
+    """g_i of the voltages of the output, (B, n_i): direct rules."""
+    source = voltage
+    if options.rule == "ddtp_rhl" and i < len(mappings.weights) - 1:
+        source = _random_layer(mappings, voltage)
+    return FUNCTIONS[options.activation](mapped_voltage(mappings, i, source))
+
+
+def mapped_voltage(mappings, i, source):
+    """Q_i source + d_i, in the precision of the source."""
+    out = source @ np.asarray(mappings.weights[i], source.dtype).T
+    return out if mappings.biases is None else out + np.asarray(mappings.biases[i], source.dtype)
+
+
+def _random_layer(mappings, voltage):
+    """r(a) = tanh(R a + c)."""
+    dtype = voltage.dtype
+    return np.tanh(
+        voltage @ np.asarray(mappings.random_weights, dtype).T + np.asarray(mappings.random_biases, dtype)
+    )
+
+
+# --- chains of the compiled layer ---------------------------------------------------------------------------------------
+
+
+def _forward_chain(network):
+    families, slopes = network.activation_codes(network.dtype)
+    places = layout(network.sizes, network.dtype)
+    biases = np.zeros(places.dense[-1], network.dtype)
+    if network.biases is not None:
+        biases = np.concatenate(network.biases)
+    return Chain(places, families, slopes, pack(network.weights, places.stride[1:], network.dtype), biases)
+
+
+def feedback_chain(network, mappings, options, dtype):
+    """The mappings of the layerwise rules as a chain from the output down; layer j of it is layer L - j of the network."""
+    sizes = network.sizes[:0:-1]
+    places = layout(sizes, dtype)
+    family, slope = ACTIVATIONS[options.activation]
+    depth = len(sizes) - 1
+    families, slopes = np.full(depth + 1, family), np.full(depth + 1, slope, dtype)
+    biases = np.zeros(places.dense[-1], dtype)
+    if mappings.biases is not None:
+        biases = np.concatenate(mappings.biases[::-1]).astype(dtype)
+    return Chain(places, families, slopes, pack(mappings.weights[::-1], places.stride[1:], dtype), biases)
+
+
+def run_chain(chain, begin, end, x, *, shifts=None, noise=None):
+    """(voltages, rates) of the layers begin + 1 .. end of a chain, and the rates that the pass started from.
+
+    Args:
+        x: (B, n) rates of layer `begin`. shifts: flat, over all layers. noise: a `Noise`, or draws (B, n) times sigma.
+    """
+    dtype = chain.weights.dtype
+    places, count = chain.layout, len(x)
+    given = isinstance(noise, np.ndarray)
+    x = np.ascontiguousarray(x + noise if given else x, dtype)
+    noise = Noise(0.0, np.uint64(0), np.zeros(count, np.uint64), 0) if given or noise is None else noise
+    shifts = np.zeros(0, dtype) if shifts is None else np.ascontiguousarray(shifts, dtype)
+    v, r = (np.zeros(count * places.dense[end + 1], dtype) for _ in range(2))
+    start = np.empty(x.size, dtype)
+    shards = threads.shards(count)
+
+    def run(shard):
+        first, rows = shards[shard]
+        propagate(chain, noise, begin, end, x.ravel(), shifts, start, v, r, first, rows, count)
+
+    work = 2.0 * count * sum(places.sizes[i] * places.sizes[i - 1] for i in range(begin + 1, end + 1))
+    threads.run(len(shards), run, work=work)
+    sizes = places.sizes[: end + 1]
+    return dense_views(v, count, sizes)[begin:], dense_views(r, count, sizes)[begin:], start.reshape(x.shape)
+
+
+def _draws(noise, network, count, sigma):
+    """A function from the number of a mapping to its layer's noise: a `Noise`, or given draws times sigma."""
+    key = as_key(noise)
+    if key is not None:
+        word, numbers = key.word(), key.numbers(count)
+        return lambda i: Noise(sigma, word, numbers, i + 1)
+    hidden = network.sizes[1:-1]
+    if not isinstance(noise, list | tuple) or len(noise) != len(hidden):
+        raise TypeError(
+            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(hidden)} arrays (B, n_i), "
+            "one per hidden layer"
+        )
+    draws = [
+        floats(f"noise[{i}]", xi, (count, n)) for i, (xi, n) in enumerate(zip(noise, hidden, strict=True))
+    ]
+    return lambda i: sigma * draws[i]

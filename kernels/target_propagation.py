@@ -1,0 +1,75 @@
+"""Passes of target propagation: a chain of layers from any layer to any other, with noise at its start and shifts.
+
+    r_s = x + sigma xi,    v_k = M_k r_{k-1} + b_k,    r_k = phi_k(v_k) + c_k        for k = s + 1 .. e
+
+With the forward weights as M and no shift c this is the perturbed forward pass of the difference reconstruction loss;
+with the feedback weights as M, their layers numbered from the output down, and c_k = h_k - g_k(h_{k-1}) it is the
+difference correction of target propagation (Meulemans et al. 2020, sections 2 and 4). Samples are independent; noise
+is drawn from the counter-based generator, so that it does not depend on shards or threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from dfc_numba.kernels.feedforward import activate
+from dfc_numba.kernels.jit import jit
+from dfc_numba.kernels.layout import Layout
+from dfc_numba.kernels.multiply import multiply
+from dfc_numba.kernels.noise import normals, scratch
+from dfc_numba.kernels.rows import add, fill, move
+
+
+class Chain(NamedTuple):
+    """Layers in packed form, all of one dtype; index 0 of the activation arrays is unused."""
+
+    layout: Layout
+    families: np.ndarray
+    slopes: np.ndarray
+    weights: np.ndarray
+    biases: np.ndarray  # (sum n_k,), zeros for a chain without
+
+
+class Noise(NamedTuple):
+    """White noise on the rates that a pass starts from; `samples` (B,) are the numbers of the samples."""
+
+    sigma: float
+    key: np.uint64
+    samples: np.ndarray
+    layer: int  # the number that tells this layer's draws from those of others
+
+
+@jit
+def propagate(chain, noise, begin, end, x, shifts, start, v_dense, r_dense, first, rows, samples):
+    """Take the samples first .. first + rows of `samples` from layer `begin` to layer `end`.
+
+    Args:
+        x: rates of layer `begin`, flat (B, n). shifts: c_k, flat `[layer][sample][unit]`; empty for none.
+        start: receives the perturbed rates, flat (B, n). v_dense, r_dense: receive voltages and rates of the layers
+            begin + 1 .. end, flat `[layer][sample][unit]`, each layer with place for `samples` samples.
+    """
+    layout = chain.layout
+    widest = max(layout.widest, layout.stride[0])
+    v, below = np.zeros(rows * widest, x.dtype), np.zeros(rows * widest, x.dtype)
+    n, stride = layout.sizes[begin], layout.stride[begin]
+    work = scratch(n)
+    for s in range(rows):
+        b = first + s
+        move(n, below, s * stride, x, b * n)
+        if noise.sigma > 0.0:
+            normals(v, 0, n, noise.key, 0, noise.samples[b], noise.layer, work)
+            for k in range(n):
+                below[s * stride + k] += below.dtype.type(noise.sigma) * v[k]
+        move(n, start, b * n, below, s * stride)
+    for i in range(begin + 1, end + 1):
+        inner, n, stride = layout.sizes[i - 1], layout.sizes[i], layout.stride[i]
+        fill(v.size, v, 0, 0.0)
+        multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], inner, chain.weights, layout.weights[i])
+        for s in range(rows):
+            add(n, v, s * stride, chain.biases, layout.dense[i])
+        activate(rows * stride, below, 0, v, 0, chain.families[i], chain.slopes[i])
+        for s in range(rows):
+            place = layout.dense[i] * samples + (first + s) * n
+            if shifts.size > 0:
+                add(n, below, s * stride, shifts, place)
+            move(n, v_dense, place, v, s * stride)
+            move(n, r_dense, place, below, s * stride)
