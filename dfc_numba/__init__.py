@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.simulation import Trajectory as Trajectory
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
+    from dfc_numba.extensions import load_extension as load_extension
     from dfc_numba.inversion.feedback import initial_feedback as initial_feedback
     from dfc_numba.inversion.feedback import stabilised_feedback as stabilised_feedback
     from dfc_numba.inversion.rules import backward_errors as backward_errors
@@ -114,6 +115,7 @@ _HOMES = {
     "limit_threads": "support.threads",
     "DivergenceError": "errors",
     "register": "registry",
+    "load_extension": "extensions",
     "Option": "registry",
 }
 __all__ = ["__version__"] + list(_HOMES)

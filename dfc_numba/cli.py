@@ -40,6 +40,37 @@ Threads = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="float64 or float32 (training.dtype).", show_default=False)]
 
 
+def _load_extensions(extensions: list[str] | None):
+    """Load what --extension names, before anything else of the command line is looked at."""
+    if not extensions:
+        return extensions
+    from dfc_numba.errors import ConfigurationError
+    from dfc_numba.extensions import load_extension
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _say(message)
+        for extension in extensions:
+            try:
+                load_extension(extension)
+            except ConfigurationError as error:
+                _say(error)
+                raise typer.Exit(WRONG_USE) from None
+    return extensions
+
+
+Extensions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extension",
+        metavar="FILE.py or MODULE",
+        help="Load what a file of yours registers; may be repeated.",
+        show_default=False,
+        callback=_load_extensions,
+        is_eager=True,
+    ),
+]
+
+
 def main():
     """Runs the command line; the entry point of `dfc`."""
     app(prog_name="dfc")
@@ -104,6 +135,7 @@ def train(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes between checkpoints; the end of each epoch has one too.")
     ] = 10.0,
+    extension: Extensions = None,
 ):
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
 
@@ -165,6 +197,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    extension: Extensions = None,
 ):
     """Compare methods: train each with several seeds, and show means and standard deviations.
 
@@ -248,6 +281,7 @@ def replay(
         str | None, typer.Option(help="none, gzip, zstd or blosc.", show_default=False)
     ] = None,
     threads: Threads = None,
+    extension: Extensions = None,
 ):  # fmt: skip
     """Compute what a file logged anew, from its recipes, and compare bit for bit; or write new trajectories.
 
@@ -295,6 +329,7 @@ def plot(
         Path | None,
         typer.Option(help="The figure, png, pdf or svg; by default beside the file, or in the run.", show_default=False),
     ] = None,
+    extension: Extensions = None,
 ):  # fmt: skip
     """Draw the learning curves of a run, and outputs, control, errors and voltages of a logged minibatch."""
     with _exit_codes():
@@ -333,6 +368,7 @@ def simulate(
     ] = None,
     threads: Threads = None,
     dtype: Dtype = None,
+    extension: Extensions = None,
 ):
     """Simulate the feedback phase or dynamic inversion of one minibatch at the initial weights; store all that evolves.
 
@@ -369,6 +405,7 @@ def inspect(
     record: Annotated[
         int | None, typer.Option(help="With --analysis: only this record of each phase.", show_default=False)
     ] = None,
+    extension: Extensions = None,
 ):
     """Show what stored trajectories hold: schema, configuration, records, shapes, status; and look for damage.
 
@@ -425,6 +462,7 @@ def analyze(
         typer.Option(metavar="FILE.csv|.h5", help="Write all numbers to a file, which must not exist.", show_default=False),
     ] = None,
     threads: Threads = None,
+    extension: Extensions = None,
 ):  # fmt: skip
     """Measure what the theory is about, without training again: of a run's last and best weights, or of logged minibatches.
 
@@ -445,6 +483,7 @@ def analyze(
 @app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this preset as TOML.", show_default=False)] = None,
+    extension: Extensions = None,
 ):
     """List the presets, or print one as TOML, to edit and train: `dfc presets digits > mine.toml`."""
     with _exit_codes():

@@ -11,11 +11,11 @@ from dfc_numba.registry import (
     Extension,
     Option,
     Registry,
-    fingerprint,
     register_built_ins,
     registered_from,
     registering_from,
 )
+from dfc_numba.support.fingerprint import fingerprint
 
 SCALE = 2.0
 
@@ -80,7 +80,9 @@ def test_registering_the_same_again_is_silent(thing):
 def test_something_else_under_a_taken_name_needs_replace(thing, other):
     dfc.register(thing("one", scaled(2.0)))
     changed = thing("one", **{"function": scaled(2.0), **other})
-    with pytest.raises(ValueError, match=r"another thing is called 'one' \(this program\).*replace=True"):
+    with pytest.raises(
+        ValueError, match=r"another thing is called 'one' \(registered before\).*replace=True"
+    ):
         dfc.register(changed)
     dfc.register(changed, replace=True)
     assert thing.registry["one"] is changed

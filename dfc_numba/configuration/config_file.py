@@ -19,6 +19,7 @@ from dfc_numba import data
 from dfc_numba.configuration.config import Config, key_paths, section_keys
 from dfc_numba.data.own_file import SUFFIXES as DATA_SUFFIXES
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.extensions import load_extension
 from dfc_numba.model.controller import Controller
 from dfc_numba.support.wording import allowed, nearest
 
@@ -28,6 +29,7 @@ else:
     import tomli as tomllib
 
 NONE = "none"
+EXTENSIONS, RUN_NAME = "extensions", "run.json"
 COMMENT_COLUMN, LINE_LENGTH = 40, 120
 
 
@@ -47,8 +49,11 @@ def load_config(source=None, overrides=()):
             allowed, a contradiction, or a key that this configuration does not use.
     """
     base = _read_table(source) if source else {}
+    table = _override_table(overrides)
+    _load_extensions(base.pop(EXTENSIONS, {}), source)
+    _load_extensions(table.pop(EXTENSIONS, {}))
     validated(base, where=f"{source}: " if source else "")
-    return _overridden(base, _override_table(overrides))
+    return _overridden(base, table)
 
 
 def validated(table, where="", refuse_unused=True):
@@ -155,6 +160,29 @@ def _read_table(source):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{source}: is not a TOML file ({error})") from None
     return tomllib.loads(preset_text(source))
+
+
+def _load_extensions(section, source=None):
+    """Load what `[extensions] modules` lists; paths are relative to the folder of the TOML file.
+
+    Raises:
+        ConfigurationError: for another content, an extension that cannot be loaded, or the config.toml of a run, which is data.
+    """
+    if not section:
+        return
+    modules = section.get("modules") if isinstance(section, dict) else None
+    if not isinstance(modules, list) or not all(isinstance(text, str) for text in modules) or len(section) > 1:
+        raise ConfigurationError(
+            f"[extensions] = {section!r}: must have the key modules alone, a list of Python files or names of modules"
+        )
+    folder = Path(source).parent if source else Path()
+    if source and (folder / RUN_NAME).exists():
+        raise ConfigurationError(
+            f"{source} belongs to a run, and the files of a run load no extensions; leave out [extensions], and add "
+            + " ".join(f"--extension {text}" for text in modules)
+        )
+    for text in modules:
+        load_extension(folder / Path(text).expanduser() if text.endswith(".py") else text)
 
 
 def override_values(overrides):

@@ -1,5 +1,9 @@
 """The file of a network: HDF5 without pickle, versioned; a reader of version 1.0 takes any 1.x."""
 
+import json
+
+from dfc_numba.extensions import explained, extensions_of
+from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import hdf5
 
 SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.1"
@@ -19,6 +23,9 @@ def store(network, group):
         sizes=network.sizes, dtype=network.dtype.name, hidden_activations=list(network.hidden_activations),
         output_activation=network.output_activation, bias=network.biases is not None,
     )  # fmt: skip
+    needed = extensions_of(*filter(None, map(ACTIVATIONS.get, network.activations)))
+    if needed:
+        group.attrs["extensions"] = json.dumps(needed)
     for kind in KINDS:
         for i, array in enumerate(getattr(network, kind) or []):
             group.create_dataset(f"{kind}/{i + 1}", data=array, fletcher32=True)
@@ -35,8 +42,16 @@ def read(path):
 
 
 def contents(group):
-    """What `store` has written into a group, as keyword arguments of a `Network`."""
+    """What `store` has written into a group, as keyword arguments of a `Network`.
+
+    Raises:
+        ValueError: for an activation that is not registered, with the extension that brought it.
+    """
     attributes = group.attrs
+    needed = json.loads(attributes.get("extensions", "[]"))
+    with explained(needed):
+        for name in (*attributes["hidden_activations"], attributes["output_activation"]) if needed else ():
+            ACTIVATIONS.find(str(name), key="an activation of the network")
     depth = len(attributes["sizes"]) - 1
     counts = dict.fromkeys(KINDS[:3] if attributes["bias"] else KINDS[:2], depth)
     if "backward" in group:

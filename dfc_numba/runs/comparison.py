@@ -17,9 +17,11 @@ from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, used_values
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.extensions import explained
 from dfc_numba.runs import summary
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import Experiment, create_network, load_data
+from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_record
 from dfc_numba.support.files import try_lock
 
@@ -260,8 +262,9 @@ def _refuse_changed(run):
     path = run.directory / CONFIG_NAME
     if not path.exists():
         return
-    with _naming(path):
+    with _naming(path), explained((read_record(run.directory) or {}).get("extensions", [])):
         there, _ = load_config(str(path))
+        refuse_other_extensions(run.directory, run.config)
     changed = differences(used_values(there), used_values(run.config))
     if changed:
         texts = "; ".join(f"{key} = {text}" for key, text in changed.items())

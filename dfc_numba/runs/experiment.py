@@ -8,12 +8,15 @@ from pathlib import Path
 
 from dfc_numba import data
 from dfc_numba.analysis.monitor import Monitor
+from dfc_numba.configuration.config_file import used_values
 from dfc_numba.configuration.config_usage import INVERSION_KEYS, logs
 from dfc_numba.errors import ConfigurationError, Interrupted
+from dfc_numba.extensions import used_extensions
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.runs.expectations import expect
+from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory
 from dfc_numba.runs.signals import leave_on_signals, stop_on_signals
 from dfc_numba.storage.checkpoint_pair import MINUTES
@@ -75,7 +78,10 @@ class Experiment:
         data.check_options(config.data.name, config.data.options)
         self.config, self.threads = config, threads
         claim = RunDirectory.reopen if resume else RunDirectory.create
+        if resume and out is not None:
+            refuse_other_extensions(out, config)
         facts = {"command": list(command), "environment": environment()}
+        facts["extensions"] = used_extensions(used_values(config))
         self.directory = claim(config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, **facts)
         with self._preparing():
             checkpoint = self.directory.find_checkpoint() if resume else None

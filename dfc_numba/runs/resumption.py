@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dfc_numba.configuration.config_file import load_config, used_values
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.extensions import differences, explained, used_extensions
 from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, holds_run, last_of, read_record
 from dfc_numba.storage.checkpoint import allowed_changes, contradictions
 
@@ -43,7 +44,10 @@ def configuration(path, source=None, overrides=()):
             f"{own} is missing; name the preset or file that the run began with, and what was changed with --set, to go on "
             "with the run"
         )
-    config, left_out = load_config(source or str(own), overrides)
+    before = (read_record(path) or {}).get("extensions", [])
+    with explained(before):
+        config, left_out = load_config(source or str(own), overrides)
+    refuse_other_extensions(path, config)
     changed = contradictions(*_values(path, config))
     if changed:
         raise ConfigurationError(
@@ -51,6 +55,16 @@ def configuration(path, source=None, overrides=()):
             "or choose another directory with --out"
         )
     return config, left_out
+
+
+def refuse_other_extensions(path, config):
+    """ConfigurationError where the extensions that a run depends on, by their SHA-256, are not those that are loaded now."""
+    record = read_record(path)
+    if record is None:
+        return
+    changed = differences(record.get("extensions", []), used_extensions(used_values(config)))
+    if changed:
+        raise ConfigurationError(f"{path} holds a run that was made with other extensions: {changed}")
 
 
 def changes(path, config):

@@ -36,8 +36,8 @@ FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME, BEST_NAME, LAST_NAM
 DEFAULT_PARENT = "runs"
 # what run.json tells about each session
 SESSION = (
-    "status", "stop_reason", "started", "ended", "seconds", "command", "environment", "resumed_after", "checkpoints",
-    "traceback",
+    "status", "stop_reason", "started", "ended", "seconds", "command", "environment", "extensions", "resumed_after",
+    "checkpoints", "traceback",
 )  # fmt: skip
 KILLED = "killed"
 
@@ -198,6 +198,9 @@ class RunDirectory:
 
     def _write_config(self):
         heading = f"{self.record['name']}: the configuration as resolved; `dfc train` takes this file"
+        options = [f"--extension {facts['name']}" for facts in self.record.get("extensions", [])]
+        if options:
+            heading += f"\nwith the extensions of the run: {' '.join(options)}"
         write_text(self.path / CONFIG_NAME, to_toml(self.config, heading))
 
     def _write_metrics(self, rows):

@@ -12,6 +12,7 @@ from dfc_numba.analysis.results import PHASES, WEIGHTS
 from dfc_numba.configuration.config_file import validated
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import CheckpointError, ConfigurationError
+from dfc_numba.extensions import explained
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.storage import checkpoint, checkpoint_pair, kinds
 from dfc_numba.storage.reader import open_trajectories
@@ -155,7 +156,8 @@ def _configuration(found):
     for path, value in found.settings.items():
         section, key = path.split(".")
         table.setdefault(section, {})[key] = value
-    return validated(table, refuse_unused=False)
+    with explained(found.extensions):
+        return validated(table, refuse_unused=False)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------------

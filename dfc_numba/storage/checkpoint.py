@@ -3,7 +3,7 @@
 A checkpoint is an HDF5 file with a checksum of everything in front of it, written as a whole. It holds
 
 /                  schema, schema_version; as JSON: settings, what is used of the configuration; data, checksums of
-                   the parts of the data set; origin, versions and processor
+                   the parts of the data set; origin, versions and processor; extensions, paths and SHA-256
 /counters          attributes: where the run stands
 /rows              the rows of metrics.csv; the attribute `columns` names their numbers, NaN where a row has none
 /network, /best_network
@@ -13,13 +13,14 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 
 import json
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import chain
 
 import numpy as np
 
 from dfc_numba.configuration.config_file import differences, used_values
+from dfc_numba.extensions import used_extensions
 from dfc_numba.learning.state import Counters, State
 from dfc_numba.model import network_file
 from dfc_numba.model.network import Network
@@ -41,12 +42,14 @@ class Checkpoint:
         settings: the `used_values` of the run's configuration.
         data: checksums of the parts of the data set, by name.
         origin: versions of what computed the state, and the processor.
+        extensions: facts of the extensions that the run depends on, see `dfc_numba.extensions`.
     """
 
     state: State
     settings: dict
     data: dict
     origin: dict
+    extensions: list = field(default_factory=list)
 
     def restore(self, trainer):
         """Puts a trainer, which has to have the same configuration and data, where the run stood.
@@ -94,6 +97,7 @@ def save(trainer, path, *, keep=None):
             "settings": used_values(trainer.config),
             "data": trainer.dataset.checksums,
             "origin": origin(),
+            "extensions": used_extensions(used_values(trainer.config)),
         }
         file.attrs.update(
             schema=SCHEMA,
@@ -124,6 +128,7 @@ def load(path):
         analysis = {name: item[...] for name, item in file.get("analysis", {}).items()}
         state = State(*networks, _optimizers(file), _counters(file), _rows(file), analysis)
         facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
+        facts["extensions"] = json.loads(file.attrs.get("extensions", "[]"))
         return Checkpoint(state, **facts)
 
 
@@ -193,7 +198,7 @@ def _rows(file):
 
 def _counters(file):
     stored = file["counters"].attrs
-    return Counters(**{field.name: field.type(stored[field.name]) for field in fields(Counters)})
+    return Counters(**{entry.name: entry.type(stored[entry.name]) for entry in fields(Counters)})
 
 
 def _optimizers(file):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfc_numba.extensions import explained
 from dfc_numba.model.network import Network
 from dfc_numba.storage import kinds, safe, schema, segments
 from dfc_numba.storage.record import StoredRecord
@@ -82,6 +83,11 @@ class Trajectories:
     def config(self):
         """The configuration of the run as nested dicts, None where there is none."""
         return safe.parsed(self.handle(0), "config")
+
+    @property
+    def extensions(self):
+        """Facts of the extensions that the run depended on, see `dfc_numba.extensions`."""
+        return safe.parsed(self.handle(0), "extensions") or []
 
     def __getitem__(self, phase):
         """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
@@ -240,9 +246,9 @@ class PhaseRecords:
             biases = [arrays[f"b_{layer}"] for layer in layers] if bias else None
         except KeyError as error:
             raise ValueError(f"{self._source.files[number]}: {error} of the network is missing") from None
-        return Network(
-            weights=weights, feedback=feedback, biases=biases, backward=_backward(arrays, len(weights)), **facts
-        )
+        backward = _backward(arrays, len(weights))
+        with explained(self._source.extensions):
+            return Network(weights=weights, feedback=feedback, biases=biases, backward=backward, **facts)
 
     def __len__(self):
         return int(self._ends[-1])

@@ -226,6 +226,7 @@ def root_attributes(*, config=None, command=(), seed=None):
     import numpy
 
     from dfc_numba._version import __version__
+    from dfc_numba.extensions import used_extensions
     from dfc_numba.support import threads
     from dfc_numba.support.environment import processor_name
 
@@ -233,7 +234,9 @@ def root_attributes(*, config=None, command=(), seed=None):
         "dfc_numba": __version__, "python": sys.version.split()[0], "numpy": numpy.__version__,
         "numba": numba.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
     }  # fmt: skip
+    used = used_extensions({} if config is None else config.model_dump(mode="json"))
     return {
+        **({"extensions": json.dumps(used)} if used else {}),
         "versions": json.dumps(versions),
         "cpu": processor_name(),
         "threads": threads.current(),
