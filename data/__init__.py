@@ -5,27 +5,21 @@
     dataset.train.y          # (N,) int64 labels, or (N, n_L) float targets
     dataset.n_outputs        # n_L
 
-    registry.py         the names, and `load`, `names`, `options`, `check_options`, `describe`
-    dataset.py          `DataSet` and `Split`: what every loader returns, checked on construction
-    digits.py           the embedded 8 x 8 digits                       (digits.csv.gz; licence in digits.md)
-    student_teacher.py  random inputs, targets from a random teacher network
-    uniform_teacher.py  the same with a small teacher, linear or not
-    drawn.py            what both have in common
-    images.py           mnist, fashion_mnist, mnist_autoencoder: preprocessing and splits
-      image_files.py      where their files are: DFC_DATA_DIR, the cache, or a download
-      download.py         one file from several mirrors, checked, or not at all
-      idx.py              the IDX file format
-    own_file.py         a user's .npz or .h5 file
-    splitting.py        reproducible permutations and validation sets
-    checks.py           option values, unknown names, and `DataUnavailableError`
+    sources.py    the names, and `load`, `names`, `options`, `check_options`, `describe`; the embedded 8 x 8 digits
+                  (digits.csv.gz; licence in digits.md)
+    dataset.py    `DataSet` and `Split`: what every loader returns, checked on construction; checks of options,
+                  reproducible permutations and validation sets
+    teachers.py   student_teacher, uniform_teacher: random inputs, targets from a teacher network
+    images.py     mnist, fashion_mnist, mnist_autoencoder: the IDX format, where the files are, preprocessing and splits
+    download.py   one file from several mirrors, checked, or not at all
+    own_file.py   a user's .npz or .h5 file
 
-A new data set is a function `load(*, dtype, **options) -> DataSet` and a line in `registry.py`. Everything
+A new data set is a function `load(*, dtype, **options) -> DataSet` and a line in `sources.py`. Everything
 here is NumPy only; h5py, pooch and rich are imported when a file needs them.
 """
 
-from .checks import DataUnavailableError
-from .dataset import DataSet, Split
-from .registry import check_options, describe, load, names, options
+from dfc_numba.data.dataset import DataSet, DataUnavailableError, Split
+from dfc_numba.data.sources import check_options, describe, load, names, options
 
 __all__ = [
     "DataSet",

@@ -1,11 +1,77 @@
 """What every loader returns: training, validation and test arrays, checked on construction."""
 
+import difflib
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
+
+# --- checks of options --------------------------------------------------------------------------------------
+
+LARGEST_SEED = 2**32 - 1
+
+
+class DataUnavailableError(OSError, ValueError):
+    """A file is neither on this machine nor to be had from the network; the message says where to put it."""
+
+
+def unknown_name(kind, name, allowed, remedy=""):
+    """The `ValueError` for a name that is none of `allowed`; it names the nearest one and lists them all."""
+    near = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listing = ", ".join(allowed) or "none"
+    return ValueError(f"unknown {kind} {name!r}.{hint} Allowed: {listing}{remedy}")
+
+
+def whole_number(option, value, *, least=0, most=None):
+    """`value` as an int between `least` and `most`; booleans and floats are refused with a `TypeError`."""
+    upper = "" if most is None else f" and at most {most:,}"
+    allowed = f"must be a whole number of at least {least:,}{upper}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"data option {option} = {value!r}: {allowed}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"data option {option} = {value}: {allowed}")
+    return int(value)
+
+
+def checked_seed(option, value):
+    """`value` as a seed of NumPy's `RandomState`."""
+    return whole_number(option, value, most=LARGEST_SEED)
+
+
+def positive_number(option, value):
+    """`value` as a positive, finite float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"data option {option} = {value!r}: must be a positive, finite number")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"data option {option} = {value}: must be a positive, finite number")
+    return float(value)
+
+
+def layer_widths(option, value):
+    """`value` as a tuple of layer widths, each at least 1; an empty list means no hidden layer."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(
+            f"data option {option} = {value!r}: must be a list of layer widths such as [100, 100]"
+        )
+    return tuple(whole_number(f"{option}[{i}]", width, least=1) for i, width in enumerate(value))
+
+
+def float_type(dtype):
+    """`dtype` as a NumPy dtype, float32 or float64."""
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if dtype is None or resolved is None or resolved.name not in ("float32", "float64"):
+        raise ValueError(f"data dtype = {dtype!r}: must be 'float32' or 'float64'")
+    return resolved
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,3 +228,55 @@ def check_finite(values, label):
 
 def _form(array):
     return f"{array.dtype} {array.shape}"
+
+
+# --- orders and validation sets -----------------------------------------------------------------------------
+
+
+def random_order(n_samples, split_seed):
+    """A random permutation of `n_samples` indices that depends on the seed alone."""
+    return np.random.RandomState(checked_seed("split_seed", split_seed)).permutation(n_samples)
+
+
+def stratified_order(labels, split_seed):
+    """A random permutation in which every stretch holds the classes in nearly their overall proportions.
+
+    The k-th sample of a class with n members is placed at (k + 1/2) / n.
+    """
+    order = random_order(len(labels), split_seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(position[order], kind="stable")]
+
+
+def hold_out(order, validation_size, train_size=None):
+    """Cut an order of the training samples into (training indices, validation indices or None).
+
+    The validation set is the end of the order, so that it stays the same whatever `train_size` is.
+
+    Args:
+        order: (N,) indices.
+        validation_size: number of validation samples, 0 for none.
+        train_size: number of training samples; None for all that remain.
+
+    Raises:
+        ValueError: when the two do not leave or find enough samples.
+    """
+    validation_size = whole_number("validation_size", validation_size)
+    available = len(order) - validation_size
+    if available < 1:
+        raise ValueError(
+            f"data option validation_size = {validation_size:,} leaves nothing to train on: there are "
+            f"{len(order):,} samples for training and validation together; choose a smaller one"
+        )
+    validation = order[available:] if validation_size else None
+    return limited(order[:available], "train_size", train_size), validation
+
+
+def limited(order, option, size):
+    """The first `size` indices of an order; None for all of them."""
+    if size is None:
+        return order
+    return order[: whole_number(option, size, least=1, most=len(order))]

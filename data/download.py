@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from .checks import DataUnavailableError
+from dfc_numba.data.dataset import DataUnavailableError
 
 TIMEOUT = 30
 CHUNK = 1 << 16

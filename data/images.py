@@ -1,9 +1,265 @@
 """MNIST, Fashion-MNIST and the MNIST autoencoder, scaled and split as by Meulemans et al. (2021, 2022)."""
 
+import gzip
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
-from . import idx, image_files, splitting
-from .dataset import DataSet, Split
+from dfc_numba.data import dataset, download
+from dfc_numba.data.dataset import DataSet, DataUnavailableError, Split
+
+# --- the IDX format -----------------------------------------------------------------------------------------
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_images(path, height=28, width=28):
+    """Images of a file as uint8 (N, height * width).
+
+    Raises:
+        ValueError: naming the file, for one that is empty, damaged, truncated, too long, not IDX, or of other
+            images.
+    """
+    pixels = _read_values(path, dimensions=3, content="images")
+    if pixels.shape[1:] != (height, width):
+        got = " x ".join(map(str, pixels.shape[1:]))
+        raise ValueError(f"{path}: the images are {got} pixels; expected {height} x {width}")
+    return pixels.reshape(len(pixels), height * width)
+
+
+def read_labels(path, n_classes=10):
+    """Labels of a file as int64 (N,); errors as for `read_images`, and for labels of `n_classes` or more."""
+    labels = _read_values(path, dimensions=1, content="labels").astype(np.int64)
+    if labels.max() >= n_classes:
+        sample = int(np.argmax(labels >= n_classes))
+        raise ValueError(
+            f"{path}: label {labels[sample]} at sample {sample}; labels must be 0 to {n_classes - 1}"
+        )
+    return labels
+
+
+def _read_values(path, dimensions, content):
+    data = _unpacked(path)
+    shape = _shape(path, data, dimensions, content)
+    start = 4 + 4 * dimensions
+    _check_length(path, len(data) - start, shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(path):
+    """Content of a file, gunzipped where it begins like a gzip file, whatever its name."""
+    try:
+        data = Path(path).read_bytes()
+        return gzip.decompress(data) if data[:2] == GZIP_MAGIC else data
+    except EOFError:
+        raise ValueError(
+            f"{path}: truncated, the gzip stream ends too early; copy or download it again"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _shape(path, data, dimensions, content):
+    """Sizes from the header; checks the magic number 0x000008NN, i.e. unsigned bytes in NN dimensions."""
+    if not data:
+        raise ValueError(f"{path}: the file is empty")
+    expected = 0x0800 + dimensions
+    magic = int.from_bytes(data[:4], "big")
+    if len(data) >= 4 and magic != expected:
+        raise ValueError(
+            f"{path}: magic number 0x{magic:08x}; an IDX file of {content} begins with 0x{expected:08x}"
+        )
+    if len(data) < 4 + 4 * dimensions:
+        raise ValueError(f"{path}: truncated within the header ({len(data)} bytes)")
+    shape = struct.unpack_from(f">{dimensions}I", data, 4)
+    if 0 in shape:
+        raise ValueError(f"{path}: holds no {content}; the header gives the sizes {shape}")
+    return shape
+
+
+def _check_length(path, got, shape):
+    expected = math.prod(shape)
+    if got != expected:
+        problem = "truncated" if got < expected else "too long"
+        raise ValueError(
+            f"{path}: {problem}; the header {shape} promises {expected:,} bytes of data, there are {got:,}"
+        )
+
+
+# --- where the files are ------------------------------------------------------------------------------------
+
+VARIABLE = "DFC_DATA_DIR"
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSet:
+    """One set of four IDX files.
+
+    Args:
+        title: what people call it.
+        cache_folder: its folder in the user's cache.
+        folders: where it may be within DFC_DATA_DIR, in the order of the search.
+        mirrors: base addresses, tried in turn.
+        md5: published MD5 checksums of the gzipped files, in the order of `FILES`.
+        first_labels: the first 16 labels of the train and t10k files, by which the set can be told from
+            another.
+    """
+
+    title: str
+    cache_folder: str
+    folders: tuple
+    mirrors: tuple
+    md5: tuple
+    first_labels: dict
+
+
+@dataclass(frozen=True)
+class Found:
+    """Paths of the four files, and a line that says where they come from."""
+
+    paths: dict
+    source: str
+
+    def path(self, start):
+        """Path of the file whose name begins with `start`, such as "train-images"."""
+        return next(path for name, path in self.paths.items() if name.startswith(start))
+
+
+MNIST = FileSet(
+    title="MNIST",
+    cache_folder="mnist",
+    folders=("mnist", "MNIST/raw", "."),
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    md5=(
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    first_labels={
+        "train": (5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7),
+        "t10k": (7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5),
+    },
+)
+
+FASHION_MNIST = FileSet(
+    title="Fashion-MNIST",
+    cache_folder="fashion_mnist",
+    folders=("fashion_mnist", "FashionMNIST/raw"),
+    mirrors=(
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    ),
+    md5=(
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    first_labels={
+        "train": (9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9, 5, 5, 7, 9),
+        "t10k": (9, 2, 1, 1, 6, 1, 4, 6, 5, 7, 4, 5, 7, 3, 4, 1),
+    },
+)
+
+
+def find(file_set):
+    """Paths of a set's four files: in DFC_DATA_DIR, else in the cache, where missing files are downloaded.
+
+    Raises:
+        DataUnavailableError: when DFC_DATA_DIR is no folder or holds some of the files only, or a download
+            fails.
+    """
+    return _in_data_dir(file_set) or _in_cache(file_set)
+
+
+def refuse_other_set(file_set, prefix, labels, path):
+    """Refuse a label file that begins like that of the other set; their file names are the same."""
+    other = FASHION_MNIST if file_set is MNIST else MNIST
+    first = other.first_labels[prefix]
+    if len(labels) >= len(first) and np.array_equal(labels[: len(first)], first):
+        raise ValueError(
+            f"{path}: these are the labels of {other.title}, not of {file_set.title}, whose files have the "
+            f"same names; put them into the subfolder {other.folders[0]} of the folder {VARIABLE}"
+        )
+
+
+def _in_data_dir(file_set):
+    """The files in the first folder within DFC_DATA_DIR that holds any of them; None where none does."""
+    root = os.environ.get(VARIABLE)
+    if not root:
+        return None
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataUnavailableError(f"{VARIABLE} = {str(root)!r} is not a folder; correct it or unset it")
+    for folder in (root / name for name in file_set.folders):
+        paths = {name: _file_in(folder, name) for name in FILES}
+        if any(paths.values()):
+            _refuse_incomplete(file_set, folder, paths)
+            return Found(paths, f"{file_set.title}, files in {folder}")
+    return None
+
+
+def _file_in(folder, name):
+    """The file of that name in a folder, gzipped or not, or with ".idx" in its name; else None."""
+    stems = (name, name.replace("-idx", ".idx"))
+    candidates = (folder / f"{stem}{end}" for stem in stems for end in (".gz", ""))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _refuse_incomplete(file_set, folder, paths):
+    missing = [name for name, path in paths.items() if path is None]
+    if missing:
+        raise DataUnavailableError(
+            f"{folder} holds some files of {file_set.title} but not {', '.join(missing)} (.gz or unpacked); "
+            "add them, or move the others away to have all four downloaded"
+        )
+
+
+def _in_cache(file_set):
+    """The files in the user's cache, downloaded where they are missing or damaged."""
+    folder = cache_directory() / file_set.cache_folder
+    paths = {}
+    for name, md5 in zip(FILES, file_set.md5, strict=True):
+        try:
+            paths[name] = download.fetch(f"{name}.gz", md5, file_set.mirrors, folder)
+        except DataUnavailableError as error:
+            raise DataUnavailableError(f"{error}\n{_where_to_put_them(file_set)}") from None
+    return Found(paths, f"{file_set.title}, downloaded to {folder}")
+
+
+def cache_directory():
+    """This package's folder in the user's cache: ~/.cache or XDG_CACHE_HOME, on macOS ~/Library/Caches."""
+    import pooch
+
+    return Path(pooch.os_cache("dfc-numba"))
+
+
+def _where_to_put_them(file_set):
+    place = "it" if "." in file_set.folders else f"its subfolder {file_set.folders[0]}"
+    return (
+        f"To use {file_set.title} without a network, set the environment variable {VARIABLE} to a folder and "
+        f"put these files, gzipped (.gz) or unpacked, into {place}: {', '.join(FILES)}"
+    )
+
+
+# --- data sets ----------------------------------------------------------------------------------------------
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
@@ -20,7 +276,7 @@ def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split
         test_size: number of test images, a random part; not set means all.
         split_seed: which images are for validation (and which are left out where a size is limited).
     """
-    pixels = _read(image_files.MNIST, train_size, validation_size, test_size, split_seed)
+    pixels = _read(MNIST, train_size, validation_size, test_size, split_seed)
     return _classification("mnist", pixels, dtype, MNIST_MEAN, MNIST_STD)
 
 
@@ -32,7 +288,7 @@ def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=Non
 
     The options are those of the data set mnist.
     """
-    pixels = _read(image_files.FASHION_MNIST, train_size, validation_size, test_size, split_seed)
+    pixels = _read(FASHION_MNIST, train_size, validation_size, test_size, split_seed)
     return _classification("fashion_mnist", pixels, dtype, 0.0, 1.0)
 
 
@@ -50,7 +306,7 @@ def mnist_autoencoder(
     """
     if not isinstance(standardise, bool):
         raise TypeError(f"data option standardise = {standardise!r}: must be true or false")
-    parts, source = _read(image_files.MNIST, train_size, validation_size, test_size, split_seed)
+    parts, source = _read(MNIST, train_size, validation_size, test_size, split_seed)
     mean, std = (MNIST_MEAN, MNIST_STD) if standardise else (0.0, 1.0)
     scaled = {part: _scaled(pixels, dtype, mean, std) for part, (pixels, _) in parts.items()}
     splits = {part: Split(x, x) for part, x in scaled.items()}
@@ -70,17 +326,17 @@ def _data_set(name, task, splits, n_outputs, source):
 
 def _read(file_set, train_size, validation_size, test_size, split_seed):
     """Bytes and labels per part, {"train": (pixels (N, 784), labels (N,)), ...}, and the source line."""
-    found = image_files.find(file_set)
+    found = find(file_set)
     pixels, labels = _pair(file_set, found, "train")
-    train, validation = splitting.hold_out(
-        splitting.random_order(len(labels), split_seed), validation_size, train_size
+    train, validation = dataset.hold_out(
+        dataset.random_order(len(labels), split_seed), validation_size, train_size
     )
     parts = {"train": (pixels[train], labels[train])}
     if validation is not None:
         parts["validation"] = (pixels[validation], labels[validation])
     pixels, labels = _pair(file_set, found, "t10k")
     if test_size is not None:
-        test = splitting.limited(splitting.random_order(len(labels), split_seed), "test_size", test_size)
+        test = dataset.limited(dataset.random_order(len(labels), split_seed), "test_size", test_size)
         pixels, labels = pixels[test], labels[test]
     return parts | {"test": (pixels, labels)}, found.source
 
@@ -88,12 +344,12 @@ def _read(file_set, train_size, validation_size, test_size, split_seed):
 def _pair(file_set, found, prefix):
     """Images and labels of one pair of files; refuses different counts, and files of the other data set."""
     image_path, label_path = found.path(f"{prefix}-images"), found.path(f"{prefix}-labels")
-    pixels, labels = idx.read_images(image_path), idx.read_labels(label_path)
+    pixels, labels = read_images(image_path), read_labels(label_path)
     if len(pixels) != len(labels):
         raise ValueError(
             f"{image_path} holds {len(pixels):,} images but {label_path} holds {len(labels):,} labels"
         )
-    image_files.refuse_other_set(file_set, prefix, labels, label_path)
+    refuse_other_set(file_set, prefix, labels, label_path)
     return pixels, labels
 
 

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks, splitting
-from .checks import DataUnavailableError
-from .dataset import DataSet, Split, check_labels, check_matrix, check_same_length
+from dfc_numba.data import dataset
+from dfc_numba.data.dataset import (
+    DataSet,
+    DataUnavailableError,
+    Split,
+    check_labels,
+    check_matrix,
+    check_same_length,
+    unknown_name,
+    whole_number,
+)
 
 NPZ, HDF5 = (".npz",), (".h5", ".hdf5")
 SUFFIXES = NPZ + HDF5
@@ -99,7 +107,7 @@ def _check_names(path, arrays):
     """Refuse missing arrays, half a validation set, and other names in x_ or y_, which look misspelt."""
     for name in arrays:
         if name not in REQUIRED + VALIDATION:
-            raise checks.unknown_name(f"array in {path}:", name, list(REQUIRED + VALIDATION))
+            raise unknown_name(f"array in {path}:", name, list(REQUIRED + VALIDATION))
     has_validation = any(name in arrays for name in VALIDATION)
     missing = [name for name in REQUIRED + VALIDATION * has_validation if name not in arrays]
     if missing:
@@ -168,7 +176,7 @@ def _n_outputs(path, task, splits, n_classes):
         check_matrix(labels, f"{path}: y_train", "targets")
         return labels.shape[1]
     if n_classes is not None:
-        return checks.whole_number("n_classes", n_classes, least=1)
+        return whole_number("n_classes", n_classes, least=1)
     check_labels(labels, f"{path}: y_train", MOST_CLASSES)
     return int(labels.max()) + 1
 
@@ -176,7 +184,7 @@ def _n_outputs(path, task, splits, n_classes):
 def _with_validation(path, splits, validation_size, split_seed):
     """Training and validation part: as in the file, or with `validation_size` samples held out."""
     whole = splits["train"]
-    train, held_out = splitting.hold_out(splitting.random_order(len(whole), split_seed), validation_size)
+    train, held_out = dataset.hold_out(dataset.random_order(len(whole), split_seed), validation_size)
     if held_out is None:
         return whole, splits.get("val")
     if "val" in splits:

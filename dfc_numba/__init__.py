@@ -12,6 +12,7 @@ Names are loaded when they are first used, so that importing the package costs l
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from dfc_numba import storage as _storage  # noqa: F401  (binds the file formats to `save` and `load`)
 from dfc_numba._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.plasticity import forward_and_feedback_update as forward_and_feedback_update
     from dfc_numba.dynamics.plasticity import forward_update as forward_update
     from dfc_numba.dynamics.plasticity import one_shot_feedback_update as one_shot_feedback_update
-    from dfc_numba.dynamics.simulation import Record as Record
     from dfc_numba.dynamics.simulation import Trajectory as Trajectory
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.network import Activity as Activity
     from dfc_numba.model.network import Network as Network
     from dfc_numba.model.noise import NoiseKey as NoiseKey
+    from dfc_numba.model.recording import Record as Record
     from dfc_numba.model.targets import output_target as output_target
     from dfc_numba.online.learning import OnlineRun as OnlineRun
     from dfc_numba.online.learning import simulate_online as simulate_online
@@ -61,9 +62,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.steady.equilibrium import output_jacobian as output_jacobian
     from dfc_numba.steady.equilibrium import steady_state as steady_state
     from dfc_numba.storage.reader import open_trajectories as open_trajectories
+    from dfc_numba.storage.replay import expand as expand
     from dfc_numba.storage.replay import replay as replay
-    from dfc_numba.storage.resimulation import expand as expand
-    from dfc_numba.storage.resimulation import what_if as what_if
+    from dfc_numba.storage.replay import what_if as what_if
     from dfc_numba.support.threads import limit_threads as limit_threads
 
 _HOMES = {
@@ -72,7 +73,7 @@ _HOMES = {
     "Controller": "model.controller",
     "output_target": "model.targets",
     "simulate": "dynamics.simulation",
-    "Record": "dynamics.simulation",
+    "Record": "model.recording",
     "Trajectory": "dynamics.simulation",
     "NoiseKey": "model.noise",
     "forward_update": "dynamics.plasticity",
@@ -109,8 +110,8 @@ _HOMES = {
     "Stability": "analysis.stability",
     "open_trajectories": "storage.reader",
     "replay": "storage.replay",
-    "expand": "storage.resimulation",
-    "what_if": "storage.resimulation",
+    "expand": "storage.replay",
+    "what_if": "storage.replay",
     "plot": "display.plots",
     "limit_threads": "support.threads",
     "DivergenceError": "errors",

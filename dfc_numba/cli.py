@@ -145,7 +145,7 @@ def train(
     """
     with _exit_codes(), _resumable():
         from dfc_numba.configuration.config_file import load_config
-        from dfc_numba.display import reporting
+        from dfc_numba.display import progress
         from dfc_numba.runs import resumption
 
         name, overrides = Path(source or DEFAULT_PRESET).stem, _overrides(settings, epochs, seed, dtype)
@@ -163,11 +163,11 @@ def train(
             config, out=there or out, name=name, threads=threads, command=sys.argv,
             resume=there is not None, checkpoint_minutes=checkpoint_minutes,
         )  # fmt: skip
-        reporting.announce(experiment, left_out)
-    with _exit_codes(wrong_use=(), advice=reporting.resume_text(experiment.directory.path)):
-        with reporting.choose_display() as display:
+        progress.announce(experiment, left_out)
+    with _exit_codes(wrong_use=(), advice=progress.resume_text(experiment.directory.path)):
+        with progress.choose_display() as display:
             result = experiment.run([display])
-        reporting.conclude(result)
+        progress.conclude(result)
     raise typer.Exit(_exit_code([result.outcome.status]))
 
 
@@ -206,19 +206,19 @@ def compare(
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint, 128 + signal at once.
     """
     with _exit_codes():
-        from dfc_numba.display import comparison_report
+        from dfc_numba.display import reports
         from dfc_numba.errors import ConfigurationError
         from dfc_numba.runs import comparison, summary
 
         plan = comparison.plan(sources, _overrides(settings, epochs, seed, dtype), seeds=seeds, out=out)
-        comparison_report.announce(plan)
-        comparison_report.announce_outlook(comparison.prepare(plan, threads))
+        reports.announce(plan)
+        reports.announce_outlook(comparison.prepare(plan, threads))
     with _exit_codes(wrong_use=ConfigurationError):
-        display, ended = comparison_report.display, []
+        display, ended = reports.display, []
         for run in comparison.run(plan, display=display, threads=threads, command=sys.argv):
-            comparison_report.tell(run)
+            reports.tell_comparison(run)
             ended.append(run)
-        comparison_report.conclude(plan, ended, no_figure=summary.draw(plan, ended))
+        reports.conclude(plan, ended, no_figure=summary.draw(plan, ended))
     raise typer.Exit(_exit_code([run.status for run in ended], unfinished=len(ended) < len(plan.runs)))
 
 
@@ -289,7 +289,7 @@ def replay(
     written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, wrong use.
     """
     with _exit_codes(), _bounded(threads):
-        from dfc_numba.commands import replay as replay_command
+        from dfc_numba.commands import trajectory_files as replay_command
 
         if every_record and record is not None:
             raise ValueError("--record chooses one record, --all takes all; state one of them")
@@ -364,7 +364,9 @@ def simulate(
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).", show_default=False)] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of the minibatch; 8 by default, or all if it has fewer.", show_default=False),
+        typer.Option(
+            min=1, help="Samples of the minibatch; 8 by default, or all if it has fewer.", show_default=False
+        ),
     ] = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -378,10 +380,10 @@ def simulate(
         from dfc_numba.configuration.config_file import load_config
 
         config, _ = load_config(source, _overrides(settings, None, seed, dtype))
-        from dfc_numba.commands import simulate as simulate_command
+        from dfc_numba.commands import trajectory_files as simulate_command
 
         with _bounded(threads):
-            finite = simulate_command.run(config, out=out, samples=samples, command=sys.argv)
+            finite = simulate_command.simulate(config, out=out, samples=samples, command=sys.argv)
     raise typer.Exit(DONE if finite else FAILED)
 
 
@@ -413,15 +415,15 @@ def inspect(
     """
     with _exit_codes():
         if analysis:
-            from dfc_numba.display import offline_report
+            from dfc_numba.display import reports
 
-            offline_report.tell(path, phase=phase, record=record)
+            reports.tell_records(path, phase=phase, record=record)
             raise typer.Exit(DONE)
         if phase is not None or record is not None:
             raise ValueError(
                 "--phase and --record choose what --analysis shows; leave them out, or state --analysis"
             )
-        from dfc_numba.commands import inspect as inspect_command
+        from dfc_numba.commands import trajectory_files as inspect_command
 
         well = inspect_command.inspect(path, quick=quick)
     raise typer.Exit(DONE if well else WRONG_USE)
@@ -511,7 +513,7 @@ def _resumable():
     try:
         yield
     except Interrupted as interrupt:
-        from dfc_numba.display.reporting import resume_text
+        from dfc_numba.display.progress import resume_text
 
         _say(interrupt, resume_text(interrupt.directory))
         raise typer.Exit(INTERRUPTED) from None
@@ -527,7 +529,11 @@ def _exit_codes(wrong_use=UNUSABLE, advice=None):
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(message)
             yield
-    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last, from `dfc ... | head`, ends the program quietly
+    except (
+        typer.Exit,
+        typer.Abort,
+        BrokenPipeError,
+    ):  # the last, from `dfc ... | head`, ends the program quietly
         raise
     except Interrupted as interrupt:
         _say(interrupt)
@@ -543,7 +549,11 @@ def _exit_codes(wrong_use=UNUSABLE, advice=None):
 def _kind(error):
     """The name of an error whose message does not speak for itself."""
     own = type(error).__module__ == "dfc_numba.errors"
-    return "" if own or isinstance(error, ValueError | ArithmeticError | OSError) else f"{type(error).__name__}: "
+    return (
+        ""
+        if own or isinstance(error, ValueError | ArithmeticError | OSError)
+        else f"{type(error).__name__}: "
+    )
 
 
 def _say(*messages):

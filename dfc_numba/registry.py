@@ -275,7 +275,7 @@ VARIABLES = Registry("variable", homes=["dfc_numba.dynamics.simulation"])
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
 METHODS = Registry("method", homes=["dfc_numba.learning.methods"])
 OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizers"])
-DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.registry"])
+DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.sources"])
 MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])
 REGISTRIES = (
     ACTIVATIONS, PLASTICITY_RULES, CONTROLLER_TERMS, VARIABLES, LOSSES, METHODS, OPTIMIZERS, DATA_SOURCES, MEASURES,

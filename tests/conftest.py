@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def mnist_dir():
     """The folder with the MNIST files, which DFC_DATA_DIR names; skips where they are missing."""
-    from dfc_numba.data.image_files import FILES, MNIST
+    from dfc_numba.data.images import FILES, MNIST
 
     root = Path(os.environ.get("DFC_DATA_DIR") or "nowhere")
     for folder in (root / name for name in MNIST.folders):

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from dfc_numba import cli
-from dfc_numba.display import reporting
+from dfc_numba.display import progress
 from dfc_numba.storage import logger
 from dfc_numba.storage.reader import open_trajectories
 
@@ -56,8 +56,8 @@ class Process:
     @staticmethod
     def _train(telling, arguments):
         """Tells that the training begins after all announcements."""
-        text = reporting.log_text
-        reporting.log_text = lambda experiment: [text(experiment), os.write(telling, b"!")][0]
+        text = progress.log_text
+        progress.log_text = lambda experiment: [text(experiment), os.write(telling, b"!")][0]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return train(*arguments)
 

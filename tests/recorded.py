@@ -7,7 +7,7 @@ from problems import draws, inputs, parameters, probabilities
 from simulations import NOISY, SHORT, SIZES
 
 import dfc_numba as dfc
-from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
+from dfc_numba.model.recording import Recipe, StoredUpdate
 from dfc_numba.storage.writer import TrajectoryWriter
 
 SAMPLES = 5

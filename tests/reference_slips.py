@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import oracle
 import oracle_analysis
-from dfc_numba.data import student_teacher
 from reference_measures import dampings, implementation, named_arrays, published_updates
+
+from dfc_numba.data import teachers as teacher_data
 
 FLOOR = 0.01  # the least sigma that a feedback gradient is divided by
 
@@ -102,9 +103,7 @@ def teachers(problem):
     for part in weights:
         x = problem.arrays[f"x_{part}"]
         published, right = (_tanh_network(weights[teacher], x) for teacher in (part, "train"))
-        yield Slip(
-            f"y_{part}", published, right, student_teacher.teacher_outputs(x, weights["train"], "tanh")
-        )
+        yield Slip(f"y_{part}", published, right, teacher_data.teacher_outputs(x, weights["train"], "tanh"))
 
 
 def _tanh_network(weights, rates):

@@ -30,8 +30,8 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.methods import METHODS
 from dfc_numba.learning.training import Trainer
+from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
-from dfc_numba.storage import checkpoint
 
 EVERY, SAMPLES = 4, 6
 MINIBATCHES = 15  # of 20 samples in eights: an epoch of pre-training, then twice feedback and forward

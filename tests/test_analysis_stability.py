@@ -15,7 +15,7 @@ from dfc_numba.analysis.linearisation import Layers
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.spectrum import FINE, largest_stable_step
 from dfc_numba.analysis.stability import stability
-from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.threads import one_thread
 
 SIZES = [4, 6, 5, 3]
 NUDGE = 1e-14  # small enough for a simulation to stay where it was linearised

@@ -15,7 +15,7 @@ from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import VERDICTS, stability
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.configuration.config_usage import ANALYSES
-from dfc_numba.display import analysis_report
+from dfc_numba.display import reports
 from dfc_numba.runs.experiment import Experiment
 from dfc_numba.storage.reader import open_trajectories
 
@@ -163,7 +163,7 @@ def test_a_run_with_other_data_is_refused(run, monkeypatch):
         found.train.x[0, 0] += 1
         return found
 
-    monkeypatch.setattr("dfc_numba.runs.subjects.load_data", changed)
+    monkeypatch.setattr("dfc_numba.runs.analysis_subjects.load_data", changed)
     assert "is of a run with other data than digits has now" in refused(run)
 
 
@@ -249,7 +249,7 @@ def test_many_minibatches_are_summarised_without_those_that_are_undefined():
         f"forward {n}": {"angle_bp": a, "angle_bp_layer": np.array([a, np.nan])}
         for n, a in enumerate(numbers)
     }
-    _, heading, columns, total, first, second = analysis_report.lines(notes, ["angle_bp"], ["alignment"])
+    _, heading, columns, total, first, second = reports.analysis_lines(notes, ["angle_bp"], ["alignment"])
     assert heading.startswith("alignment: ") and columns.split() == ["mean", "least", "greatest"]
     assert total.split()[:4] == ["angle_bp", "3", "1", "5"] and total.endswith("backpropagation update")
     assert first.split() == ["layer", "1", "3", "1", "5"] and second.split()[2:] == ["nan"] * 3
@@ -260,14 +260,14 @@ def test_few_minibatches_have_a_column_each():
         "last": {"dev_r": 0.5, "dev_r_sample": np.zeros(2)},
         "best": {"dev_r": 0.25, "dev_r_sample": np.zeros(2)},
     }
-    *_, columns, row = analysis_report.lines(notes, ["dev_r"], ["conditions"])
+    *_, columns, row = reports.analysis_lines(notes, ["dev_r"], ["conditions"])
     assert columns.split() == ["last", "best"] and row.split()[:3] == ["dev_r", "0.5", "0.25"]
 
 
 def test_what_is_wrong_with_which_samples_is_said_in_words():
     first = stable_note(["stable", "dt too large", "dt too large"], [0.9, 1.2, 1.3], [0.2, 0.05, 0.04])
     second = stable_note(["stable", "unstable", "no steady state"], [0.9, 1.5, np.nan], [0.2, 0.0, np.nan])
-    text = list(analysis_report.lines({"last": first, "best": second}, ["verdict"], ["stability"]))
+    text = list(reports.analysis_lines({"last": first, "best": second}, ["verdict"], ["stability"]))
     assert text[-5:] == [
         "  last: 1 of 3 samples are stable",
         "    dt too large: 2, samples 20, 10; all of them are stable up to controller.dt = 0.04, each by itself up to "
@@ -277,7 +277,7 @@ def test_what_is_wrong_with_which_samples_is_said_in_words():
         "    no steady state: 1, sample 10; Newton's method has not found any",
     ]
     many = {f"forward {n}": first for n in range(5)}
-    text = list(analysis_report.lines(many, ["verdict"], ["stability"]))
+    text = list(reports.analysis_lines(many, ["verdict"], ["stability"]))
     assert text[-2] == "  5 minibatches: 5 of 15 samples are stable"
     assert "dt too large: 10, samples 20, 10, 20, 10, 20, 10, 20, 10 and 2 more; all" in text[-1]
 

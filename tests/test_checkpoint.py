@@ -12,8 +12,8 @@ from small_runs import NEEDS, configuration, dataset, network, parameters, train
 
 from dfc_numba.errors import CheckpointError
 from dfc_numba.learning.training import Trainer
-from dfc_numba.storage import checkpoint
-from dfc_numba.storage.checkpoint_pair import CheckpointPair
+from dfc_numba.runs import checkpoint
+from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.support import hdf5
 
 SGD = {"name": "sgd", "momentum": 0.9}

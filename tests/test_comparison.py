@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dfc_numba import cli
-from dfc_numba.display import comparison_report, reporting
+from dfc_numba.display import progress, reports
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.runs import comparison, summary
 from dfc_numba.runs.run_directory import METRICS
@@ -154,16 +154,16 @@ def test_the_same_command_again_runs_nothing(whole):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, monkeypatch, number):
-    class Interrupting(reporting.NoDisplay):
+    class Interrupting(progress.NoDisplay):
         def on_minibatch(self, progress):
             if progress.minibatch == 2:
                 os.kill(os.getpid(), number)
 
     def interrupt_the_second(run, position, n_runs):
-        return Interrupting() if position == 2 else reporting.NoDisplay()
+        return Interrupting() if position == 2 else progress.NoDisplay()
 
     directory, command = tmp_path / "out", [DFC, BP, *SET, "--seeds", 2, "--epochs", 2, "--seed", 5, "--out"]
-    monkeypatch.setattr(comparison_report, "display", interrupt_the_second)
+    monkeypatch.setattr(reports, "display", interrupt_the_second)
     stopped = compare(*command, directory)
     assert stopped.exit_code == 75
     assert "interrupted by" in stopped.stderr and "the same command goes on" in stopped.stdout
@@ -351,7 +351,7 @@ def test_a_terminal_gets_a_table_that_fits(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
     name = "digits+network.hidden_activation=[relu]"
-    comparison_report._print_table(["preset", "runs", "test error (%)"], [[name, "2", "2.08 ± 0.15"]])
+    reports._print_table(["preset", "runs", "test error (%)"], [[name, "2", "2.08 ± 0.15"]])
     *_, first, second, _ = capsys.readouterr().out.splitlines()
     assert "2.08 ± 0.15" in first and len(first) == len(second) == 60
     assert (first[:36] + second).replace(" ", "") == name

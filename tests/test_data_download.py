@@ -11,12 +11,12 @@ import threading
 from dataclasses import replace
 
 import pytest
-from dfc_numba.data import download, image_files
 from idx_files import NAMES, small_set, write_set
 from rich.console import Console
 from rich.progress import Progress
 
 from dfc_numba import data
+from dfc_numba.data import download, images
 
 CONTENT = b"what was published" * 5000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -174,15 +174,15 @@ def served_set(base, folder):
 
 @pytest.fixture
 def in_cache(monkeypatch, cache):
-    monkeypatch.setattr(image_files, "cache_directory", lambda: cache)
+    monkeypatch.setattr(images, "cache_directory", lambda: cache)
     return cache
 
 
 def test_fashion_mnist_is_downloaded_to_the_cache(tmp_path, in_cache, monkeypatch):
     write_set(tmp_path / "server", small_set())
-    fashion = served_set(image_files.FASHION_MNIST, tmp_path / "server")
+    fashion = served_set(images.FASHION_MNIST, tmp_path / "server")
     with mirror_of(tmp_path / "server") as mirror:
-        monkeypatch.setattr(image_files, "FASHION_MNIST", replace(fashion, mirrors=(dead_mirror(), mirror)))
+        monkeypatch.setattr(images, "FASHION_MNIST", replace(fashion, mirrors=(dead_mirror(), mirror)))
         dataset = data.load("fashion_mnist", validation_size=10)
     assert len(dataset.train) == 30
     assert sorted(item.name for item in (in_cache / "fashion_mnist").iterdir()) == sorted(
@@ -197,8 +197,8 @@ def test_fashion_mnist_is_downloaded_to_the_cache(tmp_path, in_cache, monkeypatc
 def test_without_a_network_the_error_says_where_to_put_the_files(
     in_cache, monkeypatch, name, attribute, place
 ):
-    unreachable = replace(getattr(image_files, attribute), mirrors=(dead_mirror(), dead_mirror()))
-    monkeypatch.setattr(image_files, attribute, unreachable)
+    unreachable = replace(getattr(images, attribute), mirrors=(dead_mirror(), dead_mirror()))
+    monkeypatch.setattr(images, attribute, unreachable)
     with pytest.raises(ValueError, match="DFC_DATA_DIR") as caught:
         data.load(name)
     assert isinstance(caught.value, OSError)
@@ -211,10 +211,10 @@ def test_without_a_network_the_error_says_where_to_put_the_files(
 
 def test_the_cache_is_a_folder_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert image_files.cache_directory().name == "dfc-numba"
+    assert images.cache_directory().name == "dfc-numba"
 
 
-@pytest.mark.parametrize("file_set", [image_files.MNIST, image_files.FASHION_MNIST])
+@pytest.mark.parametrize("file_set", [images.MNIST, images.FASHION_MNIST])
 def test_both_sets_have_two_mirrors_and_four_checksums(file_set):
     assert len(set(file_set.mirrors)) == 2
     assert all(mirror.endswith("/") for mirror in file_set.mirrors)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dfc_numba.data import download, idx, image_files
 from idx_files import NAMES, idx_bytes, small_set, write_set
 
 from dfc_numba import data
+from dfc_numba.data import download, images
 
 SMALL = {"validation_size": 10}
 
@@ -81,7 +81,9 @@ def test_the_autoencoder_has_the_images_as_targets(data_dir):
 
 def test_the_autoencoder_can_have_its_pixels_as_they_are(data_dir):
     write_set(data_dir, small_set())
-    scaled, plain = (data.load("mnist_autoencoder", standardise=flag, **SMALL).train.x for flag in (True, False))
+    scaled, plain = (
+        data.load("mnist_autoencoder", standardise=flag, **SMALL).train.x for flag in (True, False)
+    )
     np.testing.assert_allclose((plain - 0.1307) / 0.3081, scaled, rtol=1e-12)
     assert 0 <= plain.min() and plain.max() <= 1
     with pytest.raises(TypeError, match="standardise = 1: must be true or false"):
@@ -141,19 +143,19 @@ def test_a_data_folder_without_the_set_leads_to_the_cache(data_dir, monkeypatch)
         return folder / name
 
     monkeypatch.setattr(download, "fetch", fetch)
-    monkeypatch.setattr(image_files, "cache_directory", lambda: cache)
+    monkeypatch.setattr(images, "cache_directory", lambda: cache)
     assert len(data.load("fashion_mnist", **SMALL).train) == 30
     assert [name for name, *_ in asked] == [f"{name}.gz" for name in NAMES]
     assert asked[0] == ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 2)
 
 
 def test_files_of_the_other_set_are_told_apart(data_dir):
-    labels = image_files.FASHION_MNIST.first_labels["train"]
+    labels = images.FASHION_MNIST.first_labels["train"]
     contents = small_set(n_train=16) | {"train-labels-idx1-ubyte": idx_bytes(labels)}
     write_set(data_dir, contents)
     with pytest.raises(ValueError, match="labels of Fashion-MNIST, not of MNIST.*subfolder fashion_mnist"):
         data.load("mnist", **SMALL)
-    mnist_labels = idx_bytes(image_files.MNIST.first_labels["t10k"])
+    mnist_labels = idx_bytes(images.MNIST.first_labels["t10k"])
     write_set(
         data_dir / "fashion_mnist", contents | small_set(16, 16) | {"t10k-labels-idx1-ubyte": mnist_labels}
     )
@@ -197,12 +199,12 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, content, raw, mess
     path = tmp_path / "damaged-file"
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=f"damaged-file: .*{message}"):
-        getattr(idx, f"read_{content}")(path)
+        getattr(images, f"read_{content}")(path)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
-        idx.read_images(tmp_path)
+        images.read_images(tmp_path)
 
 
 def test_images_without_their_labels_are_refused(data_dir):
@@ -230,7 +232,7 @@ def test_the_real_mnist(no_network):
     assert [len(split) for split in dataset.parts().values()] == [55000, 5000, 10000]
     assert abs(dataset.train.x.mean()) < 0.01
     assert abs(dataset.train.x.std() - 1) < 0.01
-    assert tuple(dataset.test.y[:16]) == image_files.MNIST.first_labels["t10k"]
+    assert tuple(dataset.test.y[:16]) == images.MNIST.first_labels["t10k"]
     labels = np.concatenate([dataset.train.y, dataset.validation.y])
     assert np.bincount(labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 

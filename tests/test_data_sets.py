@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dfc_numba.data import DataSet, Split, digits, splitting, student_teacher
 
 from dfc_numba import data
+from dfc_numba.data import DataSet, Split, dataset, sources, teachers
 
 SMALL_TEACHER = {"teacher_hidden": [7, 6], "train_size": 30, "validation_size": 8, "test_size": 9}
 
@@ -26,9 +26,15 @@ def tiny(**changes):
 
 
 def test_every_data_set_has_a_name_options_and_a_description():
-    assert {"digits", "student_teacher", "uniform_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "file"} == set(
-        data.names()
-    )
+    assert {
+        "digits",
+        "student_teacher",
+        "uniform_teacher",
+        "mnist",
+        "fashion_mnist",
+        "mnist_autoencoder",
+        "file",
+    } == set(data.names())
     for name in data.names():
         text = data.describe(name)
         assert text.startswith(f"{name}: ")
@@ -164,30 +170,30 @@ def test_lists_are_no_arrays():
 
 
 def test_held_out_samples_are_no_training_samples_and_do_not_depend_on_the_training_size():
-    order = splitting.random_order(20, 1)
-    train, validation = splitting.hold_out(order, 5)
-    fewer, same = splitting.hold_out(order, 5, train_size=3)
+    order = dataset.random_order(20, 1)
+    train, validation = dataset.hold_out(order, 5)
+    fewer, same = dataset.hold_out(order, 5, train_size=3)
     assert sorted([*train, *validation]) == list(range(20))
     assert list(same) == list(validation)
     assert list(fewer) == list(train[:3])
 
 
 def test_a_validation_size_of_zero_means_none():
-    train, validation = splitting.hold_out(np.arange(6), 0)
+    train, validation = dataset.hold_out(np.arange(6), 0)
     assert validation is None
     assert len(train) == 6
 
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="validation_size = 6 leaves nothing to train on: there are 6"):
-        splitting.hold_out(np.arange(6), 6)
+        dataset.hold_out(np.arange(6), 6)
     with pytest.raises(ValueError, match="train_size = 5: .* at most 4"):
-        splitting.hold_out(np.arange(6), 2, train_size=5)
+        dataset.hold_out(np.arange(6), 2, train_size=5)
 
 
 def test_every_stretch_of_a_stratified_order_is_balanced():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    order = splitting.stratified_order(labels, 4)
+    order = dataset.stratified_order(labels, 4)
     assert sorted(order) == list(range(100))
     for start in range(0, 100, 20):
         counts = np.bincount(labels[order[start : start + 20]], minlength=3)
@@ -236,7 +242,7 @@ def test_options_of_the_digits():
 
 
 def test_the_licence_is_beside_the_digits():
-    note = Path(digits.__file__).with_name("digits.md").read_text(encoding="utf-8")
+    note = Path(sources.__file__).with_name("digits.md").read_text(encoding="utf-8")
     assert "CC BY 4.0" in note
     assert "Alpaydin" in note
 
@@ -255,7 +261,7 @@ def test_the_toy_experiments_sizes_are_the_default():
 def test_one_teacher_makes_the_targets_of_every_split(activation):
     dataset = data.load("student_teacher", teacher_activation=activation, **SMALL_TEACHER)
     function = {"relu": lambda v: v * (v > 0), "tanh": np.tanh, "linear": lambda v: v}[activation]
-    first, second, last = student_teacher.teacher_weights((15, 7, 6, 5), 3.0, 0)
+    first, second, last = teachers.teacher_weights((15, 7, 6, 5), 3.0, 0)
     for split in dataset.parts().values():
         expected = np.stack([last @ function(second @ function(first @ x)) for x in split.x])
         np.testing.assert_allclose(split.y, expected, rtol=1e-12, atol=1e-12)
@@ -274,7 +280,7 @@ def test_inputs_are_uniform_and_the_parts_differ():
 
 
 def test_weights_of_the_teacher_have_the_published_spread():
-    (weights,) = student_teacher.teacher_weights((300, 200), 3.0, 5)
+    (weights,) = teachers.teacher_weights((300, 200), 3.0, 5)
     assert weights.shape == (200, 300)
     assert abs(weights.std() - 3 * np.sqrt(2 / 500)) < 0.002
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfc_numba import data
-from dfc_numba.data import uniform_teacher
+from dfc_numba.data import teachers
 
 SMALL = {"n_inputs": 7, "n_outputs": 3, "train_size": 50, "validation_size": 20, "test_size": 30}
 
@@ -22,13 +22,13 @@ def test_the_default_is_the_published_linear_regression():
 def test_a_teacher_with_hidden_layers_and_biases():
     options = {"teacher_hidden": [5, 4], "teacher_bias": True, "teacher_range": 0.7, "teacher_seed": 3}
     dataset = data.load("uniform_teacher", **SMALL, **options)
-    (w1, b1), (w2, b2), (w3, b3) = uniform_teacher.teacher((7, 5, 4, 3), True, 0.7, 3)
+    (w1, b1), (w2, b2), (w3, b3) = teachers.teacher((7, 5, 4, 3), True, 0.7, 3)
     hidden = np.tanh(np.tanh(dataset.test.x @ w1.T + b1) @ w2.T + b2)
     np.testing.assert_allclose(dataset.test.y, hidden @ w3.T + b3, atol=1e-14)
     assert (
         0 < min(np.abs(b).max() for b in (b1, b2, b3)) and max(np.abs(w).max() for w in (w1, w2, w3)) <= 0.7
     )
-    assert not any(b.any() for _, b in uniform_teacher.teacher((7, 5, 3), False, 0.7, 3))
+    assert not any(b.any() for _, b in teachers.teacher((7, 5, 3), False, 0.7, 3))
 
 
 def test_the_published_nonlinear_teacher_is_nearly_constant_and_the_strong_one_is_not_linear():

@@ -6,7 +6,7 @@ from small_runs import configuration, dataset, network
 from typer.testing import CliRunner
 
 from dfc_numba import cli
-from dfc_numba.display import reporting
+from dfc_numba.display import progress
 from dfc_numba.dynamics.plasticity import FeedbackUpdate, ForwardUpdate
 from dfc_numba.learning.divergence import Tally
 from dfc_numba.learning.training import Trainer
@@ -65,7 +65,7 @@ def test_a_few_samples_are_not_worth_a_warning(diverged, worth):
     assert not Tally().worth_a_warning
 
 
-@pytest.mark.parametrize("display", [reporting.PlainDisplay, reporting.LiveDisplay])
+@pytest.mark.parametrize("display", [progress.PlainDisplay, progress.LiveDisplay])
 def test_a_display_warns_in_one_line(capsys, display):
     display(label="run 2/7, ").on_divergence(3, Tally(200, 25))
     output, errors = capsys.readouterr()

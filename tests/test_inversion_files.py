@@ -14,15 +14,14 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.dynamics.recipe import Recipe
 from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
 from dfc_numba.inversion.simulation import Inversion, recorded_bytes, simulate_inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.inversion import create_backward, inversion_update
+from dfc_numba.model.recording import Recipe
 from dfc_numba.storage.logger import Logger
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.replay import replay
-from dfc_numba.storage.resimulation import expand, what_if
+from dfc_numba.storage.replay import expand, replay, what_if
 from dfc_numba.storage.writer import TrajectoryWriter
 
 SIZES, COUNT = [4, 7, 5, 3], 6

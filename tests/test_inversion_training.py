@@ -4,18 +4,18 @@ import copy
 
 import numpy as np
 import pytest
-from dfc_numba.data.dataset import DataSet, Split
 from reference_files import RESOURCES
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
+from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.inversion.stability import inversion_stability
 from dfc_numba.learning import methods
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
+from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import create_network
-from dfc_numba.storage import checkpoint
 
 BOUND = 1e-9
 INVERSION_METHODS = ("di", "sldi", "ndi", "fa", "pbp")

@@ -16,10 +16,11 @@ from test_checkpoint import largest_file
 from dfc_numba.errors import ConfigurationError, LogError
 from dfc_numba.learning.schedule import plan_passes
 from dfc_numba.learning.training import Trainer
-from dfc_numba.storage import checkpoint, log_plan, logger, segments
+from dfc_numba.runs import checkpoint
+from dfc_numba.storage import logger, segments
 from dfc_numba.storage.logger import Logger
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recomputation import computed
+from dfc_numba.storage.recipes import computed
 from dfc_numba.storage.replay import replay
 
 # 20 samples in minibatches of 8, 8 and 4: 3 of pre-training, then 3 of feedback and 3 of forward learning in 2 epochs
@@ -99,7 +100,7 @@ def test_the_chosen_minibatches_are_logged(tmp_path, log, expected):
     log = log or {"last_of_epoch": True}
     trainer, _, _ = logged(tmp_path, log)
     assert numbers(tmp_path) == expected
-    records, _ = log_plan.expected(trainer.config, trainer.network, trainer.schedule, 20)
+    records, _ = logger.expected(trainer.config, trainer.network, trainer.schedule, 20)
     assert records == sum(map(len, expected.values()))
 
 
@@ -225,7 +226,7 @@ def test_recipes_give_the_trajectories_that_a_full_log_has(tmp_path, name):
                 assert not [one for one in ours.variables if one.startswith(("u", "v", "r_", "dW", "dQ"))]
                 if "u" not in theirs.variables:
                     continue
-                keep = log_plan.kept(full_log(full), theirs.records.controller, len(theirs["inputs"]))
+                keep = logger.kept(full_log(full), theirs.records.controller, len(theirs["inputs"]))
                 trajectory, _ = computed(ours.recipe(), keep)
                 assert all(np.array_equal(a, theirs[f"v_{i}"]) for i, a in enumerate(trajectory.v, 1))
                 assert np.array_equal(trajectory.u, theirs["u"])
@@ -554,7 +555,7 @@ def test_the_plan_of_a_pass_knows_every_phase():
     passes = plan_passes(
         ("pretraining", "feedback", "forward", "extra feedback"), config.training, config.feedback
     )
-    records, _ = log_plan.expected(config, network(), passes, 20)
+    records, _ = logger.expected(config, network(), passes, 20)
     assert records == 3 * len(passes)
     nothing = replace(config.controller, sigma=0.0)
-    assert log_plan.kept(config.log, nothing, 2).samples == (0, 1)
+    assert logger.kept(config.log, nothing, 2).samples == (0, 1)

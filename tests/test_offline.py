@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.analysis import offline
+from dfc_numba.analysis import offline as sources
 from dfc_numba.dynamics.plasticity import RULES
-from dfc_numba.dynamics.recipe import StoredUpdate
-from dfc_numba.storage import source as sources
+from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.writer import TrajectoryWriter
 
@@ -97,7 +97,7 @@ def test_forward_updates_are_those_of_the_kernels(stored, kind, readout, rule):
     noise = noise_for(arguments[3])
     expected = dfc.forward_update(*arguments, readout=readout, rule=rule, noise=noise)
     record = stored(*arguments, noise=noise)
-    assert len(sources.Source(record).blocks()) == 4
+    assert len(sources.AnalysedPhase(record).blocks()) == 4
     found = offline.forward_update(record, readout=readout, rule=rule)
     assert_close([*found.weights, *found.biases], [*expected.weights, *expected.biases])
     assert np.array_equal(found.converged, expected.converged)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.analysis.measurements import MEASUREMENTS
-from dfc_numba.display import analysis_figure, plots, trajectory_figure
+from dfc_numba.display import plots, trajectory_figures
 from dfc_numba.runs.run_directory import METRICS
 from dfc_numba.storage import analysis_file
 from dfc_numba.storage.reader import open_trajectories
@@ -173,7 +173,7 @@ def test_only_some_outputs_and_layers_are_shown_where_there_are_many(tmp_path):
     x = np.ones((2, 4))
     target = net.predict(x) + np.linspace(0, 1, 12)
     trajectory = dfc.simulate(net, x, target, dfc.Controller(**SHORT))
-    shown = trajectory_figure.trace(trajectory)
+    shown = trajectory_figures.control_trace(trajectory)
     assert list(shown.outputs()) == [7, 8, 9, 10, 11]
     assert [layer for layer, _ in shown.units] == [1, 3, 5, 7, 9]
 
@@ -286,7 +286,7 @@ def test_a_run_shows_what_was_measured(run, drawn):
 
 
 def test_every_measurement_of_a_whole_probe_has_a_place():
-    drawn_names = {name for *_, names in analysis_figure.PANELS for name in names}
+    drawn_names = {name for *_, names in plots.PANELS for name in names}
     beside = {"input_norm", "gamma"}  # norms are drawn as their deviation; gamma may be infinite
     means = {name for name in MEASUREMENTS if name.startswith("angle_q_mean")}
     assert drawn_names | beside | means == {*MEASUREMENTS}
@@ -333,4 +333,4 @@ def test_without_matplotlib_the_extra_is_named(stored, monkeypatch):
 
 def test_a_record_of_an_open_file_is_taken(stored):
     with open_trajectories(stored) as file:
-        assert trajectory_figure.trace(file["simulation"][0], sample=2).place == 2
+        assert trajectory_figures.control_trace(file["simulation"][0], sample=2).place == 2

@@ -10,7 +10,6 @@ import numpy as np
 import oracle
 import pytest
 import training_cases
-from dfc_numba.data.student_teacher import teacher_weights
 from problems import relative_deviation
 from reference_files import RESOURCES, family, label, more_files, read, shipped_files
 from reference_problems import READOUTS, Problem
@@ -20,6 +19,7 @@ from test_baselines import finite_differences
 
 import dfc_numba as dfc
 from dfc_numba import data
+from dfc_numba.data.teachers import teacher_weights
 from dfc_numba.learning import methods
 
 BOUND = 1e-12

@@ -26,11 +26,10 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.configuration.config import Config
-from dfc_numba.storage import deviation as deviations
+from dfc_numba.storage import replay as deviations
 from dfc_numba.storage import schema
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.replay import replay
-from dfc_numba.storage.resimulation import expand, what_if
+from dfc_numba.storage.replay import expand, replay, what_if
 from dfc_numba.storage.segments import SegmentWriter
 from dfc_numba.storage.writer import TrajectoryWriter
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dfc_numba.configuration.config import Config
-from dfc_numba.display import reporting
+from dfc_numba.display import progress as displays
 from dfc_numba.runs.run_directory import METRICS
 
 STARTED = SimpleNamespace(config=Config())
@@ -29,16 +29,16 @@ def progress(**changes):
     ],
 )  # fmt: skip
 def test_durations_are_said_as_people_say_them(seconds, text):
-    assert reporting.duration(seconds) == text
+    assert displays.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("n_bytes", "text"), [(3.5e7, "35 MB"), (1.25e9, "1.2 GB")])
 def test_sizes_are_said_as_people_say_them(n_bytes, text):
-    assert reporting.size(n_bytes) == text
+    assert displays.size(n_bytes) == text
 
 
 def test_a_plain_display_prints_a_line_per_epoch_and_one_every_so_often(capsys):
-    with reporting.PlainDisplay(interval=0.0) as display:
+    with displays.PlainDisplay(interval=0.0) as display:
         display.on_start(STARTED)
         display.on_minibatch(progress())
         display.on_epoch(ROW)
@@ -50,14 +50,14 @@ def test_a_plain_display_prints_a_line_per_epoch_and_one_every_so_often(capsys):
 
 
 def test_a_display_may_say_which_run_it_shows(capsys):
-    with reporting.PlainDisplay(interval=0.0, label="run 2/7, ") as display:
+    with displays.PlainDisplay(interval=0.0, label="run 2/7, ") as display:
         display.on_start(STARTED)
         display.on_minibatch(progress())
     assert capsys.readouterr().err.startswith("run 2/7, forward 2/10, minibatch 3/41")
 
 
 def test_a_plain_display_is_quiet_in_between(capsys):
-    with reporting.PlainDisplay() as display:
+    with displays.PlainDisplay() as display:
         display.on_start(STARTED)
         display.on_minibatch(progress())
     assert capsys.readouterr() == ("", "")
@@ -65,8 +65,8 @@ def test_a_plain_display_is_quiet_in_between(capsys):
 
 def test_what_is_not_known_is_not_said():
     unknown = progress(phase="pretraining", loss=None, accuracy=None, seconds_left=None)
-    assert reporting.progress_numbers(unknown) == []
-    assert reporting.progress_text(unknown, {"pretraining": 3, "forward": 10}) == "pretraining 2/3"
+    assert displays.progress_numbers(unknown) == []
+    assert displays.progress_text(unknown, {"pretraining": 3, "forward": 10}) == "pretraining 2/3"
 
 
 def test_a_live_display_shows_the_run_and_tidies_up(monkeypatch):
@@ -77,8 +77,8 @@ def test_a_live_display_shows_the_run_and_tidies_up(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
-    display = reporting.choose_display("run 2/7, ")
-    assert isinstance(display, reporting.LiveDisplay)
+    display = displays.choose_display("run 2/7, ")
+    assert isinstance(display, displays.LiveDisplay)
     with pytest.raises(KeyboardInterrupt), display:
         display.on_start(STARTED)
         display.on_minibatch(progress())
@@ -90,11 +90,11 @@ def test_a_live_display_shows_the_run_and_tidies_up(monkeypatch):
 
 
 def test_no_terminal_gets_plain_lines():
-    assert isinstance(reporting.choose_display(), reporting.PlainDisplay)
+    assert isinstance(displays.choose_display(), displays.PlainDisplay)
 
 
 def test_a_display_that_shows_nothing_takes_every_event():
-    with reporting.NoDisplay() as display:
+    with displays.NoDisplay() as display:
         assert not any(
             hasattr(display, event) for event in ("on_start", "on_minibatch", "on_epoch", "on_end")
         )

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import dfc_numba
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
+from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
-from dfc_numba.storage import checkpoint
 from dfc_numba.support.files import Lock
 
 SETTINGS = [
@@ -450,7 +450,7 @@ def test_a_resumed_run_that_fails_before_a_checkpoint_leaves_the_configuration(s
 
     before = (stopped / "config.toml").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("dfc_numba.storage.checkpoint._store_rows", fail)
+        patch.setattr("dfc_numba.runs.checkpoint._store_rows", fail)
         assert dfc("--out", stopped, "--resume", "--epochs", EPOCHS + 4).exit_code == 1
     assert record(stopped)["status"] == "failed" and (stopped / "config.toml").read_bytes() == before
     assert dfc("--out", stopped, "--resume", "--epochs", EPOCHS + 1).exit_code == 0

@@ -5,10 +5,10 @@ import itertools
 import h5py
 import numpy as np
 import pytest
-from dfc_numba.kernels.checksum import fletcher32
 
-from dfc_numba.storage import direct
-from dfc_numba.storage.layout import filters
+from dfc_numba.kernels.checksum import fletcher32
+from dfc_numba.storage import hdf5_fast
+from dfc_numba.storage.table import filters
 
 ROWS = (5, 7, 6)  # of a variable: 5 time points in chunks of 2
 
@@ -46,7 +46,7 @@ def test_the_checksum_is_hdf5_s(tmp_path, dtype, compression):
         dataset = create(file, dtype, compression)
         dataset[0] = values(dtype)
         mask, content = dataset.id.read_direct_chunk((0, 2, 0, 0))
-        assert direct.intact(content, mask)
+        assert hdf5_fast.intact(content, mask)
 
 
 def test_every_flipped_bit_of_a_chunk_is_seen(tmp_path):
@@ -57,15 +57,15 @@ def test_every_flipped_bit_of_a_chunk_is_seen(tmp_path):
     for bit in range(8 * len(content)):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert not direct.intact(bytes(damaged), mask)
+        assert not hdf5_fast.intact(bytes(damaged), mask)
 
 
 def test_chunks_of_odd_length_have_hdf5_s_checksum(tmp_path):
     with h5py.File(tmp_path / "file.h5", "w") as file:
         dataset = file.create_dataset("a", data=np.arange(7, dtype=np.int8), chunks=(7,), fletcher32=True)
         mask, content = dataset.id.read_direct_chunk((0,))
-    assert direct.intact(content, mask)
-    assert not direct.intact(content, 1)  # says that it has none
+    assert hdf5_fast.intact(content, mask)
+    assert not hdf5_fast.intact(content, 1)  # says that it has none
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -75,9 +75,9 @@ def test_plain_h5py_reads_what_was_written(tmp_path, dtype, given_as, order):
     given = np.asarray(values(given_as), order=order)
     with h5py.File(tmp_path / "file.h5", "w") as file:
         dataset = create(file, dtype)
-        assert direct.takes_whole_chunks(dataset, ROWS)
+        assert hdf5_fast.takes_whole_chunks(dataset, ROWS)
         for start in (0, 2, 4):
-            direct.write_chunk([(dataset, (1, start, 0, 0))], given[start : start + 2])
+            hdf5_fast.write_chunk([(dataset, (1, start, 0, 0))], given[start : start + 2])
     with h5py.File(tmp_path / "file.h5") as file:
         assert np.array_equal(file["a"][1], given.astype(dtype)) and not file["a"][0].any()
 
@@ -87,8 +87,8 @@ def test_what_a_row_leaves_of_its_last_chunk_is_filled(tmp_path):
         dataset = file.create_dataset(
             "a", (1, 5), maxshape=(1, None), chunks=(1, 3), dtype="f4", fillvalue=np.nan, fletcher32=True
         )
-        direct.write_chunk([(dataset, (0, 0))], np.ones(3))
-        direct.write_chunk([(dataset, (0, 3))], np.ones(2))
+        hdf5_fast.write_chunk([(dataset, (0, 0))], np.ones(3))
+        hdf5_fast.write_chunk([(dataset, (0, 3))], np.ones(2))
         dataset.resize(6, axis=1)
         np.testing.assert_array_equal(dataset[0], [1, 1, 1, 1, 1, np.nan])
 
@@ -99,13 +99,13 @@ def test_a_copied_chunk_is_the_same_and_damage_is_seen(tmp_path, compression):
         source, target = create(file, compression=compression), create(other, compression=compression)
         source[0] = values()
         info = source.id.get_chunk_info_by_coord((0, 2, 0, 0))
-        assert direct.copy_chunk(source, info, target, (2, 2, 0, 0))
+        assert hdf5_fast.copy_chunk(source, info, target, (2, 2, 0, 0))
         assert np.array_equal(target[2, 2:4], source[0, 2:4])
         damaged = bytearray(source.id.read_direct_chunk((0, 2, 0, 0))[1])
         damaged[5] ^= 1
         source.id.write_direct_chunk((0, 2, 0, 0), bytes(damaged))
         info = source.id.get_chunk_info_by_coord((0, 2, 0, 0))
-        assert not direct.copy_chunk(source, info, target, (1, 2, 0, 0))
+        assert not hdf5_fast.copy_chunk(source, info, target, (1, 2, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_a_copied_chunk_is_the_same_and_damage_is_seen(tmp_path, compression):
 )
 def test_other_rows_go_through_hdf5(tmp_path, changes, shape):
     with h5py.File(tmp_path / "file.h5", "w") as file:
-        assert not direct.takes_whole_chunks(create(file, **changes), shape)
+        assert not hdf5_fast.takes_whole_chunks(create(file, **changes), shape)

@@ -168,7 +168,7 @@ def test_variables_that_are_not_there_are_named(forward, arguments, message):
 
 def test_reading_too_much_for_memory_is_refused(forward, monkeypatch):
     monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: 1000)
-    monkeypatch.setattr("dfc_numba.storage.variable.SMALL_BYTES", 100)
+    monkeypatch.setattr("dfc_numba.storage.stored.SMALL_BYTES", 100)
     with pytest.raises(
         MemoryError, match="v_2 of shape .* needs .* only 1 kB are free; read less of it at a time"
     ):

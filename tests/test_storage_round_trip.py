@@ -21,7 +21,7 @@ from storage_files import (
 )
 
 import dfc_numba as dfc
-from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
+from dfc_numba.model.recording import Recipe, StoredUpdate
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.writer import TrajectoryWriter
 
@@ -305,8 +305,8 @@ def test_wrong_options_are_refused_before_there_is_a_file(tmp_path, options, mes
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_a_record_is_written_piece_by_piece(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("dfc_numba.storage.layout.BLOCK_BYTES", 2**16)
-    monkeypatch.setattr("dfc_numba.storage.layout.CHUNK_BYTES", 2**14)
+    monkeypatch.setattr("dfc_numba.storage.table.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("dfc_numba.storage.table.CHUNK_BYTES", 2**14)
     one = record(0, count=500)
     size = sum(array.nbytes for array in one[1].v)
     with TrajectoryWriter(tmp_path / "a.h5", dtype=dtype) as writer:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dfc_numba.storage import schema
-from dfc_numba.storage.layout import CHUNK_BYTES, SMALL_CHUNK_BYTES, chunk_shape, pieces
+from dfc_numba.storage.table import CHUNK_BYTES, SMALL_CHUNK_BYTES, chunk_shape, pieces
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "file-format.md").read_text(encoding="utf-8")
 CONTENTS = re.search(r"^## What is in a file$.*?(?=^## )", DOCUMENT, re.MULTILINE | re.DOTALL)[0]
@@ -21,7 +21,12 @@ def test_every_variable_is_documented_as_it_is():
     documented = {row[0].strip("`"): row[1:] for row in ROWS if len(row) == 3}
     expected = {}
     for name, about in (schema.PLAIN | schema.LAYERED).items():
-        dims = ", ".join(about.dims).replace("#", "i").replace("below", "unit_{i-1}").replace("above", "unit_{i+1}")
+        dims = (
+            ", ".join(about.dims)
+            .replace("#", "i")
+            .replace("below", "unit_{i-1}")
+            .replace("above", "unit_{i+1}")
+        )
         expected[name + "_i" * (name in schema.LAYERED)] = (dims, about.long_name.replace("#", "i"))
     assert documented == expected
 

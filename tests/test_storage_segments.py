@@ -303,7 +303,7 @@ def test_a_damaged_segment_stops_the_compaction_and_all_stays(tmp_path, records)
 
 def test_compaction_takes_little_memory(tmp_path, monkeypatch):
     """No more than a chunk is read at a time, whatever a record holds."""
-    monkeypatch.setattr("dfc_numba.storage.layout.CHUNK_BYTES", 2**12)
+    monkeypatch.setattr("dfc_numba.storage.table.CHUNK_BYTES", 2**12)
     one = record(0, count=256)
     write(tmp_path, [one] * 4, 2)
     largest, read = [], h5py.Dataset.__getitem__

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from dfc_numba.storage import schema
-from dfc_numba.storage.layout import filters
-from dfc_numba.storage.table import Table
+from dfc_numba.storage.table import Table, filters
 
 FIRST = {"v_1": np.ones((5, 2, 3)), "position": np.arange(2), "number": np.int64(0)}
 STEPS = {"step": np.arange(5), "time": 0.1 * np.arange(5)}

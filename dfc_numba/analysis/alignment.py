@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.analysis.directions import reference_update
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.targets import mean_loss
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number
 
 SILENT = np.errstate(all="ignore")  # of updates that have diverged

@@ -14,8 +14,8 @@ from dfc_numba.analysis.linear_response import (
     inverse_gains,
     jacobian_bytes,
 )
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.support import memory
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number
 
 SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN

@@ -11,6 +11,7 @@ from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.steady.response import Response
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
 STATES = ("steady_state", "feedforward")
@@ -25,7 +26,7 @@ def control_effort(network, u):
         u: control signals (B, n_L), Q of all layers.
     """
     u = samples("u", u, instance("network", network, Network).sizes[-1])
-    with jacobian.one_thread():
+    with one_thread():
         return 0.5 * sum(np.sum((u @ q.T) ** 2, axis=1) for q in network.feedback)
 
 
@@ -53,7 +54,7 @@ def effort_update(network, x, u, controller, *, at="steady_state"):
     _refuse_jacobian_feedback(controller)
     choice("at", at, STATES)
     u = samples("u", u, instance("network", network, Network).sizes[-1])
-    with jacobian.one_thread():
+    with one_thread():
         voltages, rates, below = _state(network, x, u, at)
         j = jacobian.of_output(network, voltages)
         if controller.error == "softmax":
@@ -115,7 +116,7 @@ def feedback_ratio(network, x, u):
     Returns:
         (B, L), infinite where there is feedback alone, NaN where there is neither.
     """
-    with jacobian.one_thread():
+    with one_thread():
         response = LinearResponse(network, x)
         u = samples("u", u, network.sizes[-1], count=len(response.x))
         ratios = [

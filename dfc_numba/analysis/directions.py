@@ -6,8 +6,8 @@ from dfc_numba.analysis import least_norm
 from dfc_numba.analysis.linear_response import LinearResponse
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.model.activations import FUNCTIONS
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.targets import LOSSES, as_targets, output_gradient
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, flag, number, samples
 
 KINDS = ("bp", "gn", "mn")

@@ -15,7 +15,7 @@ from dfc_numba.analysis.conditions import null_space_fraction
 from dfc_numba.analysis.control import control_effort, distance_to_linear, feedback_ratio
 from dfc_numba.analysis.probe import traits_of
 from dfc_numba.analysis.stability import STABLE, VERDICTS
-from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.threads import one_thread
 
 # what the measurements of a group need of a probe
 NEEDED = {

@@ -18,9 +18,9 @@ from dfc_numba.dynamics.plasticity import ForwardUpdate, forward_update
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.schedule import shuffled_minibatches
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.steady.equilibrium import steady_state
+from dfc_numba.support.threads import one_thread
 
 NOISE_MINIBATCH = (
     2**64 - 1

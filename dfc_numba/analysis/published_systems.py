@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.model.activations import DERIVATIVES
-from dfc_numba.model.jacobian import of_output, one_thread
+from dfc_numba.model.jacobian import of_output
 from dfc_numba.model.network import Network
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import instance, number, samples
 
 

@@ -16,11 +16,13 @@ from dfc_numba.analysis.spectrum import (
     largest_stable_step,
     spectral_radius,
 )
-from dfc_numba.dynamics.simulation import Record, simulate
+from dfc_numba.dynamics.simulation import simulate
 from dfc_numba.model.controller import Controller
-from dfc_numba.model.jacobian import PIECE_BYTES, one_thread
+from dfc_numba.model.jacobian import PIECE_BYTES
 from dfc_numba.model.network import feedforward_state
+from dfc_numba.model.recording import Record
 from dfc_numba.steady.equilibrium import steady_state
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
 SETTLED = 1e-5  # of the norm of the control error in the feedforward state

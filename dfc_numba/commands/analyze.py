@@ -6,9 +6,9 @@ from pathlib import Path
 from dfc_numba.analysis.measurements import available, possible, require
 from dfc_numba.analysis.results import DIMENSIONS, columns, noted, rows, stacked, variables
 from dfc_numba.configuration.config_usage import ANALYSES
-from dfc_numba.display import analysis_report
+from dfc_numba.display import reports
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.runs.subjects import opened
+from dfc_numba.runs.analysis_subjects import opened
 from dfc_numba.storage import analysis_file
 from dfc_numba.support.wording import nearest
 
@@ -38,7 +38,7 @@ def analyze(path, *, what=None, out=None, **options):
         found, problems = _measured(subjects.all, groups)
         if found:
             groups, names, notes = found
-            print("\n".join(analysis_report.lines(notes, names, groups)))
+            print("\n".join(reports.analysis_lines(notes, names, groups)))
             _write(out, list(notes.values()), subjects)
     problems = [*subjects.damaged, *problems]
     for problem in problems:
@@ -76,7 +76,7 @@ def _measured(subjects, groups):
     The first subject that can be read decides what is measured of all.
     """
     names, notes, problems = None, {}, []
-    for subject in analysis_report.watched(subjects):
+    for subject in reports.watched(subjects):
         try:
             where, probe = subject.make()
         except (OSError, ValueError) as error:

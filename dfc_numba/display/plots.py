@@ -2,23 +2,86 @@
 
 import csv
 from contextlib import contextmanager
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 
-from dfc_numba.display import analysis_figure, inversion_figure, panels, trajectory_figure
+from dfc_numba.display import trajectory_figures
+from dfc_numba.display.trajectory_figures import wide_scale
 from dfc_numba.runs.run_directory import ANALYSIS_NAME, METRICS_NAME
 from dfc_numba.storage.analysis_file import read_course
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
-from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, draw_panels, new_figure, save
+from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, colours, draw_panels, new_figure, save
+
+# --- what was measured of the theory ------------------------------------------------------------------------
+
+DEGREES = "degrees"
+# title, label of the axis, and the measurements with their names in the legend
+PANELS = (
+    ("angles of the update", DEGREES, {
+        "angle_bp": "BP", "angle_gn": "GN", "angle_gn_damped": "GN, damped", "angle_mn": "MN",
+        "angle_mn_damped": "MN, damped", "angle_ssa": "SSA", "angle_effort": "effort",
+    }),
+    ("decrease of the loss along", "per unit of length", {
+        "decrease_own": "its update", "decrease_bp": "BP", "decrease_gn": "GN", "decrease_gn_damped": "GN, damped",
+        "decrease_mn": "MN", "decrease_mn_damped": "MN, damped", "decrease_ssa": "SSA", "decrease_effort": "effort",
+    }),
+    ("angles of the feedback weights", DEGREES, {
+        "angle_q_transpose": "$J^T$", "angle_q_pinv": "$J^+$", "angle_q_damped": "damped, best γ",
+    }),
+    ("conditions", "", {"condition_2": "condition 2", "dev_r": "deviation of norms", "null_space": "in the null space"}),
+    ("eigenvalues, the worst sample", "largest real part (1/$\\tau_u$)", {
+        "eig_instantaneous": "instantaneous", "eig_integral": "$A_I$", "eig_proportional": "$A_{PI}$",
+    }),
+    ("Euler step, the worst sample", "", {
+        "euler_radius": "spectral radius", "largest_dt": "largest stable dt", "verdict": "stable samples",
+    }),
+    ("control", "", {"effort": "effort", "feedback_ratio": "feedback / feedforward", "nonlinearity": "distance from SSA"}),
+)  # fmt: skip
+
+
+class Measured:
+    """What `dfc_numba.display.trajectory_figures` draws of an analysis.
+
+    Args:
+        arrays: measurements by name, each (times,), and "minibatches" (times,).
+    """
+
+    title, time_label = "measured on the probe batch", "minibatches"
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def panels(self):
+        """The functions that draw the panels, those of which something was measured."""
+        return [partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}]
+
+
+def _draw(axes, measured, *, panel):
+    title, label, names = panel
+    found = {text: measured.arrays[name] for name, text in names.items() if name in measured.arrays}
+    for (text, values), colour in zip(found.items(), colours(found).values(), strict=True):
+        marker = "." if len(values) == 1 else None
+        axes.plot(measured.arrays["minibatches"], values, label=text, marker=marker, color=colour)
+    axes.set(title=title, ylabel=label, yscale=_scale(label, found.values()))
+
+
+def _scale(label, curves):
+    """Linear for angles, and where something is not above zero."""
+    positive = label != DEGREES and not any((values <= 0).any() for values in curves)
+    return wide_scale(*curves) if positive else "linear"
+
+
+# --- figures of files and runs ------------------------------------------------------------------------------
 
 RUN_FIGURE = "figure.png"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SCORES = ("loss", "accuracy")
 TITLE_HEIGHT = 0.4
 TRACES = {
-    "controller": trajectory_figure.trace,
-    "inversion": inversion_figure.trace,
+    "controller": trajectory_figures.control_trace,
+    "inversion": trajectory_figures.inversion_trace,
 }  # by the kind of simulation
 
 
@@ -82,8 +145,8 @@ def _stored_record(path, phase, record, optional):
 def _figure(path, curves, shown):
     """A figure of the learning curves, above what else is shown."""
     width, height = PANEL_SIZE
-    n_rows = [1] * bool(curves) + [panels.rows(one) for one in shown]
-    columns = panels.COLUMNS if shown else len(curves)
+    n_rows = [1] * bool(curves) + [trajectory_figures.rows(one) for one in shown]
+    columns = trajectory_figures.COLUMNS if shown else len(curves)
     heights = [TITLE_HEIGHT + height * rows for rows in n_rows]
     figure = new_figure(columns * width, sum(heights))
     parts = list(figure.subfigures(len(heights), height_ratios=heights, squeeze=False).flat)
@@ -91,13 +154,13 @@ def _figure(path, curves, shown):
         draw_panels(parts[0], curves)
         parts[0].suptitle(path.resolve().name, x=0.01, horizontalalignment="left", weight="bold")
     for part, one in zip(parts[bool(curves) :], shown, strict=True):
-        panels.draw(part, one)
+        trajectory_figures.draw(part, one)
     return figure
 
 
 def _measured(path):
     """What was measured in a run, None without."""
-    return analysis_figure.Measured(read_course(path)) if path.is_file() else None
+    return Measured(read_course(path)) if path.is_file() else None
 
 
 def _learning_curves(metrics):

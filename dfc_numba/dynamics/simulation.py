@@ -1,69 +1,22 @@
 """Simulating one feedback phase with full trajectories."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
 from dfc_numba.dynamics.phase import prepare, run
-from dfc_numba.dynamics.recipe import Recipe, Storable
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.model.noise import as_key
+from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
-from dfc_numba.support.options import Count, options
 from dfc_numba.support.validation import instance
 
-Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
-InversionVariable = Literal["r_x", "r_y"]
-VARIABLES = Variable.__args__[:-1]  # what the kernel records
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
 IDLE = kernel.Task(
     kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, 0
 )  # simulates and makes no update
-
-
-@options
-class Record:
-    """What to keep of a simulation.
-
-    Args:
-        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
-            "r_y"; None keeps all but the noise.
-        samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
-        every: keep every n-th time point, beginning with the initial state.
-
-    Raises:
-        ValueError: for an unknown variable, or numbers that are not allowed.
-    """
-
-    variables: tuple[Literal[Variable, InversionVariable], ...] | None = None
-    samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
-    every: Count = 1
-
-    def names(self, there=VARIABLES):
-        """Names of the variables that are kept, of those that there are."""
-        return there if self.variables is None else self.variables
-
-    def require_only(self, there, what):
-        """ValueError for a variable that is not among those that a simulation has."""
-        others = [name for name in self.names(there) if name not in there]
-        if others:
-            raise ValueError(f"Record.variables has {others[0]!r}; {what} has {', '.join(there)}")
-
-    def positions(self, count):
-        """Positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
-        if self.samples is None:
-            return np.arange(count)
-        chosen = np.asarray(self.samples, np.int64)
-        distinct = 0 < len(chosen) == len({*self.samples})
-        if not distinct or chosen.min() < 0 or chosen.max() >= count:
-            raise ValueError(
-                f"Record.samples is {self.samples}; different positions from 0 to {count - 1} are allowed"
-            )
-        return chosen
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.errors import DivergenceError
-from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.threads import one_thread
 
 PIECE_BYTES = 64e6  # of the derivatives that are held at a time
 MAX_ITERATIONS, HALVINGS = 100, 30

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.linalg import eig
 
 from dfc_numba.inversion.stability import RULES, distances, excess, feedback_loops, spectrum
-from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, whole_number
 
 KINDS = ("random", "transpose", "stable")

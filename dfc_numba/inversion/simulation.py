@@ -5,11 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.dynamics.recipe import Recipe
-from dfc_numba.dynamics.simulation import InversionVariable, Record
 from dfc_numba.inversion.rules import loop_errors
 from dfc_numba.model.activations import slope
 from dfc_numba.model.network import Network
+from dfc_numba.model.recording import InversionVariable, Recipe, Record
 from dfc_numba.model.targets import as_targets, output_gradient, unit_of_error
 from dfc_numba.support.options import Count, NotNegative, Positive, options
 from dfc_numba.support.validation import instance, samples
@@ -101,7 +100,7 @@ def checked(network, x, y, inversion):
 def driven(network, activity, y, loss):
     """(phi'(v_i) of the hidden layers, delta_L): what a minibatch hands to `backward_errors`.
 
-        delta_L = phi_L'(v_L) o (y - r_L),  or with softmax(r_L) for the cross-entropy
+    delta_L = phi_L'(v_L) o (y - r_L),  or with softmax(r_L) for the cross-entropy
     """
     output = activity.r[-1]
     error = -output_gradient(output, y, loss) / unit_of_error(loss, *output.shape)
@@ -146,7 +145,10 @@ def _recorded(network, drive, inversion, record):
     chosen = record.positions(len(drive[1]))
     errors, states = _errors(network, drive, inversion, chosen, trajectory=True)
     every = slice(None, None, record.every)
-    kept = {name: [np.ascontiguousarray(r[every]) for r in getattr(states, name)] for name in record.names(VARIABLES)}
+    kept = {
+        name: [np.ascontiguousarray(r[every]) for r in getattr(states, name)]
+        for name in record.names(VARIABLES)
+    }
     kept = dict.fromkeys(VARIABLES) | kept
     return errors, replace(states, **kept, time=states.time[every], step=states.step[every], samples=chosen)
 

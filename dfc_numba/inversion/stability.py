@@ -12,7 +12,7 @@ from functools import cached_property, reduce
 import numpy as np
 
 from dfc_numba.inversion.problem import check
-from dfc_numba.model.jacobian import one_thread
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number
 
 RULES = {"sequential": "di", "single": "sldi"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dfc_numba.dynamics.recipe import Recipe, Storable
+from dfc_numba.model.recording import Recipe, Storable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from dfc_numba.inversion.simulation import Inversion, checked, driven, hidden_er
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.errors import gradients, update_options
 from dfc_numba.learning.optimizers import Gradients
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.targets import unit_of_error
+from dfc_numba.support.threads import one_thread
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
 LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
@@ -65,14 +65,22 @@ def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=Fal
     errors, trajectory = hidden_errors(network, drive, inversion, record)
     with np.errstate(over="ignore", invalid="ignore"):  # what has diverged is told as such
         made = _gradients(
-            network, x, activity, [*errors, drive[1]], inversion.loss, clip_error=clip_error, normalise=normalise
+            network,
+            x,
+            activity,
+            [*errors, drive[1]],
+            inversion.loss,
+            clip_error=clip_error,
+            normalise=normalise,
         )
     return InversionUpdate(_negative(made.weights), _negative(made.biases), errors, trajectory)
 
 
 def from_loops(network, minibatch, config):
     """The gradient of the mean loss, with the errors of the hidden layers by dynamic inversion."""
-    update = minibatch.made(inversion_update, network, minibatch.y, inversion_of(config), **update_options(config))
+    update = minibatch.made(
+        inversion_update, network, minibatch.y, inversion_of(config), **update_options(config)
+    )
     refuse_divergence(update.errors)
     return Gradients(weights=_negative(update.weights), biases=_negative(update.biases))
 
@@ -121,7 +129,9 @@ def create_backward(network, config):
         network.weights,
         options.feedback,
         loop=_loop(method),
-        alpha=options.alpha if _loop(method) == "single" else 0.0,  # as published for the loop from layer to layer
+        alpha=options.alpha
+        if _loop(method) == "single"
+        else 0.0,  # as published for the loop from layer to layer
         seed=[config.training.seed, FEEDBACK_STREAM],
         bound=options.feedback_range,
         scale=options.feedback_scale,

@@ -19,9 +19,9 @@ from dfc_numba.learning.evaluation import Score, count_correct, evaluate
 from dfc_numba.learning.optimizers import Optimizer, per_layer, squared_norm
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
-from dfc_numba.model.network_file import KINDS
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.targets import mean_loss
+from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import threads
 
 

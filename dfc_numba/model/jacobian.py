@@ -1,24 +1,10 @@
 """The Jacobian of the output with respect to the voltages, and the feedback weights that are functions of it."""
 
-from functools import cache
-
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from dfc_numba.model.activations import DERIVATIVES
 
 PIECE_BYTES = 64e6  # of the Jacobians that are held at a time
-
-
-def one_thread():
-    """A context in which products of NumPy's library have the same bits however many threads there are."""
-    return _controller().limit(limits=1, user_api="blas")
-
-
-@cache
-def _controller():
-    """Finding the libraries takes milliseconds, so it is done once."""
-    return ThreadpoolController()
 
 
 def of_output(network, voltages):

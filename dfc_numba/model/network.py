@@ -9,9 +9,9 @@ import numpy as np
 
 from dfc_numba.kernels.feedforward import ACTIVATIONS, feedforward
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
-from dfc_numba.model import jacobian, network_file
+from dfc_numba.model import jacobian
 from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
-from dfc_numba.support import threads
+from dfc_numba.support import filing, threads
 from dfc_numba.support.validation import (
     as_array,
     choice,
@@ -319,7 +319,7 @@ class Network:
 
     def save(self, path):
         """Write the network to an HDF5 file; an older file of that name is replaced as a whole."""
-        network_file.write(self, path)
+        filing.save("network", self, path)
 
     @classmethod
     def load(cls, path):
@@ -328,7 +328,7 @@ class Network:
         Raises:
             OSError: if the file cannot be read. ValueError: if it is no network file of this project.
         """
-        return cls(**network_file.read(path))
+        return cls(**filing.load("network", path))
 
 
 def _common_dtype(weights):

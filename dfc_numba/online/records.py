@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from dfc_numba.dynamics.simulation import Record, Trajectory
+from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.kernels.online_state import Records
+from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
 from dfc_numba.support.validation import choice, instance, whole_number
 

@@ -18,11 +18,11 @@ from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
 from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.model.initialization import initial_matrix
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
 from dfc_numba.support import threads
 from dfc_numba.support.options import NotNegative, Positive, options
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, floats, instance, samples, whole_number
 
 RULES = ("dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control")

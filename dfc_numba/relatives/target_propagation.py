@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.network import Activity, Network
 from dfc_numba.model.targets import as_targets, output_gradient
 from dfc_numba.relatives.feedback_mappings import (
@@ -30,6 +29,7 @@ from dfc_numba.relatives.feedback_mappings import (
     read_output,
     run_chain,
 )
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import instance, number, samples
 
 # --- targets ----------------------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from dfc_numba.extensions import used_extensions
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
+from dfc_numba.runs.checkpoint import MINUTES
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory
 from dfc_numba.runs.signals import leave_on_signals, stop_on_signals
-from dfc_numba.storage.checkpoint_pair import MINUTES
 from dfc_numba.storage.logger import Logger
 from dfc_numba.support.environment import environment
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from dfc_numba.configuration.config_file import load_config, used_values
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.extensions import differences, explained, used_extensions
+from dfc_numba.runs.checkpoint import allowed_changes, contradictions
 from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, holds_run, last_of, read_record
-from dfc_numba.storage.checkpoint import allowed_changes, contradictions
 
 
 def find(out, name, required):

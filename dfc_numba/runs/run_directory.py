@@ -24,15 +24,15 @@ from dfc_numba.analysis import measurements
 from dfc_numba.analysis.monitor import SECONDS
 from dfc_numba.configuration.config_file import to_toml
 from dfc_numba.errors import CheckpointError, ConfigurationError
-from dfc_numba.storage import checkpoint_pair
-from dfc_numba.storage.checkpoint_pair import CheckpointPair
+from dfc_numba.runs import checkpoint
+from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.support.files import Lock, remove_leftovers, write_text
 
 SCORES = [f"{split}_{score}" for split in ("train", "val", "test") for score in ("loss", "accuracy")]
 METRICS = ("epoch", *SCORES, "seconds")
 CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME = "config.toml", "run.json", "metrics.csv", "analysis.h5"
 BEST_NAME, LAST_NAME, LOCK_NAME = "weights_best.h5", "weights_last.h5", ".lock"
-FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME, BEST_NAME, LAST_NAME, *checkpoint_pair.FILES)
+FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME, BEST_NAME, LAST_NAME, *checkpoint.FILES)
 DEFAULT_PARENT = "runs"
 # what run.json tells about each session
 SESSION = (
@@ -63,7 +63,7 @@ class RunDirectory:
         self._trainer = self._config_before = None
 
     @classmethod
-    def create(cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint_pair.MINUTES, **facts):
+    def create(cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint.MINUTES, **facts):
         """Claims a new directory and writes configuration, run.json and an empty metrics.csv into it.
 
         Args:
@@ -83,7 +83,7 @@ class RunDirectory:
         return directory
 
     @classmethod
-    def reopen(cls, config, *, path, name="run", checkpoint_minutes=checkpoint_pair.MINUTES, **facts):
+    def reopen(cls, config, *, path, name="run", checkpoint_minutes=checkpoint.MINUTES, **facts):
         """Takes over the directory of a run that was interrupted, killed or is to go on; for the arguments see `create`.
 
         Nothing is written before the run starts.

@@ -9,6 +9,7 @@ from dfc_numba.model.activations import FUNCTIONS
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.steady import newton
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
 METHODS = ("linear", "newton")
@@ -50,7 +51,7 @@ def output_jacobian(network, x):
         ValueError, TypeError: for inputs that do not fit.
     """
     _, activity = feedforward_state(network, x)
-    with jacobian.one_thread():
+    with one_thread():
         return jacobian.of_output(network, activity.v)
 
 
@@ -158,7 +159,7 @@ def _transposed(network, x, target, controller):
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
     alpha = controller.steady_leak
-    with jacobian.one_thread():
+    with one_thread():
         j = jacobian.of_output(network, activity.v)
         gram = j @ j.transpose(0, 2, 1) + alpha * np.eye(j.shape[1])
         u = np.linalg.solve(gram, (target - activity.r[-1])[:, :, None])

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import softmax
 
 from dfc_numba.kernels import newton as kernel
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.steady.krylov import edge_eigenvalues, least_residuals
 from dfc_numba.steady.response import Response
+from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import samples
 
 DENSE_OUTPUTS = 32  # with more, matrices take longer than Krylov spaces

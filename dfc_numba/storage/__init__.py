@@ -1,13 +1,32 @@
-"""Trajectories in HDF5 files: written record by record, opened anywhere, read lazily, replayed from what they hold.
+"""Files in HDF5: networks and trajectories, written record by record, opened anywhere, read lazily, replayed.
 
-schema.py, table.py      what is in a file; data sets that grow together
-kinds.py                 what is simulated: feedback phases, dynamic inversion
-recipe.py                what a replay of a record needs
-writer.py, segments.py   writing a file; a run's files, closed one after the other
-reader.py                reading files, segments and run directories
-recomputation.py         what a recipe gives: trajectory and update
-replay.py, deviation.py  computing records again, and comparing bit for bit
-resimulation.py          new files from recipes: full trajectories, another controller
-source.py                a trajectory to analyse, stored or in memory
+schema.py, table.py      what is in a trajectory file; data sets that grow together
+recipes.py               what is simulated, what a replay needs, and what it gives
+writer.py, segments.py   writing a file, or one of several; a run's files, closed one after the other
+hdf5_fast.py             chunks past HDF5's filters, files on disks that may fill
+reader.py, stored.py     reading files, segments and run directories; variables and records
+replay.py                computing records again, bit for bit; new files from recipes
+inspection.py            what is in a file; what is damaged
+logger.py                the log of a run
+network_file.py          networks
 analysis_file.py         what was measured of networks and minibatches
+
+Importing this package binds the formats to `Network.save` and to `save` of trajectories (`support.filing`).
 """
+
+from importlib import import_module
+
+from dfc_numba.support import filing
+
+
+def _later(module, name):
+    """A function of a module of this room, which is imported when it is first called."""
+
+    def call(*arguments, **options):
+        return getattr(import_module(f"{__name__}.{module}"), name)(*arguments, **options)
+
+    return call
+
+
+filing.bind("network", _later("network_file", "write"), _later("network_file", "read"))
+filing.bind("trajectory", _later("writer", "save"), _later("reader", "load"))

@@ -9,9 +9,8 @@ import io
 import numpy as np
 
 from dfc_numba._version import __version__
-from dfc_numba.storage.layout import filters
 from dfc_numba.storage.safe import checked
-from dfc_numba.storage.table import texts
+from dfc_numba.storage.table import filters, texts
 from dfc_numba.support import files, hdf5
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/analysis", "1.0", "analysis file"

@@ -4,23 +4,193 @@ The simulation that a logged minibatch learns from is recorded, so that its upda
 that records take until they are written is bounded. Before every checkpoint what is logged is closed for good.
 """
 
+import threading
 import time
-from contextlib import contextmanager
+from collections import deque
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 
 import numpy as np
 
-from dfc_numba.configuration.config_usage import logged_phases
-from dfc_numba.dynamics.recipe import Recipe, StoredUpdate
+from dfc_numba.configuration.config_usage import logged_phases, simulation_of
 from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
-from dfc_numba.storage import kinds, schema, segments
-from dfc_numba.storage.background import Background
-from dfc_numba.storage.layout import filters
-from dfc_numba.storage.log_plan import chooses, expected, kept, trajectory_bytes
+from dfc_numba.model.recording import Recipe, Record, StoredUpdate
+from dfc_numba.storage import recipes, schema, segments
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recomputation import simulates
+from dfc_numba.storage.recipes import simulates
+from dfc_numba.storage.table import filters
 from dfc_numba.support.memory import Recycled
+from dfc_numba.support.validation import dtype_of
+
+# --- a worker beside the training ---------------------------------------------------------------------------
+
+PATIENCE = 5.0  # seconds
+
+
+class Background:
+    """Calls functions one after the other in a thread of its own; the first error ends it, and reaches whoever orders.
+
+    Memory is asked for before it is filled: `reserve` waits while others hold too much. What a call was reserved is free
+    again when it is done.
+
+    Args:
+        limit: bytes that are reserved at most; one reservation alone may be larger.
+
+    Attributes:
+        error: what ended the work, or None.
+    """
+
+    def __init__(self, limit):
+        self._limit, self._reserved = limit, 0
+        self._calls, self._changed = deque(), threading.Condition()
+        self._busy, self._ends, self._last, self.error = False, False, None, None
+        self._thread = threading.Thread(target=self._work, name="dfc-background", daemon=True)
+        self._thread.start()
+
+    def reserve(self, size):
+        """Wait until `size` bytes may be used."""
+        with self._changed:
+            self._wait(lambda: self._reserved == 0 or self._reserved + size <= self._limit)
+            self._reserved += size
+
+    def submit(self, function, *arguments, size=0):
+        """Order a call, whose arguments have `size` reserved bytes."""
+        with self._changed:
+            self._check()
+            self._calls.append((function, arguments, size))
+            self._changed.notify_all()
+
+    def check(self):
+        """Raise the error that ended the work, if one did."""
+        with self._changed:
+            self._check()
+
+    def finish(self):
+        """Wait until all calls are done."""
+        with self._changed:
+            self._wait(lambda: not self._calls and not self._busy)
+
+    def end(self, *, discard=False, last=None):
+        """End the thread, after the calls that were ordered.
+
+        Args:
+            discard: end after the call under way instead, or leave the thread alone if that takes long.
+            last: is called at the end, whatever happened; its own errors are not told.
+        """
+        with self._changed:
+            self._ends, self._last = True, last
+            if discard:
+                self._calls.clear()
+            self._changed.notify_all()
+        self._thread.join(PATIENCE if discard else None)
+
+    def _check(self):
+        if self.error is not None:
+            raise self.error
+
+    def _wait(self, condition):
+        self._changed.wait_for(lambda: self.error is not None or condition())
+        self._check()
+
+    def _work(self):
+        while (call := self._next()) is not None:
+            function, arguments, size = call
+            error = None
+            try:
+                function(*arguments)
+            except BaseException as caught:  # noqa: BLE001 (it is raised where calls are ordered)
+                error = caught
+            del call, function, arguments
+            self._done(size, error)
+        if self._last is not None:
+            with suppress(Exception):
+                self._last()
+
+    def _next(self):
+        """The next call; None at the end, which after an error is not before it is ordered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls or self._ends)
+            self._busy = bool(self._calls)
+            return self._calls.popleft() if self._calls else None
+
+    def _done(self, size, error):
+        with self._changed:
+            self._busy, self._reserved = False, self._reserved - size
+            if error is not None:
+                self.error = error
+                self._calls.clear()
+            self._changed.notify_all()
+
+
+# --- what a section [log] means -----------------------------------------------------------------------------
+
+
+def chooses(log, position, number, count):
+    """Whether a minibatch is logged: number `position` of `count` in its pass, from 1; `number` in the run, from 0."""
+    return (
+        (log.every is not None and (position - 1) % log.every == 0)
+        or (log.last_of_epoch and position == count)
+        or number in log.minibatches
+    )
+
+
+def kept(log, dynamics, count):
+    """The `Record` of a minibatch of `count` samples; None where there is nothing to record.
+
+    Args:
+        dynamics: the `Controller` or `Inversion` that is simulated, or None.
+    """
+    if log.recipe_only or dynamics is None:
+        return None
+    chosen = range(log.samples) if isinstance(log.samples, int) else log.samples
+    samples = tuple(sample for sample in chosen if sample < count)
+    variables = recipes.of_options(dynamics).wanted(log.variables, dynamics)
+    return (
+        Record(variables=variables, samples=samples, every=log.every_step) if samples and variables else None
+    )
+
+
+def trajectory_bytes(network, dynamics, keep):
+    """Bytes of a recorded trajectory in memory; keep: its `Record`, or None."""
+    if keep is None:
+        return 0
+    return recipes.of_options(dynamics).recorded_bytes(network, dynamics, len(keep.samples), keep)
+
+
+def expected(config, network, schedule, n_samples):
+    """(records, bytes): how many records the log of a whole run has, and about how large they are before compression.
+
+    Args:
+        schedule: the list of `Pass`. n_samples: size of the training set.
+    """
+    count = -(-n_samples // config.training.batch_size)
+    records, size = 0, 0
+    for index, current in enumerate(schedule):
+        if current.phase in logged_phases(config):
+            positions = range(1, count + 1)
+            chosen = sum(chooses(config.log, place, index * count + place - 1, count) for place in positions)
+            records += chosen
+            size += chosen * _stored_bytes(config, network, current.phase)
+    return records, size
+
+
+def _stored_bytes(config, network, phase):
+    """About the bytes of a record in a file: its trajectory, what was learned, and what it was learned from."""
+    section, batch, itemsize = (
+        simulation_of(phase, config),
+        config.training.batch_size,
+        network.dtype.itemsize,
+    )
+    dynamics = recipes.configured(section, config)
+    recorded = trajectory_bytes(network, dynamics, kept(config.log, dynamics, batch))
+    learned = network.weights if phase == "forward" else network.feedback
+    given = batch * (network.sizes[0] * itemsize + 16 * network.sizes[-1])
+    parameters = sum(array.nbytes for array in learned) * (1 + config.log.updates)
+    return recorded * dtype_of(config.log.dtype).itemsize // itemsize + parameters + given
+
+
+# --- the log of a run ---------------------------------------------------------------------------------------
 
 MEMORY = 2**29  # bytes of the records that are not written yet, unless a single one is larger
 SEGMENT_BYTES, SEGMENT_SECONDS = 2**28, 60.0  # a segment that has more, or is open for longer, is closed
@@ -93,7 +263,7 @@ class Logger:
         recipe = Recipe(
             network=self._snapshot(network), x=minibatch.x, target=target, noise=noise, labels=minibatch.y,
             indices=minibatch.indices, phase=minibatch.phase, epoch=minibatch.epoch, minibatch=minibatch.position,
-            number=minibatch.number, update=update, **{kinds.of_options(dynamics).name: dynamics},
+            number=minibatch.number, update=update, **{recipes.of_options(dynamics).name: dynamics},
         )  # fmt: skip
         self._append(recipe, made if isinstance(made, tuple) else (made,), size)
         return made

@@ -9,9 +9,8 @@ import numpy as np
 
 from dfc_numba.extensions import explained
 from dfc_numba.model.network import Network
-from dfc_numba.storage import kinds, safe, schema, segments
-from dfc_numba.storage.record import StoredRecord
-from dfc_numba.storage.variable import Part, StoredVariable
+from dfc_numba.storage import recipes, safe, schema, segments
+from dfc_numba.storage.stored import Part, StoredRecord, StoredVariable
 from dfc_numba.support.validation import choice
 
 OPEN_FILES = 8
@@ -186,7 +185,7 @@ class PhaseRecords:
         self._ends = np.cumsum([counts[number] for number in self._files])
         group = self._group(self._files[0])
         attributes = safe.attributes(group)
-        self.phase, self.kind = str(attributes.get("phase", name)), kinds.of_attributes(attributes)
+        self.phase, self.kind = str(attributes.get("phase", name)), recipes.of_attributes(attributes)
         self.variables = tuple(sorted(filter(schema.is_variable, group), key=schema.order))
         self.step, self.time = (
             safe.data_set(group, one)[...] if one in group else None for one in ("step", "time")
@@ -201,12 +200,12 @@ class PhaseRecords:
     @property
     def controller(self):
         """The `Controller`; None where nothing is simulated, or the recipe is not known."""
-        return self.options if self.kind is kinds.CONTROL else None
+        return self.options if self.kind is recipes.CONTROL else None
 
     @property
     def inversion(self):
         """The `Inversion`; None where something else is simulated, or the recipe is not known."""
-        return self.options if self.kind is kinds.INVERSION else None
+        return self.options if self.kind is recipes.INVERSION else None
 
     @property
     def update(self):

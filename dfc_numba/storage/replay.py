@@ -1,15 +1,110 @@
 """Replaying stored records: trajectory and update computed anew by the kernels, and compared bit for bit."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
-from dfc_numba.dynamics.simulation import Record
-from dfc_numba.storage import safe, schema
-from dfc_numba.storage.deviation import deviation
+import numpy as np
+
+from dfc_numba.model.recording import Record
+from dfc_numba.storage import recipes, safe, schema
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recipe import update_arrays
-from dfc_numba.storage.recomputation import computed
-from dfc_numba.storage.writer import trajectory_arrays
+from dfc_numba.storage.recipes import computed, simulates, update_arrays
+from dfc_numba.storage.table import pieces
+from dfc_numba.storage.writer import TrajectoryWriter, trajectory_arrays
+from dfc_numba.support.files import replacing
+
+# --- deviations ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Largest:
+    """A largest deviation, and its place as {"step": 17, "sample": 3, "unit_2": 5}."""
+
+    value: float
+    place: dict
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What is different in a variable.
+
+    Attributes:
+        variable: its name in the file. count: how many of its `size` numbers have other bits.
+        absolute, relative: the `Largest` |new - stored|, and |new - stored| / |stored|, of one number. Infinite where one of
+            the two is not finite.
+    """
+
+    variable: str
+    count: int
+    size: int
+    absolute: Largest
+    relative: Largest
+
+
+def deviation(stored, array, coordinates):
+    """The `Deviation` of an array from a stored variable, None if all bits are the same.
+
+    The array is rounded to the stored dtype first. Every NaN is the same as any other.
+
+    Args:
+        stored: a `RecordVariable`, read a few MB at a time.
+        coordinates: arrays of labels by the names of dimensions; others are counted from 0.
+
+    Raises:
+        ValueError: if the shapes differ. OSError: if the variable cannot be read.
+    """
+    if stored.shape != array.shape:
+        raise ValueError(f"{stored.name} is stored in shape {stored.shape}; its recipe gives {array.shape}")
+    count, largest = 0, [(-1.0, ()), (-1.0, ())]
+    for piece in pieces(stored.shape, 1, stored.dtype.itemsize):
+        differ, *distances = _distances(stored[piece], array[piece])
+        if not differ.any():
+            continue
+        count += int(differ.sum())
+        largest = [
+            max(before, _largest(there, piece.start), key=lambda one: one[0])
+            for before, there in zip(largest, distances, strict=True)
+        ]
+    if count == 0:
+        return None
+    places = [Largest(value, _place(stored.dims, place, coordinates)) for value, place in largest]
+    return Deviation(stored.name, count, array.size, *places)
+
+
+def _distances(stored, array):
+    """(which bits differ, absolute deviations, relative deviations); the latter are 0 where the bits are the same."""
+    with np.errstate(over="ignore"):
+        array = array.astype(stored.dtype)
+    bits = f"u{stored.dtype.itemsize}"
+    differ = np.ascontiguousarray(stored).view(bits) != np.ascontiguousarray(array).view(bits)
+    stored, array = stored.astype(np.float64), array.astype(np.float64)
+    differ &= ~(np.isnan(stored) & np.isnan(array))
+    absolute, relative = np.zeros(stored.shape), np.zeros(stored.shape)
+    with np.errstate(invalid="ignore"):
+        np.subtract(array, stored, out=absolute, where=differ)
+    absolute = np.nan_to_num(np.abs(absolute), nan=np.inf, posinf=np.inf)
+    apart = absolute > 0  # 0 and -0 are not
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.divide(absolute, np.abs(stored), out=relative, where=apart)
+    return differ, absolute, np.nan_to_num(relative, nan=np.inf, posinf=np.inf)
+
+
+def _largest(distances, start):
+    """(value, indices) of the largest, for a part that begins at `start` along the first axis."""
+    first, *rest = np.unravel_index(np.argmax(distances), distances.shape)
+    return float(distances[(first, *rest)]), (first + start, *rest)
+
+
+def _place(dims, indices, coordinates):
+    return {
+        dim: int(coordinates[dim][index]) if dim in coordinates else int(index)
+        for dim, index in zip(dims, indices, strict=True)
+    }
+
+
+# --- replay -------------------------------------------------------------------------------------------------
 
 UPDATES = ("dW", "db", "dQ")
 LARGEST_STEP = 2**31 - 1  # a recording with this distance has the initial state alone
@@ -153,3 +248,132 @@ def _differences(file, own):
     there = {**versions, "the processor": safe.attributes(file).get("cpu")}
     pairs = {name: (there.get(name), own[name]) for name in DECISIVE}
     return [f"{name} {old} (here {new})" for name, (old, new) in pairs.items() if old and old != new]
+
+
+# --- new files from recipes ---------------------------------------------------------------------------------
+
+
+class Written(NamedTuple):
+    """What was written to a new file.
+
+    Attributes:
+        records: how many. damaged: sentences about files of a run that could not be read, and have no records in it.
+    """
+
+    records: int
+    damaged: tuple
+
+
+def expand(path, out, *, keep=None, **options):
+    """Write a new file with the trajectories that the recipes of a file give: a log of recipes becomes a full log.
+
+    It is what the run would have logged, bit for bit where `replay` gives the same bits. Records are computed and written
+    one after the other. Those of a phase that simulates nothing stay recipes.
+
+    Args:
+        path: a trajectory file or a run directory. out: the new file, which must not exist.
+        keep: a `Record`: which variables, samples and time points. None is what the section [log] of the run's configuration
+            says; of a file without one, everything but the noise.
+        options: `phase` and `record` as for `replay`; `compression` and `dtype` as for `Trajectory.save`, None for those of
+            [log], or no compression and the precision of the simulation; `command`, to be noted in the file.
+
+    Returns:
+        `Written`: the number of records, and what is damaged of a run and left out.
+
+    Raises:
+        FileExistsError: if there is such a file. OSError: if a file cannot be read or written.
+        ValueError: for a record that is damaged or that the file does not have. MemoryError: if the trajectory of a record
+            does not fit into memory.
+    """
+
+    def unchanged(stored, log):
+        recipe = recipe_of(stored)
+        simulated = not recipe.update or simulates(recipe.update)
+        return recipe, (keep or log) if simulated else None
+
+    return _resimulate(path, out, unchanged, **options)
+
+
+def what_if(path, out, changes, *, section=None, keep=None, **options):
+    """Write a new file with the trajectories that the same minibatches have under another controller or inversion.
+
+    Network, inputs, target and noise stay; the recipes in the new file have the changed options.
+
+    Args:
+        changes: options of the `Controller` by name, such as {"k_p": 1.0}, or of the `Inversion`, such as {"alpha": 0.1}.
+        section: "controller" or "inversion", to refuse records of the other kind; None changes what there is.
+        keep: as for `expand`; None keeps of each record what the file has of it, and of a recipe alone what `expand` keeps.
+
+    Other arguments, the result and errors are those of `expand`.
+
+    Raises:
+        ValueError: for options that it does not have or take.
+    """
+
+    def changed(stored, log):
+        recipe = recipe_of(stored)
+        name = recipes.of_options(recipe.dynamics).name
+        if recipe.dynamics is None or section not in (None, name):
+            there = "" if recipe.dynamics is None else f", but its {name}"
+            raise ValueError(
+                f"the phase {recipe.phase!r} has no {section or name} to change{there}; choose another phase, or change that"
+            )
+        recipe = replace(recipe, **{name: replace(recipe.dynamics, **changes)})
+        return recipe, keep or selection(stored) or log
+
+    return _resimulate(path, out, changed, **options)
+
+
+def _resimulate(path, out, change, *, phase=None, record=None, compression=None, dtype=None, command=()):
+    """Write records anew; `change(stored, log)` gives the recipe, and the `Record` that says what to keep."""
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists, and nothing is overwritten; choose another name")
+    with open_trajectories(path) as file, replacing(out) as temporary:
+        records = sorted(chosen(file, phase, record), key=_running_number)
+        log = _logging(file)
+        options = {
+            "attributes": _attributes(file, command),
+            "compression": compression or log.get("compression", "none"),
+            "dtype": dtype or log.get("dtype"),
+        }
+        with TrajectoryWriter(temporary, **options) as writer:
+            for stored in records:
+                recipe, keep = change(stored, _of_section(log, stored.records))
+                writer.append(recipe, *computed(recipe, _possible(keep, recipe)))
+        return Written(len(records), tuple(file.damaged))
+
+
+def _running_number(stored):
+    """Sorts records as the run met them."""
+    return int(stored["number"]) if "number" in stored.variables else 0
+
+
+def _logging(file):
+    """The section [log] of the configuration of the run as a dict, empty where no run logged."""
+    log = (file.config or {}).get("log", {})
+    return log if log.get("on") else {}
+
+
+def _of_section(log, records):
+    """The `Record` of a section [log] for a phase."""
+    if not log or records.options is None:
+        return Record()
+    samples = range(log["samples"]) if isinstance(log["samples"], int) else log["samples"]
+    variables = records.kind.wanted(log["variables"], records.options)
+    return Record(variables=variables, samples=tuple(samples), every=log["every_step"])
+
+
+def _attributes(file, command):
+    """Where the new file comes from: the configuration and seed of the old one, versions and processor of here."""
+    kept = {name: file.attributes[name] for name in ("config", "seed") if name in file.attributes}
+    return schema.root_attributes(command=command) | kept
+
+
+def _possible(keep, recipe):
+    """The `Record`, without samples and noise that a minibatch does not have; None where nothing is left or simulated."""
+    if keep is None or recipe.dynamics is None:
+        return None
+    there = keep.names(recipes.of_options(recipe.dynamics).usual)
+    names = tuple(name for name in there if name != "noise" or recipe.dynamics.noisy)
+    samples = keep.samples and tuple(sample for sample in keep.samples if sample < len(recipe.x))
+    return Record(variables=names, samples=samples, every=keep.every) if names and samples != () else None

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dfc_numba.storage import schema
-from dfc_numba.storage.joined import Joined, opened
-from dfc_numba.storage.writer import TrajectoryWriter
+from dfc_numba.storage.writer import Joined, TrajectoryWriter, opened
 from dfc_numba.support.files import force_to_disk, publish, release_memory
 
 FOLDER, COMPACTED, PART = "trajectories", "trajectories.h5", ".part"

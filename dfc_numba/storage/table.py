@@ -8,9 +8,68 @@ import itertools
 
 import numpy as np
 
-from dfc_numba.errors import DamagedFileError
-from dfc_numba.storage import direct, safe, schema
-from dfc_numba.storage.layout import SMALL_CHUNK_BYTES, chunk_shape, pieces
+from dfc_numba.errors import DamagedFileError, MissingExtra
+from dfc_numba.storage import hdf5_fast, safe, schema
+
+# --- layout: chunks, compression, checksums -----------------------------------------------------------------
+
+CHUNK_BYTES = 2**19
+SMALL_ROW_BYTES, SMALL_CHUNK_BYTES = 2**10, 2**11  # rows below this size share a chunk
+BLOCK_BYTES = 2**23  # moved at a time
+COMPRESSIONS = ("none", "gzip", "zstd", "blosc")
+
+
+def filters(compression):
+    """Keyword arguments of h5py's `create_dataset`: checksums, and the compression of this name.
+
+    Raises:
+        ValueError: for an unknown name. MissingExtra: if it needs the extra `compression`.
+    """
+    if compression not in COMPRESSIONS:
+        raise ValueError(f"compression is {compression!r}; allowed are {', '.join(map(repr, COMPRESSIONS))}")
+    if compression == "none":
+        return {"fletcher32": True}
+    if compression == "gzip":
+        return {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise MissingExtra(
+            f"compression {compression!r} needs hdf5plugin, which the extra compression installs: "
+            "pip install 'dfc-numba[compression]'"
+        ) from None
+    if compression == "zstd":
+        return {"fletcher32": True, "shuffle": True, **hdf5plugin.Zstd(clevel=3)}
+    return {"fletcher32": True, **hdf5plugin.Blosc(cname="lz4", clevel=5, shuffle=hdf5plugin.Blosc.SHUFFLE)}
+
+
+def chunk_shape(shape, itemsize):
+    """The chunk of a variable whose rows have this shape: a part of a row, or several rows where they are small."""
+    row_bytes = int(np.prod(shape, dtype=np.int64)) * itemsize
+    if row_bytes <= SMALL_ROW_BYTES:
+        return SMALL_CHUNK_BYTES // max(row_bytes, 1), *shape
+    chunk = list(shape)
+    for axis, length in enumerate(shape):
+        rest = int(np.prod(chunk[axis + 1 :], dtype=np.int64)) * itemsize
+        fitting = max(1, CHUNK_BYTES // rest)
+        chunk[axis] = -(-length // -(-length // fitting))  # parts as even as possible
+        if fitting > 1:
+            break
+    return 1, *chunk
+
+
+def pieces(shape, chunk, itemsize):
+    """Slices along the first axis of an array that are moved at a time: whole chunks, a few MB.
+
+    Args:
+        shape: of the array. chunk: length of the chunks along its first axis.
+    """
+    bytes_each = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    length = max(1, BLOCK_BYTES // max(bytes_each, 1) // chunk) * chunk
+    return [slice(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]
+
+
+# --- data sets that grow together ---------------------------------------------------------------------------
 
 
 class Table:
@@ -206,7 +265,7 @@ def _write(places, array):
         return
     for alike in _grouped(places):
         (dataset, row), *others = alike
-        if direct.takes_whole_chunks(dataset, array.shape):
+        if hdf5_fast.takes_whole_chunks(dataset, array.shape):
             _write_chunks(alike, array)
             continue
         _write_pieces(dataset, row, array)
@@ -234,7 +293,7 @@ def _write_chunks(places, array):
     length, rest = places[0][0].chunks[1], (0,) * (array.ndim - 1)
     for start in range(0, len(array), length):
         corners = [(dataset, (row, start, *rest)) for dataset, row in places]
-        direct.write_chunk(corners, array[start : start + length])
+        hdf5_fast.write_chunk(corners, array[start : start + length])
 
 
 def _write_pieces(dataset, row, array):
@@ -258,7 +317,7 @@ def _copy_rows(source, start, stop, target, first):
             target[(slice(place, place + part[0].stop - part[0].start), *part[1:])] = read_checked(
                 source, part
             )
-        elif not direct.copy_chunk(source, info, target, (place, *corner[1:])):
+        elif not hdf5_fast.copy_chunk(source, info, target, (place, *corner[1:])):
             read_checked(source, part)  # says what is damaged, if it is
 
 

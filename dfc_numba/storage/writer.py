@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+import secrets
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.storage import kinds, safe, schema
-from dfc_numba.storage.layout import filters
-from dfc_numba.storage.new_file import NewFile
-from dfc_numba.storage.recipe import recipe_arrays, update_arrays
-from dfc_numba.storage.table import Table
-from dfc_numba.support.files import replacing
+from dfc_numba.storage import recipes, safe, schema
+from dfc_numba.storage.hdf5_fast import NewFile
+from dfc_numba.storage.recipes import recipe_arrays, update_arrays
+from dfc_numba.storage.table import Table, filters
+from dfc_numba.support import hdf5
+from dfc_numba.support.files import force_to_disk, publish, release_memory, replacing
 from dfc_numba.support.validation import dtype_of
+
+# --- one file -----------------------------------------------------------------------------------------------
 
 
 def save(trajectory, path, *, status="complete", **options):
@@ -22,7 +26,7 @@ def save(trajectory, path, *, status="complete", **options):
         writer.close(status)
 
 
-GROUP_ATTRIBUTES = ("phase", *kinds.KINDS, "update")
+GROUP_ATTRIBUTES = ("phase", *recipes.KINDS, "update")
 
 
 class TrajectoryWriter:
@@ -99,7 +103,7 @@ class TrajectoryWriter:
                 schema.RECORD,
                 attributes=attributes,
                 options=self._options,
-                units={"time": kinds.of_attributes(attributes).time_unit},
+                units={"time": recipes.of_attributes(attributes).time_unit},
                 dtype=self._dtype,
             )
         there = self._phases[name].attributes
@@ -227,10 +231,10 @@ def trajectory_arrays(trajectory):
 
 def _group_attributes(recipe, trajectory):
     if recipe is None:
-        kind, options = kinds.of_trajectory(trajectory), None
+        kind, options = recipes.of_trajectory(trajectory), None
         facts = {"phase": "simulation", "update": ""}
     else:
-        kind, options = kinds.of_options(recipe.dynamics), recipe.dynamics
+        kind, options = recipes.of_options(recipe.dynamics), recipe.dynamics
         facts = {"phase": recipe.phase, "update": json.dumps(recipe.update, sort_keys=True)}
     return {"controller": "", kind.name: schema.options_text(options), **facts}
 
@@ -247,3 +251,71 @@ def _digest(arrays):
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]))
     return digest.digest()
+
+
+# --- one file of several ------------------------------------------------------------------------------------
+
+
+class Joined:
+    """A trajectory file that gets the records of others, with the same bits in the same order.
+
+    It takes little memory, whatever the size of the files. As a context manager it goes away unless it was published.
+
+    Args:
+        path: its name once it is published; an older file of this name is replaced.
+    """
+
+    def __init__(self, path):
+        self._path = Path(path)
+        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
+        self._writer = None
+
+    def writer(self, **options):
+        """The `TrajectoryWriter` of the file, which begins with these options."""
+        if self._writer is None:
+            self._writer = TrajectoryWriter(self._temporary, **options)
+        return self._writer
+
+    def add(self, file, before=None):
+        """Add the records of a file.
+
+        Args:
+            before: leave out the minibatches from this running number on.
+
+        Raises:
+            OSError: if the file is damaged, or this one cannot be written.
+        """
+        with opened(file) as source:
+            facts = dict(source.attrs)
+            self.writer(attributes=facts, compression=facts["compression"]).extend(source, before=before)
+        self.settle()
+        release_memory(file)
+
+    def settle(self):
+        """Bring what there is to the disk, rather than all at the end, and out of the memory."""
+        if self._writer is not None:
+            force_to_disk(self._temporary)
+            release_memory(self._temporary)
+
+    def publish(self, status, **attributes):
+        """Give it its name, a status, and values of attributes; those that it has are the ones of the first file."""
+        self._writer.close(status, **attributes)
+        publish(self._temporary, self._path)
+
+    def discard(self):
+        """Remove it, unless it is published."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close("failed")
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.discard()
+
+
+def opened(path):
+    """A trajectory file, opened for reading within a `with` block."""
+    return hdf5.opened(path, schema.SCHEMA, schema.SCHEMA_VERSION, schema.KIND)

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 from dfc_numba.support.validation import whole_number
 
@@ -50,6 +51,19 @@ def limit_threads(count):
             yield
     finally:
         _bounds.count = before
+
+
+def one_thread():
+    """Return a context in which products of NumPy's library have the same bits however many threads there are."""
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@cache
+def _libraries():
+    """Finding the libraries takes milliseconds, so it is done once."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def shards(samples):

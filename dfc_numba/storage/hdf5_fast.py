@@ -1,14 +1,13 @@
-"""Chunks as they are stored, past HDF5's filters, whose checksum takes longer than all the rest of writing a record.
+"""HDF5 past its own filters and drivers: whole chunks with their checksums, and files whose disk may fill."""
 
-A chunk without compression is its values and their checksum; one with compression ends in the checksum, too. Chunks go
-through a buffer that stays in the processor's cache.
-"""
-
+import io
 import threading
 
 import numpy as np
 
 from dfc_numba.kernels.checksum import fletcher32
+
+# --- chunks as they are stored ------------------------------------------------------------------------------
 
 CHECKSUM_BYTES = 4
 FLETCHER32 = "fletcher32"
@@ -22,7 +21,9 @@ def takes_whole_chunks(dataset, shape):
     The last chunk of a row may be longer than what is left of the row.
     """
     chunk = dataset.chunks
-    return {*dataset._filters} == {FLETCHER32} and chunk[0] == 1 and chunk[2:] == shape[1:] == dataset.shape[2:]
+    return (
+        {*dataset._filters} == {FLETCHER32} and chunk[0] == 1 and chunk[2:] == shape[1:] == dataset.shape[2:]
+    )
 
 
 def write_chunk(places, values):
@@ -73,3 +74,62 @@ def _buffer(size):
     if getattr(_own, "bytes", None) is None or len(_own.bytes) < size:
         _own.bytes = np.empty(size, np.uint8)
     return _own.bytes[:size]
+
+
+# --- a new file ---------------------------------------------------------------------------------------------
+
+FORMAT = "v110", "v110"  # of HDF5 1.10: it has checksums on all metadata
+CACHED_BYTES = 2**16  # per data set: larger chunks are written at once
+
+
+class NewFile:
+    """An HDF5 file that is being written. Once the disk is full, writing goes nowhere, and `check` raises the error.
+
+    Attributes:
+        file: the `h5py.File`.
+    """
+
+    def __init__(self, path):
+        import h5py
+
+        self._disk = _Disk(path, "x+")
+        self.file = h5py.File(self._disk, "w", libver=FORMAT, rdcc_nbytes=CACHED_BYTES)
+
+    def check(self):
+        """Raise the error of the first write that failed, if one did."""
+        if self._disk.error is not None:
+            raise self._disk.error
+
+    def close(self):
+        """Close the file. Whether it is complete, `check` tells."""
+        self.file.close()
+        self._disk.close()
+
+
+class _Disk(io.FileIO):
+    """The file below. HDF5 crashes sooner or later after a failed write, so it never hears of one."""
+
+    error = None
+
+    def write(self, data):
+        size, done = len(data), 0
+        while self.error is None and done < size:
+            done += self._attempt(super().write, data[done:]) or 0
+        return size
+
+    def truncate(self, size=None):
+        self._attempt(super().truncate, size)
+        return size
+
+    def readinto(self, buffer):
+        count = super().readinto(buffer)
+        if self.error is not None:
+            buffer[count:] = bytes(len(buffer) - count)
+            return len(buffer)
+        return count
+
+    def _attempt(self, function, argument):
+        try:
+            return function(argument)
+        except OSError as error:
+            self.error = OSError(error.errno, error.strerror, str(self.name))

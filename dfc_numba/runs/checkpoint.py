@@ -12,20 +12,26 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 """
 
 import json
+import os
+import time
 import warnings
 from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from dfc_numba.configuration.config_file import differences, used_values
+from dfc_numba.errors import CheckpointError
 from dfc_numba.extensions import used_extensions
 from dfc_numba.learning.state import Counters, State
-from dfc_numba.model import network_file
 from dfc_numba.model.network import Network
+from dfc_numba.storage import network_file
 from dfc_numba.support import hdf5
 from dfc_numba.support.environment import environment
+
+# --- one checkpoint -----------------------------------------------------------------------------------------
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
@@ -206,3 +212,84 @@ def _optimizers(file):
         optimizer: {name.replace(".", "/"): item[...] for name, item in group.items()}
         for optimizer, group in file["optimizers"].items()
     }
+
+
+# --- the checkpoints of a run -------------------------------------------------------------------------------
+
+NEWEST, PREVIOUS, DAMAGED = "checkpoint.h5", "checkpoint_previous.h5", "checkpoint_damaged.h5"
+FILES = (NEWEST, PREVIOUS)
+MINUTES = 10.0
+
+
+@dataclass
+class CheckpointPair:
+    """Writes the checkpoints of a run every so often, and finds the one to continue from.
+
+    Attributes:
+        directory: the run directory.
+        minutes: time between two checkpoints, at most and within an epoch.
+        written, seconds: how many this object has written, and how long that took.
+    """
+
+    directory: Path
+    minutes: float = MINUTES
+    written: int = 0
+    seconds: float = 0.0
+    _last: float = field(default_factory=time.monotonic)
+
+    def write(self, trainer):
+        """Writes a checkpoint and keeps the last one.
+
+        Raises:
+            CheckpointError: if it cannot be written; those that there are stay as they were.
+        """
+        start = time.monotonic()
+        trainer.settle()
+        try:
+            save(trainer, self.directory / NEWEST, keep=PREVIOUS)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.directory / NEWEST} cannot be written ({error.strerror or error}); the last checkpoint is as it was"
+            ) from error
+        self._last = time.monotonic()
+        self.written, self.seconds = self.written + 1, self.seconds + self._last - start
+
+    def write_if_due(self, trainer):
+        """Writes a checkpoint if the last one is long enough ago."""
+        if time.monotonic() >= self._last + 60 * self.minutes:
+            self.write(trainer)
+
+    def find(self):
+        """The newest `Checkpoint` that can be read, or None if there are no files.
+
+        If it is the previous one, a warning says why; a damaged newest one is renamed, so that the next one to be
+        written does not push out the sound one.
+
+        Raises:
+            CheckpointError: if there are files, but none can be read. ValueError: if the newest is of a newer version.
+        """
+        newest, previous = (self.directory / name for name in FILES)
+        problems = []
+        for path in (newest, previous):
+            try:
+                found = load(path)
+            except FileNotFoundError:
+                problems.append(f"{path} is missing")
+            except OSError as error:
+                problems.append(str(error))
+            else:
+                self._tell_of(problems, path)
+                return found
+        if not newest.exists() and not previous.exists():
+            return None
+        raise CheckpointError(
+            f"no checkpoint to continue from: {'; '.join(problems)}; train anew in another directory with --out"
+        )
+
+    def _tell_of(self, problems, path):
+        newest = self.directory / NEWEST
+        if problems and newest.exists():
+            os.replace(newest, self.directory / DAMAGED)
+            problems = [f"{problems[0]}, now {DAMAGED}"]
+        if problems:
+            warnings.warn(f"{problems[0]}; continuing from {path}, which is older", stacklevel=3)

@@ -1,11 +1,58 @@
-"""What determines a simulated minibatch: parameters, controller or inversion, inputs, target and noise; what is made of it.
-
-`Storable` is what recorded trajectories have in common.
-"""
+"""What to keep of a simulation, what determined it, and how it is stored."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+
+from dfc_numba.support import filing
+from dfc_numba.support.options import Count, options
+
+Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
+InversionVariable = Literal["r_x", "r_y"]
+VARIABLES = Variable.__args__[:-1]  # what the kernel of a feedback phase records
+
+
+@options
+class Record:
+    """What to keep of a simulation.
+
+    Args:
+        variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
+            "r_y"; None keeps all but the noise.
+        samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
+        every: keep every n-th time point, beginning with the initial state.
+
+    Raises:
+        ValueError: for an unknown variable, or numbers that are not allowed.
+    """
+
+    variables: tuple[Literal[Variable, InversionVariable], ...] | None = None
+    samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    every: Count = 1
+
+    def names(self, there=VARIABLES):
+        """Names of the variables that are kept, of those that there are."""
+        return there if self.variables is None else self.variables
+
+    def require_only(self, there, what):
+        """ValueError for a variable that is not among those that a simulation has."""
+        others = [name for name in self.names(there) if name not in there]
+        if others:
+            raise ValueError(f"Record.variables has {others[0]!r}; {what} has {', '.join(there)}")
+
+    def positions(self, count):
+        """Positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
+        if self.samples is None:
+            return np.arange(count)
+        chosen = np.asarray(self.samples, np.int64)
+        distinct = 0 < len(chosen) == len({*self.samples})
+        if not distinct or chosen.min() < 0 or chosen.max() >= count:
+            raise ValueError(
+                f"Record.samples is {self.samples}; different positions from 0 to {count - 1} are allowed"
+            )
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +117,7 @@ class Storable:
         Raises:
             OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
         """
-        from dfc_numba.storage.writer import save
-
-        save(self, path, compression=compression, dtype=dtype)
+        filing.save("trajectory", self, path, compression=compression, dtype=dtype)
 
     @classmethod
     def load(cls, path, *, phase=None, record=None):
@@ -86,6 +131,4 @@ class Storable:
             OSError: if the file cannot be read, or is damaged. ValueError: for a file of another kind, or several records
                 of which none is chosen.
         """
-        from dfc_numba.storage.reader import load
-
-        return load(path, cls, phase=phase, record=record)
+        return filing.load("trajectory", path, kind=cls, phase=phase, record=record)

@@ -13,10 +13,11 @@ from dfc_numba.configuration.config_file import validated
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.extensions import explained
+from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import load_data
-from dfc_numba.storage import checkpoint, checkpoint_pair, kinds
+from dfc_numba.storage import recipes
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.recomputation import computed, simulates
+from dfc_numba.storage.recipes import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of
 from dfc_numba.support.hdf5 import is_sealed
 
@@ -84,7 +85,7 @@ def opened(path, *, samples=None, damping=None, phase=None, record=None):
 def _is_run(path):
     """Whether a path is a run directory with a checkpoint, or a checkpoint."""
     if path.is_dir():
-        return any((path / name).exists() for name in checkpoint_pair.FILES)
+        return any((path / name).exists() for name in checkpoint.FILES)
     return path.is_file() and is_sealed(path)
 
 
@@ -138,7 +139,7 @@ def _checkpoint(path):
     if path.is_file():
         return checkpoint.load(path), path
     problems = []
-    for file in (path / name for name in checkpoint_pair.FILES):
+    for file in (path / name for name in checkpoint.FILES):
         try:
             found = checkpoint.load(file)
         except OSError as error:
@@ -223,6 +224,6 @@ def _update(stored, recipe):
         return None
     update = stored.update()
     if update is None:
-        made = recipe.update or SIMULATED[kinds.of_options(recipe.dynamics).name]
+        made = recipe.update or SIMULATED[recipes.of_options(recipe.dynamics).name]
         _, update = computed(replace(recipe, update=made))
     return ForwardUpdate(update.weights, update.biases)

@@ -1,0 +1,277 @@
+"""Tables and lines of text: what `dfc analyze`, `dfc compare` and `dfc inspect --analysis` say."""
+
+import sys
+
+import numpy as np
+
+from dfc_numba.analysis import offline
+from dfc_numba.analysis.measurements import MEASUREMENTS, parts_name
+from dfc_numba.analysis.offline import as_phase
+from dfc_numba.analysis.results import sample_numbers
+from dfc_numba.analysis.stability import STABLE, TOO_LARGE, VERDICTS
+from dfc_numba.display.progress import choose_display, expected_time
+from dfc_numba.runs import summary
+from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.replay import chosen
+
+# --- dfc analyze --------------------------------------------------------------------------------------------
+
+COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
+SUMMARIES = {"mean": np.mean, "least": np.min, "greatest": np.max}
+NAMED = 8  # samples that are named
+TITLES = {
+    "alignment": "alignment: angles in degrees of the update of the forward weights",
+    "loss_decrease": "loss_decrease: of the loss, to first order, per unit of the norm of the step",
+    "null_space": "null_space: of the update of the forward weights",
+    "conditions": "conditions: of the theorems, means over samples; angles in degrees",
+    "control": "control: in the steady state, by Newton's method",
+    "stability": "stability: of the controlled network in its steady state, the worst sample; times in units of tau_u",
+}
+
+
+def watched(subjects):
+    """The subjects, one by one, with a bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(subjects, "measuring", console=console, transient=True, disable=not console.is_terminal)
+
+
+def analysis_lines(notes, names, groups):
+    """Lines of text about notes.
+
+    Args:
+        notes: from `results.noted`, by title. names: of the measurements. groups: that they belong to.
+    """
+    for group in groups:
+        yield ""
+        yield TITLES[group]
+        yield from _analysis_table(notes, [name for name in names if MEASUREMENTS[name].group == group])
+        if group == "stability" and "verdict" in names:
+            yield from _verdicts(notes)
+
+
+def _analysis_table(notes, names):
+    """A row for each measurement, and each of its layers; a column for each note, or for a summary of many."""
+    few = len(notes) <= COLUMNS
+    body = [[name, *_cells(notes, name, few), MEASUREMENTS[name].long_name] for name in names]
+    layered = {name: _layers(notes, name, few) for name in names if MEASUREMENTS[name].along == "layer"}
+    table = [["", *(notes if few else SUMMARIES), ""]]
+    for row in body:
+        table += [row, *layered.get(row[0], [])]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for first, *cells, last in table:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        yield "  ".join(["", first.ljust(widths[0]), *padded, last]).rstrip()
+
+
+def _cells(notes, name, few, layer=()):
+    """The texts of a number of each note, or of its summaries."""
+    numbers = [np.asarray(note[name])[layer] for note in notes.values()]
+    if not few:
+        known = [number for number in numbers if not np.isnan(number)]
+        numbers = [summary(known) if known else np.nan for summary in SUMMARIES.values()]
+    return [f"{number:.4g}" for number in numbers]
+
+
+def _layers(notes, name, few):
+    count = len(next(iter(notes.values()))[parts_name(name)])
+    return [[f"  layer {n + 1}", *_cells(notes, parts_name(name), few, n), ""] for n in range(count)]
+
+
+def _verdicts(notes):
+    """What is wrong with how many samples, of each note or of all together."""
+    if len(notes) <= COLUMNS:
+        for title, note in notes.items():
+            yield from _verdict(title, [note])
+    else:
+        yield from _verdict(f"{len(notes)} minibatches", list(notes.values()))
+
+
+def _verdict(title, notes):
+    """Sentences about the samples of some notes together."""
+    codes, largest, radius = (
+        np.concatenate([note[f"{name}_sample"] for note in notes])
+        for name in ("verdict", "largest_dt", "euler_radius")
+    )
+    numbers = np.concatenate([sample_numbers(note) for note in notes])
+    stable = np.count_nonzero(codes == VERDICTS.index(STABLE))
+    yield f"  {title}: {stable} of {len(codes)} samples are stable"
+    for code, verdict in enumerate(VERDICTS):
+        chosen = np.flatnonzero(codes == code)
+        if len(chosen) and verdict != STABLE:
+            facts = _facts(verdict, radius[chosen], largest[chosen])
+            yield f"    {verdict}: {len(chosen)}, {_named(numbers[chosen])}; {facts}"
+
+
+def _named(numbers):
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"sample{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:NAMED]))}{more}"
+
+
+def _facts(verdict, radius, largest):
+    """What helps, with numbers."""
+    if verdict == TOO_LARGE:
+        return f"all of them are stable up to controller.dt = {largest.min():.4g}, each by itself up to {_numbered(largest)}"
+    if np.isnan(radius).all():
+        return "Newton's method has not found any"
+    return f"deviations grow by a factor of {_numbered(radius)} per step, whatever dt is"
+
+
+def _numbered(numbers):
+    least, greatest = f"{numbers.min():.4g}", f"{numbers.max():.4g}"
+    return least if least == greatest else f"{least} to {greatest}"
+
+
+# --- dfc compare --------------------------------------------------------------------------------------------
+
+
+def announce(plan):
+    """Says on standard output which runs there are and where they are written to."""
+    for source in plan.sources:
+        if source.left_out:
+            print(
+                f"left out of {source.name}, because its settings do not use it: {', '.join(source.left_out)}"
+            )
+    print(
+        f"runs: {len(plan.runs)}, of {', '.join(source.name for source in plan.sources)}; in {plan.directory}"
+    )
+    print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
+
+
+def announce_outlook(outlook):
+    """Says on standard output which data there are, what is done already, and how long the rest may take."""
+    print("\n".join(outlook.datasets))
+    if outlook.kept:
+        print(f"runs that are done already, and kept: {outlook.kept}")
+    print(f"expected, from short trials: time {expected_time(outlook.seconds)}", flush=True)
+
+
+def display(run, number, n_runs):
+    """Says which run starts, and returns what shows its progress."""
+    print(f"run {number}/{n_runs}: {run}", flush=True)
+    return choose_display(f"run {number}/{n_runs}, ")
+
+
+def tell_comparison(ended):
+    """Says on standard error how a run ended that is not done."""
+    if ended.status != "done":
+        print(f"dfc: {ended.run}: {ended.message} ({ended.status})", file=sys.stderr, flush=True)
+
+
+def conclude(plan, ended, no_figure):
+    """Says on standard output what the runs gave and where the files are."""
+    _print_table(*summary.table(summary.summarize(plan, ended)))
+    print(summary.CAPTION)
+    if no_figure:
+        print(f"figure left out: {no_figure}")
+    if ended[-1].signal is not None:
+        print("interrupted; the same command goes on with the runs that are left")
+    files = [name for name in summary.FILES if (plan.directory / name).exists()]
+    print(f"results: {plan.directory} ({', '.join(files)})", flush=True)
+
+
+def _print_table(heading, rows):
+    """A table as Markdown, or on a terminal in the form that suits its width."""
+    if not sys.stdout.isatty():
+        print(summary.markdown(heading, rows), end="")
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column(Text(heading[0]), overflow="fold")
+    for title in heading[1:]:
+        shown.add_column(Text(title), justify="right", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    Console().print(shown)
+
+
+# --- dfc inspect --analysis ---------------------------------------------------------------------------------
+
+HEADING = ("", "mean", "std", "least", "greatest", "rms norm", "last norm")
+
+
+def tell_records(path, *, phase=None, record=None):
+    """Says on standard output what is found in the records that have trajectories; for the arguments see `replay.replay`."""
+    with open_trajectories(path) as file:
+        for stored in chosen(file, phase, record):
+            print("\n".join(record_lines(stored)), flush=True)
+
+
+def record_lines(record):
+    """Lines of text about a `StoredRecord`; what cannot be computed says why."""
+    where = f"{record.records.phase} {record.place}"
+    try:
+        source = as_phase(record)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    facts = {
+        f"error below {offline.CONVERGED_FRACTION:.0%}": lambda: _convergence(source),
+        "residual": lambda: _range(offline.steady_state_residual(source)),
+        "update": lambda: _update(record),
+    }
+    width = max(map(len, facts))
+    found = [f"  {name:<{width}}  {_said(text)}" for name, text in facts.items()]
+    return [
+        f"{where}: {source.count} samples, {len(source.step)} time points",
+        *found,
+        *_record_table(source),
+    ]
+
+
+def _said(text):
+    try:
+        return text()
+    except ValueError as error:
+        return f"unknown: {error}"
+
+
+def _convergence(source):
+    times = offline.convergence_time(source, fraction=offline.CONVERGED_FRACTION)
+    there = times[~np.isnan(times)]
+    after = f" after {_range(there)} tau_u" if len(there) else ""
+    return f"{len(there)} of {source.count} samples{after}"
+
+
+def _update(record):
+    deviations = offline.update_deviations(record)
+    if deviations is None:
+        return "none is stored that trajectories give"
+    name = max(deviations, key=deviations.get)
+    return f"the applied one differs from that of the trajectories by {deviations[name]:.2g} of its norm at most ({name})"
+
+
+def _range(values):
+    least, middle, greatest = np.min(values), np.median(values), np.max(values)
+    return f"{least:.3g} to {greatest:.3g}, median {middle:.3g}"
+
+
+def _record_table(source):
+    """Statistics over samples, time points and units: the mean of means, the largest of extremes, the rms of norms."""
+    names = [(name, None) for name in ("u", "e")]
+    names += [("v_fb", layer) for layer in range(1, len(source.network.weights) + 1)]
+    there = [(name, layer) for name, layer in names if source.has(name, layer)]
+    rows = [HEADING, *(_row(name if layer is None else f"{name}_{layer}", offline.statistics(source, name, layer))
+                       for name, layer in there)]  # fmt: skip
+    return [
+        "  " + "".join(f"{text:<8}" if n == 0 else f"{text:>12}" for n, text in enumerate(row))
+        for row in rows
+    ]
+
+
+def _row(name, one):
+    spread = np.sqrt(np.mean(one.std**2) + np.var(one.mean))
+    numbers = (
+        one.mean.mean(),
+        spread,
+        one.least.min(),
+        one.greatest.max(),
+        np.sqrt(np.mean(one.rms**2)),
+        one.last.mean(),
+    )
+    return name, *(f"{number:.4g}" for number in numbers)

@@ -1,0 +1,377 @@
+"""The panels that show one sample of a recorded minibatch: a feedback phase, or a dynamic inversion."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfc_numba.analysis import offline
+from dfc_numba.analysis.offline import AnalysedPhase
+from dfc_numba.errors import DivergenceError
+from dfc_numba.inversion import measures
+from dfc_numba.inversion.trajectory import InversionTrajectory
+from dfc_numba.storage.stored import StoredRecord
+from dfc_numba.support.figures import COLOURS
+
+# --- panels -------------------------------------------------------------------------------------------------
+
+COLUMNS = 3
+HUGE = 1e6
+OTHERS = {"linewidth": 0.6, "color": "0.75"}
+
+
+def draw(figure, shown):
+    """Draws the panels of what is shown into a figure or a part of one."""
+    functions = shown.panels()
+    grid = list(figure.subplots(rows(shown), COLUMNS, squeeze=False).flat)
+    for axes, function in zip(grid, functions):
+        function(axes, shown)
+        axes.set_xlabel(shown.time_label)
+        _suit_numbers(axes)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.01)
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", handlelength=1.6
+        )
+    for axes in grid[len(functions) :]:
+        axes.remove()
+    figure.suptitle(shown.title, x=0.01, horizontalalignment="left", weight="bold")
+
+
+def rows(shown):
+    """How many rows of panels there are."""
+    return -(-len(shown.panels()) // COLUMNS)
+
+
+def scale(*arrays):
+    """Logarithmic, unless there is nothing above zero."""
+    return "log" if any((array[np.isfinite(array)] > 0).any() for array in arrays) else "linear"
+
+
+def wide_scale(*arrays):
+    """Logarithmic where the largest number is more than ten times the smallest one above zero."""
+    found = [array[np.isfinite(array) & (array > 0)] for array in arrays]
+    found = np.concatenate([np.ravel(array) for array in found])
+    return "log" if len(found) and found.max() > 10 * found.min() else "linear"
+
+
+def place_of(sample, stored):
+    """The place of a sample among the stored ones, of which the first is taken for None; ValueError for one that is not."""
+    position = stored[0] if sample is None else sample
+    if position not in stored:
+        raise ValueError(f"sample {sample} is not stored; there are {', '.join(map(str, stored))}")
+    return list(stored).index(position)
+
+
+def heading(record, recipe, position):
+    """The title of a record, or of a trajectory that is in no file, and of a sample."""
+    where = "simulation" if recipe is None else recipe.phase
+    if isinstance(record, StoredRecord):
+        where += f", record {record.place}"
+    if recipe is not None and recipe.epoch:
+        where += f" (epoch {recipe.epoch}, minibatch {recipe.minibatch})"
+    return f"{where}, sample {position}"
+
+
+def _suit_numbers(axes):
+    """Short labels for small numbers; what has diverged is shown from its beginning on, in a symmetric logarithm."""
+    if axes.get_yscale() == "linear" and np.abs(axes.get_ylim()).max() > HUGE:
+        axes.set_yscale("symlog")
+    elif axes.get_yscale() == "linear":
+        axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
+
+
+# --- a feedback phase ---------------------------------------------------------------------------------------
+
+FEW_NUDGES = 4.0
+MOST_OUTPUTS = 5  # lines in one panel
+MOST_LAYERS = 5  # whose units are shown unless some are chosen
+COMPARTMENTS = {"v": ("soma $v$", "-"), "v_ff": ("basal $v^{ff}$", "--"), "v_fb": ("apical $v^{fb}$", ":")}
+
+
+@dataclass(frozen=True)
+class ControlTrace:
+    """What is shown of a trajectory.
+
+    Attributes:
+        source: the `AnalysedPhase`. place: of the sample among the stored ones.
+        units: pairs (layer, unit), layers from 1.
+        title: of the figure.
+    """
+
+    source: AnalysedPhase
+    place: int
+    units: tuple
+    title: str
+    time_label = r"time ($\tau_u$)"
+
+    def read(self, name, layer=None):
+        """A variable of this sample, (T, n)."""
+        return self.source.read(name, layer, samples=[self.place])[:, 0]
+
+    def panels(self):
+        """What can be drawn: functions of (axes, this `Trace`).
+
+        Raises:
+            ValueError: if nothing can.
+        """
+        source, layers = self.source, range(1, len(self.source.network.weights) + 1)
+        found = [
+            (_draw_output, _has_errors(source)),
+            (_draw_control, source.has("u")),
+            (_draw_error, source.has("error")),
+            (_draw_differences, all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers)),
+        ]
+        found = [function for function, possible in found if possible]
+        found += [_compartments(layer, unit) for layer, unit in self.units]
+        if not found:
+            raise ValueError("nothing is stored that a figure shows: u, error, e or r, v with v_ff and v_fb")
+        return found
+
+    def outputs(self):
+        """The outputs that are shown, in their order: those that are farthest from their targets at the beginning."""
+        initial = (
+            np.abs(self.source.errors(slice(0, 1))[0, self.place])
+            if _has_errors(self.source)
+            else self.read("u")[-1]
+        )
+        return np.sort(np.argsort(-np.abs(initial), kind="stable")[:MOST_OUTPUTS])
+
+
+def control_trace(record, *, sample=None, units=()):
+    """The `Trace` of a record, or of a `Trajectory`, see `plots.plot`."""
+    source = AnalysedPhase(record)
+    place = place_of(sample, source.samples)
+    return ControlTrace(
+        source, place, _units(source, place, units), heading(record, source.recipe, source.samples[place])
+    )
+
+
+def _has_errors(source):
+    depth = len(source.network.weights)
+    return source.has("e") or source.has("r", depth) or source.has("v", depth)
+
+
+def _units(source, place, chosen):
+    """The chosen units, or one of each layer: that which receives the largest feedback."""
+    sizes = source.network.sizes
+    for layer, unit in chosen:
+        if not (1 <= layer < len(sizes) and 0 <= unit < sizes[layer]):
+            layers = ", ".join(f"{n} with 0 to {size - 1}" for n, size in enumerate(sizes[1:], 1))
+            raise ValueError(f"there is no unit {unit} in layer {layer}; layers and their units: {layers}")
+        source.read("v", layer, slice(0, 1))
+    if chosen:
+        return tuple(chosen)
+    layers = np.unique(np.linspace(1, len(sizes) - 1, MOST_LAYERS).round().astype(int))
+    return tuple(
+        (int(layer), _most_driven(source, place, layer)) for layer in layers if source.has("v", layer)
+    )
+
+
+def _most_driven(source, place, layer):
+    drive = source.read("v_fb" if source.has("v_fb", layer) else "v", layer, samples=[place])[:, 0]
+    return int(np.argmax(np.nan_to_num(np.abs(drive - drive[0])).max(axis=0)))
+
+
+def _draw_output(axes, shown):
+    errors = shown.source.errors(samples=[shown.place])[:, 0, shown.outputs()]
+    target = shown.source.target[shown.place, shown.outputs()]
+    quantity = "softmax of the rates" if shown.source.controller.error == "softmax" else "rate"
+    if np.ptp(target) > FEW_NUDGES * np.abs(errors[0]).max():  # too far apart to see how they move
+        target, quantity = errors[0], f"change of the {quantity}"
+    for colour, unit, error, aim in zip(COLOURS, shown.outputs(), errors.T, target):
+        axes.plot(shown.source.time, aim - error, color=colour, label=f"unit {unit}")
+        axes.axhline(aim, color=colour, linestyle="--", linewidth=1.0)
+    axes.set(title="output, and its target (dashed)", ylabel=quantity)
+
+
+def _draw_control(axes, shown):
+    u = shown.read("u")
+    for colour, unit in zip(COLOURS, shown.outputs()):
+        axes.plot(shown.source.time, u[:, unit], color=colour, label=f"unit {unit}")
+    axes.set(title="control signal", ylabel="$u$")
+
+
+def _draw_error(axes, shown):
+    error = shown.source.read("error")
+    others = np.delete(error, shown.place, axis=1)
+    lines = axes.plot(shown.source.time, others, **OTHERS)
+    if lines:
+        lines[0].set_label("others")
+    position = shown.source.samples[shown.place]
+    axes.plot(shown.source.time, error[:, shown.place], color=COLOURS[0], label=f"sample {position}")
+    softmax = shown.source.controller.error == "softmax"
+    label = "cross-entropy" if softmax else r"$\|r^* - r_L\|$"
+    axes.set(title="error of all samples", ylabel=label, yscale=scale(error))
+
+
+def _draw_differences(axes, shown):
+    differences = offline.layer_differences(shown.source, samples=[shown.place])
+    for colour, (layer, norms) in zip(COLOURS, enumerate(differences, 1)):
+        axes.plot(shown.source.time, norms[:, 0], color=colour, label=f"layer {layer}")
+    axes.set(
+        title="what the layers learn from",
+        ylabel=r"$\|\phi(v) - \phi(v^{ff})\|$",
+        yscale=scale(*differences),
+    )
+
+
+def _compartments(layer, unit):
+    """A function that draws the compartments of a unit."""
+
+    def draw_compartments(axes, shown):
+        start = shown.read("v", layer)[0, unit]
+        for colour, (name, (label, style)) in zip(COLOURS, COMPARTMENTS.items(), strict=False):
+            if shown.source.has(name, layer):
+                voltage = shown.read(name, layer)[:, unit] - (start if name != "v_fb" else 0.0)
+                axes.plot(shown.source.time, voltage, style, color=colour, label=label)
+        axes.set(title=f"layer {layer}, unit {unit}, from $v$ = {start:.3g}", ylabel="change of the voltage")
+
+    return draw_compartments
+
+
+# --- a dynamic inversion ------------------------------------------------------------------------------------
+
+MOST_UNITS = 5  # lines in one panel
+SYMBOLS = {"r_x": "$r_x$", "r_y": "$r_y$"}
+
+
+@dataclass(frozen=True)
+class InversionTrace:
+    """What is shown of a dynamic inversion.
+
+    Attributes:
+        trajectory: an `InversionTrajectory` of one sample.
+        rest: its r_x at rest, list of (1, n_i); None where that is not known.
+        units: chosen pairs (layer, unit), layers from 1.
+        title: of the figure.
+    """
+
+    trajectory: InversionTrajectory
+    rest: list | None
+    units: tuple
+    title: str
+    time_label = r"time ($\tau_r$)"
+
+    def panels(self):
+        """What can be drawn: functions of (axes, this `InversionTrace`).
+
+        Raises:
+            ValueError: if nothing can.
+        """
+        trajectory = self.trajectory
+        found = [_norms(name) for name in SYMBOLS if getattr(trajectory, name) is not None]
+        if trajectory.r_x is not None:
+            found += [_draw_distances] if self.rest is not None else []
+            found += [_draw_inversion] if trajectory.recipe is not None else []
+            found += [_units_of(layer, units) for layer, units in self.shown_units().items()]
+        if not found:
+            raise ValueError("nothing is stored that a figure shows: r_x, r_y")
+        return found
+
+    def shown_units(self):
+        """Lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
+        if self.units:
+            layers = dict.fromkeys(layer for layer, _ in self.units)
+            return {layer: [unit for other, unit in self.units if other == layer] for layer in layers}
+        count = len(self.trajectory.r_x)
+        return {
+            int(layer): _most_moved(self.trajectory.r_x[layer - 1][:, 0])
+            for layer in np.unique(np.linspace(1, count, MOST_LAYERS).round().astype(int))
+        }
+
+
+def inversion_trace(record, *, sample=None, units=()):
+    """The `InversionTrace` of a record, or of an `InversionTrajectory`, see `plots.plot`."""
+    stored = isinstance(record, StoredRecord)
+    place = place_of(sample, record["position"] if stored else record.samples)
+    trajectory = record.trajectory([place]) if stored else _only(record, place)
+    _check_units(trajectory, units)
+    title = heading(record, trajectory.recipe, trajectory.samples[0])
+    return InversionTrace(trajectory, _rest(trajectory), tuple(units), title)
+
+
+def _only(trajectory, place):
+    """The trajectory of the sample at a place."""
+    parts = {
+        name: [r[:, [place]] for r in getattr(trajectory, name)]
+        for name in SYMBOLS
+        if getattr(trajectory, name)
+    }
+    alone = {name: getattr(trajectory, name)[[place]] for name in ("diverged", "samples")}
+    return InversionTrajectory(**(vars(trajectory) | parts | alone))
+
+
+def _check_units(trajectory, units):
+    sizes = [r.shape[2] for r in trajectory.r_x or []]
+    for layer, unit in units:
+        if not (1 <= layer <= len(sizes) and 0 <= unit < sizes[layer - 1]):
+            layers = ", ".join(f"{n} with 0 to {size - 1}" for n, size in enumerate(sizes, 1))
+            raise ValueError(
+                f"there is no unit {unit} in layer {layer}; hidden layers and their units: {layers}"
+            )
+
+
+def _rest(trajectory):
+    """r_x at rest, None where there is no such state, or no recipe."""
+    try:
+        return None if trajectory.recipe is None else measures.states_at_rest(trajectory)
+    except (DivergenceError, ValueError):
+        return None
+
+
+def _most_moved(states):
+    """The units that are farthest from zero at some time, in their order."""
+    return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:MOST_UNITS])
+
+
+def _norms(name):
+    """A function that draws the norm of r_x or r_y, layer by layer."""
+
+    def draw_norms(axes, shown):
+        trajectory = shown.trajectory
+        layers = enumerate(getattr(trajectory, name), trajectory.first_layer(name))
+        norms = {layer: np.linalg.norm(states[:, 0], axis=1) for layer, states in layers}
+        for colour, (layer, norm) in zip(COLOURS, norms.items()):
+            axes.plot(trajectory.time, norm, color=colour, label=f"layer {layer}")
+        who = {"r_x": "hidden populations", "r_y": "error populations"}[name]
+        axes.set(title=who, ylabel=f"norm of {SYMBOLS[name]}", yscale=wide_scale(*norms.values()))
+
+    return draw_norms
+
+
+def _draw_distances(axes, shown):
+    found = measures.distances_to_rest(shown.trajectory)
+    for colour, (layer, distance) in zip(COLOURS, enumerate(found, 1)):
+        axes.plot(shown.trajectory.time, distance[:, 0], color=colour, label=f"layer {layer}")
+    axes.set(
+        title="distance to the exact rest (NDI)",
+        ylabel=r"$\|r_x - r_x^*\| / \|r_x^*\|$",
+        yscale=scale(*found),
+    )
+
+
+def _draw_inversion(axes, shown):
+    found = measures.inversion_errors(shown.trajectory)
+    last = shown.trajectory.depth
+    for colour, (layer, error) in zip(COLOURS, enumerate(found, last - len(found) + 1)):
+        axes.plot(shown.trajectory.time, error[:, 0], color=colour, label=f"layer {layer}")
+    axes.set(
+        title="error of the inversion",
+        ylabel=r"$\|W \psi(r_x) - \delta\| / \|\delta\|$",
+        yscale=wide_scale(*found),
+    )
+
+
+def _units_of(layer, units):
+    """A function that draws r_x of units of a layer, and where they rest."""
+
+    def draw_units(axes, shown):
+        states = shown.trajectory.r_x[layer - 1][:, 0]
+        for colour, unit in zip(COLOURS, units):
+            axes.plot(shown.trajectory.time, states[:, unit], color=colour, label=f"unit {unit}")
+            if shown.rest is not None:
+                axes.axhline(shown.rest[layer - 1][0, unit], color=colour, linestyle="--", linewidth=1.0)
+        rest = ", and at rest (dashed)" if shown.rest is not None else ""
+        axes.set(title=f"layer {layer}{rest}", ylabel="$r_x$")
+
+    return draw_units

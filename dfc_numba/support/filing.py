@@ -1,0 +1,24 @@
+"""How objects reach files: rooms that know a format bind it to a kind of object, rooms below use it without importing it."""
+
+_FORMATS = {}
+
+
+def bind(kind, save, load):
+    """Bind a file format to a kind of object.
+
+    Args:
+        kind: name of the kind, such as "network".
+        save: function of (object, path, **options) that writes a file.
+        load: function of (path, **options) that reads one.
+    """
+    _FORMATS[kind] = save, load
+
+
+def save(kind, item, path, /, **options):
+    """Write an object of a kind to a file, as the bound format does."""
+    return _FORMATS[kind][0](item, path, **options)
+
+
+def load(kind, path, /, **options):
+    """Return what the bound format reads from a file."""
+    return _FORMATS[kind][1](path, **options)
