@@ -20,7 +20,7 @@ import numpy as np
 
 from dfc_numba import cli
 from dfc_numba.display import progress
-from dfc_numba.storage import logger
+from dfc_numba.runs import logger
 from dfc_numba.storage.reader import open_trajectories
 
 SETTINGS = ["network.hidden=[12,9]", "controller.steps=25", "feedback_controller.steps=12", "training.batch_size=100",

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from dfc_numba.storage import logger
-from dfc_numba.storage.logger import Background
+from dfc_numba.runs import logger
+from dfc_numba.runs.logger import Background
 
 
 @pytest.fixture

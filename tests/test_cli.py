@@ -50,6 +50,33 @@ def test_help(arguments):
     assert result.exit_code == 0 and "Usage: dfc" in result.stdout
 
 
+def help_text(monkeypatch, *command):
+    """The help of a command in a wide terminal, as one line without its frames."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", dfc(*command, "--help").stdout).split())
+
+
+def test_help_shows_brackets_as_they_are(monkeypatch):
+    assert "as [log] says" in help_text(monkeypatch, "train")
+
+
+@pytest.mark.parametrize(
+    "command", sorted(info.name or info.callback.__name__ for info in cli.app.registered_commands)
+)
+def test_paragraphs_of_help_are_filled_anew(monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "2000")
+    monkeypatch.setenv("TERMINAL_WIDTH", "2000")
+    shown = dfc(command, "--help").stdout.split("╭")[0]
+    described = [line.strip() for line in shown.splitlines()[2:] if line.strip()]
+    callback = next(
+        info.callback
+        for info in cli.app.registered_commands
+        if command in (info.name, info.callback.__name__)
+    )
+    assert len(described) == len(callback.__doc__.split("\n\n"))  # a line for each paragraph
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_and_version_load_nothing_heavy(arguments):
     code = "import sys; from dfc_numba.cli import app; app(sys.argv[1:], standalone_mode=False); "

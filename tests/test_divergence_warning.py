@@ -10,7 +10,7 @@ from dfc_numba.display import progress
 from dfc_numba.dynamics.plasticity import FeedbackUpdate, ForwardUpdate
 from dfc_numba.learning.divergence import Tally
 from dfc_numba.learning.training import Trainer
-from dfc_numba.storage.logger import Logger
+from dfc_numba.runs.logger import Logger
 
 WILD = {"k_p": 50.0}
 NOISY = {"sigma": 0.05, "tau_noise": 0.1}

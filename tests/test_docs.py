@@ -167,3 +167,13 @@ def test_the_citation_names_this_version_and_the_papers():
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.search(r"^version: (.*)$", text, flags=re.MULTILINE)[1] == dfc.__version__
     assert set(re.findall(r"arXiv:(\S+)", text)) == {"2106.07887", "2204.07249", "2007.05112"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_row_of_a_table_belongs_to_a_heading(path):
+    blocks = re.split(
+        r"\n\s*\n", re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    )
+    tables = [block.strip().splitlines() for block in blocks if block.strip().startswith("|")]
+    for lines in tables:
+        assert len(lines) > 2 and re.fullmatch(r"[|:\- ]+", lines[1]), lines[0]

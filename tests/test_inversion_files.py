@@ -19,7 +19,7 @@ from dfc_numba.inversion.simulation import Inversion, recorded_bytes, simulate_i
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.inversion import create_backward, inversion_update
 from dfc_numba.model.recording import Recipe
-from dfc_numba.storage.logger import Logger
+from dfc_numba.runs.logger import Logger
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import expand, replay, what_if
 from dfc_numba.storage.writer import TrajectoryWriter

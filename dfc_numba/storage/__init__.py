@@ -7,7 +7,6 @@ hdf5_fast.py             chunks past HDF5's filters, files on disks that may fil
 reader.py, stored.py     reading files, segments and run directories; variables and records
 replay.py                computing records again, bit for bit; new files from recipes
 inspection.py            what is in a file; what is damaged
-logger.py                the log of a run
 network_file.py          networks
 analysis_file.py         what was measured of networks and minibatches
 

@@ -11,7 +11,7 @@ from benchmarks.workload import published
 from dfc_numba import Record, simulate
 from dfc_numba.configuration.config import LogSection
 from dfc_numba.learning.training import Trainer
-from dfc_numba.storage.logger import Logger
+from dfc_numba.runs.logger import Logger
 
 LOGGED = {"samples": 16, "dtype": "float32"}  # the same as by default, stated
 

@@ -1,0 +1,190 @@
+"""What the commands of `dfc` share: the application, common options, messages, exit codes."""
+
+import inspect
+import re
+import sys
+import warnings
+from contextlib import contextmanager
+from signal import SIGINT
+from typing import Annotated
+
+import typer
+
+from dfc_numba._version import __version__
+from dfc_numba.errors import Interrupted, MissingExtra
+
+DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
+DEFAULT_PRESET = "digits"
+UNUSABLE = (ValueError, OSError, MissingExtra)  # wrong usage or input
+
+app = typer.Typer(
+    name="dfc",
+    help="Deep Feedback Control: train, simulate and analyse networks that learn from a feedback controller.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.", show_default=False
+    ),
+]
+Epochs = Annotated[
+    int | None, typer.Option(help="Epochs of forward learning (training.epochs).", show_default=False)
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads to use; all that there are by default.", show_default=False)
+]
+Dtype = Annotated[str | None, typer.Option(help="float64 or float32 (training.dtype).", show_default=False)]
+
+
+def _load_extensions(extensions: list[str] | None):
+    """Load what --extension names, before anything else of the command line is looked at."""
+    if not extensions:
+        return extensions
+    from dfc_numba.errors import ConfigurationError
+    from dfc_numba.extensions import load_extension
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(message)
+        for extension in extensions:
+            try:
+                load_extension(extension)
+            except ConfigurationError as error:
+                say(error)
+                raise typer.Exit(WRONG_USE) from None
+    return extensions
+
+
+Extensions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extension",
+        metavar="FILE.py or MODULE",
+        help="Load what a file of yours registers; may be repeated.",
+        show_default=False,
+        callback=_load_extensions,
+        is_eager=True,
+    ),
+]
+
+
+def _show_version(wanted: bool):
+    if wanted:
+        print(f"dfc-numba {__version__}")
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+):
+    pass
+
+
+def command(function):
+    """Make a function a command of `dfc`; its help is its docstring, where brackets are brackets and lines are filled anew."""
+    function.__doc__ = "\n\n".join(" ".join(part.split()) for part in inspect.getdoc(function).split("\n\n"))
+    function.__doc__ = _plain(function.__doc__)
+    for hint in function.__annotations__.values():
+        for option in getattr(hint, "__metadata__", ()):
+            option.help = option.help and _plain(option.help)
+    return app.command()(function)
+
+
+def _plain(text):
+    """A text in which rich finds no style tags: "[log]" is no style."""
+    return re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", text)
+
+
+def overrides(settings, epochs, seed, dtype):
+    """The texts `section.key=value` that the options of a command stand for."""
+    shorthands = {"training.epochs": epochs, "training.seed": seed, "training.dtype": dtype}
+    stated = {key: value for key, value in shorthands.items() if value is not None}
+    return [*(settings or []), *(f"{key}={value}" for key, value in stated.items())]
+
+
+def leave_if_ended(ended):
+    """Ends the program where `ended`, from `resumption.ended`, says that there is nothing to go on with."""
+    if ended is not None:
+        status, sentence = ended
+        say(sentence)
+        raise typer.Exit(exit_code([status]))
+
+
+def exit_code(statuses, unfinished=False):
+    if unfinished or "interrupted" in statuses:
+        return INTERRUPTED
+    return DONE if set(statuses) == {"done"} else FAILED
+
+
+@contextmanager
+def bounded(threads):
+    """Bounds the threads, if a number is given."""
+    if threads is None:
+        yield
+        return
+    from dfc_numba.support.threads import limit_threads
+
+    with limit_threads(threads):
+        yield
+
+
+@contextmanager
+def resumable():
+    """Says how to go on with a run that was interrupted before its training."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        from dfc_numba.display.progress import resume_text
+
+        say(interrupt, resume_text(interrupt.directory))
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def exit_codes(wrong_use=UNUSABLE, advice=None):
+    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
+
+    Warnings are messages too. The `advice` comes after the message.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(message)
+            yield
+    except (
+        typer.Exit,
+        typer.Abort,
+        BrokenPipeError,
+    ):  # the last, from `dfc ... | head`, ends the program quietly
+        raise
+    except Interrupted as interrupt:
+        say(interrupt)
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as interrupt:
+        say("interrupted at once", advice)
+        raise typer.Exit(SIGNALLED + (interrupt.args[0] if interrupt.args else SIGINT)) from None
+    except Exception as error:  # noqa: BLE001 (users see no internals; a run keeps the traceback in run.json)
+        say(f"{_kind(error)}{error}", advice)
+        raise typer.Exit(WRONG_USE if isinstance(error, wrong_use) else FAILED) from None
+
+
+def _kind(error):
+    """The name of an error whose message does not speak for itself."""
+    own = type(error).__module__ == "dfc_numba.errors"
+    return (
+        ""
+        if own or isinstance(error, ValueError | ArithmeticError | OSError)
+        else f"{type(error).__name__}: "
+    )
+
+
+def say(*messages):
+    """Prints messages on standard error, those that there are."""
+    for message in filter(None, messages):
+        print(f"dfc: {message}", file=sys.stderr, flush=True)
