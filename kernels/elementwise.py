@@ -21,6 +21,7 @@ from dfc_numba.kernels.simd import (
     polynomial,
     power_of_two,
     round_to_integer,
+    rounded_each,
     select,
     split_exponent,
     square_root,
@@ -265,13 +266,17 @@ def _cos_sin(turns):
     sin = angle * polynomial(square, [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(5)])
     cos = polynomial(square, [(-1.0) ** k / math.factorial(2 * k) for k in range(6)])
     for _ in range(2):
-        sin, cos = 2.0 * sin * cos, cos * cos - sin * sin
+        sin, cos = 2.0 * sin * cos, (cos - sin) * (cos + sin)
     return cos, sin
 
 
 @elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"])
 def normal_pair(unsigned, signed):
-    """Two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958)."""
+    """Two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958).
+
+    No operation is contracted with another one: the same bits on every processor.
+    """
+    unsigned, signed = rounded_each(unsigned), rounded_each(signed)
     radius = square_root(-2.0 * _log((unsigned + 0.5) * 2.0**-32))
     cos, sin = _cos_sin(signed * 2.0**-32)
     return radius * cos, radius * sin

@@ -12,7 +12,8 @@ padded with zeros; sums of outer products lie in panels as well. Rows of activit
 from functools import partial
 
 import numpy as np
-from dfc_numba.kernels.jit import JIT_DISABLED, jit
+from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
+from dfc_numba.kernels.rows import add, move
 from dfc_numba.kernels.simd import (
     CONTRACT,
     FUSED_MULTIPLY_ADD,
@@ -196,3 +197,47 @@ def add_outer(
             total, start + column * outputs + first * width, width,
             post, post_start + first, post_stride, pre, pre_start + column, pre_stride, count, rows, True,
         )  # fmt: skip
+
+
+def sum_outer_work(count, shards, dtype):
+    """Elements of work space that `sum_outer` needs."""
+    return (1 + int(shards).bit_length()) * count * panel_width(dtype)
+
+
+@jit
+def sum_outer(out, inputs, post, post_stride, pre, pre_stride, ends, first, count, work):
+    """out = sum over shards of post_s^T pre_s, for outputs first .. first + count, in the order of a binary tree.
+
+    The sums of two shards are added up, then those of two pairs, and so on: see `dfc_numba/support/summation.py`.
+
+    Args:
+        out: flat (outputs, inputs). post, pre: flat rows of samples, (samples, outputs) and (samples, inputs).
+        ends: (shards + 1,) first sample of each shard, and the number of samples. work: see `sum_outer_work`.
+    """
+    width = _width(out)
+    tile = count * width
+    for column in range(0, inputs, width):
+        open_nodes = 0
+        for shard in range(ends.size - 1):
+            start = ends[shard]
+            _panel_of_columns(
+                work, open_nodes * tile, width, post, start * post_stride + first, post_stride,
+                pre, start * pre_stride + column, pre_stride, count, ends[shard + 1] - start, False,
+            )  # fmt: skip
+            open_nodes += 1
+            done = shard + 1
+            while done % 2 == 0:
+                open_nodes -= 1
+                _add_tile(work, open_nodes * tile, tile)
+                done //= 2
+        while open_nodes > 1:
+            open_nodes -= 1
+            _add_tile(work, open_nodes * tile, tile)
+        for m in range(count):
+            move(min(width, inputs - column), out, (first + m) * inputs + column, work, m * width)
+
+
+@jit_part
+def _add_tile(work, start, tile):
+    """Add a tile to the one before it."""
+    add(tile, work, start - tile, work, start)

@@ -48,13 +48,15 @@ def lanes(dtype):
 class Vector:
     """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
 
+    flags = CONTRACT
+
     def __init__(self, builder, value, dtype):
         self.builder = builder
         self.value = value
         self.dtype = np.dtype(dtype)
 
     def _like(self, value):
-        return Vector(self.builder, value, self.dtype)
+        return type(self)(self.builder, value, self.dtype)
 
     def _operand(self, other):
         return (
@@ -64,7 +66,7 @@ class Vector:
         )
 
     def _binary(self, emit, left, right):
-        return self._like(emit(self._operand(left), self._operand(right), flags=CONTRACT))
+        return self._like(emit(self._operand(left), self._operand(right), flags=self.flags))
 
     def __add__(self, other):
         return self._binary(self.builder.fadd, self, other)
@@ -98,6 +100,19 @@ class Vector:
 
     def __gt__(self, other):
         return self._like(self.builder.fcmp_ordered(">", self.value, self._operand(other)))
+
+
+class RoundedVector(Vector):
+    """The same, of which every operation is rounded on its own: the same bits on every processor."""
+
+    flags = (
+        "nsz",
+    )  # numba gives operations without any flag those of the whole kernel; this one changes no number
+
+
+def rounded_each(x):
+    """The value, with arithmetic that rounds every operation on its own."""
+    return RoundedVector(x.builder, x.value, x.dtype) if isinstance(x, Vector) else x
 
 
 class Words:

@@ -1,5 +1,9 @@
 """Noise of the kernels: known answers of Philox, distribution and independence of the draws."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import problems
 import pytest
@@ -257,3 +261,39 @@ def distinct_keys(numbers):
 
 def test_keys_of_seeds_and_minibatches_differ():
     assert distinct_keys([*range(40), 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**64 - 1])
+
+
+# --- the same on every processor ---------------------------------------------------------------------------------
+
+# units 0, 85, 170, ... of a layer of 600, as made on x86 with AVX-512, AVX2 and SSE2
+KEPT = [
+    "-0x1.7b51be0000000p+0",
+    "0x1.7898b00000000p-3",
+    "-0x1.8b2fb40000000p-4",
+    "-0x1.c40ee00000000p-1",
+    "0x1.b6a8280000000p-4",
+    "-0x1.147afe0000000p-1",
+    "0x1.46db600000000p-2",
+    "-0x1.f2cb9e0000000p-7",
+]
+
+
+def test_draws_are_those_of_every_processor():
+    """No operation is contracted with another one, so that fused multiply-add changes nothing."""
+    assert [float(draw).hex() for draw in draws(600, step=11, sample=12, layer=2)[::85]] == KEPT
+
+
+@pytest.mark.slow
+def test_draws_of_a_processor_without_fused_multiply_add(tmp_path):
+    code = (
+        "import numpy as np\n"
+        "from dfc_numba.kernels.noise import normals, scratch\n"
+        "out = np.zeros(600)\n"
+        f"normals(out, 0, 600, np.uint64({KEY}), 11, 12, 2, scratch(600))\n"
+        "print(' '.join(float(draw).hex() for draw in out))"
+    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [float(draw).hex() for draw in draws(600, step=11, sample=12, layer=2)]

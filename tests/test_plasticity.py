@@ -7,6 +7,9 @@ import pytest
 from problems import draws, inputs, parameters, relative_deviation, stable_parameters
 
 import dfc_numba as dfc
+from dfc_numba.model.products import shards_of
+from dfc_numba.support import memory
+from dfc_numba.support.summation import tree_sum
 
 SIZES, SAMPLES = [4, 6, 5, 3], 37
 SHORT = {"dt": 0.05, "steps": 30, "alpha": 0.1, "k_p": 0.5}
@@ -315,13 +318,43 @@ def both_updates(sizes=(10, 60, 50, 5)):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize("wave_bytes", [1, 32e6])
-def test_threads_and_memory_for_sums_do_not_change_a_bit(monkeypatch, threads, wave_bytes):
+def test_threads_do_not_change_a_bit(threads):
     expected = both_updates()
-    monkeypatch.setattr("dfc_numba.dynamics.phase.WAVE_BYTES", wave_bytes)
     with dfc.limit_threads(threads):
         found = both_updates()
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_update_is_the_tree_sum_of_the_updates_of_its_shards():
+    """So processes that own some of the shards find the same bits."""
+    net, x = dfc.Network(**parameters([10, 60, 50, 5])), inputs(128, 10)
+    target, c = inputs(128, 5, seed=6), dfc.Controller(**{**NOISY, "steps": 15})  # T = 16: divided exactly
+    shards = shards_of(net, len(x))
+    keys = [dfc.NoiseKey(3, 0, np.arange(first, first + count)) for first, count in shards]
+    parts = [
+        dfc.forward_update(net, x[f : f + n], target[f : f + n], c, noise=key)
+        for (f, n), key in zip(shards, keys, strict=True)
+    ]
+    full = dfc.forward_update(net, x, target, c, noise=dfc.NoiseKey(3, 0, np.arange(128)))
+    for kind in ("weights", "biases"):
+        for layer, array in enumerate(getattr(full, kind)):
+            sums = [16 * n * getattr(part, kind)[layer] for part, (_, n) in zip(parts, shards, strict=True)]
+            assert np.array_equal(array, tree_sum(sums) / (16 * 128))
+    assert [count for _, count in shards] == [16] * 8, (
+        "divisors are powers of two, so that nothing is rounded twice"
+    )
+
+
+def test_sums_of_a_wide_network_do_not_exist_once_per_shard(monkeypatch):
+    """As many as threads and levels of the tree, however many shards there are."""
+    made = []
+    create = memory.in_large_pages
+    monkeypatch.setattr(memory, "in_large_pages", lambda *args: made.append(args[0]) or create(*args))
+    net, x = dfc.Network(**parameters([10, 200, 200, 5])), inputs(16 * 32, 10)
+    with dfc.limit_threads(2):
+        dfc.forward_update(net, x, inputs(16 * 32, 5, seed=6), dfc.Controller(steps=10))
+    sums = [length for length in made if length == max(made)]
+    assert len(shards_of(net, len(x))) == 32 and 2 <= len(sums) <= 2 + 2 * 5
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------

@@ -530,3 +530,38 @@ def test_what_if_needs_a_controller(tmp_path):
     path = write(tmp_path / "file.h5", [recipe(None, update=ONE_SHOT, noise=3, phase="feedback")])
     with pytest.raises(ValueError, match="'feedback' has no controller to change"):
         what_if(path, tmp_path / "new.h5", {"k_p": 1.0})
+
+
+# --- files of earlier versions ----------------------------------------------------------------------------------
+
+
+def test_a_file_of_an_earlier_arithmetic_is_announced(changed):
+    path = changed("forward/v_2", (1, 17, 3, 4), 123.0)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["arithmetic"]
+    code, text, _ = dfc_replay(path)
+    assert code == 1 and "written by an earlier version, which took sums in another order" in text
+    assert "arithmetic 1 (here 2)" in text
+
+
+def test_deviations_are_told_from_rounding(whole, tmp_path):
+    """By the largest value of the variable."""
+    path = shutil.copy(whole, tmp_path / "old.h5")
+    with h5py.File(path, "r+") as file:
+        file["forward/v_2"][1, 17, 3, 4] += 1e-7 * np.nanmax(np.abs(file["forward/v_2"][:]))
+    (replayed,) = replay(path, phase="forward", record=1)
+    assert replayed.status == "different" and replayed.within_rounding
+    assert "1 of 24 variables differ, by at most 1e-05 of their largest value" in dfc_replay(path)[1]
+    with h5py.File(path, "r+") as file:
+        file["forward/v_2"][1, 17, 3, 4] += 1e-4 * np.nanmax(np.abs(file["forward/v_2"][:]))
+    (replayed,) = replay(path, phase="forward", record=1)
+    assert replayed.status == "different" and not replayed.within_rounding
+
+
+@pytest.mark.parametrize("number", ["two", [1, 2], 1.5])
+def test_an_arithmetic_that_is_no_number_counts_as_the_first(whole, tmp_path, number):
+    path = shutil.copy(whole, tmp_path / "odd.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["arithmetic"] = number
+    code, text, _ = dfc_replay(path, "--record", 0)
+    assert code == 0 and "arithmetic 1 (here 2)" in text

@@ -111,14 +111,22 @@ def test_available_follows_a_real_change_of_affinity(monkeypatch):
 
 
 def test_shards():
-    """At most 16 samples each, as even as can be, no more than needed, together all of them."""
+    """At most 16 samples each, as even as can be, an even number that is not larger than needed, together all of them."""
     for samples in range(1, 300):
         pieces = threads.shards(samples)
         counts = [count for _, count in pieces]
         assert [first for first, _ in pieces] == [sum(counts[:k]) for k in range(len(counts))]
         assert sum(counts) == samples
         assert 1 <= min(counts) and max(counts) <= min(16, min(counts) + 1)
-        assert len(pieces) == -(-samples // 16)
+        assert len(pieces) == 1 if samples <= 16 else len(pieces) == 2 * -(-samples // 32)
+
+
+def test_shards_of_weights_that_exceed_the_caches_are_larger():
+    """So that memory delivers the weights less often; two threads and four still have as much to do."""
+    large = threads.CACHED_WEIGHTS + 1
+    assert [count for _, count in threads.shards(128, large)] == [32] * 4
+    assert [count for _, count in threads.shards(128, threads.CACHED_WEIGHTS)] == [16] * 8
+    assert threads.shards(16, large) == [(0, 16)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
@@ -284,7 +292,7 @@ def long_update():
     net = dfc.Network(**problems.stable_parameters([4, 64, 64, 3]))
     x = problems.inputs(16, 4)
     with dfc.limit_threads(1):
-        dfc.forward_update(net, x, net.predict(x) + 0.1, dfc.Controller(steps=10000))
+        dfc.forward_update(net, x, net.predict(x) + 0.1, dfc.Controller(steps=30000))
 
 
 def _spin(count):

@@ -20,7 +20,15 @@ from dfc_numba.runs.experiment import create_network, load_data
 from dfc_numba.storage import inspection, recipes, schema
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import KINDS
-from dfc_numba.storage.replay import chosen, expand, recorded_elsewhere, replay_record, what_if
+from dfc_numba.storage.replay import (
+    ROUNDING,
+    chosen,
+    expand,
+    has_earlier_arithmetic,
+    recorded_elsewhere,
+    replay_record,
+    what_if,
+)
 from dfc_numba.storage.writer import save
 from dfc_numba.support import memory
 
@@ -150,6 +158,10 @@ def _announce(file):
     elsewhere = sorted(recorded_elsewhere(file))
     if elsewhere:
         print(f"recorded with {', '.join(elsewhere)}: bits may differ")
+    if has_earlier_arithmetic(file):
+        print(
+            "written by an earlier version, which took sums in another order: numbers agree within rounding, not in all bits"
+        )
 
 
 def _compare(stored):
@@ -163,7 +175,8 @@ def _compare(stored):
     elif replayed.status == "identical":
         print(f"{where}: identical bits, {len(replayed.compared)} variables")
     else:
-        print(f"{where}: {len(replayed.deviations)} of {len(replayed.compared)} variables differ")
+        extent = f", by at most {ROUNDING:g} of their largest value" if replayed.within_rounding else ""
+        print(f"{where}: {len(replayed.deviations)} of {len(replayed.compared)} variables differ{extent}")
         print("\n".join(table(replayed.deviations)))
     if replayed.left_out:
         print(

@@ -1,5 +1,6 @@
-"""One feedback phase, prepared for the kernels and run: shards over threads, sums merged in a fixed order."""
+"""One feedback phase, prepared for the kernels and run: shards over threads, sums in the order of a tree."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,16 +9,17 @@ from scipy.special import log_softmax
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
 from dfc_numba.kernels.feedback_phase import run_shard
-from dfc_numba.kernels.layout import Layout, dense_views, layout, pack
+from dfc_numba.kernels.layout import Layout, dense_views, layout, pack, padded_rows
+from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.noise import as_key, given_draws
+from dfc_numba.model.products import shards_of
 from dfc_numba.support import memory, threads
+from dfc_numba.support.summation import TreeSum
 from dfc_numba.support.validation import instance, samples
 
 CONVERGED_RESIDUAL = 1e-5  # of the norm of the feedforward output (published value)
-# shards that are summed up at a time, if their sums are small; the order of summation is the same for any number
-WAVE_BYTES = 32e6
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class Sums:
     Attributes:
         factor, rate: lists of (B, n_i): summed (or last) factors, last deviations of the rates.
         u: (B, n_L) last control signal.
-        outer, outer_feedback: flat, see `Layout`.
+        outer: flat, see `Layout.outer_shard`: factor x rate of layers 2..L, summed over time; the first layer's rates below
+            are constant. outer_feedback: flat, see `Layout`. Either is empty where it was not asked for.
         converged, diverged: (B,) booleans.
     """
 
@@ -159,86 +162,101 @@ class Sums:
 
 def run(phase, task, *, records=None, only_converged=False):
     """Simulate all shards and sum up. With `only_converged`, samples that have not converged contribute nothing."""
-    records = no_records(phase.count, phase.network.dtype) if records is None else records
-    pieces = threads.shards(phase.count)
-    results, wave = _results(phase, task, len(pieces))
-    workspaces = _workspaces(phase, task, pieces)
-    outer, outer_feedback = _room_for_totals(phase, task)
-    first_layer = phase.places.outer[2] if len(outer) else 0
-    converged, diverged = (np.zeros(phase.count, np.bool_) for _ in range(2))
-    for start in range(0, len(pieces), wave):
-        part = pieces[start : start + wave]
-        _run_shards(phase, task, results, records, workspaces, part)
-        first, last = part[0][0], part[-1][0] + part[-1][1]
-        converged[first:last], diverged[first:last] = _convergence(phase, results, slice(first, last))
-        if only_converged and not converged[first:last].all():
-            again = task._replace(record_every=0)  # what is recorded is the first run, in which all take part
-            _run_again(phase.without(~converged), again, results, records, workspaces, part)
-        for place in range(len(part)):
-            outer[first_layer:] += results.outer[place]
-            outer_feedback += results.outer_feedback[place]
-    sizes = phase.network.sizes
-    factor, rate = (dense_views(flat, phase.count, sizes) for flat in (results.factor, results.rate))
-    return Sums(factor, rate, results.u, outer, outer_feedback, converged, diverged)
+    network, dtype = phase.network, phase.network.dtype
+    records = no_records(phase.count, dtype) if records is None else records
+    pieces = shards_of(network, phase.count)
+    dense = phase.count * phase.places.dense[-1]
+    u, empty = np.zeros((phase.count, network.sizes[-1])), np.zeros((1, 0), dtype)
+    results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
+    workspaces, buffers = _workspaces(phase, task, pieces), _Buffers(phase, task)
+    total = TreeSum(len(pieces), release=buffers.give_back)
+    flags = np.zeros((2, phase.count), np.bool_)  # converged, diverged
+
+    def run_one(piece):
+        first, count = pieces[piece]
+        chosen, buffer = slice(first, first + count), buffers.take()
+        own = buffers.results(results, buffer)
+        _run_shard(phase, task, own, records, workspaces, pieces[piece])
+        if only_converged:
+            flags[:, chosen] = _convergence(phase, results, chosen)
+            if not flags[0, chosen].all():
+                _clear(phase, own, buffer, chosen)
+                again = task._replace(
+                    record_every=0
+                )  # what is recorded is the first run, in which all take part
+                _run_shard(phase.without(~flags[0]), again, own, records, workspaces, pieces[piece])
+        if task.readout == kernel.AVERAGE:
+            _add_feedforward_part(phase, own, chosen)
+        total.put(piece, buffer)
+
+    weights = sum(w.size for w in network.weights[1:]) + sum(q.size for q in network.feedback)
+    threads.run(len(pieces), run_one, work=2.0 * phase.controller.steps * weights * phase.count)
+    if not only_converged:
+        flags[:] = _convergence(phase, results, slice(None))
+    factor, rate = (dense_views(flat, phase.count, network.sizes) for flat in (results.factor, results.rate))
+    outer, outer_feedback = buffers.parts(total.total)
+    return Sums(factor, rate, u, outer, outer_feedback, *flags)
 
 
-def _room_for_totals(phase, task):
-    """Zeroed sums over all samples: weights (all layers) and feedback weights, empty where not asked for."""
-    places, dtype = phase.places, phase.network.dtype
-    averages, learns = task.readout == kernel.AVERAGE, task.learn_feedback
-    return (
-        memory.zeros(places.outer[-1] if averages else 0, dtype),
-        np.zeros(places.outer_feedback[-1] if learns else 0, dtype),
-    )
+class _Buffers:
+    """Memory for the sums of shards, used again: what a shard adds up, `outer` and `outer_feedback` side by side."""
+
+    def __init__(self, phase, task):
+        places, self._dtype, self._free = phase.places, phase.network.dtype, deque()
+        self._outer = int(places.outer_shard[-1]) if task.readout == kernel.AVERAGE else 0
+        self._length = self._outer + (int(places.outer_feedback[-1]) if task.learn_feedback else 0)
+
+    def take(self):
+        """Zeros."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = memory.in_large_pages(self._length, self._dtype)
+        buffer.fill(0)
+        return buffer
+
+    def give_back(self, buffer):
+        self._free.append(buffer)
+
+    def parts(self, buffer):
+        """(outer, outer_feedback)."""
+        return buffer[: self._outer], buffer[self._outer :]
+
+    def results(self, results, buffer):
+        """The results, with the sums of a shard as their only row."""
+        outer, outer_feedback = (part.reshape(1, -1) for part in self.parts(buffer))
+        return results._replace(outer=outer, outer_feedback=outer_feedback)
 
 
-def _results(phase, task, pieces):
-    """Room for the results, and how many shards it takes at a time."""
-    places, dtype = phase.places, phase.network.dtype
-    dense = phase.count * places.dense[-1]
-    sizes = (
-        places.outer_shard[-1] if task.readout == kernel.AVERAGE else 0,
-        places.outer_feedback[-1] if task.learn_feedback else 0,
-    )
-    wave = int(WAVE_BYTES / max(1, sum(sizes) * dtype.itemsize))
-    wave = min(pieces, max(wave, threads.current()))
-    outer, outer_feedback = (memory.in_large_pages(wave * size, dtype).reshape(wave, size) for size in sizes)
-    u = np.zeros((phase.count, phase.network.sizes[-1]))
-    return kernel.Results(np.zeros(dense), np.zeros(dense), u, outer, outer_feedback), wave
+def _clear(phase, results, buffer, chosen):
+    """Forget what a shard has left."""
+    buffer.fill(0)
+    for flat in (results.factor, results.rate):
+        for layer in dense_views(flat, phase.count, phase.network.sizes):
+            layer[chosen] = 0
 
 
-def _run_shards(phase, task, results, records, workspaces, pieces):
-    """Run some shards; each leaves its sums in a row of its own."""
-    weights = sum(w.size for w in phase.network.weights[1:]) + sum(q.size for q in phase.network.feedback)
-    work = 2.0 * phase.controller.steps * weights * sum(count for _, count in pieces)
-    results.outer[:] = 0
-    results.outer_feedback[:] = 0
-
-    def run_one(place):
-        _run_shard(phase, task, results, records, workspaces, pieces[place], place)
-
-    threads.run(len(pieces), run_one, work=work)
-
-
-def _run_again(phase, task, results, records, workspaces, pieces):
-    """Run the shards again that hold an inactive sample, from fresh sums."""
-    for place, (first, count) in enumerate(pieces):
-        if phase.minibatch.active[first : first + count].all():
-            continue
-        results.outer[place] = 0
-        results.outer_feedback[place] = 0
-        for flat in (results.factor, results.rate):
-            for layer in dense_views(flat, phase.count, phase.network.sizes):
-                layer[first : first + count] = 0
-        _run_shard(phase, task, results, records, workspaces, (first, count), place)
-
-
-def _run_shard(phase, task, results, records, workspaces, shard, place):
-    """Simulate the samples of one shard, (first, count); its sums go to the row `place`."""
+def _run_shard(phase, task, results, records, workspaces, shard):
+    """Simulate the samples of one shard, (first, count)."""
     run_shard(
-        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, place,
+        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, 0,
         workspaces.array(),
     )  # fmt: skip
+
+
+def _add_feedforward_part(phase, results, chosen):
+    """Add what the constant rates contribute, the time sum of the factor x r_{i-1}(feedforward), of layers 2..L."""
+    places, dtype, sizes = phase.places, phase.network.dtype, phase.network.sizes
+    factors = dense_views(results.factor, phase.count, sizes)
+    for i in range(2, len(sizes)):
+        post, pre = (
+            padded_rows(rows[chosen], places.stride[layer], dtype)
+            for rows, layer in ((factors[i - 1], i), (phase.feedforward_rates[i - 2], i - 1))
+        )
+        add_outer(
+            results.outer[0], places.outer_shard[i], sizes[i], 0, sizes[i],
+            post, 0, places.stride[i], pre, 0, places.stride[i - 1], chosen.stop - chosen.start,
+        )  # fmt: skip
 
 
 def _workspaces(phase, task, pieces):

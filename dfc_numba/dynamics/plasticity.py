@@ -7,15 +7,14 @@ import numpy as np
 from dfc_numba.dynamics.phase import prepare
 from dfc_numba.dynamics.simulation import Trajectory, run_recorded
 from dfc_numba.kernels import phase_state as kernel
-from dfc_numba.kernels.layout import layout, padded_rows, unpack
-from dfc_numba.kernels.multiply import add_outer
+from dfc_numba.kernels.layout import unpack
 from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.noise import as_key, given_draws
+from dfc_numba.model.products import bias_means, outer_means, outer_sums, shards_of
 from dfc_numba.steady import newton
 from dfc_numba.steady.equilibrium import linearised, steady_state
-from dfc_numba.support import memory, threads
 from dfc_numba.support.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
@@ -25,7 +24,6 @@ SAMPLES = ("all", "converged")
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
 # with which the noise-driven rule becomes the one-shot rule: u = r_L - r~_L after the second step
 ONE_SHOT = Controller(dt=1.0, steps=2, alpha=0.0, k_p=0.0, instant_dynamics=True, proactive=False)
-OUTPUT_BLOCK = 32  # outputs whose part of an update one thread makes at a time
 
 
 @dataclass(frozen=True)
@@ -117,44 +115,21 @@ def _task(readout, rule, learn_feedback=False, high_pass_gain=0.0):
 
 def _forward_update(phase, sums, readout, trajectory):
     below = [phase.x, *phase.feedforward_rates[:-1]]
-    if readout == "final":
+    if readout == "average":
+        weights, biases = _mean_over_time(phase, sums, below[0])
+    else:
         below[1:] = [rate + deviation for rate, deviation in zip(below[1:], sums.rate[:-1], strict=True)]
-    times = phase.controller.time_points if readout == "average" else 1
-    totals = sums.outer if readout == "average" else None
-    weights, biases = outer_update(phase.network, sums.factor, below, phase.count * times, totals=totals)
+        weights, biases = outer_means(phase.network, sums.factor, below, phase.count)
     return ForwardUpdate(weights, biases, sums.converged, sums.diverged, trajectory)
 
 
-def outer_update(network, factors, below, count, *, totals=None):
-    """Weights and biases of (totals + sum over samples of factors_i below_i^T) / count.
-
-    Args:
-        factors, below: lists of (B, n_i) and (B, n_{i-1}). totals: what to add to, flat as in `Layout.outer`.
-    """
-    dtype = network.dtype
-    places = layout(network.sizes, dtype)
-    totals = memory.zeros(places.outer[-1], dtype) if totals is None else totals
-    pieces = [(i, o) for i, n in enumerate(network.sizes[1:], 1) for o in range(0, n, OUTPUT_BLOCK)]
-    post = [
-        padded_rows(factor, stride, dtype) for factor, stride in zip(factors, places.stride[1:], strict=True)
-    ]
-    pre = [padded_rows(rate, stride, dtype) for rate, stride in zip(below, places.stride[:-1], strict=True)]
-
-    def add(piece):
-        i, first = pieces[piece]
-        outputs = network.sizes[i]
-        add_outer(
-            totals, places.outer[i], outputs, first, min(OUTPUT_BLOCK, outputs - first),
-            post[i - 1], 0, places.stride[i], pre[i - 1], 0, places.stride[i - 1], len(below[0]),
-        )  # fmt: skip
-
-    threads.run(len(pieces), add, work=2.0 * len(below[0]) * sum(w.size for w in network.weights))
-    weights = []
-    for i, n in enumerate(network.sizes[1:], 1):
-        matrix = unpack(totals[places.outer[i] :], n, network.sizes[i - 1])
-        weights.append(matrix / dtype.type(count))
-    biases = None if network.biases is None else [(f.sum(axis=0) / count).astype(dtype) for f in factors]
-    return weights, biases
+def _mean_over_time(phase, sums, x):
+    """Weights and biases of the readout "average"; the rates below the first layer are the inputs throughout."""
+    network, places, count = phase.network, phase.places, phase.count * phase.controller.time_points
+    weights = outer_sums(sums.factor[:1], [x], shards_of(network, phase.count), network.dtype)
+    for i, w in enumerate(network.weights[1:], 2):
+        weights.append(unpack(sums.outer[places.outer_shard[i] :], *w.shape))
+    return [w / network.dtype.type(count) for w in weights], bias_means(network, sums.factor, count)
 
 
 def _refuse_simulation(readout, **arguments):
@@ -189,18 +164,18 @@ def _analytic_update(network, x, target, controller, rule):
             factor = DERIVATIVES[name](feedforward.v[i]) * factor
         factors.append(factor)
     below = [np.asarray(x, np.float64), *steady.r[:-1]]
-    return ForwardUpdate(*outer_update(network, factors, below, len(below[0])))
+    return ForwardUpdate(*outer_means(network, factors, below, len(below[0])))
 
 
 def _newton_update(network, x, target, controller, rule, only_converged):
     """The update at the exact steady state."""
     found = newton.solve(network, x, target, controller)
-    kept = found.converged if only_converged else slice(None)
+    kept = found.converged if only_converged else None
     return replace(_update_at_rest(found, network, rule, kept), converged=found.converged)
 
 
-def _update_at_rest(solution, network, rule, kept=slice(None)):
-    """The update of the samples `kept`; differences are those of the kernel, from which nothing has to be subtracted."""
+def _update_at_rest(solution, network, rule, kept=None):
+    """The update of the samples `kept`, a mask, None for all; differences are those of the kernel, from which nothing has to be subtracted."""
     response = solution.equation.response
     state = response.state()
     factors = state.factor if rule == "nonlinear_difference" else state.drive
@@ -210,8 +185,13 @@ def _update_at_rest(solution, network, rule, kept=slice(None)):
     rates = zip(response.feedforward.r[:-1], state.rate[:-1], strict=True)
     below = [response.x, *(start + change for start, change in rates)]
     count = len(response.x)
-    factors, below = ([array[kept] for array in arrays] for arrays in (factors, below))
-    return ForwardUpdate(*outer_update(network, factors, below, count))
+    factors, below = ([_only(array, kept) for array in arrays] for arrays in (factors, below))
+    return ForwardUpdate(*outer_means(network, factors, below, count))
+
+
+def _only(rows, kept):
+    """The rows, those that are not kept as zeros, so that the others stay in their shards."""
+    return rows if kept is None else np.where(kept[:, np.newaxis], rows, 0.0)
 
 
 def feedback_update(

@@ -6,6 +6,7 @@ outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those
 
 from dfc_numba.learning.errors import gradients
 from dfc_numba.model.activations import slope
+from dfc_numba.model.products import row_products
 from dfc_numba.model.targets import output_gradient
 
 
@@ -28,7 +29,9 @@ def backpropagation(network, x, y, *, loss, activity=None, **options):
     activity = network.forward(x) if activity is None else activity
     deltas = [_output_delta(network, activity, y, loss)]
     for layer in reversed(range(len(network.weights) - 1)):
-        deltas.insert(0, deltas[0] @ network.weights[layer + 1] * slope(network, layer, activity))
+        deltas.insert(
+            0, row_products(deltas[0], network.weights[layer + 1].T) * slope(network, layer, activity)
+        )
     return gradients(network, x, activity, deltas, loss=loss, **options)
 
 
@@ -40,7 +43,9 @@ def direct_feedback_alignment(network, x, y, *, loss, activity=None, **options):
     activity = network.forward(x) if activity is None else activity
     output = _output_delta(network, activity, y, loss)
     hidden = range(len(network.weights) - 1)
-    deltas = [output @ network.feedback[layer].T * slope(network, layer, activity) for layer in hidden]
+    deltas = [
+        row_products(output, network.feedback[layer]) * slope(network, layer, activity) for layer in hidden
+    ]
     return gradients(network, x, activity, [*deltas, output], loss=loss, **options)
 
 

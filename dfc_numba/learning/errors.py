@@ -7,6 +7,7 @@ delta_i r_{i-1}^T with s = 2 / n_L for the squared error and 1 for the cross-ent
 import numpy as np
 
 from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.model.products import outer_means
 from dfc_numba.model.targets import unit_of_error
 
 
@@ -32,8 +33,7 @@ def gradients(network, x, activity, deltas, *, loss, clip_error=None, normalise=
         deltas = [unit * _normalised(delta) for delta in deltas]
     below = [np.asarray(x, network.dtype), *activity.r[:-1]]
     rates = [_normalised(r) for r in below] if normalise else below
-    weights = [delta.T @ r for delta, r in zip(deltas, rates, strict=True)]
-    biases = None if network.biases is None else [delta.sum(axis=0) for delta in deltas]
+    weights, biases = outer_means(network, deltas, rates, 1)
     return Gradients(weights=weights, biases=biases)
 
 

@@ -6,6 +6,7 @@ from math import nan
 import numpy as np
 
 from dfc_numba.model.targets import as_targets, mean_loss
+from dfc_numba.support.summation import tree_sum
 
 CHUNK = 1024
 
@@ -28,14 +29,14 @@ def evaluate(network, split, *, loss, task, class_value=1.0):
         task: "classification" or "regression".
         class_value: see `soft_targets`.
     """
-    total = correct = 0.0
+    losses, correct = [], 0.0
     for start in range(0, len(split.x), CHUNK):
         x, y = split.x[start : start + CHUNK], split.y[start : start + CHUNK]
         targets = soft_targets(y, network.sizes[-1], class_value)
         output = network.predict(x)
-        total += len(x) * mean_loss(output, targets, loss)
+        losses.append(len(x) * mean_loss(output, targets, loss))
         correct += count_correct(output, y, task)
-    return Score(total / len(split.x), correct / len(split.x))
+    return Score(tree_sum(losses) / len(split.x), correct / len(split.x))
 
 
 def soft_targets(y, n_outputs, class_value=1.0):

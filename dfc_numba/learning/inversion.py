@@ -15,7 +15,6 @@ from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.errors import gradients, update_options
 from dfc_numba.learning.optimizers import Gradients
 from dfc_numba.model.targets import unit_of_error
-from dfc_numba.support.threads import one_thread
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
 LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
@@ -105,8 +104,7 @@ def _gradients(network, x, activity, errors, loss, **options):
     """The `Gradients` of the mean loss with these errors, target - output, of all layers."""
     unit = unit_of_error(loss, *errors[-1].shape)
     deltas = [np.asarray(-unit * delta, network.dtype) for delta in errors]
-    with one_thread():
-        return gradients(network, x, activity, deltas, loss=loss, **options)
+    return gradients(network, x, activity, deltas, loss=loss, **options)
 
 
 def _negative(arrays):

@@ -270,7 +270,7 @@ class Network:
         )
         v, r = (np.zeros(count * places.dense[-1], dtype) for _ in range(2))
         padded = padded_rows(x, places.stride[0], dtype)
-        shards = threads.shards(count)
+        shards = threads.shards(count, sum(w.nbytes for w in self.weights))
 
         def run(shard):
             first, rows = shards[shard]

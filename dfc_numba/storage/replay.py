@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfc_numba._version import ARITHMETIC
 from dfc_numba.model.recording import Record
 from dfc_numba.storage import recipes, safe, schema
 from dfc_numba.storage.reader import open_trajectories
@@ -34,6 +35,7 @@ class Deviation:
         variable: its name in the file. count: how many of its `size` numbers have other bits.
         absolute, relative: the `Largest` |new - stored|, and |new - stored| / |stored|, of one number. Infinite where one of
             the two is not finite.
+        scale: the largest finite |stored| of the variable.
     """
 
     variable: str
@@ -41,6 +43,7 @@ class Deviation:
     size: int
     absolute: Largest
     relative: Largest
+    scale: float
 
 
 def deviation(stored, array, coordinates):
@@ -57,20 +60,22 @@ def deviation(stored, array, coordinates):
     """
     if stored.shape != array.shape:
         raise ValueError(f"{stored.name} is stored in shape {stored.shape}; its recipe gives {array.shape}")
-    count, largest = 0, [(-1.0, ()), (-1.0, ())]
+    count, scale, largest = 0, 0.0, [(-1.0, ()), (-1.0, ())]
     for piece in pieces(stored.shape, 1, stored.dtype.itemsize):
-        differ, *distances = _distances(stored[piece], array[piece])
+        there = stored[piece]
+        scale = max(scale, float(np.max(np.abs(there), initial=0.0, where=np.isfinite(there))))
+        differ, *distances = _distances(there, array[piece])
         if not differ.any():
             continue
         count += int(differ.sum())
         largest = [
-            max(before, _largest(there, piece.start), key=lambda one: one[0])
-            for before, there in zip(largest, distances, strict=True)
+            max(before, _largest(distance, piece.start), key=lambda one: one[0])
+            for before, distance in zip(largest, distances, strict=True)
         ]
     if count == 0:
         return None
     places = [Largest(value, _place(stored.dims, place, coordinates)) for value, place in largest]
-    return Deviation(stored.name, count, array.size, *places)
+    return Deviation(stored.name, count, array.size, *places, scale)
 
 
 def _distances(stored, array):
@@ -108,7 +113,9 @@ def _place(dims, indices, coordinates):
 
 UPDATES = ("dW", "db", "dQ")
 LARGEST_STEP = 2**31 - 1  # a recording with this distance has the initial state alone
-DECISIVE = ("dfc_numba", "numba", "numpy", "the processor")  # what bits may depend on
+DECISIVE = ("dfc_numba", "numba", "numpy", "the processor", "arithmetic")  # what bits may depend on
+# of a variable's largest value: how much rounding may change a simulation, draws in single precision included
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,11 @@ class Replayed:
         if not self.compared:
             return "nothing to compare"
         return "different" if self.deviations else "identical"
+
+    @property
+    def within_rounding(self):
+        """Whether no number deviates by more than `ROUNDING` of the largest value of its variable."""
+        return all(one.absolute.value <= ROUNDING * one.scale for one in self.deviations)
 
 
 def replay(path, *, phase=None, record=None):
@@ -239,13 +251,26 @@ def _is_result(name):
 def recorded_elsewhere(file):
     """What is different here from where an open `Trajectories` was recorded, and may change bits: a set of texts."""
     here = schema.root_attributes()
-    own = {**json.loads(here["versions"]), "the processor": here["cpu"]}
+    own = {**json.loads(here["versions"]), "the processor": here["cpu"], "arithmetic": here["arithmetic"]}
     return {text for number in range(len(file.files)) for text in _differences(file.handle(number), own)}
+
+
+def has_earlier_arithmetic(file):
+    """Whether a file of an open `Trajectories` is of a version that rounds differently: other bits are to be expected."""
+    numbers = range(len(file.files))
+    return any(_arithmetic(safe.attributes(file.handle(n))) < ARITHMETIC for n in numbers)
+
+
+def _arithmetic(attributes):
+    """The version of the arithmetic that the attributes of a file name; 1 if they name none."""
+    number = attributes.get("arithmetic", 1)
+    return int(number) if np.ndim(number) == 0 and np.issubdtype(np.asarray(number).dtype, np.integer) else 1
 
 
 def _differences(file, own):
     versions = safe.parsed(file, "versions") or {}
-    there = {**versions, "the processor": safe.attributes(file).get("cpu")}
+    attributes = safe.attributes(file)
+    there = {**versions, "the processor": attributes.get("cpu"), "arithmetic": _arithmetic(attributes)}
     pairs = {name: (there.get(name), own[name]) for name in DECISIVE}
     return [f"{name} {old} (here {new})" for name, (old, new) in pairs.items() if old and old != new]
 

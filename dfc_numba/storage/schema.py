@@ -14,7 +14,14 @@ from dfc_numba.support.wording import nearest
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.1", "trajectory file"
 # "closed": a segment of a run that went on
 STATUSES = ("open", "closed", "complete", "interrupted", "diverged", "failed")
-JSON_TEXTS = ("versions", "config", "controller", "inversion", "update", "network")  # attributes that are JSON, or ""
+JSON_TEXTS = (
+    "versions",
+    "config",
+    "controller",
+    "inversion",
+    "update",
+    "network",
+)  # attributes that are JSON, or ""
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 
@@ -109,7 +116,8 @@ LAYERED = {
     "b": Variable("biases of layer #", (SNAPSHOT, "unit_#")),
     "Q": Variable("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
     "B": Variable(
-        "feedback matrix B to layer # from the layer above, of dynamic inversion", (SNAPSHOT, "unit_#", "above")
+        "feedback matrix B to layer # from the layer above, of dynamic inversion",
+        (SNAPSHOT, "unit_#", "above"),
     ),
 }
 UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ"}
@@ -225,7 +233,7 @@ def root_attributes(*, config=None, command=(), seed=None):
     import numba
     import numpy
 
-    from dfc_numba._version import __version__
+    from dfc_numba._version import ARITHMETIC, __version__
     from dfc_numba.extensions import used_extensions
     from dfc_numba.support import threads
     from dfc_numba.support.environment import processor_name
@@ -238,6 +246,7 @@ def root_attributes(*, config=None, command=(), seed=None):
     return {
         **({"extensions": json.dumps(used)} if used else {}),
         "versions": json.dumps(versions),
+        "arithmetic": ARITHMETIC,
         "cpu": processor_name(),
         "threads": threads.current(),
         "seed": "" if seed is None else str(seed),

@@ -15,6 +15,10 @@ from functools import cache
 from dfc_numba.support.validation import whole_number
 
 SHARD_SAMPLES = 16
+# Bytes of weights up to which a shard has no more samples than that: a step that reads them from a cache is as fast with
+# 16 samples as with more. Beyond, memory has to deliver them once per shard and step.
+CACHED_WEIGHTS = 8e6
+LARGE_SHARD_SAMPLES = 32
 # below this many floating-point operations a second thread costs more than it saves
 SMALLEST_WORK_PER_THREAD = 1e7
 
@@ -66,9 +70,15 @@ def _libraries():
     return ThreadpoolController()
 
 
-def shards(samples):
-    """(first, count) of the shards of a minibatch: at most 16 samples each, as even as possible."""
-    number = -(-samples // SHARD_SAMPLES)
+def shards(samples, weights=0):
+    """(first, count) of the shards of a minibatch, as even as possible; a function of its arguments alone.
+
+    At most 16 samples each, or 32 where `weights`, the bytes that each step of a shard reads, exceed the caches. Their number
+    is even where there are several, so that two threads have as much to do.
+    """
+    largest = SHARD_SAMPLES if weights <= CACHED_WEIGHTS else LARGE_SHARD_SAMPLES
+    number = -(-samples // largest)
+    number += number % 2 if number > 1 else 0
     ends = [samples * k // number for k in range(number + 1)]
     return [(a, b - a) for a, b in itertools.pairwise(ends)]
 
