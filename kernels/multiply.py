@@ -183,6 +183,17 @@ def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, pack
 
 
 @jit
+def multiply_add(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
+    """out += x W^T, otherwise as `multiply`."""
+    width = _width(out)
+    for column in range(0, out_stride - width + 1, width):
+        weights = packed_start + column * inner
+        _panel_of_rows(
+            out, out_start + column, out_stride, x, x_start, x_stride, packed, weights, width, rows, inner, True
+        )  # fmt: skip
+
+
+@jit
 def add_outer(
     total, start, outputs, first, count, post, post_start, post_stride, pre, pre_start, pre_stride, rows
 ):

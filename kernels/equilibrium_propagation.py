@@ -1,0 +1,453 @@
+"""Free and nudged phases of equilibrium propagation for one shard of samples.
+
+Layers i = 1..L, rates r_i, input r_0 = x clamped, drive D_i = W_i r_{i-1} + B_i r_{i+1} + b_i, where B_i = W_{i+1}^T or
+weights of its own; all layers step at once from the states before.
+
+    prototypical   s_i <- phi(D_i), r = s; squared error: phi(D_L + beta (y - s_L)); cross-entropy: a linear output,
+                   s_L <- D_L + beta (y - softmax(s_L))                                 (Ernoult et al. 2019)
+    Hopfield       u_i += (dt/tau) (-u_i + phi'(u_i) D_i), r = phi(u); output: - beta dC/du_L (Scellier & Bengio 2017)
+    Gaussian       e_i = u_i - W_i r_{i-1} - b_i,  u_i += (2 dt/tau) (phi'(u_i) W_{i+1}^T e_{i+1} - e_i); likewise
+
+The free phase runs in float64. The nudged phase evolves d = state - free state, in either dtype: with drive D0 at the free
+state, phi(D0 + dD) - phi(D0) is computed from dD itself (see `elementwise`), so that a nudge of 1e-6 keeps its digits in
+float32; what the free state lacks of rest is a constant residual. Arrays of a shard are flat `[layer][sample][unit]` with
+padded rows, those of all samples dense (see `layout`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from dfc_numba.kernels import equilibrium_units as units
+from dfc_numba.kernels.equilibrium_units import LOGISTIC
+from dfc_numba.kernels.jit import jit, jit_part
+from dfc_numba.kernels.layout import Layout
+from dfc_numba.kernels.multiply import multiply, multiply_add
+from dfc_numba.kernels.rows import add, fill, move
+
+PROTOTYPICAL, HOPFIELD, GAUSSIAN = 0, 1, 2
+SQUARED_ERROR, CROSS_ENTROPY = 0, 1
+
+
+class Model(NamedTuple):
+    """A network in packed form, in one dtype; index 0 of the nonlinearities is unused."""
+
+    layout: Layout
+    form: int
+    families: np.ndarray  # (L+1,)
+    numbers: np.ndarray  # (L+1, 4) parameters of the nonlinearities
+    weights: np.ndarray
+    backward: np.ndarray  # W_{i+1}^T or B_i, at `layout.transposed`
+    biases: np.ndarray  # (sum n_i,)
+
+
+@jit_part
+def _rates(model, i, size, out, out_start, v, v_start):
+    """out = phi_i(v)."""
+    n = model.numbers[i]
+    if model.families[i] == LOGISTIC:
+        units.logistic_rate(size, out, out_start, v, v_start, n[0], n[1], n[2], n[3])
+    else:
+        units.clipped_rate(size, out, out_start, v, v_start, n[0], n[1])
+
+
+@jit_part
+def _slopes(model, i, size, out, out_start, v, rate, start):
+    """out = phi_i'(v)."""
+    n = model.numbers[i]
+    if model.families[i] == LOGISTIC:
+        units.logistic_slope(size, out, out_start, v, start, rate, start, n[0], n[2], n[3])
+    else:
+        units.clipped_slope(size, out, out_start, v, start, n[0], n[1])
+
+
+# --- products and copies ------------------------------------------------------------------------------------------------
+
+
+@jit_part
+def _add_drive(model, i, rows, drive, rate):
+    """drive of layer i += W_i r_{i-1} (i > 1) + B_i r_{i+1} (i < L)."""
+    layout = model.layout
+    start, stride = rows * layout.rows[i], layout.stride[i]
+    if i > 1:
+        multiply_add(
+            drive, start, stride, rows, rate, rows * layout.rows[i - 1], layout.stride[i - 1], layout.sizes[i - 1],
+            model.weights, layout.weights[i],
+        )  # fmt: skip
+    if i < layout.sizes.size - 1:
+        _add_from_above(model, i, rows, drive, start, rate)
+
+
+@jit_part
+def _add_from_above(model, i, rows, out, start, above):
+    """out += B_i above_{i+1}."""
+    layout = model.layout
+    multiply_add(
+        out, start, layout.stride[i], rows, above, rows * layout.rows[i + 1], layout.stride[i + 1], layout.sizes[i + 1],
+        model.backward, layout.transposed[i],
+    )  # fmt: skip
+
+
+@jit_part
+def _load(layout, rows, first, samples, state, dense):
+    """Rows of all layers from a dense array."""
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        for s in range(rows):
+            move(
+                n,
+                state,
+                rows * layout.rows[i] + s * stride,
+                dense,
+                layout.dense[i] * samples + (first + s) * n,
+            )
+
+
+@jit_part
+def _store(layout, s, rows, b, samples, dense, state):
+    """One sample of all layers to a dense array."""
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        move(n, dense, layout.dense[i] * samples + b * n, state, rows * layout.rows[i] + s * stride)
+
+
+@jit_part
+def _record(layout, rows, first, samples, points, time, records, state, base, with_base):
+    """The state at a time point, in `records`, flat `[layer][time][sample][unit]` in float64; with a base: added to it."""
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        for s in range(rows):
+            place = layout.dense[i] * samples * points + (time * samples + first + s) * n
+            move(n, records, place, state, rows * layout.rows[i] + s * stride)
+            if with_base:
+                add(n, records, place, base, layout.dense[i] * samples + (first + s) * n)
+
+
+# --- free phase ---------------------------------------------------------------------------------------------------------
+
+
+@jit_part
+def _begin_free(model, rows, first, x, still):
+    """still = W_1 x + b_1 in layer 1, b_i above: what does not change."""
+    layout = model.layout
+    multiply(
+        still, 0, layout.stride[1], rows, x, first * layout.stride[0], layout.stride[0], layout.sizes[0],
+        model.weights, layout.weights[1],
+    )  # fmt: skip
+    for i in range(1, layout.sizes.size):
+        n, stride = layout.sizes[i], layout.stride[i]
+        for s in range(rows):
+            place = rows * layout.rows[i] + s * stride
+            add(n, still, place, model.biases, layout.dense[i])
+
+
+@jit_part
+def _all_drives(model, rows, drive, still, rate):
+    layout = model.layout
+    move(rows * layout.rows[layout.sizes.size], drive, 0, still, 0)
+    for i in range(1, layout.sizes.size):
+        _add_drive(model, i, rows, drive, rate)
+
+
+@jit
+def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, first, rows, samples):
+    """Relax the samples first .. first + rows, from `state` to where they rest.
+
+    Args:
+        gain: dt/tau. tolerance: a sample whose states change by at most this in a step has settled and is left there;
+            negative: none does. x: flat inputs, rows of stride_0.
+        state, drive: dense, float64; the initial state, replaced by the last one, and D at the last one.
+        counts: (B,) receives the steps done, `steps + 1` for a sample that has not settled within them (tolerance >= 0).
+        records: all states, `[layer][time][sample][unit]` with steps + 1 time points; empty for none.
+    """
+    layout = model.layout
+    depth, total = layout.sizes.size - 1, rows * layout.rows[layout.sizes.size]
+    still, now = np.zeros(total, x.dtype), np.zeros(total, x.dtype)
+    rate, drives, before = np.zeros(total, x.dtype), np.zeros(total, x.dtype), np.zeros(total, x.dtype)
+    _begin_free(model, rows, first, x, still)
+    _load(layout, rows, first, samples, now, state)
+    settled = np.zeros(rows, np.bool_)
+    if model.form == GAUSSIAN:
+        for i in range(1, depth + 1):
+            start, size = rows * layout.rows[i], rows * layout.stride[i]
+            move(size, now, start, still, start)
+            if i > 1:
+                multiply_add(
+                    now, start, layout.stride[i], rows,
+                    rate, rows * layout.rows[i - 1], layout.stride[i - 1], layout.sizes[i - 1],
+                    model.weights, layout.weights[i],
+                )  # fmt: skip
+            _rates(model, i, size, rate, start, now, start)
+        steps = 0
+    for i in range(1, depth + 1):
+        start, size = rows * layout.rows[i], rows * layout.stride[i]
+        if model.form == HOPFIELD:
+            _rates(model, i, size, rate, start, now, start)
+    if records.size > 0:
+        _record(layout, rows, first, samples, steps + 1, 0, records, now, state, False)
+    left = rows
+    for step in range(1, steps + 1):
+        move(total, before, 0, now, 0)
+        if model.form == PROTOTYPICAL:
+            _all_drives(model, rows, drives, still, now)
+        else:
+            _all_drives(model, rows, drives, still, rate)
+        for i in range(1, depth + 1):
+            start, size = rows * layout.rows[i], rows * layout.stride[i]
+            if model.form == PROTOTYPICAL:
+                _rates(model, i, size, now, start, drives, start)
+            else:
+                _slopes(model, i, size, rate, start, now, rate, start)
+                units.hopfield_step(size, now, start, now, start, rate, start, drives, start, gain)
+                _rates(model, i, size, rate, start, now, start)
+        if records.size > 0:
+            _record(layout, rows, first, samples, steps + 1, step, records, now, state, False)
+        if tolerance >= 0.0:
+            left -= _settle(
+                layout, rows, first, samples, now, before, tolerance, settled, state, counts, step
+            )
+            if left == 0:
+                break
+    for s in range(rows):
+        if not settled[s]:
+            _store(layout, s, rows, first + s, samples, state, now)
+            counts[first + s] = steps + 1 if tolerance >= 0.0 else steps
+    _load(layout, rows, first, samples, now, state)
+    if model.form == HOPFIELD:
+        for i in range(1, depth + 1):
+            start, size = rows * layout.rows[i], rows * layout.stride[i]
+            _rates(model, i, size, rate, start, now, start)
+        _all_drives(model, rows, drives, still, rate)
+    elif model.form == PROTOTYPICAL:
+        _all_drives(model, rows, drives, still, now)
+    for s in range(rows):
+        _store(layout, s, rows, first + s, samples, drive, drives)
+
+
+@jit_part
+def _settle(layout, rows, first, samples, now, before, tolerance, settled, state, counts, step):
+    """Leave the samples that have settled in this step at their state; returns how many."""
+    done = 0
+    for s in range(rows):
+        if settled[s]:
+            continue
+        change = 0.0
+        for i in range(1, layout.sizes.size):
+            place = rows * layout.rows[i] + s * layout.stride[i]
+            for k in range(place, place + layout.sizes[i]):
+                difference = abs(now[k] - before[k])
+                if not difference <= change:
+                    change = difference
+        if change <= tolerance:
+            settled[s] = True
+            done += 1
+            counts[first + s] = step
+            _store(layout, s, rows, first + s, samples, state, now)
+    return done
+
+
+# --- nudged phase -------------------------------------------------------------------------------------------------------
+
+
+class Base(NamedTuple):
+    """A shard around its free state, in the dtype of the nudged phase."""
+
+    constants: (
+        np.ndarray
+    )  # three planes per layer, at 3 * start: of the difference formula, or in the first where it is at
+    residual: np.ndarray
+    drive: np.ndarray
+
+
+@jit_part
+def _set_base(model, base, free, wide, rows, first, samples, state, drive, limit):
+    """Fill a `Base` from the free state and its drive; free: the model in float64; wide: scratch of six rows of a layer."""
+    layout, places = model.layout, free.layout
+    length = wide.size // 6
+    for i in range(1, layout.sizes.size):
+        n, stride, own = layout.sizes[i], layout.stride[i], places.stride[i]
+        u, d, r, c = 0, length, 2 * length, 3 * length
+        numbers = free.numbers[i]
+        for s in range(rows):
+            place, start = layout.dense[i] * samples + (first + s) * n, rows * layout.rows[i] + s * stride
+            fill(wide.size, wide, 0, 0.0)
+            move(n, wide, u, state, place)
+            move(n, wide, d, drive, place)
+            at = d if model.form == PROTOTYPICAL else u
+            _rates(free, i, own, wide, r, wide, at)
+            if model.families[i] == LOGISTIC:
+                units.logistic_constants(own, wide, c, wide, at, numbers[0], numbers[1], numbers[2], limit)
+            else:
+                move(own, wide, c, wide, at)
+            for plane in range(3):
+                to = 3 * rows * layout.rows[i] + plane * rows * stride + s * stride
+                move(n, base.constants, to, wide, c + plane * own)
+            if model.form == PROTOTYPICAL:
+                units.subtract(own, wide, r, wide, r, wide, u)
+                move(n, base.residual, start, wide, r)
+            elif model.form == HOPFIELD:
+                move(n, base.drive, start, wide, d)
+                _slopes_of_row(free, i, own, wide, c, u, r)
+                units.hopfield_step(own, wide, r, wide, u, wide, c, wide, d, 1.0)  # slope D
+                units.subtract(own, wide, r, wide, r, wide, u)
+                move(n, base.residual, start, wide, r)
+
+
+@jit_part
+def _slopes_of_row(model, i, size, wide, out, v, rate):
+    n = model.numbers[i]
+    if model.families[i] == LOGISTIC:
+        units.logistic_slope(size, wide, out, wide, v, wide, rate, n[0], n[2], n[3])
+    else:
+        units.clipped_slope(size, wide, out, wide, v, n[0], n[1])
+
+
+@jit_part
+def _nudge(layout, rows, first, samples, loss, beta, state, target, deviation, nudge):
+    """nudge = beta (y - output) or beta (y - softmax(output)) at the states before; float64."""
+    depth = layout.sizes.size - 1
+    n, stride = layout.sizes[depth], layout.stride[depth]
+    for s in range(rows):
+        b = first + s
+        dense, place = layout.dense[depth] * samples + b * n, rows * layout.rows[depth] + s * stride
+        if loss == SQUARED_ERROR:
+            for k in range(n):
+                nudge[s, k] = beta * ((target[b, k] - state[dense + k]) - np.float64(deviation[place + k]))
+            continue
+        top, total = -np.inf, 0.0
+        for k in range(n):
+            top = max(top, state[dense + k] + np.float64(deviation[place + k]))
+        for k in range(n):
+            total += np.exp(state[dense + k] + np.float64(deviation[place + k]) - top)
+        for k in range(n):
+            output = np.exp(state[dense + k] + np.float64(deviation[place + k]) - top) / total
+            nudge[s, k] = beta * (target[b, k] - output)
+
+
+@jit_part
+def _add_nudge(layout, rows, out, nudge, factor):
+    depth = layout.sizes.size - 1
+    for s in range(rows):
+        place = rows * layout.rows[depth] + s * layout.stride[depth]
+        for k in range(layout.sizes[depth]):
+            out[place + k] += out.dtype.type(factor * nudge[s, k])
+
+
+@jit_part
+def _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge):
+    """One step of all layers from the states before; `back` is scratch."""
+    layout = model.layout
+    depth, total = layout.sizes.size - 1, rows * layout.rows[layout.sizes.size]
+    if model.form == GAUSSIAN:
+        _gaussian_errors(model, rows, deviation, rate, change, back)
+    else:
+        fill(total, change, 0, 0.0)
+        for i in range(1, depth + 1):
+            _add_drive(model, i, rows, change, rate)
+    if model.form == PROTOTYPICAL and loss == SQUARED_ERROR:
+        _add_nudge(layout, rows, change, nudge, 1.0)
+    for i in range(1, depth + 1):
+        start, size, n = rows * layout.rows[i], rows * layout.stride[i], model.numbers[i]
+        c = 3 * start
+        if model.form == PROTOTYPICAL and model.families[i] == LOGISTIC:
+            units.logistic_jump(
+                size, deviation, start, change, start, base.residual, start, base.constants, c, n[0]
+            )
+        elif model.form == PROTOTYPICAL:
+            units.clipped_jump(
+                size, deviation, start, change, start, base.residual, start, base.constants, c, n[0], n[1]
+            )  # fmt: skip
+        elif model.form == HOPFIELD and model.families[i] == LOGISTIC:
+            units.logistic_flow(
+                size, deviation, start, rate, start, deviation, start, rate, start, change, start,
+                base.drive, start, base.residual, start, base.constants, c, gain, n[0], n[2],
+            )  # fmt: skip
+        elif model.form == HOPFIELD:
+            units.clipped_flow(
+                size, deviation, start, rate, start, deviation, start, change, start,
+                base.drive, start, base.residual, start, base.constants, c, gain, n[0], n[1],
+            )  # fmt: skip
+        elif model.families[i] == LOGISTIC:
+            units.logistic_descent(
+                size, deviation, start, rate, start, deviation, start, rate, start, change, start,
+                back, start, base.constants, c, gain, n[0], n[2],
+            )  # fmt: skip
+        else:
+            units.clipped_descent(
+                size, deviation, start, rate, start, deviation, start, change, start,
+                back, start, base.constants, c, gain, n[0], n[1],
+            )  # fmt: skip
+    if model.form == PROTOTYPICAL and loss == CROSS_ENTROPY:
+        _add_nudge(layout, rows, deviation, nudge, 1.0)
+
+
+@jit_part
+def _gaussian_errors(model, rows, deviation, rate, error, back):
+    """error = e_i and back = W_{i+1}^T e_{i+1} of all layers."""
+    layout = model.layout
+    depth, total = layout.sizes.size - 1, rows * layout.rows[layout.sizes.size]
+    fill(total, error, 0, 0.0)
+    for i in range(2, depth + 1):
+        start = rows * layout.rows[i]
+        multiply_add(
+            error, start, layout.stride[i], rows,
+            rate, rows * layout.rows[i - 1], layout.stride[i - 1], layout.sizes[i - 1],
+            model.weights, layout.weights[i],
+        )  # fmt: skip
+    units.subtract(total, error, 0, deviation, 0, error, 0)
+    fill(total, back, 0, 0.0)
+    for i in range(1, depth):
+        _add_from_above(model, i, rows, back, rows * layout.rows[i], error)
+
+
+@jit_part
+def _finish_energy_step(model, rows, gain, deviation, rate, base, nudge):
+    """The energy forms' output: its state and rate with the cost's part of the step."""
+    layout = model.layout
+    depth = layout.sizes.size - 1
+    start, size, n = rows * layout.rows[depth], rows * layout.stride[depth], model.numbers[depth]
+    _add_nudge(layout, rows, deviation, nudge, np.float64(gain))
+    if model.families[depth] == LOGISTIC:
+        fill(size, rate, start, 0.0)  # as the residual of a jump
+        units.logistic_jump(size, rate, start, deviation, start, rate, start, base.constants, 3 * start, n[0])
+    else:
+        fill(size, rate, start, 0.0)
+        units.clipped_jump(
+            size, rate, start, deviation, start, rate, start, base.constants, 3 * start, n[0], n[1]
+        )  # fmt: skip
+
+
+@jit
+def nudged_phase(
+    model, free, gain, steps, beta, loss, limit, state, drive, target, deviations, rate_deviations, records, first, rows,
+    samples,
+):  # fmt: skip
+    """Nudge the samples first .. first + rows from their free state.
+
+    Args:
+        model, free: the network in the dtype of this phase, and in float64. gain: dt/tau. beta: of either sign.
+        limit: `ARGUMENT_LIMIT` of the dtype. state, drive: what `free_phase` left. target: (B, n_L) in float64.
+        deviations, rate_deviations: dense, receive state - free state and the rates' difference.
+        records: as in `free_phase`.
+    """
+    layout = model.layout
+    total = rows * layout.rows[layout.sizes.size]
+    dtype = model.weights.dtype
+    base = Base(np.zeros(3 * total, dtype), np.zeros(total, dtype), np.zeros(total, dtype))
+    wide = np.zeros(6 * max(free.layout.widest, 1), state.dtype)
+    _set_base(model, base, free, wide, rows, first, samples, state, drive, limit)
+    deviation, change, back = np.zeros(total, dtype), np.zeros(total, dtype), np.zeros(total, dtype)
+    moved = np.zeros(total, dtype)
+    nudge = np.zeros((rows, layout.sizes[layout.sizes.size - 1]))
+    rate = deviation if model.form == PROTOTYPICAL else moved
+    if records.size > 0:
+        _record(layout, rows, first, samples, steps + 1, 0, records, deviation, state, True)
+    for step in range(1, steps + 1):
+        _nudge(layout, rows, first, samples, loss, beta, state, target, deviation, nudge)
+        _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge)
+        if model.form != PROTOTYPICAL:
+            _finish_energy_step(model, rows, gain, deviation, rate, base, nudge)
+        if records.size > 0:
+            _record(layout, rows, first, samples, steps + 1, step, records, deviation, state, True)
+    for s in range(rows):
+        _store(layout, s, rows, first + s, samples, deviations, deviation)
+        _store(layout, s, rows, first + s, samples, rate_deviations, rate)
