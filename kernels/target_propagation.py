@@ -11,12 +11,13 @@ is drawn from the counter-based generator, so that it does not depend on shards 
 from typing import NamedTuple
 
 import numpy as np
+from dfc_numba.kernels.elementwise import combine
 from dfc_numba.kernels.feedforward import activate
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.noise import normals, scratch
-from dfc_numba.kernels.rows import add, fill, move
+from dfc_numba.kernels.rows import add, move
 
 
 class Chain(NamedTuple):
@@ -39,13 +40,13 @@ class Noise(NamedTuple):
 
 
 @jit
-def propagate(chain, noise, begin, end, x, shifts, start, v_dense, r_dense, first, rows, samples):
+def propagate(chain, noise, begin, end, x, shifts, start, v_last, r_dense, first, rows, samples):
     """Take the samples first .. first + rows of `samples` from layer `begin` to layer `end`.
 
     Args:
         x: rates of layer `begin`, flat (B, n). shifts: c_k, flat `[layer][sample][unit]`; empty for none.
-        start: receives the perturbed rates, flat (B, n). v_dense, r_dense: receive voltages and rates of the layers
-            begin + 1 .. end, flat `[layer][sample][unit]`, each layer with place for `samples` samples.
+        start: receives the perturbed rates, flat (B, n). v_last: receives the voltages of layer `end`, flat (B, n_end).
+        r_dense: receives the rates of the layers begin + 1 .. end, flat `[layer][sample][unit]`.
     """
     layout = chain.layout
     widest = max(layout.widest, layout.stride[0])
@@ -57,12 +58,10 @@ def propagate(chain, noise, begin, end, x, shifts, start, v_dense, r_dense, firs
         move(n, below, s * stride, x, b * n)
         if noise.sigma > 0.0:
             normals(v, 0, n, noise.key, 0, noise.samples[b], noise.layer, work)
-            for k in range(n):
-                below[s * stride + k] += below.dtype.type(noise.sigma) * v[k]
+            combine(stride, below, s * stride, below, s * stride, v, 0, 1.0, noise.sigma)
         move(n, start, b * n, below, s * stride)
     for i in range(begin + 1, end + 1):
         inner, n, stride = layout.sizes[i - 1], layout.sizes[i], layout.stride[i]
-        fill(v.size, v, 0, 0.0)
         multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], inner, chain.weights, layout.weights[i])
         for s in range(rows):
             add(n, v, s * stride, chain.biases, layout.dense[i])
@@ -71,5 +70,6 @@ def propagate(chain, noise, begin, end, x, shifts, start, v_dense, r_dense, firs
             place = layout.dense[i] * samples + (first + s) * n
             if shifts.size > 0:
                 add(n, below, s * stride, shifts, place)
-            move(n, v_dense, place, v, s * stride)
+            if i == end:
+                move(n, v_last, (first + s) * n, v, s * stride)
             move(n, r_dense, place, below, s * stride)

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfc_numba.relatives.equilibrium_propagation import FreeState, contrast, free_phase, nudged_phase
+from dfc_numba.relatives.equilibrium_propagation import (
+    FreeState,
+    contrast,
+    free_phase,
+    nudged_phase,
+)
 from dfc_numba.support.validation import number
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
 from dfc_numba.relatives.equilibrium_propagation import (
@@ -27,7 +26,7 @@ from dfc_numba.relatives.equilibrium_propagation import (
     rate_of,
     slope_of,
 )
-from dfc_numba.support import memory
+from dfc_numba.support import memory, threads
 from dfc_numba.support.validation import instance, number, samples, whole_number
 
 PIECE_BYTES = 128e6
@@ -162,7 +161,7 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
     at_a_time = max(1, int(PIECE_BYTES / (16 * total**2)))
     state = np.zeros((len(x), total)) if start is None else np.concatenate(start, axis=1).astype(float)
     converged = np.zeros(len(x), bool)
-    with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+    with threads.one_thread(), np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, len(x), at_a_time):
             piece = slice(first, first + at_a_time)
             target = None if y is None else y[piece]
@@ -230,7 +229,7 @@ def equilibrium_gradient(network, x, y, options):
     x, state = np.asarray(x, np.float64), np.concatenate(states, axis=1)
     y = as_targets(y, network.sizes[-1], count=len(x))
     system = _System(network, options)
-    with one_thread():
+    with threads.one_thread():
         still = system.constant(x)
         _, jacobian = system.residual(state, still, None, 0.0)
         uphill = np.zeros_like(state)

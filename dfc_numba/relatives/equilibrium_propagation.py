@@ -19,7 +19,6 @@ from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
-from dfc_numba.model.jacobian import one_thread
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
 from dfc_numba.model.targets import LOSSES, as_targets
@@ -212,7 +211,7 @@ def contrast(network, x, options, free, nudged):
     dtype, count = network.dtype, len(x)
     width = nudged[-1].beta - (nudged[0].beta if len(nudged) == 2 else 0.0)
     x = np.asarray(x, dtype)
-    with one_thread():
+    with threads.one_thread():
         if options.form == "gaussian":
             return (*_gaussian_contrast(network, x, free, nudged, 1.0 / (width * count)), None)
         rates = [rate.astype(dtype) for rate in free.rates]
@@ -475,7 +474,7 @@ def energy_gradient(network, x, states, options):
     else:
         posts = rates
     scale = -1.0 / len(rates[0])
-    with one_thread():
+    with threads.one_thread():
         return [scale * post.T @ r for post, r in zip(posts, below, strict=True)], [
             scale * p.sum(axis=0) for p in posts
         ]

@@ -22,7 +22,6 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
 from dfc_numba.support import threads
 from dfc_numba.support.options import NotNegative, Positive, options
-from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, floats, instance, samples, whole_number
 
 RULES = ("dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control")
@@ -198,7 +197,7 @@ def reconstruction_update(network, mappings, x, options, *, noise, activity=None
     scale = options.loss_scale
     draws = _draws(noise, network, len(x), options.sigma)
     found = ReconstructionUpdate([], [], [], [], [], [], [], [])
-    with one_thread():
+    with threads.one_thread():
         passes = _Passes(network, mappings, activity, options)
         for i in range(len(mappings.weights)):
             voltage, rates, corrupted = passes.up(i, draws(i))
@@ -246,7 +245,7 @@ class _Passes:
         """(voltages, rates) where the perturbed pass from hidden layer i + 1 ends, and the perturbed rates."""
         last = i + 2 if self.options.rule == "dtp" else self.depth
         voltages, rates, corrupted = run_chain(self.forward, i + 1, last, self.rates[i], noise=noise)
-        return voltages[-1], rates[-1], corrupted
+        return voltages, rates[-1], corrupted
 
     def down(self, i, voltage, rates):
         """(what g_i reads, its voltage, the reconstructed rates) of hidden layer i + 1."""
@@ -254,10 +253,10 @@ class _Passes:
         if self.options.rule == "dtpdrl":
             shifts = np.concatenate([part.ravel() for part in self.corrections[::-1]])
             voltages, returned, _ = run_chain(self.backward, 0, end, rates, shifts=shifts)
-            return (returned[-2] if end > 1 else rates), voltages[-1], returned[-1]
+            return (returned[-2] if end > 1 else rates), voltages, returned[-1]
         if self.options.rule == "dtp":
             voltages, returned, _ = run_chain(self.backward, end - 1, end, rates)
-            return rates, voltages[-1], returned[-1]
+            return rates, voltages, returned[-1]
         upper = self._source(i, voltage)
         raised = mapped_voltage(self.mappings, i, upper)
         returned = FUNCTIONS[self.options.activation](raised)
@@ -351,7 +350,7 @@ def feedback_chain(network, mappings, options, dtype):
 
 
 def run_chain(chain, begin, end, x, *, shifts=None, noise=None):
-    """(voltages, rates) of the layers begin + 1 .. end of a chain, and the rates that the pass started from.
+    """(voltages of layer `end`, rates of the layers begin + 1 .. end) of a chain, and the rates that the pass started from.
 
     Args:
         x: (B, n) rates of layer `begin`. shifts: flat, over all layers. noise: a `Noise`, or draws (B, n) times sigma.
@@ -362,18 +361,19 @@ def run_chain(chain, begin, end, x, *, shifts=None, noise=None):
     x = np.ascontiguousarray(x + noise if given else x, dtype)
     noise = Noise(0.0, np.uint64(0), np.zeros(count, np.uint64), 0) if given or noise is None else noise
     shifts = np.zeros(0, dtype) if shifts is None else np.ascontiguousarray(shifts, dtype)
-    v, r = (np.zeros(count * places.dense[end + 1], dtype) for _ in range(2))
+    r = np.empty(count * places.dense[end + 1], dtype)
+    v = np.empty((count, places.sizes[end]), dtype)
     start = np.empty(x.size, dtype)
     shards = threads.shards(count)
 
     def run(shard):
         first, rows = shards[shard]
-        propagate(chain, noise, begin, end, x.ravel(), shifts, start, v, r, first, rows, count)
+        propagate(chain, noise, begin, end, x.ravel(), shifts, start, v.ravel(), r, first, rows, count)
 
     work = 2.0 * count * sum(places.sizes[i] * places.sizes[i - 1] for i in range(begin + 1, end + 1))
     threads.run(len(shards), run, work=work)
     sizes = places.sizes[: end + 1]
-    return dense_views(v, count, sizes)[begin:], dense_views(r, count, sizes)[begin:], start.reshape(x.shape)
+    return v, dense_views(r, count, sizes)[begin:], start.reshape(x.shape)
 
 
 def _draws(noise, network, count, sigma):

@@ -29,7 +29,7 @@ from dfc_numba.relatives.feedback_mappings import (
     read_output,
     run_chain,
 )
-from dfc_numba.support.threads import one_thread
+from dfc_numba.support import threads
 from dfc_numba.support.validation import instance, number, samples
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def propagated_targets(network, mappings, x, y, options, *, activity=None):
     gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), options.loss)
     output = activity.r[-1] - options.step * gradient
     usable = np.ones(len(x), bool)
-    with one_thread():
+    with threads.one_thread():
         if options.rule in LAYERWISE:
             voltage, rates = None, _back_through_layers(network, mappings, activity, output, options)
         else:
@@ -109,7 +109,7 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
     activity = network.forward(x, dtype="float64")
     gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     number("damping", damping)
-    with one_thread():
+    with threads.one_thread():
         shifts = [
             -_least_norm(jacobian, gradient, damping) for jacobian in _rate_jacobians(network, activity)
         ]
@@ -129,7 +129,7 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
     activity = network.forward(x, dtype="float64")
     gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     voltages, weights, biases = [], [], []
-    with one_thread():
+    with threads.one_thread():
         rate_jacobians = _rate_jacobians(network, activity)
         for i, (jacobian, below) in enumerate(zip(rate_jacobians, [x, *activity.r[:-1]], strict=True)):
             jacobian = jacobian * DERIVATIVES[network.activations[i]](activity.v[i])[:, None, :]
@@ -216,7 +216,7 @@ def local_updates(network, x, targets):
     activity, scale = targets.activity, 2.0 / len(targets.usable)
     below = [np.asarray(x, np.float64), *activity.r[:-1]]
     weights, biases = [], []
-    with one_thread():
+    with threads.one_thread():
         for i, shift in enumerate(targets.shifts):
             factor = scale * DERIVATIVES[network.activations[i]](activity.v[i]) * shift
             factor, rates = factor.astype(network.dtype), below[i].astype(network.dtype)

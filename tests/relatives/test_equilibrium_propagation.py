@@ -84,18 +84,16 @@ def feedforward_voltages(net, x, nonlinearity):
 
 
 @pytest.mark.parametrize(
-    ("form", "loss", "nonlinearity", "separate"),
+    ("form", "loss", "nonlinearity"),
     [
-        ("prototypical", "mse", "tanh", False),
-        ("prototypical", "cross_entropy", "steepsigmoid", False),
-        ("hopfield", "mse", "sigmoid", False),
-        ("hopfield", "cross_entropy", "tanh", False),
+        ("prototypical", "mse", "tanh"),
+        ("prototypical", "cross_entropy", "steepsigmoid"),
+        ("hopfield", "mse", "sigmoid"),
+        ("hopfield", "cross_entropy", "tanh"),
     ],
 )
 @pytest.mark.parametrize("sides", [1, 2])
-def test_the_update_approaches_the_adjoint_gradient_with_order_one_or_two(
-    form, loss, nonlinearity, separate, sides
-):
+def test_the_update_approaches_the_adjoint_gradient_with_order_one_or_two(form, loss, nonlinearity, sides):
     """The error of a one-sided nudge falls as beta, of a two-sided one as beta^2."""
     values = {"form": form, "loss": loss, "nonlinearity": nonlinearity, "sides": sides, "scale": 0.4}
     betas, errors = [0.04, 0.02, 0.01], []
@@ -132,11 +130,7 @@ def test_the_adjoint_gradient_is_the_numerical_one(form, loss):
 
 
 def test_the_adjoint_gradient_of_a_vector_field_is_the_numerical_one():
-    net, options, x, y = (
-        problem(backward=True, scale=0.5, **{"backward": True})
-        if False
-        else problem(backward=True, scale=0.5)
-    )
+    net, _, x, y = problem(backward=True, scale=0.5)
     options = ep.EquilibriumPropagation(backward="separate")
     exact = newton.equilibrium_gradient(net, x, y, options)
 
