@@ -98,7 +98,7 @@ def _npz_array(path, archive, name):
 def _read_hdf5(path):
     import h5py
 
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
         return {name: np.asarray(item[()]) for name, item in arrays.items() if name.startswith(("x_", "y_"))}
 

@@ -8,6 +8,7 @@ import typer
 
 from dfc_numba.commands.shell import (
     DEFAULT_PRESET,
+    DONE,
     Dtype,
     Epochs,
     Extensions,
@@ -17,10 +18,8 @@ from dfc_numba.commands.shell import (
     command,
     exit_code,
     exit_codes,
-    leave_if_ended,
     overrides,
-    resumable,
-    say,
+    train_run,
 )
 
 
@@ -73,6 +72,14 @@ def train(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes between checkpoints; the end of each epoch has one too.")
     ] = 10.0,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H",
+            help="Stop in time, after a checkpoint, to end within this many hours.",
+            show_default=False,
+        ),
+    ] = None,
     extension: Extensions = None,
 ):
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
@@ -81,32 +88,13 @@ def train(
     trajectories.h5. Ctrl-C, SIGTERM and SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
-    with exit_codes(), resumable():
-        from dfc_numba.configuration.config_file import load_config
-        from dfc_numba.display import progress
-        from dfc_numba.runs import resumption
-
-        name, changes = Path(source or DEFAULT_PRESET).stem, overrides(settings, epochs, seed, dtype)
-        changes += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
-        there = resumption.find(out, name, required=source is None) if resume else None
-        if there is None:
-            config, left_out = load_config(source or DEFAULT_PRESET, changes)
-        else:
-            config, left_out = resumption.configuration(there, source, changes)
-            leave_if_ended(resumption.ended(there, config))
-            say(resumption.changes(there, config))
-        from dfc_numba.runs.experiment import Experiment
-
-        experiment = Experiment(
-            config, out=there or out, name=name, threads=threads, command=sys.argv,
-            resume=there is not None, checkpoint_minutes=checkpoint_minutes,
-        )  # fmt: skip
-        progress.announce(experiment, left_out)
-    with exit_codes(wrong_use=(), advice=progress.resume_text(experiment.directory.path)):
-        with progress.choose_display() as display:
-            result = experiment.run([display])
-        progress.conclude(result)
-    raise typer.Exit(exit_code([result.outcome.status]))
+    changes = overrides(settings, epochs, seed, dtype)
+    changes += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
+    code = train_run(
+        source, changes, name=Path(source or DEFAULT_PRESET).stem, out=out, resume=resume, threads=threads,
+        checkpoint_minutes=checkpoint_minutes, max_hours=max_hours,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @command
@@ -114,8 +102,9 @@ def compare(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="PRESET or FILE.toml",
-            help="What to compare, each with changes of its own if wanted: digits digits+training.method=bp",
+            metavar="PRESET or FILE.toml, or RUN_DIR",
+            help="What to compare, each with changes of its own if wanted: digits digits+training.method=bp; or runs that "
+            "exist: sweeps/a/*",
             show_default=False,
         ),
     ],
@@ -142,12 +131,21 @@ def compare(
     The folder gets comparison.csv, summary.csv, summary.md, comparison.png (with the extra plot), and a run
     directory per run. Interrupted, the same command goes on where it stopped. Exit code: 0 done, 1 a run
     diverged or failed, 2 wrong use, 75 interrupted after a checkpoint, 128 + signal at once.
+
+    Run directories are merged, nothing is trained: runs.csv has all of them with their results and all settings.
     """
     with exit_codes():
         from dfc_numba.display import reports
         from dfc_numba.errors import ConfigurationError
         from dfc_numba.runs import comparison, summary
 
+        if any(Path(source).is_dir() for source in sources):
+            if seeds != 1 or seed is not None or settings or epochs is not None or dtype or threads:
+                raise ValueError(
+                    "run directories are merged as they are; leave out --seeds, --seed, --set and the like"
+                )
+            reports.conclude_merged(*comparison.merge(sources, out))
+            raise typer.Exit(DONE)
         plan = comparison.plan(sources, overrides(settings, epochs, seed, dtype), seeds=seeds, out=out)
         reports.announce(plan)
         reports.announce_outlook(comparison.prepare(plan, threads))
@@ -185,4 +183,4 @@ def info():
     print("\n".join(lines(environment())))
 
 
-from dfc_numba.commands import file_commands  # noqa: E402, F401  (commands of the same application, listed after these)
+from dfc_numba.commands import file_commands, sweep_command  # noqa: E402, F401  (commands of the same application, listed after these)

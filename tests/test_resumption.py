@@ -20,7 +20,7 @@ from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
-from dfc_numba.support.files import Lock
+from dfc_numba.support.locks import Lock
 
 SETTINGS = [
     "network.hidden=[8]",

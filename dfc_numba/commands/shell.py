@@ -117,6 +117,37 @@ def leave_if_ended(ended):
         raise typer.Exit(exit_code([status]))
 
 
+def train_run(
+    source, changes, *, name, out, resume, threads, max_hours=None, checkpoint_minutes=10.0, wait=0.0
+):
+    """Do or resume one run, as `dfc train` does, and return its exit code; an error ends the program with its own."""
+    with exit_codes(), resumable():
+        from dfc_numba.configuration.config_file import load_config
+        from dfc_numba.display import progress
+        from dfc_numba.runs import resumption, signals
+
+        limit = signals.TimeLimit(max_hours)
+        there = resumption.find(out, name, required=source is None) if resume else None
+        if there is None:
+            config, left_out = load_config(source or DEFAULT_PRESET, changes)
+        else:
+            config, left_out = resumption.configuration(there, source, changes)
+            leave_if_ended(resumption.ended(there, config))
+            say(resumption.changes(there, config))
+        from dfc_numba.runs.experiment import Experiment
+
+        experiment = Experiment(
+            config, out=there or out, name=name, threads=threads, command=sys.argv,
+            resume=there is not None, checkpoint_minutes=checkpoint_minutes, wait=wait,
+        )  # fmt: skip
+        progress.announce(experiment, left_out)
+    with exit_codes(wrong_use=(), advice=progress.resume_text(experiment.directory.path)):
+        with progress.choose_display() as display:
+            result = experiment.run([display, limit])
+        progress.conclude(result)
+    return exit_code([result.outcome.status])
+
+
 def exit_code(statuses, unfinished=False):
     if unfinished or "interrupted" in statuses:
         return INTERRUPTED

@@ -172,6 +172,13 @@ def conclude(plan, ended, no_figure):
     print(f"results: {plan.directory} ({', '.join(files)})", flush=True)
 
 
+def conclude_merged(plan, ended, merged):
+    """Say on standard output what merged runs gave and where the files are."""
+    _print_table(*summary.table(summary.summarize(plan, ended)))
+    print(summary.CAPTION)
+    print(f"runs: {len(ended)}; with all settings: {merged}", flush=True)
+
+
 def _print_table(heading, rows):
     """A table as Markdown, or on a terminal in the form that suits its width."""
     if not sys.stdout.isatty():

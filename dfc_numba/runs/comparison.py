@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, used_values
@@ -23,9 +22,10 @@ from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import Experiment, create_network, load_data
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_record
-from dfc_numba.support.files import try_lock
+from dfc_numba.support.locks import try_lock
 
 KEPT = ("done", "diverged")
+SWEEP_TABLE = "sweep.json"  # in the folder of a sweep
 NEXT_CHANGE = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
 
 
@@ -151,8 +151,10 @@ def prepare(plan, threads=None):
         _refuse_changed(run)
     left = Counter(run.source.name for run in plan.runs if finished(run) is None)
     seconds, datasets = [], []
-    for _, group in groupby(sorted(plan.sources, key=_data_key), key=_data_key):
-        group = list(group)
+    by_data = {}
+    for source in plan.sources:
+        by_data.setdefault(data_key(source.config), []).append(source)
+    for group in (by_data[key] for key in sorted(by_data)):
         with _naming(group[0].name):
             dataset = load_data(group[0].config)
         datasets.append(dataset.summary)
@@ -196,6 +198,54 @@ def finished(run):
     """The `Ended` of a run that need not be done again, or None."""
     ended = _recorded(run)
     return ended if ended is not None and ended.status in KEPT else None
+
+
+def merge(paths, out=None):
+    """Write runs.csv and the tables of a comparison for runs that there are; nothing is trained.
+
+    Runs that differ in the seed alone are taken together. Of a folder of a sweep, as in sweeps/a/*, what is no run is
+    passed over.
+
+    Args:
+        paths: run directories.
+        out: folder for the tables; None for the one that the runs are in.
+
+    Returns:
+        (`Plan`, list of `Ended`, path of runs.csv)
+
+    Raises:
+        ConfigurationError: a path that is no run and not in a sweep, or none that is one; no folder for all.
+    """
+    paths = list(dict.fromkeys(map(Path, paths)))
+    found = [path for path in paths if path.is_dir() and (path / CONFIG_NAME).exists()]
+    alien = [path for path in paths if path not in found and not (path.parent / SWEEP_TABLE).exists()]
+    if alien or not found:
+        raise ConfigurationError(
+            f"{(alien or paths)[0]} is no run directory; name runs, such as sweeps/a/*, or presets without them"
+        )
+    folders = {path.absolute().parent for path in found}
+    if out is None and len(folders) > 1:
+        raise ConfigurationError("the runs are in several folders; name one for the tables with --out")
+    directory = Path(out) if out else found[0].parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write to {directory} ({error.strerror}); choose another --out"
+        ) from None
+    sources, runs, ended = {}, [], []
+    for path in found:
+        config, _ = load_config(str(path / CONFIG_NAME))
+        values = used_values(config)
+        key = repr({name: value for name, value in values.items() if name != "training.seed"})
+        name = re.sub(rf"-seed{config.training.seed}$", "", path.name)
+        run = Run(sources.setdefault(key, Source(name, config)), config.training.seed, path)
+        runs.append(run)
+        ended.append(_recorded(run) or Ended(run, "running", ""))
+    plan = Plan(tuple(sources.values()), tuple(runs), directory)
+    settings = [used_values(load_config(str(run.directory / CONFIG_NAME))[0]) for run in runs]
+    summary.write_tables(plan, ended)
+    return plan, ended, summary.write_runs(plan, ended, settings)
 
 
 def _perform(run, observers, threads, command):
@@ -279,9 +329,8 @@ def _digest(sources):
     return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
 
-def _data_key(source):
-    """Equal for sources that load the same data under the same conditions."""
-    config = source.config
+def data_key(config):
+    """Return a text that is equal for configurations that load the same data under the same conditions."""
     return repr((config.data, config.training.dtype, config.target.loss, config.target.class_value))
 
 
@@ -303,7 +352,7 @@ def _claimed(directory):
     except OSError as error:
         raise ConfigurationError(f"cannot write to {directory} ({error.strerror}); {other}") from None
     try:
-        if not try_lock(handle):
+        if try_lock(handle) is False:
             raise ConfigurationError(
                 f"{directory} is in use by another comparison; wait for its end, or {other}"
             )

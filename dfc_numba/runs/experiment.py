@@ -54,6 +54,7 @@ class Experiment:
         command: the command line, for run.json.
         resume: whether to go on with the run in `out`, from its last checkpoint.
         checkpoint_minutes: time between two checkpoints within an epoch.
+        wait: seconds to wait for another process that uses the run directory.
 
     Raises:
         ConfigurationError: the directory holds a run (without `resume`), is in use or cannot be written to, the
@@ -74,6 +75,7 @@ class Experiment:
         command=(),
         resume=False,
         checkpoint_minutes=MINUTES,
+        wait=0.0,
     ):
         data.check_options(config.data.name, config.data.options)
         self.config, self.threads = config, threads
@@ -82,7 +84,9 @@ class Experiment:
             refuse_other_extensions(out, config)
         facts = {"command": list(command), "environment": environment()}
         facts["extensions"] = used_extensions(used_values(config))
-        self.directory = claim(config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, **facts)
+        self.directory = claim(
+            config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, wait=wait, **facts
+        )
         with self._preparing():
             checkpoint = self.directory.find_checkpoint() if resume else None
             self.dataset = load_data(config)

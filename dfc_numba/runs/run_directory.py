@@ -26,7 +26,8 @@ from dfc_numba.configuration.config_file import to_toml
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.checkpoint import CheckpointPair
-from dfc_numba.support.files import Lock, remove_leftovers, write_text
+from dfc_numba.support.files import remove_leftovers, write_text
+from dfc_numba.support.locks import Lock
 
 SCORES = [f"{split}_{score}" for split in ("train", "val", "test") for score in ("loss", "accuracy")]
 METRICS = ("epoch", *SCORES, "seconds")
@@ -54,16 +55,18 @@ class RunDirectory:
         checkpoints: the `CheckpointPair`.
     """
 
-    def __init__(self, path, config, record, checkpoint_minutes):
+    def __init__(self, path, config, record, checkpoint_minutes, wait=0.0):
         self.path = Path(path)
         self.config, self.record = config, record
         self.checkpoints = CheckpointPair(self.path, checkpoint_minutes)
-        self._lock = _locked(self.path)
+        self._lock = _locked(self.path, wait)
         self._started = time.monotonic()
         self._trainer = self._config_before = None
 
     @classmethod
-    def create(cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint.MINUTES, **facts):
+    def create(
+        cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint.MINUTES, wait=0.0, **facts
+    ):
         """Claims a new directory and writes configuration, run.json and an empty metrics.csv into it.
 
         Args:
@@ -71,19 +74,22 @@ class RunDirectory:
             path: the directory; None for the first free runs/<name>-NNN.
             name: name of the run.
             checkpoint_minutes: time between two checkpoints.
+            wait: seconds to wait for another process that uses the directory.
             facts: further entries of run.json, such as the command line and the environment.
 
         Raises:
             ConfigurationError: the directory holds a run already, or cannot be written to.
         """
-        directory = cls(_claim(path, name), config, _new_record(name, facts), checkpoint_minutes)
+        directory = cls(_claim(path, name), config, _new_record(name, facts), checkpoint_minutes, wait)
         directory._write_config()
         directory._write_metrics([])
         directory._write_record()
         return directory
 
     @classmethod
-    def reopen(cls, config, *, path, name="run", checkpoint_minutes=checkpoint.MINUTES, **facts):
+    def reopen(
+        cls, config, *, path, name="run", checkpoint_minutes=checkpoint.MINUTES, wait=0.0, **facts
+    ):
         """Takes over the directory of a run that was interrupted, killed or is to go on; for the arguments see `create`.
 
         Nothing is written before the run starts.
@@ -91,7 +97,7 @@ class RunDirectory:
         Raises:
             ConfigurationError: another process runs in the directory, or it cannot be written to.
         """
-        directory = cls(path, config, _new_record(name, facts), checkpoint_minutes)
+        directory = cls(path, config, _new_record(name, facts), checkpoint_minutes, wait)
         directory.record = _resumed_record(directory.record, read_record(directory.path))
         return directory
 
@@ -116,13 +122,15 @@ class RunDirectory:
     def discard(self):
         """Lets go of the directory for a run that cannot start; removes what `create` wrote."""
         if not self.resumed:
-            for name in (CONFIG_NAME, METRICS_NAME, RUN_NAME, LOCK_NAME):
+            for name in (CONFIG_NAME, METRICS_NAME, RUN_NAME):
                 (self.path / name).unlink(missing_ok=True)
+        self._lock.release()
+        if not self.resumed:
+            (self.path / LOCK_NAME).unlink(missing_ok=True)
             try:
                 self.path.rmdir()
             except OSError:
                 pass  # it holds something else, which is not ours to remove
-        self._lock.release()
 
     def on_start(self, trainer):
         """Keeps the trainer, whose state is saved later, and brings the files to where it stands."""
@@ -259,10 +267,10 @@ def _resumed_record(record, before):
     return {**record, "name": name, "resumed": len(sessions), "earlier_sessions": sessions}
 
 
-def _locked(path):
-    """The `Lock` of a run directory."""
+def _locked(path, wait):
+    """The `Lock` of a run directory; another holder is waited for this many seconds."""
     try:
-        return Lock(path / LOCK_NAME)
+        return Lock(path / LOCK_NAME, wait=wait)
     except BlockingIOError as error:
         raise ConfigurationError(
             f"{path} is in use by {error}; wait for its end, or choose another directory with --out"
@@ -289,7 +297,7 @@ def _claim(path, name):
 
 def _not_writable(path, error):
     return ConfigurationError(
-        f"cannot write to {path} ({error.strerror}); choose another directory with --out"
+        f"cannot write to {path} ({error.strerror or error}); choose another directory with --out"
     )
 
 

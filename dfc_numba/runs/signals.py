@@ -2,11 +2,50 @@
 
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 from dfc_numba.errors import Interrupted
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class TimeLimit:
+    """Stops a run so that it ends, with its last checkpoint, before `hours` have passed; an observer of the trainer.
+
+    What is still to come after a minibatch is judged by what came before: the longest minibatch, and a checkpoint.
+
+    Args:
+        hours: from now on; None for no limit.
+
+    Raises:
+        ValueError: the hours are no positive number.
+    """
+
+    def __init__(self, hours):
+        if hours is not None and not 0 < hours < float("inf"):
+            raise ValueError(f"--max-hours = {hours}: must be a number above 0")
+        self._hours, self._longest = hours, 0.0
+        self._end = None if hours is None else time.monotonic() + 3600 * hours
+
+    def on_start(self, trainer):
+        """Keep the trainer, which is told to stop."""
+        self._trainer, self._last = trainer, time.monotonic()
+
+    def on_minibatch(self, progress):
+        """Ask the trainer to stop where another minibatch might be one too many."""
+        if self._end is None:
+            return
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        if now + 2 * self._longest + self._reserve() >= self._end:
+            self._trainer.request_stop(
+                f"stopped to end within {self._hours:g} hours; the weights are those of the last minibatch"
+            )
+
+    def _reserve(self):
+        """Seconds for the last checkpoint and what is written at the end: one part in a hundred, at most a minute."""
+        return min(60.0, 36 * self._hours)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 comparison.csv      a row per run and epoch: preset, seed, status of the run, and the columns of metrics.csv
 summary.csv         a row per preset: numbers of runs, and mean and standard deviation of each quantity
 summary.md          the same as a table to read
+runs.csv            of runs that were merged: a row per run, with its results at the end and at its best epoch, and all settings
 comparison.png      test error (of a regression: test loss) and training loss against the epoch
 """
 
 import csv
 import io
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME = (
     "summary.md",
     "comparison.png",
 )
+RUNS_NAME = "runs.csv"
 FILES = (ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME)
 CAPTION = (
     "Mean ± standard deviation over the seeds, after the last epoch or after the one that is best on the validation "
@@ -211,6 +214,36 @@ def write_tables(plan, ended):
     records = [_record(summary) for summary in summaries]
     write_text(plan.directory / SUMMARY_NAME, _csv(list(records[0]), records))
     write_text(plan.directory / TABLE_NAME, f"{markdown(*table(summaries))}\n{CAPTION}\n")
+
+
+def write_runs(plan, ended, settings):
+    """Write runs.csv, without times and places: the same runs give the same bytes; return its path.
+
+    Args:
+        plan, ended: the runs, and how each `Ended`.
+        settings: the `used_values` of each run.
+    """
+    records = []
+    for each, values in sorted(
+        zip(ended, settings, strict=True), key=lambda pair: pair[0].run.directory.name
+    ):
+        record = {"run": each.run.directory.name, "status": each.status, "epochs": len(each.rows)}
+        record["best_epoch"] = each.best_epoch
+        for name, place in (("last", len(each.rows)), ("best", each.best_epoch)):
+            row = each.rows[place - 1] if 0 < place <= len(each.rows) else {}
+            record |= {
+                f"{name}_{key}": value for key, value in row.items() if key not in ("epoch", "seconds")
+            }
+        texts = {
+            key: json.dumps(value) if isinstance(value, list | dict) else value
+            for key, value in values.items()
+        }
+        records.append({**record, **texts})
+    columns = dict.fromkeys(key for record in records for key in record)
+    results = [key for key in columns if "." not in key]
+    text = _csv([*results, *sorted(key for key in columns if "." in key)], records)
+    write_text(plan.directory / RUNS_NAME, text)
+    return plan.directory / RUNS_NAME
 
 
 def _record(summary):

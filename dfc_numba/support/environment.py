@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dfc_numba._version import __version__
+from dfc_numba.support.jobs import current_job
 
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "h5py", "pydantic")
 
@@ -23,6 +24,7 @@ def environment():
         "threads": _threads(),
         "blas": _blas(),
         "cache": str(cache_folder()),
+        **({"job": job} if (job := current_job()) else {}),
     }
 
 

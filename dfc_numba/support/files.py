@@ -1,10 +1,7 @@
-"""Files that are never half written: a new version appears under its name in one step, or not at all. Locks."""
+"""Files that are never half written: a new version appears under its name in one step, or not at all."""
 
-import fcntl
 import os
 import secrets
-import socket
-import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,35 +71,3 @@ def release_memory(path):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-class Lock:
-    """A lock on a file, which is made where there is none; it ends with `release`, or with the process.
-
-    Since the system keeps it, one that is left over does not exist: the file may stay. It holds between hosts as far
-    as their file system has locks (NFS: with a lock service); on one that has none, it is granted to everybody.
-
-    Raises:
-        BlockingIOError: another process, or another `Lock` of this one, holds it; the message says which.
-    """
-
-    def __init__(self, path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not try_lock(handle):
-            holder = os.read(handle, 1000).decode(errors="replace").strip()
-            os.close(handle)
-            raise BlockingIOError(holder or "another process")
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self.release = weakref.finalize(self, os.close, handle)
-
-
-def try_lock(handle):
-    """Whether nobody else holds the lock of an open file; on a file system without locks nobody does."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True

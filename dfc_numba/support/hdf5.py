@@ -96,7 +96,8 @@ def open_checked(path, schema, version, kind):
     import h5py
 
     try:
-        file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=2**20)
+        # complete files never change, and some file systems of clusters have no locks
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=2**20)
     except OSError as error:
         raise unreadable(path, error) from None
     try:
