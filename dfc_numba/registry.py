@@ -269,9 +269,9 @@ class Registry(Mapping):
 HOW_TO_LOAD = "--extension FILE, [extensions] modules in the TOML file, or dfc.load_extension(FILE)"
 
 ACTIVATIONS = Registry("activation", homes=["dfc_numba.model.activations"])
-PLASTICITY_RULES = Registry("plasticity rule", homes=["dfc_numba.dynamics.plasticity"])
+PLASTICITY_RULES = Registry("plasticity rule", homes=["dfc_numba.model.unit_formulas"])
 CONTROLLER_TERMS = Registry("controller term")
-VARIABLES = Registry("variable", homes=["dfc_numba.dynamics.simulation"])
+VARIABLES = Registry("variable")
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
 METHODS = Registry("method", homes=["dfc_numba.learning.methods"])
 OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizers"])

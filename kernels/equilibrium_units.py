@@ -2,11 +2,12 @@
 
     logistic   phi(v) = a / (1 + exp(c - k v)) + b          clipped   phi(v) = min(max(v, low), high)
 
-Differences phi(v0 + d) - phi(v0) come from d itself; `elementwise` has the formula and its constants q, G and shift.
+Differences phi(v0 + d) - phi(v0) come from d itself; `units` has the formula and its constants q, G and shift.
 """
 
-from dfc_numba.kernels.elementwise import _exponential, _logistic_terms
+from dfc_numba.kernels.functions import exp
 from dfc_numba.kernels.simd import clamp, elementwise, select
+from dfc_numba.kernels.units import logistic_terms
 
 LOGISTIC, CLIPPED = 0, 1
 INFINITY = float("inf")
@@ -24,7 +25,7 @@ NONLINEARITIES = {
 @elementwise(outputs=["rate"], inputs=["v"], scalars=["k", "c", "a", "b"])
 def logistic_rate(v, k, c, a, b):
     """phi(v)."""
-    return a / (1.0 + _exponential(c - k * v)) + b
+    return a / (1.0 + exp(c - k * v)) + b
 
 
 @elementwise(outputs=["rate"], inputs=["v"], scalars=["low", "high"])
@@ -35,10 +36,10 @@ def clipped_rate(v, low, high):
 
 @elementwise(outputs=["constants*3"], inputs=["v"], scalars=["k", "c", "a", "limit"])
 def logistic_constants(v, k, c, a, limit):
-    """q, G and shift of the difference formula at v (see `elementwise.logistic_constants`)."""
+    """q, G and shift of the difference formula at v (see `units.Logistic`)."""
     scaled = k * v - c
     x = clamp(scaled, -limit, limit)
-    return _exponential(-x), a / (1.0 + _exponential(x)), scaled - x
+    return exp(-x), a / (1.0 + exp(x)), scaled - x
 
 
 @elementwise(outputs=["slope"], inputs=["v", "rate"], scalars=["k", "a", "b"])
@@ -67,7 +68,7 @@ def hopfield_step(u, slope, drive, gain):
 @elementwise(outputs=["d_new"], inputs=["change", "residual", "constants*3"], scalars=["k"])
 def logistic_jump(change, residual, q, g, shift, k):
     """residual + phi(D0 + change) - phi(D0)."""
-    expm1, _, denominator = _logistic_terms(k * change + shift, q)
+    expm1, _, denominator = logistic_terms(k * change + shift, q)
     return residual + g * expm1 / denominator
 
 
@@ -88,7 +89,7 @@ def logistic_flow(d, rate, change, drive, residual, q, g, shift, gain, k, a):
     p0, p = 1.0 / (1.0 + q), rate / a
     slope, slope_change = k * a * (p0 + p) * (1.0 - p0 - p), k * a * p * (1.0 - 2.0 * p0 - p)
     d = d + gain * (residual - d + slope * change + slope_change * drive)
-    expm1, _, denominator = _logistic_terms(k * d + shift, q)
+    expm1, _, denominator = logistic_terms(k * d + shift, q)
     return d, g * expm1 / denominator
 
 
@@ -115,7 +116,7 @@ def logistic_descent(d, rate, error, back, q, g, shift, gain, k, a):
     p0, p = 1.0 / (1.0 + q), rate / a
     slope = k * a * (p0 + p) * (1.0 - p0 - p)
     d = d + gain * (2.0 * (slope * back - error))
-    expm1, _, denominator = _logistic_terms(k * d + shift, q)
+    expm1, _, denominator = logistic_terms(k * d + shift, q)
     return d, g * expm1 / denominator
 
 

@@ -16,37 +16,28 @@ float64 for either dtype.
 
 import numpy as np
 from dfc_numba.kernels import elementwise as vector
-from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, multiply
 from dfc_numba.kernels.noise import normals
 from dfc_numba.kernels.phase_state import (
     AVERAGE,
-    DERIVATIVE_MATRIX,
     FINAL,
     KEYED_NOISE,
     NO_NOISE,
-    NONLINEAR_DIFFERENCE,
     apical_start,
     basal_start,
     block_start,
     drives_directly,
+    evaluate_unit,
     layer_start,
     new_state,
+    padded_signals,
+    planes_start,
     ring_start,
     set_constants,
 )
 from dfc_numba.kernels.rows import add, fill, move
-
-
-@jit_part
-def _derivatives(layout, parameters, state, i, v, out, out_start):
-    """out = phi'(v_ff + v) of layer i."""
-    size, start, slope = state.count * layout.stride[i], layer_start(layout, state, i), parameters.slopes[i]
-    if parameters.families[i] == LOGISTIC:
-        vector.derivative_logistic(size, out, out_start, v, start, state.constants, 3 * start, slope)
-    else:
-        vector.derivative_piecewise(size, out, out_start, v, start, state.constants, 3 * start, slope)
+from dfc_numba.kernels.units import run_control, run_pair, run_step
 
 
 # --- the controller ------------------------------------------------------------------------------------------------------
@@ -88,17 +79,22 @@ def _advance_controller(layout, dynamics, task, minibatch, state, step):
     """One step of u_int and u; `control` receives what the layers see, the control block what feedback learning needs."""
     depth = layout.sizes.size - 1
     stride = layout.stride[depth]
+    if dynamics.control_loop != 0:
+        _evaluate_terms(dynamics, state, step)
     for s in range(state.count):
         if not minibatch.active[state.first + s]:
             continue
         for k in range(layout.sizes[depth]):
             if not dynamics.proactive:
                 state.control[s * stride + k] = state.u_filtered[s, k]
-            leaking = state.u_int[s, k] if dynamics.leak_integral else state.u[s, k]
-            e = state.error[s, k]
-            state.u_int[s, k] += dynamics.dt * (e - dynamics.alpha * leaking)
-            u = state.u_int[s, k] + dynamics.k_p * e
-            state.u[s, k] = u
+            if dynamics.control_loop == 0:
+                leaking = state.u_int[s, k] if dynamics.leak_integral else state.u[s, k]
+                e = state.error[s, k]
+                state.u_int[s, k] += dynamics.dt * (e - dynamics.alpha * leaking)
+                u = state.u_int[s, k] + dynamics.k_p * e
+                state.u[s, k] = u
+            else:
+                u = _take_terms(layout, state, s, k)
             gain = dynamics.control_gain if step > 0 else 1.0
             state.u_filtered[s, k] = gain * u + (1.0 - gain) * state.u_filtered[s, k]
             if dynamics.proactive:
@@ -109,6 +105,58 @@ def _advance_controller(layout, dynamics, task, minibatch, state, step):
                 state.control_block[(step % state.block * state.count + s) * stride + k] = (
                     u - state.u_slow[s, k]
                 )
+    if task.learn_feedback and task.feedback_signal != 0:
+        _presynaptic_signals(layout, task, minibatch, state, step)
+
+
+@jit_part
+def _evaluate_terms(dynamics, state, step):
+    """One step of a controller with further terms, for all signals of the shard, into the first planes of `terms`."""
+    outputs = state.error.shape[1]
+    size, terms = padded_signals(state.count, outputs), state.terms
+    for s in range(state.count):
+        for k in range(outputs):
+            here = s * outputs + k
+            terms[4 * size + here] = state.error[s, k]
+            if step == 0:
+                terms[5 * size + here] = state.error[s, k]
+            terms[7 * size + here], terms[8 * size + here] = state.u[s, k], state.u_int[s, k]
+    run_control(
+        dynamics.control_loop, size, terms, 0, terms, size, terms, 2 * size, terms, 3 * size, terms, 4 * size,
+        terms, 5 * size, terms, 6 * size, terms, 7 * size, terms, 8 * size, terms, 9 * size, terms, 10 * size,
+    )  # fmt: skip
+
+
+@jit_part
+def _take_terms(layout, state, s, k):
+    """u of one signal from what `_evaluate_terms` left, which becomes what was before."""
+    outputs = state.error.shape[1]
+    size, here, terms = padded_signals(state.count, outputs), s * outputs + k, state.terms
+    terms[9 * size + here] = state.u[s, k]
+    terms[5 * size + here] = state.error[s, k]
+    terms[6 * size + here], terms[10 * size + here] = terms[2 * size + here], terms[3 * size + here]
+    state.u[s, k], state.u_int[s, k] = terms[here], terms[size + here]
+    return state.u[s, k]
+
+
+@jit_part
+def _presynaptic_signals(layout, task, minibatch, state, step):
+    """The control block as a formula of u and its slow part, a register of signals at a time."""
+    outputs = state.error.shape[1]
+    stride, work = layout.stride[layout.sizes.size - 1], state.pair
+    for s in range(state.count):
+        if not minibatch.active[state.first + s]:
+            continue
+        for first in range(0, outputs, 16):
+            here = min(16, outputs - first)
+            for k in range(16):
+                work[k] = state.u[s, first + min(k, here - 1)]
+                work[16 + k] = state.u_slow[s, first + min(k, here - 1)]
+            run_pair(task.feedback_signal, 16, work, 32, work, 0, work, 16)
+            for k in range(here):
+                state.control_block[(step % state.block * state.count + s) * stride + first + k] = work[
+                    32 + k
+                ]
 
 
 @jit_part
@@ -130,7 +178,7 @@ def _jacobian_control(layout, parameters, state, drive, step):
                 drive, above, layout.stride[i + 1], layout.sizes[i + 1],
                 parameters.transposed, layout.transposed[i],
             )  # fmt: skip
-        _derivatives(layout, parameters, state, i, state.v, state.factor, ring)
+        evaluate_unit(layout, state, parameters.loops.derivative[i], i, state.factor, ring, state.v)
         vector.multiply(state.count * stride, drive, start, drive, start, state.factor, ring)
 
 
@@ -177,49 +225,22 @@ def _advance_apical(layout, dynamics, minibatch, state, i, step):
 
 
 @jit_part
-def _advance_soma(layout, parameters, dynamics, task, state, i, step):
-    """Soma, rate and, for an average over time, factor of layer i from its compartments."""
-    size, start, ring = (
-        state.count * layout.stride[i],
+def _advance_soma(layout, parameters, dynamics, state, i, step):
+    """Soma, rate and what the plasticity rule makes of them in layer i, from its compartments."""
+    start, ring, planes = (
         layer_start(layout, state, i),
         ring_start(layout, state, i, step),
+        planes_start(layout, state, i),
     )
-    v, basal, apical, constants = state.v, state.basal, state.apical, state.constants
-    b, a = basal_start(layout, state, i), apical_start(layout, state, i)
-    gain, slope = dynamics.soma_gain, parameters.slopes[i]
-    averages = task.readout == AVERAGE and i > 1  # the basal voltage of layer 1 stays: its factor is its rate
-    if parameters.families[i] != LOGISTIC:
-        vector.step_piecewise(
-            size, v, start, state.rate, ring, state.factor, ring,
-            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
-        )  # fmt: skip
-    elif averages and state.saturated[i]:
-        vector.step_saturated(
-            size, v, start, state.rate, ring, state.factor, ring,
-            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
-        )  # fmt: skip
-    elif averages:
-        vector.step_logistic(
-            size, v, start, state.rate, ring, state.factor, ring,
-            v, start, basal, b, apical, a, constants, 3 * start, gain, slope,
-        )  # fmt: skip
-    elif state.saturated[i]:
-        vector.step_saturated_rate(
-            size, v, start, state.rate, ring, v, start, basal, b, apical, a, constants, 3 * start, gain, slope
-        )  # fmt: skip
-    else:
-        vector.step_logistic_rate(
-            size, v, start, state.rate, ring, v, start, basal, b, apical, a, constants, 3 * start, gain, slope
-        )  # fmt: skip
-
-
-@jit_part
-def _linear_factor(layout, task, state, i, ring):
-    """The factor of the rules that take a difference of voltages."""
-    size, start = state.count * layout.stride[i], layer_start(layout, state, i)
-    vector.subtract(size, state.factor, ring, state.v, start, state.basal, basal_start(layout, state, i))
-    if task.rule == DERIVATIVE_MATRIX:
-        vector.multiply(size, state.factor, ring, state.factor, ring, state.derivative, start)
+    loop = parameters.loops.step_saturated[i] if state.saturated[i] else parameters.loops.step[i]
+    seen = ring if state.seen.size > 0 else 0
+    reference = planes if state.start.size > 0 else 0
+    run_step(
+        loop, state.count * layout.stride[i],
+        state.v, start, state.rate, ring, state.factor, ring, state.seen, seen,
+        state.v, start, state.basal, basal_start(layout, state, i), state.apical, apical_start(layout, state, i),
+        state.constants, planes, state.start, reference, dynamics.soma_gain,
+    )  # fmt: skip
 
 
 @jit_part
@@ -248,7 +269,13 @@ def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step
     """One step of layer i, which sees the rates of the layer below after this step or the one before."""
     size, apical = state.count * layout.stride[i], apical_start(layout, state, i)
     if task.learn_feedback:
-        move(size, state.apical_block, block_start(layout, state, i, step), state.apical, apical)
+        block = block_start(layout, state, i, step)
+        if task.feedback_factor:
+            evaluate_unit(
+                layout, state, parameters.loops.factor_of_feedback[i], i, state.apical_block, block, state.v
+            )
+        else:
+            move(size, state.apical_block, block, state.apical, apical)
     if i > 1:
         seen = step if dynamics.instant_transmission else step + state.slots - 1
         _multiply_rates(layout, parameters, state, i, seen)
@@ -260,9 +287,7 @@ def _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step
         _multiply_control(layout, parameters, state, i, state.apical if direct else state.drive, start)
     if not direct:
         _advance_apical(layout, dynamics, minibatch, state, i, step)
-    _advance_soma(layout, parameters, dynamics, task, state, i, step)
-    if task.readout == AVERAGE and task.rule != NONLINEAR_DIFFERENCE:
-        _linear_factor(layout, task, state, i, ring_start(layout, state, i, step))
+    _advance_soma(layout, parameters, dynamics, state, i, step)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
@@ -274,19 +299,20 @@ def _flush(layout, task, minibatch, state, results, place, filled):
     for i in range(1, layout.sizes.size):
         if task.readout == AVERAGE:
             if i > 1:
-                _add_weight_products(layout, state, results.outer[place], i, filled)
+                _add_weight_products(layout, task, state, results.outer[place], i, filled)
             _sum_factors(layout, task, minibatch, state, results, i, filled)
         if task.learn_feedback:
             _add_feedback_products(layout, state, results.outer_feedback[place], i, filled)
 
 
 @jit_part
-def _add_weight_products(layout, state, outer, i, filled):
-    """outer of layer i += factor_i x rate_{i-1}, over samples and steps."""
+def _add_weight_products(layout, task, state, outer, i, filled):
+    """outer of layer i += factor_i x (deviation of the presynaptic factor of layer i-1), over samples and steps."""
+    seen = state.seen if task.presynaptic else state.rate
     add_outer(
         outer, layout.outer_shard[i], layout.sizes[i], 0, layout.sizes[i],
         state.factor, ring_start(layout, state, i, 0), layout.stride[i],
-        state.rate, ring_start(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
+        seen, ring_start(layout, state, i - 1, 0), layout.stride[i - 1], filled * state.count,
     )  # fmt: skip
 
 
@@ -307,7 +333,7 @@ def _sum_factors(layout, task, minibatch, state, results, i, filled):
     n, stride, ring = layout.sizes[i], layout.stride[i], ring_start(layout, state, i, 0)
     samples, size, factor = minibatch.gap.shape[0], state.count * layout.stride[i], state.factor
     source = factor
-    if i == 1 and task.rule == NONLINEAR_DIFFERENCE:
+    if i == 1 and task.factor_is_rate:
         source = state.rate
         move(size, factor, ring, source, ring)
     for step in range(1, filled):
@@ -336,27 +362,14 @@ def _finish(layout, parameters, task, minibatch, state, results, step):
 
 @jit_part
 def _final_factor(layout, parameters, task, state, i, step):
-    size, start, ring = (
-        state.count * layout.stride[i],
-        layer_start(layout, state, i),
-        ring_start(layout, state, i, step),
-    )
-    if task.rule != NONLINEAR_DIFFERENCE:
-        _linear_factor(layout, task, state, i, ring)
-        return
-    v, basal, constants, slope = state.v, state.basal, state.constants, parameters.slopes[i]
-    vector.subtract(size, v, start, v, start, basal, start)
-    if i > 1:
-        _multiply_rates(layout, parameters, state, i, step)
-    vector.combine(size, v, start, v, start, basal, start, 1.0, 1.0)
-    if parameters.families[i] == LOGISTIC:
-        vector.difference_logistic(
-            size, state.factor, ring, v, start, basal, start, constants, 3 * start, slope
-        )
-    else:
-        vector.difference_piecewise(
-            size, state.factor, ring, v, start, basal, start, constants, 3 * start, slope
-        )
+    size, start = state.count * layout.stride[i], layer_start(layout, state, i)
+    if task.factor_moves:  # v - v_ff stays what it is
+        vector.subtract(size, state.v, start, state.v, start, state.basal, start)
+        if i > 1:
+            _multiply_rates(layout, parameters, state, i, step)
+        vector.combine(size, state.v, start, state.v, start, state.basal, start, 1.0, 1.0)
+    ring = ring_start(layout, state, i, step)
+    evaluate_unit(layout, state, parameters.loops.factor[i], i, state.factor, ring, state.v)
 
 
 @jit_part
@@ -374,7 +387,7 @@ def _error_norm(dynamics, minibatch, state, s):
 
 
 @jit_part
-def _record(layout, dynamics, minibatch, state, records, time, step):
+def _record(layout, parameters, dynamics, minibatch, state, records, time, step):
     """Write the state at a recorded time point; expects state.error to be up to date."""
     samples, depth = minibatch.gap.shape[0], layout.sizes.size - 1
     outputs = layout.sizes[depth]
@@ -411,6 +424,25 @@ def _record(layout, dynamics, minibatch, state, records, time, step):
             if records.r.size:
                 for j in range(n):
                     records.r[out + j] = minibatch.r_ff[dense + j] + np.float64(state.rate[ring + j])
+    if records.formulas.size:
+        _record_formulas(layout, parameters, state, records, time)
+
+
+@jit_part
+def _record_formulas(layout, parameters, state, records, time):
+    """Write the variables that are formulas of a unit."""
+    depth, loops = layout.sizes.size - 1, parameters.loops.variables
+    units = layout.dense[depth + 1]
+    for k in range(loops.shape[1]):
+        for i in range(1, depth + 1):
+            n, stride = layout.sizes[i], layout.stride[i]
+            evaluate_unit(layout, state, loops[i, k], i, state.scratch, 0, state.v)
+            for s in range(state.count):
+                row = records.row[state.first + s]
+                if row >= 0:
+                    out = records.count * records.times * (k * units + layout.dense[i])
+                    line = out + (time * records.count + row) * n
+                    move(n, records.formulas, line, state.scratch, s * stride)
 
 
 @jit
@@ -425,16 +457,11 @@ def run_shard(
     """
     depth, steps = layout.sizes.size - 1, dynamics.steps
     state = new_state(layout, dynamics, task, minibatch, first, count, workspace)
-    set_constants(layout, parameters, minibatch, state)
-    if task.rule == DERIVATIVE_MATRIX:
-        for i in range(1, depth + 1):
-            _derivatives(
-                layout, parameters, state, i, state.v, state.derivative, layer_start(layout, state, i)
-            )
+    set_constants(layout, parameters, task, minibatch, state)
     before = state.slots - 1  # where the rings hold the initial state
     _control_error(layout, dynamics, minibatch, state, before)
     if task.record_every > 0:
-        _record(layout, dynamics, minibatch, state, records, 0, before)
+        _record(layout, parameters, dynamics, minibatch, state, records, 0, before)
     for step in range(steps):
         _advance_controller(layout, dynamics, task, minibatch, state, step)
         if dynamics.jacobian_feedback:
@@ -444,7 +471,7 @@ def run_shard(
             _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step)
         _control_error(layout, dynamics, minibatch, state, step)
         if task.record_every > 0 and (step + 1) % task.record_every == 0:
-            _record(layout, dynamics, minibatch, state, records, (step + 1) // task.record_every, step)
+            _record(layout, parameters, dynamics, minibatch, state, records, (step + 1) // task.record_every, step)
         filled = step % state.block + 1
         if filled == state.block or step == steps - 1:
             _flush(layout, task, minibatch, state, results, place, filled)

@@ -12,20 +12,22 @@ from typing import NamedTuple
 
 import numpy as np
 from dfc_numba.kernels import elementwise as vector
-from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.rows import fill, move
 from dfc_numba.kernels.simd import elementwise
+from dfc_numba.kernels.units import run_constants, run_derivative_of_rate, run_step
 
 
 class Chain(NamedTuple):
-    """The network in packed form, in one dtype; index 0 of the activation arrays is unused."""
+    """The network in packed form, in one dtype; the (L+1,) addresses are of loops of each layer, index 0 is unused."""
 
     layout: Layout
-    families: np.ndarray
-    slopes: np.ndarray
+    constants: np.ndarray  # `units.constants_loop`
+    step: np.ndarray  # `units.step_loop` with the factor phi(v) - phi(v_ff)
+    step_of_rate: np.ndarray  # the same without the factor
+    derivative: np.ndarray  # `units.derivative_of_rate_loop`
     weights: np.ndarray  # of the layers from the second on: what W_1 contributes does not change
     feedback: np.ndarray
 
@@ -41,24 +43,12 @@ def _scaled_sum(x, y, slope):
     return slope * (x + y)
 
 
-@elementwise(outputs=["slope"], inputs=["rate", "constants*3"], scalars=["phi"])
-def _logistic_slope(rate, q, g, shift, phi):
-    """phi'(v) of a tanh or sigmoid layer from its rate deviation: phi^2 p (1 - p) with p = 1 / (1 + exp(-phi v)).
-
-    Saturated units lose digits to rounding, which are missed neither in a Newton step nor in a judgement of stability.
-    """
-    p = 1.0 / (1.0 + q) + rate / phi
-    return phi * phi * p * (1.0 - p)
-
-
 @jit_part
 def _slopes(chain, i, out, rate, v, row, constants, place):
     """out = phi'(v_ff + v) of one sample's layer i, whose rate deviation is `rate`; `row` is its place in these arrays."""
-    n, phi = chain.layout.stride[i], chain.slopes[i]
-    if chain.families[i] == LOGISTIC:
-        _logistic_slope(n, out, row, rate, row, constants, place, phi)
-    else:
-        vector.derivative_piecewise(n, out, row, v, row, constants, place, phi)
+    run_derivative_of_rate(
+        chain.derivative[i], chain.layout.stride[i], out, row, v, row, rate, row, constants, place
+    )
 
 
 @jit_part
@@ -68,25 +58,22 @@ def _dense(layout, i, array, b):
 
 
 @jit
-def begin(chain, v_ff, limit, constants, v, slope, first, count):
+def begin(chain, v_ff, constants, v, slope, first, count):
     """The samples first .. first + count at u = 0.
 
     Args:
-        v_ff: feedforward voltages. limit: `ARGUMENT_LIMIT` of the dtype.
-        constants: receives what activation differences are made with, see `elementwise`.
+        v_ff: feedforward voltages.
+        constants: receives what activation differences are made with, see `units`.
         v, slope: receive the deviation zero and phi'(v).
     """
     layout = chain.layout
     start, still, out = np.zeros(layout.widest), np.zeros(layout.widest), np.zeros(layout.widest)
     for b in range(first, first + count):
         for i in range(1, layout.sizes.size):
-            n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
+            n, stride = layout.sizes[i], layout.stride[i]
             dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
             move(n, start, 0, v_ff, dense)
-            if chain.families[i] == LOGISTIC:
-                vector.logistic_constants(stride, constants, place, start, 0, phi, limit)
-            else:
-                move(stride, constants, place, start, 0)
+            run_constants(chain.constants[i], stride, constants, place, start, 0)
             _slopes(chain, i, out, still, still, 0, constants, place)
             move(n, slope, dense, out, 0)
             fill(n, v, dense, 0.0)
@@ -143,7 +130,9 @@ def respond(chain, constants, chosen, u, v, slope, outputs, first, count, worksp
         for s in range(count):
             b, row = chosen[first + s], s * stride
             place = 3 * (b * layout.rows[-1] + layout.rows[i])
-            _activate(chain, i, row, drive, basal, soma, rate, out, constants, place)
+            _advance(
+                chain, i, chain.step_of_rate[i], soma, rate, out, drive, basal, drive, row, constants, place
+            )
             _slopes(chain, i, out, rate, soma, row, constants, place)
             move(n, v, _dense(layout, i, v, b), soma, row)
             move(n, slope, _dense(layout, i, slope, b), out, row)
@@ -152,17 +141,12 @@ def respond(chain, constants, chosen, u, v, slope, outputs, first, count, worksp
 
 
 @jit_part
-def _activate(chain, i, row, drive, basal, v, rate, scratch, constants, place):
-    """v = basal + drive and rate of one sample's layer i; `row` is its place in these arrays."""
-    n, gain, phi = chain.layout.stride[i], 1.0, chain.slopes[i]
-    if chain.families[i] == LOGISTIC:
-        vector.step_saturated_rate(
-            n, v, row, rate, row, drive, row, basal, row, drive, row, constants, place, gain, phi
-        )  # fmt: skip
-    else:
-        vector.step_piecewise(
-            n, v, row, rate, row, scratch, row, drive, row, basal, row, drive, row, constants, place, gain, phi
-        )  # fmt: skip
+def _advance(chain, i, loop, v, rate, factor, soma, basal, apical, row, constants, place):
+    """v and rate of one sample's layer i, by a step that goes to v_ff + v_fb at once; `row` is its place in these arrays."""
+    run_step(
+        loop, chain.layout.stride[i], v, row, rate, row, factor, row, factor, row,
+        soma, row, basal, row, apical, row, constants, place, constants, place, 1.0,
+    )  # fmt: skip
 
 
 @jit
@@ -174,28 +158,19 @@ def finish(chain, constants, u, v, drive, rate, factor, first, count, workspace)
         drive, rate, factor: receive Q_i u, the rates' deviations, and phi(v) - phi(v - Q_i u).
     """
     layout = chain.layout
-    size, gain = count * layout.widest, 1.0
+    size = count * layout.widest
     apical, soma, basal = workspace[:size], workspace[size : 2 * size], workspace[2 * size : 3 * size]
     above, control = workspace[3 * size : 4 * size], workspace[5 * size :]
     _load_controls(chain, count, control, u, first)
     for i in range(1, layout.sizes.size):
-        n, stride, phi = layout.sizes[i], layout.stride[i], chain.slopes[i]
+        n, stride = layout.sizes[i], layout.stride[i]
         _multiply_control(chain, i, count, apical, control)
         for s in range(count):
             b, row = first + s, s * stride
             dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
             move(n, soma, row, v, dense)
             vector.subtract(stride, basal, row, soma, row, apical, row)
-            if chain.families[i] == LOGISTIC:
-                vector.step_saturated(
-                    stride, soma, row, above, row, basal, row,
-                    soma, row, basal, row, apical, row, constants, place, gain, phi,
-                )  # fmt: skip
-            else:
-                vector.step_piecewise(
-                    stride, soma, row, above, row, basal, row,
-                    soma, row, basal, row, apical, row, constants, place, gain, phi,
-                )  # fmt: skip
+            _advance(chain, i, chain.step[i], soma, above, basal, soma, basal, apical, row, constants, place)
             move(n, drive, dense, apical, row)
             move(n, rate, dense, above, row)
             move(n, factor, dense, basal, row)

@@ -20,14 +20,13 @@ changes. `settle` applies what is pending. The controller runs in float64 for ei
 
 import numpy as np
 from dfc_numba.kernels import elementwise as vector
-from dfc_numba.kernels import online_units as unit
-from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.noise import normals
-from dfc_numba.kernels.online_state import AGE, PENDING, STEP, layer_at
-from dfc_numba.kernels.phase_state import DERIVATIVE_MATRIX, KEYED_NOISE, NO_NOISE, NONLINEAR_DIFFERENCE
+from dfc_numba.kernels.online_state import AGE, PAIR_LENGTH, PENDING, STEP, layer_at
+from dfc_numba.kernels.phase_state import KEYED_NOISE, NO_NOISE
 from dfc_numba.kernels.plastic import learn_and_multiply
 from dfc_numba.kernels.rows import add, fill, move
+from dfc_numba.kernels.units import run_online_step, run_online_unit, run_pair
 
 # --- the controller ------------------------------------------------------------------------------------------------------
 
@@ -86,16 +85,35 @@ def _advance_controller(work, control, plan, age, slot):
             control[places.u_filtered + here], control[places.u_slow + here] = after, slowly
             work[places.sent + there] = after if dynamics.proactive else before
             work[signal + there] = u - slowly
+    if plan.learning.feedback_signal != 0:
+        _presynaptic_signals(work, control, plan, signal)
 
 
 @jit_part
-def _derivatives(work, layer, plan, share):
-    """derivative = phi' of a layer at the somatic (share 1) or basal (share 0) voltage."""
-    size, place, slope = plan.places.count * layer.stride, plan.places.derivative, work[layer.slope]
-    if layer.family == LOGISTIC:
-        unit.derivative_logistic(size, work, place, work, layer.difference, work, layer.basal, slope, share)
-    else:
-        unit.derivative_piecewise(size, work, place, work, layer.difference, work, layer.basal, slope, share)
+def _presynaptic_signals(work, control, plan, signal):
+    """What the feedback weights learn from, as a formula of u and its slow part."""
+    places, outputs = plan.places, plan.places.outputs
+    pair = places.pair
+    for s in range(places.count):
+        for first in range(0, outputs, PAIR_LENGTH):
+            last = min(outputs, first + PAIR_LENGTH) - 1
+            for k in range(PAIR_LENGTH):
+                here = s * outputs + min(first + k, last)
+                control[pair + k] = control[places.u + here]
+                control[pair + PAIR_LENGTH + k] = control[places.u_slow + here]
+            out = pair + 2 * PAIR_LENGTH
+            run_pair(
+                plan.learning.feedback_signal, PAIR_LENGTH, control, out, control, pair, control, pair + PAIR_LENGTH
+            )
+            move(last - first + 1, work, signal + s * places.stride + first, control, out)
+
+
+@jit_part
+def _evaluate_unit(work, layer, loop, size, row, out):
+    """out = a formula of the layer's units, of `size` of them from `row` on."""
+    run_online_unit(
+        loop, size, work, out, work, layer.difference + row, work, layer.basal + row, work, layer.apical + row
+    )
 
 
 @jit_part
@@ -110,7 +128,7 @@ def _jacobian_control(work, layers, plan, slot, learners):
         else:
             fill(size, work, layer.drive, 0.0)
             _learn_transposed(work, layer, layer_at(layers, i + 1), slot, learners, places.count)
-        _derivatives(work, layer, plan, 1.0)
+        _evaluate_unit(work, layer, layer.derivative, size, 0, places.derivative)
         vector.multiply(size, work, layer.drive, work, layer.drive, work, places.derivative)
 
 
@@ -121,10 +139,10 @@ def _jacobian_control(work, layers, plan, slot, learners):
 def _learn_transposed(work, layer, above, slot, learners, rows):
     """Apply what W_{i+1} has pending to its transposed copy; drive of layer i += W_{i+1}^T times that of the layer above."""
     for s in range(learners):  # behind the rates phi(0) may not be zero; no weights are to grow there
-        end = layer.rate + slot * layer.slot + s * layer.stride + layer.units
+        end = layer.seen + slot * layer.slot + s * layer.stride + layer.units
         fill(layer.stride - layer.units, work, end, 0.0)
     learn_and_multiply(
-        work, layer.transposed, 1.0, work, layer.rate + slot * layer.slot, work, above.pending, above.stride, learners,
+        work, layer.transposed, 1.0, work, layer.seen + slot * layer.slot, work, above.pending, above.stride, learners,
         work, above.drive, above.stride, work, layer.drive, layer.stride, rows, above.units,
     )  # fmt: skip
 
@@ -133,7 +151,7 @@ def _learn_transposed(work, layer, above, slot, learners, rows):
 def _learn_weights(work, layer, plan, old, new, learners, rows):
     """Apply what W_i has pending; total += W_i times the rates in the slot `new` of the layer below."""
     learn_and_multiply(
-        work, layer.weights, 1.0, work, layer.pending, work, layer.below + old * layer.below_slot, layer.below_stride,
+        work, layer.weights, 1.0, work, layer.pending, work, layer.seen_below + old * layer.below_slot, layer.below_stride,
         learners, work, layer.below + new * layer.below_slot, layer.below_stride,
         work, plan.places.total, layer.stride, rows, layer.inputs,
     )  # fmt: skip
@@ -170,7 +188,7 @@ def _collect_last_factor(work, layer, plan):
 
 @jit_part
 def _basal_of_held_input(work, layer, plan, segment):
-    """total of the first layer = its value at the begin of the segment + what its weights have learned since, times x."""
+    """total of the first layer = its value at the start of the segment + what its weights have learned since, times x."""
     places, stride = plan.places, layer.stride
     move(places.count * stride, work, places.total, work, places.held)
     if not plan.learning.weights:
@@ -224,30 +242,23 @@ def _advance_apical(work, layer, plan, noise, step, point):
 
 @jit_part
 def _advance_soma(work, layer, plan, slot, factor, gain):
-    """Soma, rate and factor of a layer from its new basal voltage in `total`; `factor` is where the latter goes."""
-    size, learned, total = plan.places.count * layer.stride, plan.learning.weight_gain, plan.places.total
-    difference, basal, apical = layer.difference, layer.basal, layer.apical
-    rate, slope = layer.rate + slot * layer.slot, work[layer.slope]
-    if layer.family == LOGISTIC:
-        unit.advance_logistic(
-            size, work, difference, work, basal, work, rate, work, factor,
-            work, difference, work, total, work, basal, work, apical, gain, slope, learned,
-        )  # fmt: skip
-    else:
-        unit.advance_piecewise(
-            size, work, difference, work, basal, work, rate, work, factor,
-            work, difference, work, total, work, basal, work, apical, gain, slope, learned,
-        )  # fmt: skip
+    """Soma, rate and factors of a layer from its new basal voltage in `total`; `factor` is where the postsynaptic one goes."""
+    difference, basal = layer.difference, layer.basal
+    run_online_step(
+        layer.step, plan.places.count * layer.stride, work, difference, work, basal, work, layer.rate + slot * layer.slot,
+        work, factor, work, layer.seen + slot * layer.slot,
+        work, difference, work, plan.places.total, work, basal, work, layer.apical, gain, plan.learning.weight_gain,
+    )  # fmt: skip
 
 
 @jit_part
-def _linear_factor(work, layer, plan, factor):
-    """The factor of the rules that take the difference of voltages."""
-    size = plan.places.count * layer.stride
-    unit.scale(size, work, factor, work, layer.difference, plan.learning.weight_gain)
-    if plan.learning.rule == DERIVATIVE_MATRIX:
-        _derivatives(work, layer, plan, 0.0)
-        vector.multiply(size, work, factor, work, factor, work, plan.places.derivative)
+def _feedback_factor(work, layer, size, gain):
+    """What Q_i will learn from the step ahead: the postsynaptic factor of its rule, scaled."""
+    pending, source = layer.pending_feedback, layer.apical
+    if layer.factor_of_feedback != 0:
+        _evaluate_unit(work, layer, layer.factor_of_feedback, size, 0, pending)
+        source = pending
+    vector.scale(size, work, pending, work, source, gain)
 
 
 @jit_part
@@ -259,7 +270,7 @@ def _advance_layer(work, layer, plan, segment, noise, old, learners, step, point
         fill(size, work, layer.drive, 0.0)
         _learn_feedback(work, layer, plan, old, learners if learning.feedback else 0, places.count)
     if learning.feedback:
-        unit.scale(size, work, layer.pending_feedback, work, layer.apical, -learning.feedback_gain)
+        _feedback_factor(work, layer, size, -learning.feedback_gain)
     _advance_apical(work, layer, plan, noise, step, point)
     held = first and segment.still
     if held:
@@ -270,8 +281,6 @@ def _advance_layer(work, layer, plan, segment, noise, old, learners, step, point
         _learn_weights(work, layer, plan, old, seen, learners if learning.weights else 0, places.count)
     factor = places.last_factor if held else layer.pending
     _advance_soma(work, layer, plan, new, factor, dynamics.soma_gain)
-    if learning.rule != NONLINEAR_DIFFERENCE:
-        _linear_factor(work, layer, plan, factor)
 
 
 # --- begin and end of a segment ----------------------------------------------------------------------------------------
@@ -284,6 +293,8 @@ def _enter(work, control, clock, layers, plan, segment):
     size = places.count * places.inputs
     for slot in range(2):
         move(size, work, places.input + slot * size, segment.x, 0)
+        if plan.learning.presynaptic:
+            move(size, work, places.seen + slot * size, segment.seen, 0)
     if segment.restarts:
         fill(places.error, control, 0, 0.0)  # u and all that follows it up to the error
         clock[AGE] = 0
@@ -359,11 +370,11 @@ def _record(memory, plan, segment, records, point, time):
             move(outputs, records.u_int, line * outputs, control, places.u_int + s * outputs)
         for i in range(1, places.depth + 1):
             layer = layer_at(memory.layers, i)
-            _record_layer(work, layer, records, line, s * layer.stride, slot)
+            _record_layer(work, layer, places, records, line, s * layer.stride, slot)
 
 
 @jit_part
-def _record_layer(work, layer, records, line, row, slot):
+def _record_layer(work, layer, places, records, line, row, slot):
     n = layer.units
     out = records.count * records.times * layer.dense + line * n
     if records.v.size:
@@ -375,6 +386,9 @@ def _record_layer(work, layer, records, line, row, slot):
         move(n, records.v_fb, out, work, layer.apical + row)
     if records.r.size:
         move(n, records.r, out, work, layer.rate + slot * layer.slot + row)
+    for k in range(records.variables.shape[1]):
+        _evaluate_unit(work, layer, records.variables[layer.number, k], layer.stride, row, places.derivative)
+        move(n, records.formulas, k * (records.formulas.size // records.variables.shape[1]) + out, work, places.derivative)
 
 
 @jit_part
@@ -384,7 +398,7 @@ def _all_finite(work, layers, places):
         layer = layer_at(layers, i)
         for s in range(places.count):
             row = s * layer.stride
-            unit.watch(
+            vector.watch(
                 layer.stride, work, places.watch, work, places.watch,
                 work, layer.basal + row, work, layer.difference + row,
             )  # fmt: skip
@@ -423,6 +437,8 @@ def run_steps(memory, plan, noise, segment, records, every, first, count, point)
         point += 1
         if segment.x_moves:
             move(size, work, places.input + (1 - old) * size, segment.x, time * size)
+            if plan.learning.presynaptic:
+                move(size, work, places.seen + (1 - old) * size, segment.seen, time * size)
         _control_error(work, control, last, plan, segment, time, old)
         _advance_controller(work, control, plan, clock[AGE], 1 - old)
         if plan.dynamics.jacobian_feedback:

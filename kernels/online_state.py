@@ -13,11 +13,9 @@ import numpy as np
 from dfc_numba.kernels.jit import jit_part
 from dfc_numba.kernels.phase_state import Dynamics
 
-STEP, AGE, PENDING = (
-    0,
-    1,
-    2,
-)  # places in the clock: number of the step, steps since a restart, whether updates are pending
+# places in the clock: number of the step, steps since a restart, whether updates are pending
+STEP, AGE, PENDING = 0, 1, 2
+PAIR_LENGTH = 16  # numbers that a formula of u and u_slow takes at a time
 
 
 class Layer(NamedTuple):
@@ -27,8 +25,9 @@ class Layer(NamedTuple):
     units: int
     stride: int
     inputs: int  # units of the layer below
-    family: int
-    slope: int  # place of the activation's slope
+    step: int  # address of its `units.online_step_loop`
+    derivative: int  # of the `units.online_unit_loop` of phi'(v)
+    factor_of_feedback: int  # of that of the feedback weights' postsynaptic factor; 0: v_fb
     weights: int
     biases: int  # a padded row, zero for a network without
     feedback: int
@@ -42,6 +41,8 @@ class Layer(NamedTuple):
     below: int  # rates of the layer below, or the input
     below_stride: int
     below_slot: int
+    seen: int  # presynaptic factors of the layer above: the rates, or a formula of them; slots as of the rates
+    seen_below: int
     pending: int  # factors of the update that W_i and b_i have yet to receive
     pending_feedback: int  # the same for Q_i
     drive: int  # Q_i u, in scratch that all layers share, or J_i^T u
@@ -58,6 +59,7 @@ class Places(NamedTuple):
     stride: int  # of control signals
     input: int  # [slot][sample][unit], rows without padding
     signal: int  # [slot][sample][output] what the feedback weights learn from
+    seen: int  # [slot][sample][unit] presynaptic factors of the input, which may be the input itself
     sent: int  # [sample][output] control signal that the layers receive
     held: int  # W_1 x + b_1 at the begin of a segment with a held input
     last_factor: int  # of the first layer, while its input is held
@@ -73,6 +75,7 @@ class Places(NamedTuple):
     u_slow: int
     error: int
     output: int  # r_L, or log softmax(r_L)
+    pair: int  # a few numbers each of u, u_slow and a formula of them
 
 
 class Learning(NamedTuple):
@@ -81,7 +84,8 @@ class Learning(NamedTuple):
     weights: bool
     biases: bool
     feedback: bool
-    rule: int
+    presynaptic: bool  # the presynaptic factor of the forward weights is a formula of the rate
+    feedback_signal: int  # address of that of the feedback weights as a formula of u and u_slow; 0: u - u_slow
     weight_gain: float
     feedback_gain: float
     feedback_keep: float  # 1 - dt / tau_Q beta
@@ -120,11 +124,12 @@ class Segment(NamedTuple):
     """A piece of the stream: flat arrays [time][sample][unit], with one time where the value is held."""
 
     x: np.ndarray
+    seen: np.ndarray  # presynaptic factors of x; empty where they are x itself
     target: np.ndarray  # float64
     x_moves: bool
     target_moves: bool
     still: bool  # what W_1 learns is kept as a sum of factors, since the input is held
-    gram: np.ndarray  # flat (B, B) products of the held inputs with each other, + 1 for the bias; float64
+    gram: np.ndarray  # flat (B, B) products of the held inputs with their presynaptic factors, + 1 for the bias; float64
     restarts: bool  # whether it begins at the feedforward state of its first input
 
 
@@ -141,6 +146,8 @@ class Records(NamedTuple):
     v_ff: np.ndarray
     v_fb: np.ndarray
     r: np.ndarray
+    formulas: np.ndarray  # flat [variable][layer][time][sample][unit]
+    variables: np.ndarray  # (L+1, number of them) addresses of their `units.online_unit_loop`
 
 
 @jit_part
@@ -150,6 +157,7 @@ def layer_at(layers, i):
         layers[i, 0], layers[i, 1], layers[i, 2], layers[i, 3], layers[i, 4], layers[i, 5], layers[i, 6], layers[i, 7],
         layers[i, 8], layers[i, 9], layers[i, 10], layers[i, 11], layers[i, 12], layers[i, 13], layers[i, 14], layers[i, 15],
         layers[i, 16], layers[i, 17], layers[i, 18], layers[i, 19], layers[i, 20], layers[i, 21], layers[i, 22],
+        layers[i, 23], layers[i, 24], layers[i, 25],
     )  # fmt: skip
 
 
@@ -164,33 +172,41 @@ class _Allocator:
         return start
 
 
-def arrange(layout, families, count, jacobian_feedback):
-    """(table of layers, Places, length of `work`, length of `control`) for a network and a number of samples."""
+def arrange(layout, loops, count, jacobian_feedback, presynaptic):
+    """(table of layers, Places, length of `work`, length of `control`) for a network and a number of samples.
+
+    Args:
+        loops: (step, derivative, factor_of_feedback) of each layer 1..L, addresses. presynaptic: whether formulas of the
+            rates are kept beside them.
+    """
     work, control = _Allocator(), _Allocator()
     sizes, strides, depth = layout.sizes, layout.stride, len(layout.sizes) - 1
     widest, signals, outputs = count * layout.widest, count * int(strides[depth]), int(sizes[depth])
     shared = {name: work(widest) for name in ("total", "derivative", "draw", "drive")}
+    inputs = work(2 * count * sizes[0])
     places = Places(
         count, depth, int(sizes[0]), outputs, int(strides[depth]),
-        input=work(2 * count * sizes[0]), signal=work(2 * signals), sent=work(signals),
+        input=inputs, signal=work(2 * signals), seen=work(2 * count * sizes[0]) if presynaptic else inputs, sent=work(signals),
         held=work(count * strides[1]), last_factor=work(count * strides[1]),
         total=shared["total"], derivative=shared["derivative"], draw=shared["draw"],
         watch=work(layout.widest), widest=layout.widest,
-        **{name: control(count * outputs) for name in Places._fields[-6:]},
+        **{name: control(count * outputs) for name in ("u", "u_int", "u_filtered", "u_slow", "error", "output")},
+        pair=control(3 * PAIR_LENGTH),
     )  # fmt: skip
-    below = places.input, sizes[0], count * sizes[0]
+    below = places.input, sizes[0], count * sizes[0], places.seen
     layers = [Layer(*[0] * len(Layer._fields))]
     for i in range(1, depth + 1):
-        size = count * strides[i]
+        size, rate = count * strides[i], work(2 * count * strides[i])
         above = sizes[i + 1] if jacobian_feedback and i < depth else 0
         layer = Layer(
-            i, sizes[i], strides[i], sizes[i - 1], families[i], slope=work(1),
+            i, sizes[i], strides[i], sizes[i - 1], *loops[i - 1],
             weights=work(strides[i] * sizes[i - 1]), biases=work(strides[i]), feedback=work(strides[i] * outputs),
             transposed=work(strides[i] * above), basal=work(size), difference=work(size), apical=work(size),
-            noise=work(size), rate=work(2 * size), slot=size, below=below[0], below_stride=below[1], below_slot=below[2],
+            noise=work(size), rate=rate, slot=size, below=below[0], below_stride=below[1], below_slot=below[2],
+            seen=work(2 * size) if presynaptic else rate, seen_below=below[3],
             pending=work(size), pending_feedback=work(size), drive=work(size) if jacobian_feedback else shared["drive"],
             dense=layout.dense[i],
         )  # fmt: skip
         layers.append(layer)
-        below = layer.rate, layer.stride, layer.slot
+        below = layer.rate, layer.stride, layer.slot, layer.seen
     return np.array(layers, np.int64), places, work.size, control.size

@@ -7,24 +7,32 @@ that evolves in a shard, in flat arrays `[layer][sample][unit]`. The functions f
 from typing import NamedTuple
 
 import numpy as np
-from dfc_numba.kernels import elementwise as vector
-from dfc_numba.kernels.feedforward import LOGISTIC
 from dfc_numba.kernels.jit import jit_creating_part, jit_part, jit_shared
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.rows import fill, move
+from dfc_numba.kernels.units import run_constants, run_unit
 
-NONLINEAR_DIFFERENCE, VOLTAGE_DIFFERENCE, DERIVATIVE_MATRIX = 0, 1, 2
 NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 NO_READOUT, AVERAGE, FINAL = 0, 1, 2
 BLOCK_ROWS = 64  # samples x steps that one product for the updates takes together
 
 
-class Parameters(NamedTuple):
-    """The network in packed form; index 0 of the activation arrays is unused."""
+class Loops(NamedTuple):
+    """Addresses of the loops of each layer, see `units`; (L+1,) each, index 0 is unused, 0 for a loop that is not used."""
 
-    families: np.ndarray
-    slopes: np.ndarray  # in the dtype of the network
-    argument_limit: float  # where an activation saturates in this dtype
+    constants: np.ndarray
+    step: np.ndarray
+    step_saturated: np.ndarray  # the same for a layer with units far in saturation
+    derivative: np.ndarray
+    factor: np.ndarray  # the postsynaptic factor at the last state
+    factor_of_feedback: np.ndarray  # the postsynaptic factor of the feedback weights; 0: v_fb
+    variables: np.ndarray  # (L+1, number of recorded variables that are formulas)
+
+
+class Parameters(NamedTuple):
+    """The network in packed form."""
+
+    loops: Loops
     weights: np.ndarray
     feedback: np.ndarray
     transposed: np.ndarray  # empty unless the feedback is the Jacobian's
@@ -49,16 +57,23 @@ class Dynamics(NamedTuple):
     softmax: bool
     jacobian_feedback: bool
     leak_integral: bool
+    control_loop: int  # address of the controller's step where it has further terms, else 0
 
 
 class Task(NamedTuple):
     """What is asked of the simulation."""
 
     readout: int
-    rule: int
+    factor_is_rate: bool  # the postsynaptic factor is phi(v) - phi(v_ff): in the first layer that is its rate
+    factor_moves: bool  # the final factor depends on the basal voltage that the last rates imply
+    needs_start: bool  # formulas refer to the feedforward state
+    presynaptic: bool  # the presynaptic factor is a formula of the rate
     learn_feedback: bool
+    feedback_factor: bool  # the postsynaptic factor of the feedback weights is a formula
+    feedback_signal: int  # address of the presynaptic one as a formula of u and u_slow; 0: u - u_slow
     high_pass_gain: float  # dt / tau_f, or 0 for the control signal as it is
     record_every: int  # 0: nothing is recorded
+    records_formulas: bool
 
 
 class Minibatch(NamedTuple):
@@ -99,6 +114,7 @@ class Records(NamedTuple):
     v_ff: np.ndarray
     v_fb: np.ndarray
     r: np.ndarray
+    formulas: np.ndarray  # flat [variable][layer][time][sample][unit]
 
 
 class State(NamedTuple):
@@ -112,19 +128,21 @@ class State(NamedTuple):
     keeps_apical: int
     keeps_drive: int
     saturated: np.ndarray  # (L+1,) whether a layer has units that need the third constant
-    v: np.ndarray  # from here to `draw` in the workspace
+    v: np.ndarray  # from here to `scratch` in the workspace
     basal: np.ndarray
     apical: np.ndarray
     drive: np.ndarray
     noise: np.ndarray
-    constants: np.ndarray  # per layer three arrays [sample][unit]: q, G, shift of a logistic layer, or v_ff
-    derivative: np.ndarray  # phi'(v_ff), where the rule needs it
+    constants: np.ndarray  # per layer three arrays [sample][unit] that activation differences are made with
+    start: np.ndarray  # likewise v, r, phi'(v) of the feedforward state, where formulas need it
     rate: np.ndarray  # ring
     factor: np.ndarray  # ring
+    seen: np.ndarray  # ring of presynaptic deviations where they are not those of the rate
     apical_block: np.ndarray  # ring
     control_block: np.ndarray  # [slot][sample][output]
     control: np.ndarray  # [sample][output] the signal that the layers receive
     draw: np.ndarray
+    scratch: np.ndarray  # a layer of a variable that is a formula
     draw_work: np.ndarray
     u: np.ndarray  # the rest: (sample, output), float64
     u_int: np.ndarray
@@ -132,6 +150,8 @@ class State(NamedTuple):
     u_slow: np.ndarray
     error: np.ndarray
     output: np.ndarray  # r_L
+    terms: np.ndarray  # planes [sample][output] of `units.CONTROL`, where the controller has further terms
+    pair: np.ndarray  # a register each of u, u_slow and the presynaptic factor that is a formula of them
 
 
 @jit_part
@@ -150,6 +170,12 @@ def basal_start(layout, state, i):
 def apical_start(layout, state, i):
     """Start of layer i's apical voltages."""
     return state.keeps_apical * layer_start(layout, state, i)
+
+
+@jit_part
+def planes_start(layout, state, i):
+    """Start of layer i's constants."""
+    return 3 * layer_start(layout, state, i)
 
 
 @jit_part
@@ -184,9 +210,11 @@ def kept_per_layer(dynamics, task, minibatch):
     """
     records = task.record_every > 0
     through = dynamics.jacobian_feedback
+    last = task.readout == FINAL and task.factor_moves and not task.factor_is_rate
+    by_formula = task.learn_feedback and task.feedback_factor
     return (
-        1 if task.readout == FINAL or records else 0,
-        1 if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through else 0,
+        1 if task.readout == FINAL or records or by_formula else 0,
+        1 if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through or last else 0,
         1 if through else 0,
     )
 
@@ -211,14 +239,22 @@ def workspace_parts(layout, dynamics, task, minibatch, count):
         0 if drives_directly(dynamics, minibatch) else (total if drive == 1 else shared),
         total if noisy and dynamics.noise_keep >= 0.0 else 0,
         3 * total,
-        total if task.rule == DERIVATIVE_MATRIX else 0,
+        3 * total if task.needs_start else 0,
         ring,
         ring,
+        ring if task.presynaptic else 0,
         block * total if learns else 0,
         block * output if learns else 0,
         output,
         shared if noisy else 0,
+        shared if task.records_formulas else 0,
     )
+
+
+@jit_shared
+def padded_signals(count, outputs):
+    """Elements of a plane of `State.terms`: whole vector registers."""
+    return (count * outputs + 15) // 16 * 16
 
 
 @jit_creating_part
@@ -229,6 +265,9 @@ def new_state(layout, dynamics, task, minibatch, first, count, workspace):
     basal, apical, drive = kept_per_layer(dynamics, task, minibatch)
     block = steps_per_block(count)
     parts = workspace_parts(layout, dynamics, task, minibatch, count)
+    terms = 11 * padded_signals(count, outputs) if dynamics.control_loop != 0 else 0
+    pair = 48 if task.feedback_signal != 0 else 0
+    slots = block if task.readout == AVERAGE else 2
     ends = np.zeros(len(parts) + 1, np.int64)
     for k in range(len(parts)):
         ends[k + 1] = ends[k] + parts[k]
@@ -236,7 +275,7 @@ def new_state(layout, dynamics, task, minibatch, first, count, workspace):
     return State(
         first,
         count,
-        block if task.readout == AVERAGE else 2,
+        slots,
         block,
         basal,
         apical,
@@ -255,6 +294,8 @@ def new_state(layout, dynamics, task, minibatch, first, count, workspace):
         workspace[ends[10] : ends[11]],
         workspace[ends[11] : ends[12]],
         workspace[ends[12] : ends[13]],
+        workspace[ends[13] : ends[14]],
+        workspace[ends[14] : ends[15]],
         scratch(layout.widest),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
@@ -262,26 +303,42 @@ def new_state(layout, dynamics, task, minibatch, first, count, workspace):
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
         np.zeros((count, outputs)),
+        np.zeros(terms),
+        np.zeros(pair),
     )
 
 
 @jit_creating_part
-def set_constants(layout, parameters, minibatch, state):
-    """Constants of the activation differences at the feedforward voltages, computed in float64."""
+def set_constants(layout, parameters, task, minibatch, state):
+    """What the loops need of the feedforward state; the constants are computed in float64."""
     samples = minibatch.gap.shape[0]
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
-        size = state.count * stride
+        size, start = state.count * stride, planes_start(layout, state, i)
         exact = np.zeros(4 * size)
         for s in range(state.count):
             dense = layout.dense[i] * samples + (state.first + s) * n
             move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
-        if parameters.families[i] == LOGISTIC:
-            slope = np.float64(parameters.slopes[i])
-            vector.logistic_constants(size, exact, 0, exact, 3 * size, slope, parameters.argument_limit)
-            for shift in exact[2 * size : 3 * size]:
-                state.saturated[i] |= shift != 0.0
-        else:
-            move(size, exact, 0, exact, 3 * size)
-        start = 3 * layer_start(layout, state, i)
+            if task.needs_start:
+                move(n, state.start, start + s * stride, minibatch.v_ff, dense)
+                move(n, state.start, start + size + s * stride, minibatch.r_ff, dense)
+        run_constants(parameters.loops.constants[i], size, exact, 0, exact, 3 * size)
+        for shift in exact[2 * size : 3 * size]:
+            state.saturated[i] |= shift != 0.0
         move(3 * size, state.constants, start, exact, 0)
+        if task.needs_start:
+            evaluate_unit(
+                layout, state, parameters.loops.derivative[i], i, state.start, start + 2 * size, state.v
+            )
+
+
+@jit_part
+def evaluate_unit(layout, state, loop, i, out, out_start, v):
+    """out = a formula of layer i's units at the present state; v: their somatic voltages."""
+    planes = planes_start(layout, state, i)
+    reference = planes if state.start.size > 0 else 0
+    run_unit(
+        loop, state.count * layout.stride[i], out, out_start, v, layer_start(layout, state, i),
+        state.basal, basal_start(layout, state, i), state.apical, apical_start(layout, state, i),
+        state.constants, planes, state.start, reference,
+    )  # fmt: skip

@@ -2,8 +2,11 @@
 
 A formula such as `def f(x, y): return x * y + 1.0` is written once, on values that support arithmetic. `elementwise`
 turns it into a loop over arrays that compiled code can call: the formula is traced with `Vector` values, each of which
-emits one packed machine instruction, so that vectorisation does not hang on what the compiler can prove. Where the
+emits one packed machine instruction, so that vectorisation does not depend on what the compiler can prove. Where the
 compiler is switched off (NUMBA_DISABLE_JIT=1) the same formula runs on NumPy arrays.
+
+`loops` compiles formulas that are only known at run time, such as an activation of the user's, into functions that
+kernels call by address.
 """
 
 import inspect
@@ -45,10 +48,50 @@ def lanes(dtype):
     return REGISTER_BYTES // np.dtype(dtype).itemsize
 
 
+class FormulaError(TypeError):
+    """A formula uses something that cannot be traced."""
+
+
+_SCALAR_ONLY = (
+    "a formula is traced once, for all values at a time: {0}; write where(condition, yes, no), and take functions from "
+    "dfc_numba.formulas"
+)
+
+
+class Mask:
+    """Packed truth values in the code that is being emitted: what a comparison of `Vector` values gives."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, like, value):
+        self.like = like
+        self.value = value
+
+    def _combined(self, other, emit):
+        if not isinstance(other, Mask):
+            raise FormulaError(f"a condition is combined with {other!r}; combine conditions with & and |")
+        return Mask(self.like, emit(self.value, other.value))
+
+    def __and__(self, other):
+        return self._combined(other, self.like.builder.and_)
+
+    def __or__(self, other):
+        return self._combined(other, self.like.builder.or_)
+
+    def __invert__(self):
+        return Mask(self.like, self.like.builder.not_(self.value))
+
+    def __bool__(self):
+        raise FormulaError(
+            _SCALAR_ONLY.format("`if`, `and`, `or`, `not`, min() and max() have no single truth value to go by")
+        )
+
+
 class Vector:
     """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
 
     flags = CONTRACT
+    functions = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
 
     def __init__(self, builder, value, dtype):
         self.builder = builder
@@ -59,11 +102,17 @@ class Vector:
         return type(self)(self.builder, value, self.dtype)
 
     def _operand(self, other):
-        return (
-            other.value
-            if isinstance(other, Vector)
-            else ir.Constant(self.value.type, [float(other)] * lanes(self.dtype))
-        )
+        if isinstance(other, Vector):
+            return other.value
+        try:
+            number = float(other)
+        except (TypeError, ValueError):
+            raise FormulaError(f"a formula computes with {other!r}, which is not a number") from None
+        return ir.Constant(self.value.type, [number] * lanes(self.dtype))
+
+    def constant(self, number):
+        """The same number in every lane."""
+        return self._like(self._operand(number))
 
     def _binary(self, emit, left, right):
         return self._like(emit(self._operand(left), self._operand(right), flags=self.flags))
@@ -95,11 +144,48 @@ class Vector:
     def __neg__(self):
         return self._like(self.builder.fneg(self.value))
 
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return self._like(call_packed(self.builder, "fabs", self.value))
+
+    def __pow__(self, exponent):
+        return self.functions["power"](self, exponent)
+
+    def __rpow__(self, base):
+        return self.functions["power"](self.constant(base), self)
+
+    def _compared(self, operator, other):
+        return Mask(self, self.builder.fcmp_ordered(operator, self.value, self._operand(other)))
+
     def __lt__(self, other):
-        return self._like(self.builder.fcmp_ordered("<", self.value, self._operand(other)))
+        return self._compared("<", other)
 
     def __gt__(self, other):
-        return self._like(self.builder.fcmp_ordered(">", self.value, self._operand(other)))
+        return self._compared(">", other)
+
+    def __le__(self, other):
+        return self._compared("<=", other)
+
+    def __ge__(self, other):
+        return self._compared(">=", other)
+
+    def __bool__(self):
+        raise FormulaError(_SCALAR_ONLY.format("`if`, `and` and `or` cannot branch on a value"))
+
+    def __float__(self):
+        raise FormulaError(_SCALAR_ONLY.format("float() and the functions of `math` take single numbers"))
+
+    __int__ = __index__ = __float__
+
+    def __array__(self, *_, **__):
+        raise FormulaError(_SCALAR_ONLY.format("NumPy cannot make an array of a traced value"))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        if method != "__call__" or options or ufunc.__name__ not in self.functions:
+            raise FormulaError(_SCALAR_ONLY.format(f"numpy.{ufunc.__name__} is not available"))
+        return self.functions[ufunc.__name__](*inputs)
 
 
 class RoundedVector(Vector):
@@ -165,13 +251,13 @@ class Words:
         return convert(words, ir.VectorType(ir.FloatType(), self.lanes))
 
 
-def _scalar_type(dtype):
+def scalar_type(dtype):
     return ir.DoubleType() if np.dtype(dtype).itemsize == 8 else ir.FloatType()
 
 
 def vector_type(dtype):
     """The LLVM type of one register of `dtype`."""
-    return ir.VectorType(_scalar_type(dtype), lanes(dtype))
+    return ir.VectorType(scalar_type(dtype), lanes(dtype))
 
 
 def splat(builder, scalar):
@@ -202,9 +288,9 @@ def call_packed(builder, name, *values):
 
 def select(condition, yes, no):
     """Elementwise `yes if condition else no`. A comparison with NaN is false, so place the operand to be kept in `no`."""
-    if not isinstance(condition, Vector):
+    if not isinstance(condition, Mask):
         return np.where(condition, yes, no)
-    like = yes if isinstance(yes, Vector) else no
+    like = condition.like
     return like._like(like.builder.select(condition.value, like._operand(yes), like._operand(no)))
 
 

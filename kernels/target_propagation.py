@@ -12,20 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 from dfc_numba.kernels.elementwise import combine
-from dfc_numba.kernels.feedforward import activate
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.noise import normals, scratch
 from dfc_numba.kernels.rows import add, move
+from dfc_numba.kernels.units import run_rate
 
 
 class Chain(NamedTuple):
-    """Layers in packed form, all of one dtype; index 0 of the activation arrays is unused."""
+    """Layers in packed form, all of one dtype."""
 
     layout: Layout
-    families: np.ndarray
-    slopes: np.ndarray
+    activations: np.ndarray  # addresses of each layer's `units.rate_loop`; index 0 is unused
     weights: np.ndarray
     biases: np.ndarray  # (sum n_k,), zeros for a chain without
 
@@ -65,7 +64,7 @@ def propagate(chain, noise, begin, end, x, shifts, start, v_last, r_dense, first
         multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], inner, chain.weights, layout.weights[i])
         for s in range(rows):
             add(n, v, s * stride, chain.biases, layout.dense[i])
-        activate(rows * stride, below, 0, v, 0, chain.families[i], chain.slopes[i])
+        run_rate(chain.activations[i], rows * stride, below, 0, v, 0)
         for s in range(rows):
             place = layout.dense[i] * samples + (first + s) * n
             if shifts.size > 0:

@@ -5,7 +5,7 @@ import numpy as np
 from dfc_numba.analysis import least_norm
 from dfc_numba.analysis.linear_response import LinearResponse
 from dfc_numba.dynamics.plasticity import ForwardUpdate
-from dfc_numba.model.activations import FUNCTIONS
+from dfc_numba.model.activations import phi
 from dfc_numba.model.targets import LOSSES, as_targets, output_gradient
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, flag, number, samples
@@ -102,7 +102,7 @@ def _input_norms(response):
 def _rate_changes(response, changes):
     names = response.network.activations
     return [
-        FUNCTIONS[name](v + change) - FUNCTIONS[name](v)
+        phi(name, v + change) - phi(name, v)
         for name, v, change in zip(names, response.v, changes, strict=True)
     ]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.model import jacobian
-from dfc_numba.model.activations import DERIVATIVES
+from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.support import memory
 from dfc_numba.support.validation import finite
@@ -29,7 +29,7 @@ class LinearResponse:
         self.network, self.v, self.r = network, activity.v, activity.r
         self.below = [self.x, *self.r[:-1]]
         names = network.activations
-        self._slopes = [DERIVATIVES[name](v) for name, v in zip(names, self.v, strict=True)]
+        self._slopes = [phi_prime(name, v) for name, v in zip(names, self.v, strict=True)]
         self._weights = [weight.astype(np.float64) for weight in network.weights]
 
     def push_forward(self, changes):

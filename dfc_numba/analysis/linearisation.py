@@ -15,17 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import helmert
-from scipy.special import expit, softmax
+from scipy.special import softmax
 
-from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
-
-SECOND_DERIVATIVES = {
-    "linear": np.zeros_like,
-    "tanh": lambda v: -2 * np.tanh(v) * (1 - np.tanh(v) ** 2),
-    "relu": np.zeros_like,
-    "leakyrelu": np.zeros_like,
-    "sigmoid": lambda v: expit(v) * expit(-v) * (1 - 2 * expit(v)),
-}
+from dfc_numba.model.activations import phi, phi_prime, phi_second
 
 
 class Layers:
@@ -47,7 +39,7 @@ class Layers:
         """
         self.widths = network.sizes[1:]
         self._weights = [w.astype(np.float64) for w in network.weights]
-        self._slopes = [DERIVATIVES[name](v) for name, v in zip(network.activations, voltages, strict=True)]
+        self._slopes = [phi_prime(name, v) for name, v in zip(network.activations, voltages, strict=True)]
         basis = _control_basis(controller, self.widths[-1])
         self.controls = basis.shape[1]
         self._output = basis.T @ _error_slope(network, voltages[-1], controller) * self._slopes[-1][:, None]
@@ -62,7 +54,7 @@ class Layers:
         """phi''(v_i) times what reaches layer i of the control from above, or None where that is zero in every layer."""
         bends, arriving = [], control
         for i in reversed(range(len(voltages))):
-            bends.insert(0, (SECOND_DERIVATIVES[network.activations[i]](voltages[i]) * arriving)[:, :, None])
+            bends.insert(0, (phi_second(network.activations[i], voltages[i]) * arriving)[:, :, None])
             arriving = (self._slopes[i] * arriving) @ self._weights[i]
         return bends if any(bend.any() for bend in bends) else None
 
@@ -134,7 +126,7 @@ def _error_slope(network, voltage, controller):
     """E = -de/dr_L, (B, n_L, n_L) or (1, n_L, n_L)."""
     if controller.error == "difference":
         return np.eye(voltage.shape[1])[None]
-    p = softmax(FUNCTIONS[network.output_activation](voltage), axis=1)
+    p = softmax(phi(network.output_activation, voltage), axis=1)
     return p[:, :, None] * (np.eye(p.shape[1]) - p[:, None, :])
 
 

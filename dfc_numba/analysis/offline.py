@@ -12,10 +12,12 @@ import numpy as np
 from scipy.special import softmax
 
 from dfc_numba.dynamics import plasticity
-from dfc_numba.dynamics.plasticity import READOUTS, RULES, SAMPLES, SIGMA_FLOOR, FeedbackUpdate, ForwardUpdate
+from dfc_numba.dynamics.plasticity import READOUTS, SAMPLES, SIGMA_FLOOR, FeedbackUpdate, ForwardUpdate
 from dfc_numba.dynamics.simulation import Trajectory
-from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.model.activations import phi
+from dfc_numba.kernels.units import evaluate
 from dfc_numba.model.recording import StoredUpdate
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.storage.recipes import simulates, update_arrays
 from dfc_numba.storage.stored import StoredRecord
 from dfc_numba.storage.writer import trajectory_arrays
@@ -98,7 +100,7 @@ class AnalysedPhase:
         """r of a layer, made from v where it was not stored."""
         if self.has("r", layer) or not self.has("v", layer):
             return self.read("r", layer, points, samples)
-        return FUNCTIONS[self.network.activations[layer - 1]](self.read("v", layer, points, samples))
+        return phi(self.network.activations[layer - 1], self.read("v", layer, points, samples))
 
     def errors(self, points=slice(None), samples=slice(None)):
         """e = r* - r_L or r* - softmax(r_L), made from the rates where it was not stored."""
@@ -172,7 +174,7 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
         ValueError: for a variable or time points that are missing, or values that are not allowed.
     """
     choice("readout", readout, READOUTS)
-    choice("rule", rule, RULES)
+    found = plasticity.find_rule("rule", rule)
     choice("samples", samples, SAMPLES)
     source = as_phase(source)
     if readout in plasticity.SOLVED:
@@ -185,18 +187,20 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
             rule=rule,
             samples=samples,
         )
-    return _forward_update(source, readout, rule, _weight(source, samples))
+    return _forward_update(source, readout, found, _weight(source, samples))
 
 
 @SILENT
-def feedback_update(source, *, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR):
+def feedback_update(
+    source, *, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN
+):
     """The update of the feedback weights that a trajectory gives: that of `dfc_numba.feedback_update`, from what was stored.
 
         Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T
 
     Args:
         source: a `StoredRecord` or a `Trajectory`, with "v_fb" and "u" at every time point.
-        scaling, high_pass, normalise, sigma_floor: as for `dfc_numba.feedback_update`.
+        scaling, high_pass, normalise, sigma_floor, feedback_rule: as for `dfc_numba.feedback_update`.
 
     Returns:
         a `FeedbackUpdate` in float64, the mean over the stored samples.
@@ -205,7 +209,9 @@ def feedback_update(source, *, scaling=False, high_pass=None, normalise=None, si
         ValueError, TypeError: for a variable or time points that are missing, or values that are not allowed.
     """
     source = as_phase(source)
-    return _feedback_update(source, np.ones(source.count), scaling, high_pass, normalise, sigma_floor)
+    return _feedback_update(
+        source, np.ones(source.count), scaling, high_pass, normalise, sigma_floor, feedback_rule
+    )
 
 
 @SILENT
@@ -224,7 +230,8 @@ def described_update(source):
     options = dict(source.recipe.update)
     name = options.pop("function")
     weight = _weight(source, options.pop("samples", "all"))
-    readout, rule = options.pop("readout", "average"), options.pop("rule", "nonlinear_difference")
+    readout = options.pop("readout", "average")
+    rule = plasticity.find_rule("rule", options.pop("rule", "nonlinear_difference"))
     parts = {}
     if name != "feedback_update":
         update = _forward_update(source, readout, rule, weight)
@@ -297,20 +304,18 @@ def _factors(source, block, readout, rule):
     below = source.x[np.newaxis]
     for layer, name in enumerate(source.network.activations, 1):
         v, v_ff = (source.read(variable, layer, block) for variable in ("v", "v_ff"))
-        if rule == "nonlinear_difference" and readout == "final":  # v_ff made anew from the rates
+        if readout == "final" and not rule.factor_is_linear:  # v_ff recomputed from the final rates
             now = below @ source.network.weights[layer - 1].T.astype(np.float64)
             now += 0.0 if source.network.biases is None else source.network.biases[layer - 1]
             v, v_ff = now + (v - v_ff), now
-        yield _factor(source, rule, layer, name, v, v_ff), below
+        symbols = plasticity.unit_symbols(
+            name, v, v - v_ff, partial(source.read, "v_fb", layer, block),
+            partial(source.read, "v", layer, slice(0, 1)), phi(name, v) - phi(name, v_ff),
+        )  # fmt: skip
+        factor = plasticity.postsynaptic_factor(rule, symbols).copy()
+        yield factor, plasticity.presynaptic_factors(rule, [below])[0]
         if layer < len(source.network.weights):
             below = source.rates(layer, block)
-
-
-def _factor(source, rule, layer, name, v, v_ff):
-    if rule == "nonlinear_difference":
-        return FUNCTIONS[name](v) - FUNCTIONS[name](v_ff)
-    start = source.read("v", layer, slice(0, 1)) if rule == "derivative_matrix" else None
-    return v - v_ff if start is None else DERIVATIVES[name](start) * (v - v_ff)
 
 
 def _products(left, right):
@@ -320,33 +325,52 @@ def _products(left, right):
     return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
 
 
-def _feedback_update(source, weight, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR):
+def _feedback_update(
+    source, weight, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN
+):
+    rule = plasticity.find_rule("feedback_rule", feedback_rule, "feedback")
     source.require_every_step("the update of the feedback weights")
     divisors = plasticity.feedback_divisors(
         source.network, source.controller, scaling, normalise, sigma_floor
     )
     sums = [np.zeros(q.shape) for q in source.network.feedback]
-    for block, u in _controls(source, high_pass):
-        u *= weight[:, np.newaxis]
-        for i in range(len(sums)):
-            sums[i] += _products(source.read("v_fb", i + 1, block), u)
+    for block, u, slow in _controls(source, high_pass):
+        signal = u - slow
+        if rule.presynaptic_formula is not None:
+            signal = np.broadcast_to(evaluate(rule.presynaptic_formula, {"u": u, "u_slow": slow}), u.shape)
+        signal = signal * weight[:, np.newaxis]
+        for i, name in enumerate(source.network.activations):
+            sums[i] += _products(_feedback_factor(source, rule, i + 1, name, block), signal)
     count = source.controller.steps * source.count
-    return FeedbackUpdate([-total / (count * divisor) for total, divisor in zip(sums, divisors, strict=True)])
+    return FeedbackUpdate([total / (count * divisor) for total, divisor in zip(sums, divisors, strict=True)])
+
+
+def _feedback_factor(source, rule, layer, activation, block):
+    """The postsynaptic factor of the feedback weights of a layer, (t, B, n_i)."""
+    if rule.name == NOISE_DRIVEN:
+        return -source.read("v_fb", layer, block)
+    v, v_ff = (source.read(variable, layer, block) for variable in ("v", "v_ff"))
+    symbols = plasticity.unit_symbols(
+        activation, v, v - v_ff, partial(source.read, "v_fb", layer, block),
+        partial(source.read, "v", layer, slice(0, 1)),
+    )  # fmt: skip
+    return plasticity.postsynaptic_factor(rule, symbols)
 
 
 def _controls(source, high_pass):
-    """Yields (time points t, u(t+1)), where u has passed the high-pass filter, if there is one."""
+    """Yields (time points t, u(t+1), its slow part, which the high-pass filter subtracts, 0 without one)."""
     gain = (
         None if high_pass is None else source.controller.dt / number("high_pass", high_pass, exclusive=True)
     )
     slow = None
     for block in source.blocks(stop=len(source.step) - 1):
         u = source.read("u", None, slice(block.start + 1, block.stop + 1))
+        slow_part = np.zeros_like(u)
         if gain is not None:
             for t, now in enumerate(u):
                 slow = now.copy() if slow is None else gain * now + (1.0 - gain) * slow
-                u[t] = now - slow
-        yield block, u
+                slow_part[t] = slow
+        yield block, u, slow_part
 
 
 # --- convergence ---------------------------------------------------------------------------------------------------------
@@ -413,7 +437,7 @@ def layer_differences(source, *, samples=None):
     found = []
     for layer, name in enumerate(source.network.activations, 1):
         blocks = [
-            [FUNCTIONS[name](source.read(variable, layer, block, chosen)) for variable in ("v", "v_ff")]
+            [phi(name, source.read(variable, layer, block, chosen)) for variable in ("v", "v_ff")]
             for block in source.blocks()
         ]
         found.append(np.concatenate([np.linalg.norm(v - v_ff, axis=-1) for v, v_ff in blocks]))

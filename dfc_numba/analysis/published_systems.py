@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba.model.activations import DERIVATIVES
+from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.jacobian import of_output
 from dfc_numba.model.network import Network
 from dfc_numba.support.threads import one_thread
@@ -80,7 +80,7 @@ def _decay(network, voltages):
     ends = np.cumsum([0, *network.sizes[1:]])
     decay = np.tile(np.eye(ends[-1]), (len(voltages[0]), 1, 1))
     for i in range(1, len(voltages)):
-        slope = DERIVATIVES[network.activations[i - 1]](voltages[i - 1])
+        slope = phi_prime(network.activations[i - 1], voltages[i - 1])
         place = slice(ends[i], ends[i + 1]), slice(ends[i - 1], ends[i])
         decay[(slice(None), *place)] = -network.weights[i].astype(np.float64) * slope[:, None, :]
     return decay

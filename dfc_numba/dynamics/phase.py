@@ -1,20 +1,24 @@
 """One feedback phase, prepared for the kernels and run: shards over threads, sums in the order of a tree."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.special import log_softmax
 
 from dfc_numba.kernels import phase_state as kernel
-from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
+from dfc_numba.kernels import units
 from dfc_numba.kernels.feedback_phase import run_shard
 from dfc_numba.kernels.layout import Layout, dense_views, layout, pack, padded_rows
 from dfc_numba.kernels.multiply import add_outer
+from dfc_numba.model.activations import addresses
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.noise import as_key, given_draws
 from dfc_numba.model.products import shards_of
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN, PlasticityRule
+from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 from dfc_numba.support import memory, threads
 from dfc_numba.support.summation import TreeSum
 from dfc_numba.support.validation import instance, samples
@@ -33,11 +37,17 @@ class Phase:
     parameters: kernel.Parameters
     dynamics: kernel.Dynamics
     minibatch: kernel.Minibatch
+    seen: list | None = None
 
     @property
     def count(self):
         """Number of samples."""
         return len(self.x)
+
+    @property
+    def presynaptic_factors(self):
+        """What the weights of each layer learn with in the feedforward state: rates below, or formulas of them."""
+        return [self.x, *self.feedforward_rates[:-1]] if self.seen is None else self.seen
 
     @property
     def feedforward_rates(self):
@@ -47,9 +57,58 @@ class Phase:
     def without(self, inactive):
         """The same phase, with the samples of a boolean mask held at their feedforward state."""
         minibatch = self.minibatch._replace(active=self.minibatch.active & ~inactive)
-        return Phase(
-            self.network, self.controller, self.x, self.places, self.parameters, self.dynamics, minibatch
+        return replace(self, minibatch=minibatch)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a simulation beside its dynamics.
+
+    Attributes:
+        readout: `kernel.AVERAGE`, `kernel.FINAL`, or `kernel.NO_READOUT` for no update of the forward weights.
+        rule: the `PlasticityRule` of the forward weights. feedback_rule: that of the feedback weights, None for no update.
+        high_pass_gain: dt / tau_f of the feedback rule's filter, 0 for none.
+        variables: the `Variable` formulas that are recorded.
+    """
+
+    readout: int = kernel.NO_READOUT
+    rule: PlasticityRule = PLASTICITY_RULES["nonlinear_difference"]
+    feedback_rule: PlasticityRule | None = None
+    high_pass_gain: float = 0.0
+    variables: tuple = ()
+
+    def assign(self, phase, record_every=0):
+        """Return the phase with the loops that this task needs, and the task in the form that the kernels take."""
+        rule, feedback_rule = self.rule, self.feedback_rule
+        updates = self.readout != kernel.NO_READOUT
+        by_formula = feedback_rule is not None and feedback_rule.name != NOISE_DRIVEN
+        signal = feedback_rule.presynaptic_formula if by_formula else None
+        formulas = [rule] * updates + [feedback_rule] * by_formula + [*self.variables]
+        task = kernel.Task(
+            readout=self.readout,
+            factor_is_rate=rule.factor_is_rate,
+            factor_moves=not rule.factor_is_linear,
+            needs_start=any(formula.needs_start for formula in formulas),
+            presynaptic=self.readout == kernel.AVERAGE and rule.presynaptic_formula is not None,
+            learn_feedback=feedback_rule is not None,
+            feedback_factor=by_formula,
+            feedback_signal=0 if signal is None else units.signal_loop(signal),
+            high_pass_gain=self.high_pass_gain,
+            record_every=record_every,
+            records_formulas=bool(self.variables),
         )
+        parameters = phase.parameters._replace(loops=_loops(phase.network, self))
+        presynaptic = None
+        if rule.presynaptic_formula is not None:
+            rates = [phase.x, *phase.feedforward_rates[:-1]]
+            presynaptic = [evaluated(rule.presynaptic_formula, r) for r in rates]
+        return replace(phase, parameters=parameters, seen=presynaptic), task
+
+
+def evaluated(formula, rates):
+    """A formula of r at an array of rates, in float64."""
+    rates = np.asarray(rates, np.float64)
+    return np.broadcast_to(formula(rates), rates.shape).astype(np.float64)
 
 
 def prepare(network, x, target, controller, noise):
@@ -100,19 +159,43 @@ def _noise(network, controller, noise, count):
 
 def _pack_parameters(network, places, transposed):
     dtype = network.dtype
-    families, slopes = network.activation_codes(dtype)
     back = [w.T for w in network.weights[1:]]
     # the feedback phase needs no W_1, what it contributes does not change: its place is left as it is
     weights = memory.in_large_pages(places.weights[-1], dtype)
     pack(network.weights[1:], places.stride[2:], dtype, out=weights[places.weights[2] :])
     return kernel.Parameters(
-        families=families,
-        slopes=slopes,
-        argument_limit=ARGUMENT_LIMIT[dtype.itemsize],
+        loops=_loops(network, Task()),
         weights=weights,
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
     )
+
+
+def _loops(network, task):
+    """The loops of all layers for a `Task`."""
+    dtype, none = network.dtype, np.zeros(len(network.sizes), np.int64)
+    rule, feedback_rule = task.rule, task.feedback_rule
+    averages = task.readout == kernel.AVERAGE
+    post, pre = (rule.postsynaptic, rule.presynaptic_formula) if averages else (None, None)
+    # the basal voltage of the first layer stays, so phi(v) - phi(v_ff) is the deviation of its rate
+    first = ACTIVATIONS[network.activations[0]].form, dtype, None if rule.factor_is_rate else post, pre
+    steps = []
+    for saturated in (False, True):
+        step = partial(units.step_loop, saturated=saturated)
+        steps.append(addresses(network, step, dtype, post, pre))
+        steps[-1][1] = step(*first, first=averages)
+    final = task.readout == kernel.FINAL
+    by_formula = feedback_rule is not None and feedback_rule.name != NOISE_DRIVEN
+    variables = [addresses(network, units.unit_loop, dtype, variable.formula) for variable in task.variables]
+    return kernel.Loops(
+        constants=addresses(network, units.constants_loop, dtype),
+        step=steps[0],
+        step_saturated=steps[1],
+        derivative=addresses(network, units.derivative_loop, dtype),
+        factor=addresses(network, units.unit_loop, dtype, rule.postsynaptic) if final else none,
+        factor_of_feedback=addresses(network, units.unit_loop, dtype, feedback_rule.postsynaptic) if by_formula else none,
+        variables=np.array(variables, np.int64).reshape(-1, len(none)).T.copy(),
+    )  # fmt: skip
 
 
 def _dynamics(controller):
@@ -136,6 +219,7 @@ def _dynamics(controller):
         softmax=controller.error == "softmax",
         jacobian_feedback=controller.jacobian_feedback,
         leak_integral=controller.leak == "integral",
+        control_loop=controller.control_loop(),
     )
 
 
@@ -251,7 +335,7 @@ def _add_feedforward_part(phase, results, chosen):
     for i in range(2, len(sizes)):
         post, pre = (
             padded_rows(rows[chosen], places.stride[layer], dtype)
-            for rows, layer in ((factors[i - 1], i), (phase.feedforward_rates[i - 2], i - 1))
+            for rows, layer in ((factors[i - 1], i), (phase.presynaptic_factors[i - 1], i - 1))
         )
         add_outer(
             results.outer[0], places.outer_shard[i], sizes[i], 0, sizes[i],
@@ -296,5 +380,5 @@ def no_records(count, dtype):
     """Records of nothing, in the dtypes that records have: one type of arguments, one compilation."""
     outputs, layers = np.zeros(0), np.zeros(0, dtype)
     return kernel.Records(
-        np.full(count, -1), 0, 0, outputs, outputs, outputs, outputs, layers, layers, layers, layers
+        np.full(count, -1), 0, 0, outputs, outputs, outputs, outputs, layers, layers, layers, layers, layers
     )

@@ -4,22 +4,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dfc_numba.dynamics.phase import prepare
+from dfc_numba.dynamics.phase import Task, evaluated, prepare
 from dfc_numba.dynamics.simulation import Trajectory, run_recorded
 from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels import units
 from dfc_numba.kernels.layout import unpack
-from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.noise import as_key, given_draws
 from dfc_numba.model.products import bias_means, outer_means, outer_sums, shards_of
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN
+from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.steady import newton
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
+READOUT_CODES = {"average": kernel.AVERAGE, "final": kernel.FINAL}
 SOLVED = ("analytic", "newton")  # readouts that simulate nothing
-RULES = ("nonlinear_difference", "voltage_difference", "derivative_matrix")
 SAMPLES = ("all", "converged")
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
 # with which the noise-driven rule becomes the one-shot rule: u = r_L - r~_L after the second step
@@ -79,7 +82,7 @@ def forward_update(
             "newton": the steady state itself, where "final" ends after enough steps, or "analytic": the linearised steady
             state (DFC-SSA). The last two simulate nothing.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
-            phi'(v of the feedforward pass) (v - v_ff) "derivative_matrix".
+            phi'(v of the feedforward pass) (v - v_ff) "derivative_matrix"; or the name of a registered `dfc.PlasticityRule`.
         samples: "all", or "converged": a sample that has not converged contributes zero to the mean over all. With "newton"
             it has converged where `steady_state` says so.
         noise: as for `simulate`.
@@ -92,7 +95,7 @@ def forward_update(
         ValueError, TypeError: for arguments that do not fit, or that the readout cannot honour.
     """
     choice("readout", readout, READOUTS)
-    choice("rule", rule, RULES)
+    rule = find_rule("rule", rule)
     choice("samples", samples, SAMPLES)
     if readout in SOLVED:
         _refuse_simulation(readout, noise=noise, record=record)
@@ -103,22 +106,33 @@ def forward_update(
         return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
     sums, trajectory = run_recorded(
-        phase, _task(readout, rule), record, only_converged=samples == "converged"
+        phase, Task(READOUT_CODES[readout], rule), record, only_converged=samples == "converged"
     )
-    return _forward_update(phase, sums, readout, trajectory)
+    return _forward_update(phase, sums, readout, rule, trajectory)
 
 
-def _task(readout, rule, learn_feedback=False, high_pass_gain=0.0):
-    codes = {"average": kernel.AVERAGE, "final": kernel.FINAL, None: kernel.NO_READOUT}
-    return kernel.Task(codes[readout], RULES.index(rule), learn_feedback, high_pass_gain, 0)
+def find_rule(name, rule, weights="forward"):
+    """The `PlasticityRule` of a name, for the weights that it is asked for.
+
+    Raises:
+        ValueError: for an unknown name, or a rule of the other weights.
+    """
+    found = PLASTICITY_RULES.find(rule, name)
+    if found.weights != weights:
+        names = [other for other in PLASTICITY_RULES if PLASTICITY_RULES[other].weights == weights]
+        raise ValueError(
+            f"{name} = {rule!r} is a rule of the {found.weights} weights; allowed are {', '.join(names)}"
+        )
+    return found
 
 
-def _forward_update(phase, sums, readout, trajectory):
-    below = [phase.x, *phase.feedforward_rates[:-1]]
+def _forward_update(phase, sums, readout, rule, trajectory):
     if readout == "average":
-        weights, biases = _mean_over_time(phase, sums, below[0])
+        weights, biases = _mean_over_time(phase, sums, presynaptic_factors(rule, [phase.x])[0])
     else:
+        below = [phase.x, *phase.feedforward_rates[:-1]]
         below[1:] = [rate + deviation for rate, deviation in zip(below[1:], sums.rate[:-1], strict=True)]
+        below = presynaptic_factors(rule, below)
         weights, biases = outer_means(phase.network, sums.factor, below, phase.count)
     return ForwardUpdate(weights, biases, sums.converged, sums.diverged, trajectory)
 
@@ -130,6 +144,24 @@ def _mean_over_time(phase, sums, x):
     for i, w in enumerate(network.weights[1:], 2):
         weights.append(unpack(sums.outer[places.outer_shard[i] :], *w.shape))
     return [w / network.dtype.type(count) for w in weights], bias_means(network, sums.factor, count)
+
+
+def presynaptic_factors(rule, rates):
+    """The presynaptic factors of a `PlasticityRule` for a list of rates, in float64."""
+    formula = rule.presynaptic_formula
+    return rates if formula is None else [evaluated(formula, r) for r in rates]
+
+
+def postsynaptic_factor(rule, symbols):
+    """The postsynaptic factor of a `PlasticityRule` of one layer.
+
+    Args:
+        symbols: functions without arguments that give an array (B, n_i), by the name of the symbol.
+    """
+    names = units.arguments(rule.postsynaptic)
+    values = {name: symbols[name]() for name in names}
+    shape = np.shape(symbols["dv"]())
+    return np.broadcast_to(units.evaluate(rule.postsynaptic, values), shape)
 
 
 def _refuse_simulation(readout, **arguments):
@@ -157,14 +189,31 @@ def _analytic_update(network, x, target, controller, rule):
     feedforward = network.forward(x, dtype="float64")
     factors = []
     for i, name in enumerate(network.activations):
-        factor = steady.delta_v[i]
-        if rule == "nonlinear_difference":
-            factor = FUNCTIONS[name](steady.v[i]) - FUNCTIONS[name](steady.v[i] - factor)
-        elif rule == "derivative_matrix":
-            factor = DERIVATIVES[name](feedforward.v[i]) * factor
-        factors.append(factor)
-    below = [np.asarray(x, np.float64), *steady.r[:-1]]
+        symbols = unit_symbols(name, steady.v[i], steady.delta_v[i], steady.delta_v[i], feedforward.v[i])
+        factors.append(postsynaptic_factor(rule, symbols))
+    below = presynaptic_factors(rule, [np.asarray(x, np.float64), *steady.r[:-1]])
     return ForwardUpdate(*outer_means(network, factors, below, len(below[0])))
+
+
+def unit_symbols(activation, v, dv, v_fb, start, dr=None):
+    """What formulas of a unit may refer to, at a state of one layer, as functions without arguments.
+
+    Args:
+        v, dv, v_fb: arrays: somatic voltage, v - v_ff, apical voltage; v_fb may be a function that gives it.
+        start: voltages of the feedforward pass, or a function that gives them. dr: phi(v) - phi(v_ff), None to compute it.
+    """
+    return {
+        "v": lambda: v,
+        "v_ff": lambda: v - dv,
+        "v_fb": lambda: v_fb() if callable(v_fb) else v_fb,
+        "dv": lambda: dv,
+        "dr": lambda: phi(activation, v) - phi(activation, v - dv) if dr is None else dr,
+        "r": lambda: phi(activation, v),
+        "r_ff": lambda: phi(activation, v - dv),
+        "slope": lambda: phi_prime(activation, v),
+        "slope_ff": lambda: phi_prime(activation, v - dv),
+        "slope_0": lambda: phi_prime(activation, start() if callable(start) else start),
+    }
 
 
 def _newton_update(network, x, target, controller, rule, only_converged):
@@ -177,13 +226,15 @@ def _newton_update(network, x, target, controller, rule, only_converged):
 def _update_at_rest(solution, network, rule, kept=None):
     """The update of the samples `kept`, a mask, None for all; differences are those of the kernel, from which nothing has to be subtracted."""
     response = solution.equation.response
-    state = response.state()
-    factors = state.factor if rule == "nonlinear_difference" else state.drive
-    if rule == "derivative_matrix":
-        voltages = zip(network.activations, response.feedforward.v, strict=True)
-        factors = [DERIVATIVES[name](v) * f for (name, v), f in zip(voltages, factors, strict=True)]
-    rates = zip(response.feedforward.r[:-1], state.rate[:-1], strict=True)
-    below = [response.x, *(start + change for start, change in rates)]
+    state, start = response.state(), response.feedforward
+    factors = [
+        postsynaptic_factor(rule, unit_symbols(name, v_0 + change, drive, drive, v_0, factor))
+        for name, v_0, change, drive, factor in zip(
+            network.activations, start.v, state.v, state.drive, state.factor, strict=True
+        )
+    ]
+    rates = zip(start.r[:-1], state.rate[:-1], strict=True)
+    below = presynaptic_factors(rule, [response.x, *(r + change for r, change in rates)])
     count = len(response.x)
     factors, below = ([_only(array, kept) for array in arrays] for arrays in (factors, below))
     return ForwardUpdate(*outer_means(network, factors, below, count))
@@ -205,6 +256,7 @@ def feedback_update(
     high_pass=None,
     normalise=None,
     sigma_floor=SIGMA_FLOOR,
+    feedback_rule=NOISE_DRIVEN,
     record=None,
 ):
     """The update Delta Q of the feedback weights from noise, averaged over time and samples.
@@ -221,6 +273,8 @@ def feedback_update(
         high_pass: time constant tau_f of a high-pass filter on u, for the single-phase rule; None for none.
         normalise: (sigma of the hidden layers, of the output layer) to divide by; None takes the controller's.
         sigma_floor: what sigma_i is at least taken to be.
+        feedback_rule: name of a registered `dfc.PlasticityRule` of the feedback weights, whose factors take the place of
+            -v_fb_i(t) and u(t+1).
         record: as for `forward_update`.
 
     Returns:
@@ -231,10 +285,13 @@ def feedback_update(
         ValueError, TypeError: for arguments that do not fit.
     """
     phase = prepare(network, x, target, controller, noise)
-    task = _feedback_task(controller, None, "nonlinear_difference", high_pass)
+    task = Task(
+        feedback_rule=find_rule("feedback_rule", feedback_rule, "feedback"),
+        high_pass_gain=_high_pass_gain(controller, high_pass),
+    )
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record)
-    return _feedback_update(phase, sums, divisors, trajectory)
+    return _feedback_update(phase, sums, divisors, task.feedback_rule, trajectory)
 
 
 def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
@@ -273,7 +330,7 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
 
 def forward_and_feedback_update(
     network, x, target, controller, *, rule="nonlinear_difference", samples="all", noise=0, scaling=False, high_pass=None,
-    normalise=None, sigma_floor=SIGMA_FLOOR, record=None,
+    normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN, record=None,
 ):  # fmt: skip
     """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
 
@@ -287,27 +344,28 @@ def forward_and_feedback_update(
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    choice("rule", rule, RULES)
     choice("samples", samples, SAMPLES)
+    rule, feedback_rule = find_rule("rule", rule), find_rule("feedback_rule", feedback_rule, "feedback")
     phase = prepare(network, x, target, controller, noise)
-    task = _feedback_task(controller, "average", rule, high_pass)
+    task = Task(kernel.AVERAGE, rule, feedback_rule, _high_pass_gain(controller, high_pass))
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record, only_converged=samples == "converged")
-    forward = _forward_update(phase, sums, "average", trajectory)
-    return forward, _feedback_update(phase, sums, divisors, trajectory)
+    forward = _forward_update(phase, sums, "average", rule, trajectory)
+    return forward, _feedback_update(phase, sums, divisors, feedback_rule, trajectory)
 
 
-def _feedback_task(controller, readout, rule, high_pass):
+def _high_pass_gain(controller, high_pass):
+    """dt / tau_f of the feedback weights' filter, 0 without one."""
     if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned"
         )
     if high_pass is None:
-        return _task(readout, rule, True)
+        return 0.0
     time_constant = number(
         "high_pass, a time constant that dt has to resolve,", high_pass, least=controller.dt
     )
-    return _task(readout, rule, True, controller.dt / time_constant)
+    return controller.dt / time_constant
 
 
 def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
@@ -331,11 +389,13 @@ def _sigmas(normalise):
     return [number(f"normalise[{i}]", sigma) for i, sigma in enumerate(floats("normalise", normalise, (2,)))]
 
 
-def _feedback_update(phase, sums, divisors, trajectory):
+def _feedback_update(phase, sums, divisors, rule, trajectory):
+    # the kernel sums v_fb u^T for the published rule, whose sign is negative, and the factors of any other as they are
+    sign = -1.0 if rule.name == NOISE_DRIVEN else 1.0
     places, sizes, dtype = phase.places, phase.network.sizes, phase.network.dtype
     count = phase.controller.steps * phase.count
     updates = []
     for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
         transposed = unpack(sums.outer_feedback[places.outer_feedback[i] :], sizes[-1], n)
-        updates.append(np.ascontiguousarray(transposed.T) * dtype.type(-1.0 / (count * divisor)))
+        updates.append(np.ascontiguousarray(transposed.T) * dtype.type(sign / (count * divisor)))
     return FeedbackUpdate(updates, trajectory)

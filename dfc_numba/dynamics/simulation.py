@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dfc_numba.dynamics.phase import prepare, run
+from dfc_numba import registry
+from dfc_numba.dynamics.phase import Task, prepare, run
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
@@ -14,9 +15,6 @@ from dfc_numba.support import memory
 from dfc_numba.support.validation import instance
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
-IDLE = kernel.Task(
-    kernel.NO_READOUT, kernel.NONLINEAR_DIFFERENCE, False, 0.0, 0
-)  # simulates and makes no update
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Trajectory(Storable):
         e: (T, B, n_L) control error r* - r_L, or r* - softmax(r_L), in float64 for either dtype of the network.
         noise: list of (T, B, n_i): the standard normal draws that drove the step to each time point.
         samples: (B,) positions of the samples in the minibatch.
+        formulas: name of a registered `dfc.Variable` -> list of (T, B, n_i), for those that were recorded.
         recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
 
     A variable that was not recorded is None.
@@ -52,6 +51,7 @@ class Trajectory(Storable):
     e: np.ndarray | None = None
     noise: list | None = None
     samples: np.ndarray | None = None
+    formulas: dict = field(default_factory=dict)
     recipe: Recipe | None = field(default=None, repr=False)
 
 
@@ -75,7 +75,7 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
-    _, trajectory = run_recorded(phase, IDLE, record)
+    _, trajectory = run_recorded(phase, Task(), record)
     recipe = Recipe(
         network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
         noise=_kept_noise(phase, noise),
@@ -90,15 +90,18 @@ def run_recorded(phase, task, record, *, only_converged=False):
         ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
     """
     if record is None:
-        return run(phase, task, only_converged=only_converged), None
-    instance("record", record, Record).require_only(Variable.__args__, "a feedback phase")
+        return run(*task.assign(phase), only_converged=only_converged), None
+    instance("record", record, Record).require_only((*Variable.__args__, *registry.VARIABLES), "a feedback phase")
     if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
         raise ValueError(
             "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
         )
+    formulas = tuple(
+        registry.VARIABLES[name] for name in record.names() if name not in Variable.__args__
+    )
     records = _allocate(phase, record)
-    task = task._replace(record_every=record.every)
-    sums = run(phase, task, records=records, only_converged=only_converged)
+    phase, assigned = replace(task, variables=formulas).assign(phase, record.every)
+    sums = run(phase, assigned, records=records, only_converged=only_converged)
     return sums, _trajectory(phase, record, records, sums)
 
 
@@ -111,7 +114,7 @@ def recorded_bytes(network, controller, count, record):
         "e": outputs,
         "error": 8,
     }
-    return (controller.steps // record.every + 1) * count * sum(each[name] for name in record.names())
+    return (controller.steps // record.every + 1) * count * sum(each.get(name, layers) for name in record.names())
 
 
 def _allocate(phase, record):
@@ -132,7 +135,9 @@ def _allocate(phase, record):
         )
         for name in VARIABLES
     }
-    return kernel.Records(row=rows, count=count, times=times, **arrays)
+    formulas = sum(name not in Variable.__args__ for name in record.names())
+    formulas = memory.uninitialised(formulas * times * count * units, phase.network.dtype)
+    return kernel.Records(row=rows, count=count, times=times, formulas=formulas, **arrays)
 
 
 def _rows(record, samples):
@@ -157,8 +162,11 @@ def _trajectory(phase, record, records, sums):
     arrays["error"] = records.error.reshape(times, count) if records.error.size else None
     if "noise" in record.names():
         arrays["noise"] = _noise(phase, step, chosen)
+    names = [name for name in record.names() if name not in Variable.__args__]
+    flats = records.formulas.reshape(len(names), -1) if names else ()
+    formulas = {name: dense_views(flat, count, sizes, times) for name, flat in zip(names, flats, strict=True)}
     return Trajectory(
-        time=step * phase.controller.dt, step=step, **arrays, samples=chosen,
+        time=step * phase.controller.dt, step=step, **arrays, samples=chosen, formulas=formulas,
         converged=sums.converged[chosen], diverged=sums.diverged[chosen],
     )  # fmt: skip
 

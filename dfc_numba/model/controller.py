@@ -76,6 +76,10 @@ class Controller:
             )
         return self
 
+    def control_loop(self):
+        """The address of the controller's step where it has further terms, else 0."""
+        return 0
+
     def _resolved_time_constants(self):
         """Names of the time constants that the Euler steps of this phase have to resolve."""
         names = ["tau_apical", "tau_noise", "tau_control"] + ([] if self.instant_dynamics else ["tau_v"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dfc_numba.model.activations import DERIVATIVES
+from dfc_numba.model.activations import phi_prime
 
 PIECE_BYTES = 64e6  # of the Jacobians that are held at a time
 
@@ -12,7 +12,7 @@ def of_output(network, voltages):
 
     J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))
     """
-    slopes = [DERIVATIVES[name](v) for name, v in zip(network.activations, voltages, strict=True)]
+    slopes = [phi_prime(name, v) for name, v in zip(network.activations, voltages, strict=True)]
     blocks = [np.eye(network.sizes[-1]) * slopes[-1][:, None, :]]
     for i in reversed(range(len(slopes) - 1)):
         above = network.weights[i + 1].astype(np.float64)

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba.kernels.feedforward import ACTIVATIONS, feedforward
+from dfc_numba.kernels.feedforward import feedforward
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
+from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model import jacobian
+from dfc_numba.model.activations import addresses
 from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
+from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, threads
 from dfc_numba.support.validation import (
     as_array,
@@ -138,10 +141,8 @@ class Network:
             [hidden_activation] * (depth - 1) if isinstance(hidden_activation, str) else hidden_activation
         )
         _check_length("hidden_activation", hidden, depth - 1)
-        self._hidden_activations = tuple(
-            choice("hidden_activation", name, tuple(ACTIVATIONS)) for name in hidden
-        )
-        self._output_activation = choice("output_activation", output_activation, tuple(ACTIVATIONS))
+        self._hidden_activations = tuple(ACTIVATIONS.find(name, "hidden_activation").name for name in hidden)
+        self._output_activation = ACTIVATIONS.find(output_activation, "output_activation").name
         self._allocate(biases is not None)
         self.weights.fill(weights)
         self.feedback.fill(feedback)
@@ -261,7 +262,7 @@ class Network:
         x = samples("x", x, self.sizes[0], dtype=dtype)
         places = layout(self.sizes, dtype)
         count = len(x)
-        families, slopes = self.activation_codes(dtype)
+        activations = addresses(self, rate_loop, dtype)
         weights = pack(self.weights, places.stride[1:], dtype)
         biases = (
             np.zeros(places.dense[-1], dtype)
@@ -274,7 +275,7 @@ class Network:
 
         def run(shard):
             first, rows = shards[shard]
-            feedforward(places, families, slopes, weights, biases, padded, first, rows, count, v, r)
+            feedforward(places, activations, weights, biases, padded, first, rows, count, v, r)
 
         threads.run(len(shards), run, work=2.0 * count * sum(w.size for w in self.weights))
         return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
@@ -282,12 +283,6 @@ class Network:
     def predict(self, x, *, dtype=None):
         """Output rates (B, n_L) for inputs (B, n_0)."""
         return self.forward(x, dtype=dtype).r[-1]
-
-    def activation_codes(self, dtype):
-        """Families and slopes of phi_1 .. phi_L as the kernels take them; index 0 is unused."""
-        codes = [(0, 0.0)] + [ACTIVATIONS[name] for name in self.activations]
-        families, slopes = zip(*codes, strict=True)
-        return np.array(families), np.array(slopes, dtype)
 
     def set_feedback(self, kind, x=None, *, damping=0.0):
         """Replace the feedback weights by a function of the forward weights.

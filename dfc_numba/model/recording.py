@@ -4,14 +4,25 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from dfc_numba import registry
 from dfc_numba.support import filing
 from dfc_numba.support.options import Count, options
+from dfc_numba.support.wording import nearest
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
 InversionVariable = Literal["r_x", "r_y"]
 VARIABLES = Variable.__args__[:-1]  # what the kernel of a feedback phase records
+
+
+def _known_variable(name):
+    """The name, if it is that of a variable of any simulation, built-in or registered."""
+    names = (*Variable.__args__, *InversionVariable.__args__)
+    if name not in names and name not in registry.VARIABLES:
+        names = (*names, *registry.VARIABLES)
+        raise ValueError(f"must be one of {', '.join(map(repr, names))}{nearest(name, names)}")
+    return name
 
 
 @options
@@ -20,7 +31,7 @@ class Record:
 
     Args:
         variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
-            "r_y"; None keeps all but the noise.
+            "r_y", or the name of a registered `dfc.Variable`; None keeps all that is built in but the noise.
         samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
 
@@ -28,7 +39,7 @@ class Record:
         ValueError: for an unknown variable, or numbers that are not allowed.
     """
 
-    variables: tuple[Literal[Variable, InversionVariable], ...] | None = None
+    variables: tuple[Annotated[str, AfterValidator(_known_variable)], ...] | None = None
     samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     every: Count = 1
 

@@ -6,12 +6,14 @@ from typing import Literal
 import numpy as np
 
 from dfc_numba.dynamics.phase import prepare
-from dfc_numba.dynamics.plasticity import RULES
+from dfc_numba.dynamics.plasticity import find_rule
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.online_state import Learning
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
+from dfc_numba.kernels.units import signal_loop
 from dfc_numba.model.noise import as_key
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.online.memory import OnlineState
 from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.simulation import Simulation
@@ -46,8 +48,8 @@ class OnlineRun:
 
 
 def simulate_online(
-    network, stream, controller, *, tau_w=None, tau_q=None, rule="nonlinear_difference", feedback_decay=0.0, high_pass=None,
-    reset="none", noise=None, state=None, steps=None, record=None, record_weights=None,
+    network, stream, controller, *, tau_w=None, tau_q=None, rule="nonlinear_difference", feedback_rule=NOISE_DRIVEN,
+    feedback_decay=0.0, high_pass=None, reset="none", noise=None, state=None, steps=None, record=None, record_weights=None,
 ):  # fmt: skip
     """Simulate a stream of inputs with forward and feedback weights that learn at every Euler step.
 
@@ -73,7 +75,9 @@ def simulate_online(
         controller: a `Controller`.
         tau_w, tau_q: time constants of the forward and the feedback weights, at least dt; None keeps them as they are.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
-            phi'(v_ff) (v - v_ff) "derivative_matrix", with the basal voltage v_ff of the same time.
+            phi'(v_ff) (v - v_ff) "derivative_matrix", with the basal voltage v_ff of the same time; or the name of a
+            registered `dfc.PlasticityRule`, whose slope_0 is that phi'(v_ff), too.
+        feedback_rule: name of a registered rule of the feedback weights, whose factors take the place of -v_fb and u.
         feedback_decay: beta, the decay of the feedback weights. high_pass: time constant tau_f of a high-pass filter on
             the u that they learn from (single-phase rule of Strong-DFC, Meulemans et al. 2022), at least dt.
         reset: "none", or "segment" to begin every segment at the feedforward state of its first input.
@@ -96,8 +100,9 @@ def simulate_online(
     segments, first, total = read(stream, network, instance("controller", controller, Controller), steps)
     _require_length(total, noise, record, record_weights)
     phase = _prepared(network, first, controller, noise, total)
-    learning = _learning(phase, tau_w, tau_q, rule, feedback_decay, high_pass)
-    simulation = Simulation(phase, learning, state, total, record, record_weights)
+    rules = find_rule("rule", rule), find_rule("feedback_rule", feedback_rule, "feedback")
+    learning = _learning(phase, tau_w, tau_q, *rules, feedback_decay, high_pass)
+    simulation = Simulation(phase, learning, *rules, state, total, record, record_weights)
     for segment in segments:
         simulation.run(segment, restarts=reset == "segment" or (segment is first and state is None))
         if simulation.diverged or simulation.steps == total:
@@ -141,10 +146,9 @@ def _prepared(network, segment, controller, noise, total):
     return prepare(network, segment.x[0], target, controller, noise)
 
 
-def _learning(phase, tau_w, tau_q, rule, feedback_decay, high_pass):
-    choice("rule", rule, RULES)
+def _learning(phase, tau_w, tau_q, rule, feedback_rule, feedback_decay, high_pass):
     decay = number("feedback_decay", feedback_decay)
-    _refuse_unused(tau_w, tau_q, rule, decay, high_pass)
+    _refuse_unused(tau_w, tau_q, rule, feedback_rule, decay, high_pass)
     if tau_q is not None and phase.controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback the layers receive J^T u and the feedback weights are not used; tau_q has to be None"
@@ -158,22 +162,26 @@ def _learning(phase, tau_w, tau_q, rule, feedback_decay, high_pass):
             f"feedback_decay = {decay:g} with tau_q = {tau_q:g} overshoots zero in a step of dt = {phase.controller.dt:g}; "
             "choose feedback_decay <= tau_q / dt"
         )
+    signal = feedback_rule.presynaptic_formula
     return Learning(
         weights=tau_w is not None,
         biases=phase.network.biases is not None,
         feedback=tau_q is not None,
-        rule=RULES.index(rule),
+        presynaptic=rule.presynaptic_formula is not None,
+        feedback_signal=0 if signal is None else signal_loop(signal),
         weight_gain=weight_gain / phase.count,
-        feedback_gain=feedback_gain / phase.count,
+        # the kernel takes what the feedback weights learn with the sign of the published rule, -v_fb u^T
+        feedback_gain=(feedback_gain if feedback_rule.name == NOISE_DRIVEN else -feedback_gain) / phase.count,
         feedback_keep=1.0 - feedback_gain * decay,
         high_pass_gain=high_pass_gain,
     )
 
 
-def _refuse_unused(tau_w, tau_q, rule, decay, high_pass):
-    if tau_w is None and rule != RULES[0]:
-        raise ValueError(f"rule={rule!r} is for forward weights that learn; set tau_w, or leave it out")
-    for name, given in (("feedback_decay", decay > 0), ("high_pass", high_pass is not None)):
+def _refuse_unused(tau_w, tau_q, rule, feedback_rule, decay, high_pass):
+    if tau_w is None and rule.name != "nonlinear_difference":
+        raise ValueError(f"rule={rule.name!r} is for forward weights that learn; set tau_w, or leave it out")
+    feedback = {"feedback_decay": decay > 0, "high_pass": high_pass is not None}
+    for name, given in (feedback | {"feedback_rule": feedback_rule.name != NOISE_DRIVEN}).items():
         if given and tau_q is None:
             raise ValueError(f"{name} is for feedback weights that learn; set tau_q, or leave it out")
 

@@ -46,16 +46,14 @@ class OnlineMemory:
         arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: a `kernel.Layer` for each.
     """
 
-    def __init__(self, network, layout, count, *, transposed):
-        families, slopes = network.activation_codes(network.dtype)
-        table, self.places, work, control = kernel.arrange(layout, families, count, transposed)
+    def __init__(self, network, layout, count, loops, *, transposed, presynaptic):
+        table, self.places, work, control = kernel.arrange(layout, loops, count, transposed, presynaptic)
         self.layers = [kernel.Layer(*map(int, row)) for row in table[1:]]
         self.arrays = kernel.Memory(
             memory.in_large_pages(work, network.dtype), np.zeros(control), np.zeros(3, np.int64), table
         )
         self.arrays.work[:] = 0
         for i, layer in enumerate(self.layers):
-            self._write(layer.slope, slopes[i + 1 : i + 2])
             self._pack(layer.weights, network.weights[i], layer)
             self._pack(layer.feedback, network.feedback[i], layer)
             self._write(layer.biases, network.biases[i] if network.biases is not None else [])

@@ -4,9 +4,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from dfc_numba import registry
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.kernels.online_state import Records
+from dfc_numba.kernels.units import online_unit_loop
+from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
 from dfc_numba.support.validation import choice, instance, whole_number
@@ -46,7 +49,8 @@ class Recorder:
         self.every = instance("record", record, Record).every
         wanted = VARIABLES if record.variables is None else record.variables
         for variable in wanted:
-            choice("a variable of record", variable, VARIABLES)
+            choice("a variable of record", variable, (*VARIABLES, *registry.VARIABLES))
+        self._names = [name for name in wanted if name not in VARIABLES]
         self.records = _allocate(wanted, _rows(record.samples, samples), steps // self.every + 1, network)
 
     def trajectory(self, steps, first_step, dt):
@@ -57,7 +61,14 @@ class Recorder:
         arrays = {name: self._array(name, points) for name in VARIABLES}
         step = first_step + np.arange(points) * self.every
         arrays = dict.fromkeys(field.name for field in fields(Trajectory)) | arrays
-        return Trajectory(**arrays | {"time": step * dt, "step": step})
+        return Trajectory(**arrays | {"time": step * dt, "step": step, "formulas": self._formulas(points)})
+
+    def _formulas(self, points):
+        """The variables that are formulas, by name."""
+        flats = self.records.formulas.reshape(len(self._names), -1) if self._names else ()
+        views = (dense_views(flat, self.records.count, self._sizes, self.records.times) for flat in flats)
+        pairs = zip(self._names, views, strict=True)
+        return {name: [layer[:points] for layer in layers] for name, layers in pairs}
 
     def _array(self, name, points):
         """A variable as the user sees it."""
@@ -80,12 +91,18 @@ def _allocate(wanted, rows, times, network):
     )
     kinds = {name: np.dtype(np.float64) if name in OUTPUT_VARIABLES else network.dtype for name in VARIABLES}
     memory.require(
-        sum(times * count * lengths[name] * kinds[name].itemsize for name in wanted),
+        times * count * sum(lengths.get(name, units) * kinds.get(name, network.dtype).itemsize for name in wanted),
         f"a trajectory of {times} time points, {count} samples, {units} units",
         "record fewer variables, samples or time points with record=Record(...)",
     )
     sizes = {name: times * count * lengths[name] if name in wanted else 0 for name in VARIABLES}
-    return Records(rows, count, times, **{name: np.zeros(sizes[name], kinds[name]) for name in VARIABLES})
+    arrays = {name: np.zeros(sizes[name], kinds[name]) for name in VARIABLES}
+    formulas = [registry.VARIABLES[name].formula for name in wanted if name not in VARIABLES]
+    loops = [addresses(network, online_unit_loop, network.dtype, formula) for formula in formulas]
+    return Records(
+        rows, count, times, **arrays, formulas=np.zeros(len(formulas) * times * count * units, network.dtype),
+        variables=np.array(loops, np.int64).reshape(-1, len(network.sizes)).T.copy(),
+    )  # fmt: skip
 
 
 def _rows(chosen, samples):

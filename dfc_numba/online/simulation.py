@@ -3,9 +3,12 @@
 import numpy as np
 
 from dfc_numba.kernels import online_state as kernel
+from dfc_numba.kernels import units
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.online import run_steps, settle
 from dfc_numba.kernels.phase_state import KEYED_NOISE
+from dfc_numba.model.activations import addresses
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.online.memory import OnlineMemory, OnlineState
 from dfc_numba.online.records import Recorder, WeightRecorder
 from dfc_numba.support.validation import instance
@@ -22,10 +25,18 @@ class Simulation:
         memory: an `OnlineMemory`, in which nothing is pending between two segments.
     """
 
-    def __init__(self, phase, learning, state, total, record, record_weights):
+    def __init__(self, phase, learning, rule, feedback_rule, state, total, record, record_weights):
+        """Prepare the steps.
+
+        Args:
+            rule, feedback_rule: the `PlasticityRule` of the forward and of the feedback weights.
+        """
         self.steps, self.diverged = 0, False
-        jacobian = phase.controller.jacobian_feedback
-        self.memory = OnlineMemory(phase.network, phase.places, phase.count, transposed=jacobian)
+        self._presynaptic = rule.presynaptic_formula
+        self.memory = OnlineMemory(
+            phase.network, phase.places, phase.count, _loops(phase.network, rule, feedback_rule),
+            transposed=phase.controller.jacobian_feedback, presynaptic=learning.presynaptic,
+        )  # fmt: skip
         if state is not None:
             self.memory.resume(instance("state", state, OnlineState))
         self._total, self._dt = total, phase.controller.dt
@@ -43,7 +54,7 @@ class Simulation:
         end = segment.steps if self._total is None else min(segment.steps, self._total - self.steps)
         self._check_step_numbers(end)
         target = segment.resolved(self.current_network)
-        packed = _packed_segment(segment, target, self._plan.learning, restarts)
+        packed = _packed_segment(segment, target, self._plan.learning, self._presynaptic, restarts)
         done = 0
         while done < end and not self.diverged:
             self._keep_weights()
@@ -106,15 +117,33 @@ def _noise(phase):
     )  # fmt: skip
 
 
-def _packed_segment(segment, target, learning, restarts):
+def _loops(network, rule, feedback_rule):
+    """(step, phi', postsynaptic factor of the feedback weights) of each layer: addresses of loops."""
+    dtype = network.dtype
+    by_formula = feedback_rule.name != NOISE_DRIVEN
+    step = addresses(
+        network, units.online_step_loop, dtype, rule.postsynaptic, rule.presynaptic_formula
+    )
+    derivative = addresses(network, units.online_unit_loop, dtype, units.slope_at_soma)
+    factor = (
+        addresses(network, units.online_unit_loop, dtype, feedback_rule.postsynaptic)
+        if by_formula
+        else np.zeros_like(step)
+    )
+    return list(zip(step[1:], derivative[1:], factor[1:], strict=True))
+
+
+def _packed_segment(segment, target, learning, presynaptic, restarts):
     """A segment in flat arrays. Held inputs of more samples than inputs are no saving, so W_1 learns at every step then."""
     x, gram = segment.x, np.zeros(0)
+    seen = x if presynaptic is None else np.broadcast_to(presynaptic(x), x.shape).astype(x.dtype)
     moves, (count, inputs) = len(x) > 1, x.shape[1:]
     still = not moves and (count <= inputs or not learning.weights)
     if still:
-        held = x[0].astype(np.float64)
-        gram = np.einsum("ik,jk->ij", held, held).ravel() + learning.biases
-    return kernel.Segment(_flat(x), _flat(target), moves, len(target) > 1, still, gram, restarts)
+        held, factors = x[0].astype(np.float64), seen[0].astype(np.float64)
+        gram = np.einsum("ik,jk->ij", held, factors).ravel() + learning.biases
+    seen = _flat(seen) if presynaptic is not None else np.zeros(0, x.dtype)
+    return kernel.Segment(_flat(x), seen, _flat(target), moves, len(target) > 1, still, gram, restarts)
 
 
 def _flat(array):

@@ -16,7 +16,8 @@ import numpy as np
 from dfc_numba.kernels.feedforward import ACTIVATIONS
 from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
-from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.kernels.units import rate_loop
+from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
@@ -238,8 +239,7 @@ class _Passes:
             self.base = [self._source(i, activity.v[-1]) for i in hidden]
         if self.corrects:
             self.lowered = [mapped_voltage(mappings, i, self.base[i]) for i in hidden]
-            g = FUNCTIONS[options.activation]
-            self.corrections = [activity.r[i] - g(self.lowered[i]) for i in hidden]
+            self.corrections = [activity.r[i] - phi(options.activation, self.lowered[i]) for i in hidden]
 
     def up(self, i, noise):
         """(voltages, rates) where the perturbed pass from hidden layer i + 1 ends, and the perturbed rates."""
@@ -259,20 +259,19 @@ class _Passes:
             return rates, voltages, returned[-1]
         upper = self._source(i, voltage)
         raised = mapped_voltage(self.mappings, i, upper)
-        returned = FUNCTIONS[self.options.activation](raised)
+        returned = phi(self.options.activation, raised)
         return upper, raised, returned + self.corrections[i] if self.corrects else returned
 
     def gradient(self, i, factor, raised, upper):
         """The gradient of the loss with respect to weights and biases of g_i; factor: that for the reconstruction."""
-        slope = DERIVATIVES[self.options.activation]
-        post = factor * slope(raised)
+        post = factor * phi_prime(self.options.activation, raised)
         if not self.corrects:
             return post.T @ upper, post.sum(axis=0)
         if (
             self.options.rule in LINEAR
         ):  # the slopes agree, so that the difference of what is read keeps its digits
             return post.T @ (upper - self.base[i]), np.zeros_like(post[0])
-        still = factor * slope(self.lowered[i])
+        still = factor * phi_prime(self.options.activation, self.lowered[i])
         return post.T @ upper - still.T @ self.base[i], post.sum(axis=0) - still.sum(axis=0)
 
     def _source(self, i, voltage):
@@ -307,7 +306,7 @@ def read_output(mappings, i, voltage, options):
     source = voltage
     if options.rule == "ddtp_rhl" and i < len(mappings.weights) - 1:
         source = _random_layer(mappings, voltage)
-    return FUNCTIONS[options.activation](mapped_voltage(mappings, i, source))
+    return phi(options.activation, mapped_voltage(mappings, i, source))
 
 
 def mapped_voltage(mappings, i, source):
@@ -328,25 +327,23 @@ def _random_layer(mappings, voltage):
 
 
 def _forward_chain(network):
-    families, slopes = network.activation_codes(network.dtype)
     places = layout(network.sizes, network.dtype)
     biases = np.zeros(places.dense[-1], network.dtype)
     if network.biases is not None:
         biases = np.concatenate(network.biases)
-    return Chain(places, families, slopes, pack(network.weights, places.stride[1:], network.dtype), biases)
+    activations = addresses(network, rate_loop, network.dtype)
+    return Chain(places, activations, pack(network.weights, places.stride[1:], network.dtype), biases)
 
 
 def feedback_chain(network, mappings, options, dtype):
     """The mappings of the layerwise rules as a chain from the output down; layer j of it is layer L - j of the network."""
     sizes = network.sizes[:0:-1]
     places = layout(sizes, dtype)
-    family, slope = ACTIVATIONS[options.activation]
-    depth = len(sizes) - 1
-    families, slopes = np.full(depth + 1, family), np.full(depth + 1, slope, dtype)
+    activations = np.full(len(sizes), rate_loop(ACTIVATIONS[options.activation].form, np.dtype(dtype)))
     biases = np.zeros(places.dense[-1], dtype)
     if mappings.biases is not None:
         biases = np.concatenate(mappings.biases[::-1]).astype(dtype)
-    return Chain(places, families, slopes, pack(mappings.weights[::-1], places.stride[1:], dtype), biases)
+    return Chain(places, activations, pack(mappings.weights[::-1], places.stride[1:], dtype), biases)
 
 
 def run_chain(chain, begin, end, x, *, shifts=None, noise=None):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfc_numba.model.activations import DERIVATIVES, FUNCTIONS
+from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Activity, Network
 from dfc_numba.model.targets import as_targets, output_gradient
 from dfc_numba.relatives.feedback_mappings import (
@@ -132,7 +132,7 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
     with threads.one_thread():
         rate_jacobians = _rate_jacobians(network, activity)
         for i, (jacobian, below) in enumerate(zip(rate_jacobians, [x, *activity.r[:-1]], strict=True)):
-            jacobian = jacobian * DERIVATIVES[network.activations[i]](activity.v[i])[:, None, :]
+            jacobian = jacobian * phi_prime(network.activations[i], activity.v[i])[:, None, :]
             voltages.append(-_least_norm(jacobian, gradient, damping))
             inputs = below if network.biases is None else np.column_stack([below, np.ones(len(x))])
             stacked = np.einsum("bki,bj->bkij", jacobian, inputs).reshape(gradient.size, -1)
@@ -156,7 +156,7 @@ def _rate_jacobians(network, activity):
     count, outputs = activity.r[-1].shape
     jacobians = [np.broadcast_to(np.eye(outputs), (count, outputs, outputs))]
     for i in reversed(range(1, len(network.weights))):
-        slopes = DERIVATIVES[network.activations[i]](activity.v[i])[:, None, :]
+        slopes = phi_prime(network.activations[i], activity.v[i])[:, None, :]
         jacobians.insert(0, (jacobians[0] * slopes) @ _double(network.weights[i]))
     return jacobians
 
@@ -173,9 +173,10 @@ def _output_voltage(network, activity, output):
 def _back_through_layers(network, mappings, activity, output, options):
     """The targets h_1* .. h_L* that follow from h_L* layer by layer."""
     chain = feedback_chain(network, mappings, options, np.float64)
-    g = FUNCTIONS[options.activation]
     hidden = reversed(range(len(mappings.weights)))
-    shifts = [activity.r[i] - g(mapped_voltage(mappings, i, activity.r[i + 1])) for i in hidden]
+    lowered = [mapped_voltage(mappings, i, activity.r[i + 1]) for i in hidden]
+    hidden = reversed(range(len(mappings.weights)))
+    shifts = [activity.r[i] - phi(options.activation, v) for i, v in zip(hidden, lowered, strict=True)]
     shifts = np.concatenate([shift.ravel() for shift in shifts])
     _, rates, _ = run_chain(chain, 0, len(network.weights) - 1, output, shifts=shifts)
     return [*rates[::-1], output]
@@ -218,7 +219,7 @@ def local_updates(network, x, targets):
     weights, biases = [], []
     with threads.one_thread():
         for i, shift in enumerate(targets.shifts):
-            factor = scale * DERIVATIVES[network.activations[i]](activity.v[i]) * shift
+            factor = scale * phi_prime(network.activations[i], activity.v[i]) * shift
             factor, rates = factor.astype(network.dtype), below[i].astype(network.dtype)
             weights.append(factor.T @ rates)
             biases.append(factor.sum(axis=0))

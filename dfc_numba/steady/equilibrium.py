@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.model import jacobian
-from dfc_numba.model.activations import FUNCTIONS
+from dfc_numba.model.activations import phi
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.steady import newton
@@ -181,6 +181,6 @@ def _propagate(network, x, delta_v):
             0.0 if network.biases is None else network.biases[i]
         )
         voltages.append(basal + delta_v[i])
-        rates.append(FUNCTIONS[name](voltages[-1]))
+        rates.append(phi(name, voltages[-1]))
         below = rates[-1]
     return voltages, rates

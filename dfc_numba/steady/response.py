@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels import newton as kernel
-from dfc_numba.kernels.elementwise import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import dense_views, layout, pack
+from dfc_numba.kernels.units import constants_loop, derivative_of_rate_loop, step_loop
+from dfc_numba.model.activations import addresses
 from dfc_numba.model.network import feedforward_state
+from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.support import memory, threads
 
 
@@ -47,11 +49,20 @@ class Response:
         """The packed network in `dtype`, made when it is first needed."""
         if dtype not in self._chains:
             network, places = self._network, layout(self._network.sizes, dtype)
-            families, slopes = network.activation_codes(dtype)
             weights = pack(network.weights[1:], places.stride[2:], dtype)
             feedback = pack(network.feedback, places.stride[1:], dtype)
-            self._chains[dtype] = kernel.Chain(places, families, slopes, weights, feedback)
+            self._chains[dtype] = kernel.Chain(places, *self._loops(), weights, feedback)
         return self._chains[dtype]
+
+    def _loops(self):
+        """The loops of `kernel.Chain`, for the states, which are in float64."""
+        rule, double = PLASTICITY_RULES["nonlinear_difference"].postsynaptic, np.dtype(np.float64)
+        return (
+            addresses(self._network, constants_loop, double),
+            addresses(self._network, step_loop, double, rule),
+            addresses(self._network, step_loop, double),
+            addresses(self._network, derivative_of_rate_loop, double),
+        )
 
     def _begin(self):
         """Put all samples into the feedforward state; returns the constants that differences from it are made with."""
@@ -60,9 +71,7 @@ class Response:
         constants = np.empty(3 * len(self.x) * chain.layout.rows[-1])
 
         def run(first, count):
-            kernel.begin(
-                chain, voltages, ARGUMENT_LIMIT[8], constants, self._v, self._slope, first, count
-            )  # fmt: skip
+            kernel.begin(chain, voltages, constants, self._v, self._slope, first, count)
 
         self._run(run, len(self.x), 1)
         return constants

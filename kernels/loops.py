@@ -1,0 +1,273 @@
+"""Loops over arrays, compiled from formulas when the program runs and called by kernels through their address.
+
+A `Kind` of loop says which arrays and numbers a loop takes; `Kind.call(address, count, array, start, ..., number, ...)` is
+what kernels call, `Kind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
+is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
+trace emits, so that the same formula under another name is compiled once; with a folder it is kept across processes.
+
+A formula takes one argument with the inputs as attributes, which are loaded where they are used, and returns its outputs
+in their order, None for one that this loop does not write.
+"""
+
+import ctypes
+import hashlib
+import inspect
+from functools import cached_property
+from itertools import count as numbers
+
+import llvmlite
+import numba
+import numpy as np
+from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.simd import (
+    INDEX,
+    REGISTER_BYTES,
+    Vector,
+    data_pointer,
+    emit_loop,
+    lanes,
+    scalar_type,
+    splat,
+)
+from llvmlite import ir
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+DOUBLE = ir.DoubleType()
+
+
+class Kind:
+    """The arguments that all loops of a kind have in common.
+
+    Args:
+        outputs, inputs: names of one-dimensional arrays of one floating dtype; "name*k" stands for k planes of `count`
+            elements behind one start. scalars: names of numbers. `count` is a multiple of the register width.
+    """
+
+    def __init__(self, name, outputs, inputs, scalars=()):
+        self.name, self.scalars = name, tuple(scalars)
+        self.outputs, self.inputs = ([_parsed(item) for item in group] for group in (outputs, inputs))
+
+    @cached_property
+    def call(self):
+        """The call from compiled code: call(address, count, array, start, ..., scalar, ...)."""
+        if JIT_DISABLED:
+            return lambda address, count, *values: _INTERPRETED[address](count, *values)
+        arrays = len(self.outputs) + len(self.inputs)
+
+        def definition(typingctx, address, count, *values):
+            array_types = values[: 2 * arrays : 2]
+            places = [part for array in array_types for part in (array, types.intp)]
+            signature = types.void(types.intp, types.intp, *places, *([types.float64] * len(self.scalars)))
+
+            def generate(context, builder, sig, values):
+                address, count, *values = values
+                pointers = [
+                    builder.gep(data_pointer(context, builder, kind, values[2 * i]), [values[2 * i + 1]])
+                    for i, kind in enumerate(array_types)
+                ]
+                scalars = values[2 * arrays :]
+                function = ir.FunctionType(
+                    ir.VoidType(), [INDEX, *(p.type for p in pointers), *(s.type for s in scalars)]
+                )
+                builder.call(builder.inttoptr(address, function.as_pointer()), [count, *pointers, *scalars])
+                return context.get_dummy_value()
+
+            return signature, generate
+
+        names = [part for name, _ in self.outputs + self.inputs for part in (name, name + "_start")]
+        names = ["typingctx", "address", "count", *names, *self.scalars]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        definition.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+        definition.__name__ = definition.__qualname__ = self.name
+        return intrinsic(definition)
+
+    def compile(self, formula, dtype, *, compute=None):
+        """The address of the machine code of a formula.
+
+        Args:
+            dtype: of the arrays. compute: of the arithmetic, float64 where rounding would matter; None for `dtype`.
+        """
+        dtype = np.dtype(dtype)
+        compute = dtype if compute is None else np.dtype(compute)
+        if JIT_DISABLED:
+            return _interpreted(self, formula, compute)
+        return _machine_code(*self.emitted(formula, dtype, compute))
+
+    def trace(self, formula, dtype, compute):
+        """Emit a formula without compiling it; raises what is wrong with it."""
+        _emit(ir.Module(), "formula", self, formula, np.dtype(dtype), np.dtype(compute))
+
+    @global_compiler_lock
+    def emitted(self, formula, dtype, compute):
+        """(name, module): the LLVM code of a formula, under a name that is a digest of it."""
+        placeholder = "formula"
+        module = ir.Module(name=placeholder)
+        _emit(module, placeholder, self, formula, np.dtype(dtype), np.dtype(compute))
+        key = "\n".join([str(module), *_surroundings()])
+        name = "dfc_" + hashlib.sha256(key.encode()).hexdigest()
+        module = ir.Module(name=name)
+        _emit(module, name, self, formula, np.dtype(dtype), np.dtype(compute))
+        return name, module
+
+
+def _parsed(declared):
+    name, _, planes = declared.partition("*")
+    return name, int(planes or 1)
+
+
+def _surroundings():
+    """What machine code depends on beside the formula."""
+    codegen = cpu_target.target_context.codegen()
+    return numba.__version__, llvmlite.__version__, str(codegen.magic_tuple()), str(REGISTER_BYTES)
+
+
+class _Inputs:
+    """The inputs of a formula as attributes, loaded when they are first used."""
+
+    def __init__(self, loaders):
+        self._loaders, self._loaded = loaders, {}
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name not in self._loaders:
+            raise AttributeError(name)
+        if name not in self._loaded:
+            self._loaded[name] = self._loaders[name]()
+        return self._loaded[name]
+
+
+class _Planes:
+    """Planes of one input, each loaded when it is first used."""
+
+    def __init__(self, loaders):
+        self._loaders, self._loaded = loaders, {}
+
+    def __getitem__(self, k):
+        if k not in self._loaded:
+            self._loaded[k] = self._loaders[k]()
+        return self._loaded[k]
+
+
+def _emit(module, name, kind, formula, dtype, compute):
+    """Emit void name(count, output *, ..., input *, ..., double scalar, ...)."""
+    element, arguments = scalar_type(dtype), kind.outputs + kind.inputs
+    parameters = [INDEX, *[element.as_pointer()] * len(arguments), *[DOUBLE] * len(kind.scalars)]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), parameters), name)
+    builder = ir.IRBuilder(function.append_basic_block())
+    count, *values = function.args
+    pointers, packed = values[: len(arguments)], ir.VectorType(element, lanes(compute))
+    widened = ir.VectorType(scalar_type(compute), lanes(compute))
+    narrow = (lambda x: x) if compute.itemsize == 8 else lambda x: builder.fptrunc(x, scalar_type(compute))
+    scalars = [Vector(builder, splat(builder, narrow(value)), compute) for value in values[len(arguments) :]]
+
+    def place(argument, plane, index):
+        start = builder.add(builder.mul(count, ir.Constant(INDEX, plane)), index) if plane else index
+        return builder.bitcast(builder.gep(pointers[argument], [start]), packed.as_pointer())
+
+    def load(argument, plane, index):
+        value = builder.load(place(argument, plane, index), align=dtype.itemsize)
+        return Vector(builder, value if dtype == compute else builder.fpext(value, widened), compute)
+
+    def body(index):
+        loaders = {
+            name: (lambda value=value: value) for name, value in zip(kind.scalars, scalars, strict=True)
+        }
+        for k, (name, planes) in enumerate(kind.inputs, len(kind.outputs)):
+            parts = [lambda k=k, p=p: load(k, p, index) for p in range(planes)]
+            loaders[name] = parts[0] if planes == 1 else (lambda parts=parts: _Planes(parts))
+        outputs = _output_planes(kind, formula(_Inputs(loaders)))
+        like = Vector(builder, ir.Constant(widened, [0.0] * lanes(compute)), compute)
+        for argument, plane, result in outputs:
+            value = result.value if isinstance(result, Vector) else like.constant(result).value
+            value = value if dtype == compute else builder.fptrunc(value, packed)
+            builder.store(value, place(argument, plane, index), align=dtype.itemsize)
+
+    emit_loop(builder, count, lanes(compute), body)
+    builder.ret_void()
+
+
+def _output_planes(kind, results):
+    """(output, plane, value) of all that a formula returns."""
+    results = (results,) if len(kind.outputs) == 1 else results
+    planes = [
+        (k, plane, part)
+        for k, ((_, count), result) in enumerate(zip(kind.outputs, results, strict=True))
+        for plane, part in enumerate((result,) if count == 1 else result)
+    ]
+    return [(k, plane, part) for k, plane, part in planes if part is not None]
+
+
+# --- machine code, by what it computes -------------------------------------------------------------------------------
+
+_ADDRESSES, _LIBRARIES = {}, []
+
+
+@global_compiler_lock
+def _machine_code(name, module):
+    """The address of a function of a module, compiled once per process."""
+    if name not in _ADDRESSES:
+        library = cpu_target.target_context.codegen().create_library(name)
+        module.triple, module.data_layout = (
+            str(getattr(library.create_ir_module(name), field)) for field in ("triple", "data_layout")
+        )
+        library.add_ir_module(module)
+        library.finalize()
+        _LIBRARIES.append(library)  # which owns the code
+        _ADDRESSES[name] = library.get_pointer_to_function(name)
+    return _ADDRESSES[name]
+
+
+def function_at(address, kind, dtype):
+    """The loop at an address as a function of Python, for tests: f(count, array, ..., scalar, ...)."""
+    if JIT_DISABLED:
+        return lambda count, *values: _INTERPRETED[address](count, *_with_starts(kind, values))
+    pointer, arrays = ctypes.c_void_p, len(kind.outputs) + len(kind.inputs)
+    function = ctypes.CFUNCTYPE(
+        None, ctypes.c_int64, *[pointer] * arrays, *[ctypes.c_double] * len(kind.scalars)
+    )(address)
+
+    def run(count, *values):
+        for array in values[:arrays]:
+            assert array.dtype == dtype and array.flags.c_contiguous
+        function(count, *(array.ctypes.data for array in values[:arrays]), *values[arrays:])
+
+    return run
+
+
+def _with_starts(kind, values):
+    arrays = len(kind.outputs) + len(kind.inputs)
+    return [part for array in values[:arrays] for part in (array, 0)] + list(values[arrays:])
+
+
+# --- the same without a compiler (NUMBA_DISABLE_JIT=1) ---------------------------------------------------------------
+
+_INTERPRETED, _NEXT = {}, numbers(1)
+
+
+def _interpreted(kind, formula, compute):
+    """A number that stands for the address of a formula which runs on NumPy slices."""
+
+    def run(count, *values):
+        arguments = kind.outputs + kind.inputs
+        arrays, starts = values[: 2 * len(arguments) : 2], values[1 : 2 * len(arguments) : 2]
+
+        def part(k, plane):
+            return arrays[k][starts[k] + plane * count : starts[k] + (plane + 1) * count]
+
+        scalars = values[2 * len(arguments) :]
+        loaders = {
+            name: (lambda value=value: compute.type(value))
+            for name, value in zip(kind.scalars, scalars, strict=True)
+        }
+        for k, (name, planes) in enumerate(kind.inputs, len(kind.outputs)):
+            parts = [lambda k=k, p=p: part(k, p).astype(compute) for p in range(planes)]
+            loaders[name] = parts[0] if planes == 1 else (lambda parts=parts: _Planes(parts))
+        outputs = _output_planes(kind, formula(_Inputs(loaders)))
+        for k, plane, result in outputs:
+            part(k, plane)[:] = result
+
+    address = next(_NEXT)
+    _INTERPRETED[address] = run
+    return address
