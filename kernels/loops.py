@@ -201,7 +201,7 @@ def _output_planes(kind, results):
 
 # --- machine code, by what it computes -------------------------------------------------------------------------------
 
-_ADDRESSES, _LIBRARIES = {}, []
+_ADDRESSES, _LIBRARIES = {}, {}  # by name, and the libraries that own the code by address
 
 
 @global_compiler_lock
@@ -214,9 +214,14 @@ def _machine_code(name, module):
         )
         library.add_ir_module(module)
         library.finalize()
-        _LIBRARIES.append(library)  # which owns the code
         _ADDRESSES[name] = library.get_pointer_to_function(name)
+        _LIBRARIES[_ADDRESSES[name]] = library
     return _ADDRESSES[name]
+
+
+def assembly_at(address):
+    """The machine code of the loop at an address, as text."""
+    return _LIBRARIES[address].get_asm_str()
 
 
 def function_at(address, kind, dtype):

@@ -5,6 +5,7 @@ from functools import cache
 import numba
 import numpy as np
 from dfc_numba.kernels.jit import FLAGS
+from dfc_numba.kernels.loops import function_at
 from numba import types
 
 LONGEST_REGISTER = (
@@ -43,6 +44,26 @@ def call_loop(loop, *inputs, scalars=(), outputs=1):
     _entry(loop)(padded, (*arguments, *(dtype.type(scalar) for scalar in scalars)))
     shaped = [array.reshape(-1, padded)[:, :count].squeeze() for array in results]
     return shaped[0] if len(shaped) == 1 else shaped
+
+
+def call_kind(kind, address, *inputs, scalars=(), computed=None):
+    """The outputs of a loop that is called by address, as `call_loop` gives them; `computed` names those wanted.
+
+    Inputs are given in the order of the kind; None stands for one that the formula does not use.
+    """
+    dtype, count = inputs[0].dtype, inputs[0].shape[-1]
+    padded = -(-count // LONGEST_REGISTER) * LONGEST_REGISTER
+    results = {name: np.full(padded * planes, 7.0, dtype) for name, planes in kind.outputs}
+    arrays = []
+    for (_, planes), array in zip(kind.inputs, inputs, strict=True):
+        rows = np.zeros((planes, padded), dtype)
+        if array is not None:
+            rows[: 1 if array.ndim == 1 else len(array), :count] = array
+        arrays.append(rows.ravel())
+    function_at(address, kind, dtype)(padded, *results.values(), *arrays, *map(float, scalars))
+    shaped = {name: array.reshape(-1, padded)[:, :count].squeeze() for name, array in results.items()}
+    wanted = list(shaped) if computed is None else computed
+    return shaped[wanted[0]] if len(wanted) == 1 else [shaped[name] for name in wanted]
 
 
 def _planes(outputs):

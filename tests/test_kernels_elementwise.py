@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from compiled_calls import call_loop
+from compiled_calls import call_kind, call_loop
 from dfc_numba.kernels import elementwise as loops
+from dfc_numba.kernels import units
+from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 
 # activation -> slope in the difference formulas. Error bounds are multiples of eps, the spacing at 1
 LOGISTIC = {"tanh": 2.0, "sigmoid": 1.0}
@@ -71,11 +73,14 @@ def exact_rate(name, v):
 
 def rate(name, v):
     """The activation function of the kernels."""
-    if name in ("linear", "leakyrelu"):
-        return call_loop(loops.piecewise_rate, v, scalars=[PIECEWISE[name]])
-    return call_loop(
-        {"tanh": loops.tanh_rate, "sigmoid": loops.sigmoid_rate, "relu": loops.relu_rate}[name], v
-    )
+    return call_kind(units.RATE, units.rate_loop(form(name), v.dtype), v)
+
+
+def form(name):
+    return ACTIVATIONS[name].form
+
+
+RULE = PLASTICITY_RULES["nonlinear_difference"].postsynaptic
 
 
 # --- activation functions ----------------------------------------------------------------------------------
@@ -151,17 +156,13 @@ def constants(name, v_ff, dtype):
     """Constants of the difference formula (3, n), made in float64 and rounded, as in the feedback phase."""
     if name in PIECEWISE:
         return v_ff.astype(dtype)
-    return call_loop(
-        loops.logistic_constants,
-        v_ff.astype(np.float64),
-        scalars=[LOGISTIC[name], loops.ARGUMENT_LIMIT[np.dtype(dtype).itemsize]],
-        outputs=(3,),
-    ).astype(dtype)
+    loop = units.constants_loop(form(name), np.dtype(dtype))
+    return call_kind(units.CONSTANTS, loop, v_ff.astype(np.float64)).astype(dtype)
 
 
 def unsaturated(name, dtype):
     """Largest feedforward voltage that the formula takes without clipping."""
-    return loops.ARGUMENT_LIMIT[dtype.itemsize] / LOGISTIC[name]
+    return units.ARGUMENT_LIMIT[dtype.itemsize] / LOGISTIC[name]
 
 
 def exact_difference(name, v_ff, d):
@@ -192,8 +193,8 @@ def deviations(dtype, low, high, seed=2, count=40000):
 
 def difference(name, v_ff, v, basal):
     """phi(v_ff + v) - phi(v_ff + basal) of the kernels."""
-    loop = loops.difference_piecewise if name in PIECEWISE else loops.difference_logistic
-    return call_loop(loop, v, basal, constants(name, v_ff, v.dtype), scalars=[slope_of(name)])
+    loop = units.unit_loop(form(name), v.dtype, RULE)
+    return call_kind(units.UNIT, loop, v, basal, None, constants(name, v_ff, v.dtype), None)
 
 
 def slope_of(name):
@@ -202,22 +203,21 @@ def slope_of(name):
 
 def derivative(name, v_ff, d):
     """phi'(v_ff + d) of the kernels."""
-    loop = loops.derivative_piecewise if name in PIECEWISE else loops.derivative_logistic
-    return call_loop(loop, d, constants(name, v_ff, d.dtype), scalars=[slope_of(name)])
+    loop = units.derivative_loop(form(name), d.dtype)
+    return call_kind(units.UNIT, loop, d, None, None, constants(name, v_ff, d.dtype), None)
 
 
 def step_rate(name, v_ff, v, basal, apical, gain=0.0):
-    """(v, rate) after a step of a tanh or sigmoid layer that needs no factor."""
-    scalars = [gain, slope_of(name)]
-    known = constants(name, v_ff, v.dtype)
-    return call_loop(loops.step_saturated_rate, v, basal, apical, known, scalars=scalars, outputs=2)
+    """(v, rate) after a step of a layer that needs no factor."""
+    return step(name, v_ff, v, basal, apical, gain, rule=None)
 
 
-def step(name, v_ff, v, basal, apical, gain=0.0):
-    """(v, rate, factor) after a step of a layer."""
-    loop = loops.step_piecewise if name in PIECEWISE else loops.step_saturated
+def step(name, v_ff, v, basal, apical, gain=0.0, *, rule=RULE, saturated=True):
+    """(v, rate, factor) after a step of a layer; no factor without a rule."""
+    loop = units.step_loop(form(name), v.dtype, rule, saturated=saturated)
+    computed = ["v_new", "rate", "factor"][: 2 if rule is None else 3]
     known = constants(name, v_ff, v.dtype)
-    return call_loop(loop, v, basal, apical, known, scalars=[gain, slope_of(name)], outputs=3)
+    return call_kind(units.STEP, loop, v, basal, apical, known, None, scalars=[gain], computed=computed)
 
 
 @each_logistic
@@ -225,7 +225,7 @@ def test_constants(name):
     v, slope = everywhere(np.float64), LOGISTIC[name]
     v = v[np.abs(v) <= 1e4]
     q, g, shift = constants(name, v, np.float64)
-    limit = loops.ARGUMENT_LIMIT[8]
+    limit = units.ARGUMENT_LIMIT[8]
     clipped = np.clip(slope * wide(v), -limit, limit)
     # rounding of the clipped argument, up to 300, comes back as a relative error of its exponential
     assert relative_error(q, np.exp(-clipped), np.float64) < 3
@@ -322,14 +322,10 @@ def test_rates_of_saturated_units_that_are_driven_on(dtype, name, largest):
 def test_layers_without_saturated_units_need_no_shift(dtype, name):
     v_ff = voltages(dtype, 5.0)
     v, basal, apical = (deviations(dtype, 1e-6, 10.0, seed=seed) for seed in range(3))
-    known, scalars = constants(name, v_ff, dtype), [0.1, slope_of(name)]
-    assert not np.any(known[2])
-    for with_shift, without, outputs in (
-        (loops.step_saturated, loops.step_logistic, 3),
-        (loops.step_saturated_rate, loops.step_logistic_rate, 2),
-    ):
-        expected = call_loop(with_shift, v, basal, apical, known, scalars=scalars, outputs=outputs)
-        found = call_loop(without, v, basal, apical, known[:2], scalars=scalars, outputs=outputs)
+    assert not np.any(constants(name, v_ff, dtype)[2])
+    for rule in (RULE, None):
+        expected = step(name, v_ff, v, basal, apical, 0.1, rule=rule)
+        found = step(name, v_ff, v, basal, apical, 0.1, rule=rule, saturated=False)
         np.testing.assert_array_equal(found, expected)
 
 

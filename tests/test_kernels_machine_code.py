@@ -13,7 +13,10 @@ import pytest
 from compiled_calls import assembly, compiled
 from dfc_numba.kernels import elementwise as loops
 from dfc_numba.kernels import multiply as products
+from dfc_numba.kernels import units
 from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.loops import assembly_at
+from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 from numba import types
 
 DTYPES = ["float32", "float64"]
@@ -56,20 +59,6 @@ def found_in(code, kind, dtype="float64"):
 
 # name -> (loop, number of array arguments, of scalars)
 LOOPS = {
-    "tanh": (loops.tanh_rate, 2, 0),
-    "sigmoid": (loops.sigmoid_rate, 2, 0),
-    "linear, leakyrelu": (loops.piecewise_rate, 2, 1),
-    "relu": (loops.relu_rate, 2, 0),
-    "constants": (loops.logistic_constants, 2, 2),
-    "step of tanh and sigmoid": (loops.step_logistic, 7, 2),
-    "step of tanh and sigmoid without factor": (loops.step_logistic_rate, 6, 2),
-    "step of tanh and sigmoid in saturation": (loops.step_saturated, 7, 2),
-    "step of tanh and sigmoid in saturation without factor": (loops.step_saturated_rate, 6, 2),
-    "step of linear, relu, leakyrelu": (loops.step_piecewise, 7, 2),
-    "difference of tanh and sigmoid": (loops.difference_logistic, 4, 1),
-    "difference of linear, relu, leakyrelu": (loops.difference_piecewise, 4, 1),
-    "derivative of tanh and sigmoid": (loops.derivative_logistic, 3, 1),
-    "derivative of linear, relu, leakyrelu": (loops.derivative_piecewise, 3, 1),
     "filter": (loops.combine, 3, 2),
     "filter with noise": (loops.combine_noisy, 4, 3),
     "noise": (loops.normal_pair, 4, 0),
@@ -83,6 +72,34 @@ def test_loops_are_packed_arithmetic_without_calls(dtype, name):
     loop, arrays, scalars = LOOPS[name]
     code = assembly(loop, dtype, arrays=arrays, scalars=scalars)
     assert found_in(code, "packed", dtype) > 0
+    assert found_in(code, "scalar") == 0
+    assert found_in(code, "call") == 0
+
+
+DIFFERENCE = PLASTICITY_RULES["nonlinear_difference"].postsynaptic
+# name -> function of (form, dtype) that compiles a loop of units
+UNIT_LOOPS = {
+    "rate": units.rate_loop,
+    "constants": lambda form, dtype: units.constants_loop(form, np.dtype(dtype)),
+    "step": lambda form, dtype: units.step_loop(form, dtype, DIFFERENCE, saturated=False),
+    "step in saturation": lambda form, dtype: units.step_loop(form, dtype, DIFFERENCE),
+    "step without factor": lambda form, dtype: units.step_loop(form, dtype),
+    "difference": lambda form, dtype: units.unit_loop(form, dtype, DIFFERENCE),
+    "derivative": units.derivative_loop,
+    "online step": lambda form, dtype: units.online_step_loop(form, dtype, DIFFERENCE),
+    "online derivative": lambda form, dtype: units.online_unit_loop(form, dtype, units.slope_at_soma),
+}
+
+
+@pytest.mark.parametrize("name", UNIT_LOOPS)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "leakyrelu"])
+@each_dtype
+def test_loops_of_units_are_packed_arithmetic_without_calls(dtype, activation, name):
+    instructions()
+    code = assembly_at(UNIT_LOOPS[name](ACTIVATIONS[activation].form, dtype))
+    computed = "float64" if name == "constants" else dtype
+    copies = activation in ("relu", "leakyrelu") and name in ("constants", "rate")  # a copy, a maximum
+    assert copies or found_in(code, "packed", computed) > 0
     assert found_in(code, "scalar") == 0
     assert found_in(code, "call") == 0
 

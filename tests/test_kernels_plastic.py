@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import test_kernels_machine_code as machine_code
 from compiled_calls import assembly, compiled
-from dfc_numba.kernels import online_units as units
+from dfc_numba.kernels import elementwise
 from dfc_numba.kernels import plastic
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import pack, padded_rows, row_stride, unpack
@@ -124,18 +124,14 @@ def test_sweeps_are_packed_arithmetic_without_calls(dtype):
 
 # name -> (loop, number of array arguments, of scalars)
 LOOPS = {
-    "step of tanh and sigmoid": (units.advance_logistic, 8, 3),
-    "step of linear, relu, leakyrelu": (units.advance_piecewise, 8, 3),
-    "derivative of tanh and sigmoid": (units.derivative_logistic, 3, 2),
-    "derivative of linear, relu, leakyrelu": (units.derivative_piecewise, 3, 2),
-    "scale": (units.scale, 2, 1),
-    "watch": (units.watch, 4, 0),
+    "scale": (elementwise.scale, 2, 1),
+    "watch": (elementwise.watch, 4, 0),
 }
 
 
 @pytest.mark.parametrize("name", LOOPS)
 @each_dtype
-def test_steps_of_units_are_packed_arithmetic_without_calls(dtype, name):
+def test_passes_of_the_online_kernel_are_packed_arithmetic_without_calls(dtype, name):
     machine_code.instructions()
     loop, arrays, scalars = LOOPS[name]
     code = assembly(loop, dtype, arrays=arrays, scalars=scalars)

@@ -13,10 +13,11 @@ import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.analysis import offline
 from dfc_numba.analysis import offline as sources
-from dfc_numba.dynamics.plasticity import RULES
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.writer import TrajectoryWriter
+
+RULES = ["nonlinear_difference", "voltage_difference", "derivative_matrix"]
 
 SAMPLES = 7
 CONTROLLERS = {

@@ -5,17 +5,23 @@ compute in float64 with NumPy; where only some samples of a minibatch were store
 """
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
 
 from dfc_numba.dynamics import plasticity
-from dfc_numba.dynamics.plasticity import READOUTS, SAMPLES, SIGMA_FLOOR, FeedbackUpdate, ForwardUpdate
+from dfc_numba.dynamics.plasticity import (
+    READOUTS,
+    SAMPLES,
+    SIGMA_FLOOR,
+    FeedbackUpdate,
+    ForwardUpdate,
+)
 from dfc_numba.dynamics.simulation import Trajectory
-from dfc_numba.model.activations import phi
 from dfc_numba.kernels.units import evaluate
+from dfc_numba.model.activations import phi
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.storage.recipes import simulates, update_arrays

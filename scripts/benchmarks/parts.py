@@ -6,15 +6,17 @@ A part is repeated inside compiled code, with operands that stay where they are:
 from typing import NamedTuple
 
 import numpy as np
-from dfc_numba.kernels import elementwise
+from dfc_numba.kernels import units
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
+from dfc_numba.kernels.loops import function_at
 from dfc_numba.kernels.multiply import add_outer, multiply
 from dfc_numba.kernels.phase_state import BLOCK_ROWS
+from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 
 from dfc_numba.support.threads import SHARD_SAMPLES
 
-SOMA_GAIN, SLOPE = 0.1, 2.0  # dt / tau_v of the published phase; tanh
+SOMA_GAIN = 0.1  # dt / tau_v of the published phase
 DEVIATION = 1e-3  # about as large as a deviation from the feedforward state
 
 
@@ -72,16 +74,11 @@ def _repeat_add_outer(times, total, outputs, post, post_stride, pre, pre_stride,
 
 
 @jit
-def _repeat_activations(times, size, v, rate, factor, basal, apical, constants, gain, slope):
+def _repeat_activations(times, loop, size, v, rate, factor, basal, apical, constants):
     for _ in range(times):
-        elementwise.step_logistic(
-            size, v, 0, rate, 0, factor, 0, v, 0, basal, 0, apical, 0, constants, 0, gain, slope
-        )
-
-
-@jit
-def _set_constants(size, constants, v, slope, limit):
-    elementwise.logistic_constants(size, constants, 0, v, 0, slope, limit)
+        units.run_step(
+            loop, size, v, 0, rate, 0, factor, 0, factor, 0, v, 0, basal, 0, apical, 0, constants, 0, constants, 0, SOMA_GAIN
+        )  # fmt: skip
 
 
 def our_part(part, dtype, times):
@@ -112,9 +109,13 @@ def _our_activations(part, dtype, times):
     size = part.rows * row_stride(part.outputs, dtype)
     v, basal, apical = (DEVIATION * _normal(size, dtype) for _ in range(3))
     rate, factor, constants = np.zeros(size, dtype), np.zeros(size, dtype), np.zeros(3 * size, dtype)
-    gain, slope = dtype.type(SOMA_GAIN), dtype.type(SLOPE)
-    _set_constants(size, constants, _normal(size, dtype), slope, elementwise.ARGUMENT_LIMIT[dtype.itemsize])
-    return lambda: _repeat_activations(times, size, v, rate, factor, basal, apical, constants, gain, slope)
+    tanh, exact = ACTIVATIONS["tanh"].form, np.zeros(3 * size)
+    compute_constants = function_at(units.constants_loop(tanh, dtype), units.CONSTANTS, np.float64)
+    compute_constants(size, exact, _normal(size, np.dtype(np.float64)))
+    constants[:] = exact
+    rule = PLASTICITY_RULES["nonlinear_difference"].postsynaptic
+    loop = units.step_loop(tanh, dtype, rule, saturated=False)
+    return lambda: _repeat_activations(times, loop, size, v, rate, factor, basal, apical, constants)
 
 
 def numpy_part(part, dtype, times):
