@@ -15,7 +15,7 @@ LAYERS = (
     ("dynamics", "steady", "online", "inversion", "relatives"),
     ("model",),
     ("extensions",),
-    ("registry", "errors", "support", "_version", "presets"),
+    ("registry", "errors", "support", "_version", "presets", "formulas"),
     ("kernels",),
 )
 # support imports the folder of the kernels to say where the cache is; a kernel knows nothing above it

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.analysis import offline
-from dfc_numba.analysis.offline import AnalysedPhase
+from dfc_numba.analysis.analysed_phase import AnalysedPhase
 from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion import measures
 from dfc_numba.inversion.trajectory import InversionTrajectory

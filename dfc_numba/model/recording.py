@@ -21,7 +21,7 @@ def _known_variable(name):
     names = (*Variable.__args__, *InversionVariable.__args__)
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)
-        raise ValueError(f"must be one of {', '.join(map(repr, names))}{nearest(name, names)}")
+        raise ValueError(f"must be {', '.join(map(repr, names))}{nearest(name, names)}")
     return name
 
 

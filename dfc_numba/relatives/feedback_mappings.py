@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.kernels.feedforward import ACTIVATIONS
+from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
 from dfc_numba.kernels.units import rate_loop
