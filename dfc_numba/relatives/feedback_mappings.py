@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
 from dfc_numba.kernels.units import rate_loop
@@ -21,6 +20,7 @@ from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
+from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import threads
 from dfc_numba.support.options import NotNegative, Positive, options
 from dfc_numba.support.validation import choice, floats, instance, samples, whole_number

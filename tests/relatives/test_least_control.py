@@ -1,0 +1,227 @@
+"""Least control: phases beside a plain version, its optimum, its kinship with DFC, refusals."""
+
+import numpy as np
+import pytest
+import relatives_oracle as oracle
+
+import dfc_numba as dfc
+from dfc_numba.relatives import control_learning as cl
+from dfc_numba.relatives import least_control as lc
+from dfc_numba.relatives.energy_control import EnergyControl, energy_control
+
+SIZES = [6, 5, 4, 3]
+
+
+def problem(*, count=5, recurrent=False, dtype="float64", **values):
+    rng = np.random.default_rng(2)
+    if recurrent:
+        net = lc.RecurrentNetwork.create([6, 7, 3], seed=1)
+        net.weights *= 0.5
+    else:
+        net = dfc.Network.create(SIZES, seed=1, dtype=dtype)
+        for b in net.biases:
+            b[...] = 0.3 * rng.standard_normal(b.shape)
+    return net, lc.LeastControl(**values), rng.standard_normal((count, 6)), np.arange(count) % 3
+
+
+def blocks(net):
+    """A feedforward network as a recurrent one: (U, W, D, b, c), W block sub-diagonal."""
+    hidden = net.sizes[1:-1]
+    total, starts = sum(hidden), np.cumsum([0, *hidden])
+    u, w, d = np.zeros((total, net.sizes[0])), np.zeros((total, total)), np.zeros((net.sizes[-1], total))
+    u[: hidden[0]] = net.weights[0]
+    for i in range(1, len(hidden)):
+        w[starts[i] : starts[i + 1], starts[i - 1] : starts[i]] = net.weights[i]
+    d[:, starts[-2] :] = net.weights[-1]
+    return u, w, d, np.concatenate(net.biases[:-1]), net.biases[-1]
+
+
+def plain(parts, x, y, options, steps):
+    """The Euler steps of "di" in plain NumPy, dense, from the module's equations."""
+    u_in, w, d, b, c = parts
+    v, e = np.zeros((len(x), len(w))), np.zeros((len(x), len(w)))
+    o, integral = np.zeros((len(x), len(d))), np.zeros((len(x), len(d)))
+    one_hot, dt = np.eye(len(d))[y], options.dt
+    for _ in range(steps):
+        down = (one_hot - oracle.softmax(o)) / len(x)
+        u = options.k_i * integral + options.k_p * down
+        r = np.tanh(v)
+        v, e, o, integral = (
+            v + dt / options.tau_v * (r @ w.T + x @ u_in.T + b - v + e),
+            e + dt / options.tau_e * ((1 - r**2) * (e @ w + u @ d) - e),
+            o + dt / options.tau_v * (r @ d.T + c - o + u),
+            integral + dt / options.tau_u * (down - options.alpha * integral),
+        )
+    return v, e, o, integral
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_phase_follows_the_equations(recurrent):
+    net, options, x, y = problem(
+        recurrent=recurrent, dt=0.4, steps=30, tau_v=1.5, tau_e=2.0, k_p=0.3, tolerance=0.0
+    )
+    if recurrent:
+        parts = (
+            net.input_weights,
+            net.weights,
+            net.output_weights,
+            net.input_biases + net.biases,
+            net.output_biases,
+        )
+    else:
+        parts = blocks(net)
+    state = lc.controlled_phase(net, x, y, options)
+    expected = plain(parts, x, y, options, 30)
+    ours = np.concatenate(state.v, axis=1), np.concatenate(state.e, axis=1), state.o, state.u_int
+    assert all(np.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(ours, expected, strict=True))
+
+
+def test_at_rest_the_control_is_the_transposed_jacobian_times_u():
+    net, options, x, y = problem(steps=5000, tolerance=1e-14, alpha=1.0, dt=0.5)
+    state = lc.controlled_phase(net, x, y, options)
+    assert state.converged.all()
+    v = [*state.v, state.o]
+    slopes = [1 - np.tanh(a) ** 2 for a in v[:-1]]
+    back = state.u
+    for w, slope, e in zip(net.weights[:0:-1], slopes[::-1], state.e[::-1], strict=True):
+        back = slope * (back @ w)
+        assert np.allclose(e, back, atol=1e-12)
+
+
+def test_dfc_with_transposed_jacobian_feedback_has_the_same_rest():
+    """LCP-DI is DFC with J^T u, the softmax error, one-hot targets and a leak of alpha B."""
+    net, options, x, y = problem(alpha=0.5)
+    rest = lc.controlled_equilibrium(net, x, y, options, tolerance=1e-13)
+    controller = dfc.Controller(
+        jacobian_feedback=True,
+        error="softmax",
+        alpha=options.alpha * len(x),
+        k_p=0.0,
+        dt=0.02,
+        steps=4000,
+        tau_v=0.2,
+    )
+    trajectory = dfc.simulate(net, x, np.eye(3)[y], controller, record=dfc.Record(every=4000))
+    assert np.allclose(trajectory.v[0][-1], rest.v[0], atol=1e-8)
+    assert np.allclose(trajectory.u[-1], rest.u, atol=1e-8)
+    update = dfc.forward_update(net, x, np.eye(3)[y], controller, readout="final", rule="voltage_difference")
+    ours = cl.control_update(net, x, y, options, state=rest)
+    for theirs, w in zip(update.weights, ours.weights, strict=True):
+        assert np.allclose(
+            theirs * len(x), w, atol=1e-7
+        )  # DFC's update is a mean over samples, least control's a sum
+
+
+def test_the_alternating_passes_find_the_rest_of_the_dynamics():
+    for values in ({"loss": "mse"}, {"loss": "cross_entropy", "k_p": 0.2}):
+        net, options, x, y = problem(steps=20_000, tolerance=1e-14, alpha=1.0, dt=0.3, **values)
+        stepped = lc.controlled_phase(net, x, y, options)
+        solved = lc.controlled_equilibrium(net, x, y, options, tolerance=1e-13)
+        assert solved.converged.all()
+        for a, b in zip([*stepped.v, stepped.u, *stepped.e], [*solved.v, solved.u, *solved.e], strict=True):
+            assert np.allclose(a, b, atol=1e-10)
+
+
+def test_the_update_descends_along_the_numerical_gradient_of_the_least_control_energy():
+    """At the optimum dE/dtheta is its explicit part (envelope theorem): minus the update."""
+    net, options, x, y = problem(alpha=1.0)
+
+    def energy():
+        state = lc.controlled_equilibrium(net, x, y, options, tolerance=1e-14)
+        control = sum(np.sum(e**2) for e in [*state.e, state.u]) / 2
+        return control - np.mean(np.log(oracle.softmax(state.o)[range(len(y)), y])) / options.alpha
+
+    update = cl.control_update(
+        net, x, y, options, state=lc.controlled_equilibrium(net, x, y, options, tolerance=1e-14)
+    )
+    for w, change in zip(net.weights, update.weights, strict=True):
+        assert np.allclose(-change, oracle.numerical_gradient(energy, w, 1e-5), atol=1e-8)
+
+
+def test_energy_control_comes_to_the_same_rest():
+    net, options, x, y = problem(alpha=1.0)
+    by_energy = energy_control(net, x, y, EnergyControl(alpha=1.0, learning_rate=3e-3, steps=6000))
+    rest = lc.controlled_equilibrium(net, x, y, options)
+    assert np.allclose(by_energy.state.v[0], rest.v[0], atol=1e-4)
+    assert np.allclose(by_energy.state.u, rest.u, atol=1e-4)
+
+
+def test_kolen_pollack_makes_both_sides_of_a_pair_agree():
+    net, options, x, y = problem(rule="kp", alpha=1.0, tolerance=1e-10, steps=3000, dt=0.5)
+    pairs = cl.initial_transposed(net, seed=4)
+    apart = []
+    for _ in range(60):
+        net, pairs = cl.decayed(net, pairs, 0.05)
+        update = cl.control_update(net, x, y, options, transposed=pairs)
+        apart.append(np.linalg.norm(net.weights[1].T - pairs[0]))
+        for i, w in enumerate(net.weights):
+            w += 0.1 * update.weights[i]
+        pairs = [s + 0.1 * change for s, change in zip(pairs, update.transposed, strict=True)]
+    assert apart[-1] < 0.1 * apart[0]
+
+
+def test_linear_feedback_learns_towards_the_transposed_jacobian():
+    net, options, x, y = problem(
+        rule="lf", alpha=1.0, sigma=0.1, steps=400, tau_q=1e3, dt=0.5, tolerance=1e-9, count=150
+    )
+    q = cl.initial_feedback(net, seed=0)
+    state = lc.controlled_phase(net, x, y, options, feedback=q)
+    changes = [
+        cl.noisy_feedback_update(net, x, y, options, state, feedback=q, noise=k).feedback
+        for k in (3, 3, 4, 5)
+    ]
+    assert all(map(np.array_equal, changes[0], changes[1]))
+    jacobian = (1 - np.tanh(state.v[1]) ** 2).mean(axis=0)[:, None] * net.weights[2].T
+    decay = options.dt / options.tau_q * options.decay * q[1]
+    learned = sum(change[1] + decay for change in changes[1:])
+    cosine = np.sum(learned * jacobian) / np.linalg.norm(learned) / np.linalg.norm(jacobian)
+    assert cosine > 0.5
+
+
+def test_a_recurrent_network_without_equilibrium_is_flagged_per_sample_and_left_out():
+    net, options, x, y = problem(recurrent=True, steps=300)
+    net.weights *= 40.0
+    net.activation = "linear"
+    state = lc.controlled_phase(net, x, y, options)
+    assert not state.converged.any()
+    update = cl.control_update(net, x, y, options, state=state)
+    assert np.isfinite(update.weights["weights"]).all()
+    with pytest.raises(ValueError, match="no stable equilibrium"):
+        energy_control(net, x, y, EnergyControl(from_free_state=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: lc.LeastControl(alpha=0.0), "alpha is 0.0"),
+        (lambda: lc.LeastControl(dt=2.0), "choose dt <= tau_v"),
+        (lambda: lc.LeastControl(k_i=0.0), "exerts no control"),
+        (lambda: lc.LeastControl(rule="ls"), "'lf'"),
+        (lambda: phase(rule="kp"), "needs transposed"),
+        (lambda: phase(transposed=[np.zeros((5, 4))]), "has no transposed"),
+        (lambda: phase(rule="lf", feedback=[np.zeros((5, 3))]), "list of 2 arrays"),
+        (lambda: phase(rule="lf", feedback=[np.zeros((5, 3)), np.zeros((4, 2))]), r"feedback\[1\] has shape"),
+        (
+            lambda: lc.controlled_phase(relu_output(), np.zeros((2, 6)), [0, 1], lc.LeastControl()),
+            "reads out linearly",
+        ),
+        (lambda: passes(recurrent=True), "use controlled_phase"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def phase(transposed=None, feedback=None, **values):
+    net, options, x, y = problem(**values)
+    return lc.controlled_phase(net, x, y, options, transposed=transposed, feedback=feedback)
+
+
+def passes(**values):
+    net, options, x, y = problem(**values)
+    return lc.controlled_equilibrium(net, x, y, options)
+
+
+def relu_output():
+    return dfc.Network.create(SIZES, output_activation="relu")
