@@ -104,8 +104,6 @@ class Problem:
 def results(arrays, parameters):
     """Our results by the names of the file."""
     problem = Problem(arrays, parameters)
-    if problem.rule == "ebd":
-        return energy(problem)
     found = {}
     train, clip = parameters["train"], parameters["clip"]
     optimizers = None
@@ -120,11 +118,17 @@ def results(arrays, parameters):
             extra["transposed"] = pairs
         if problem.rule == "lf":
             extra["feedback"] = problem.feedback
-        state = lc.controlled_phase(problem.network, x, y, problem.options, record=k == 0, **extra)
-        update = cl.control_update(problem.network, x, y, problem.options, state=state, **extra)
-        gradients = problem.gradients(update)
-        if k == 0:
-            found.update(first(problem, state, gradients))
+        if problem.rule == "ebd":
+            update = energy_control(problem.network, x, y, energy_options(problem))
+            gradients = problem.gradients(update)
+            if k == 0:
+                found.update(at_last_step(problem, update, gradients))
+        else:
+            state = lc.controlled_phase(problem.network, x, y, problem.options, record=k == 0, **extra)
+            update = cl.control_update(problem.network, x, y, problem.options, state=state, **extra)
+            gradients = problem.gradients(update)
+            if k == 0:
+                found.update(first(problem, state, gradients))
         noisy = None
         if problem.rule == "lf":
             noisy = cl.noisy_feedback_update(
@@ -218,16 +222,18 @@ def step(state, now, gradients):
         array[...] = copies[name]
 
 
-def energy(problem):
-    x, y, _ = problem.minibatch(0)
+def energy_options(problem):
     ebd = problem.parameters["ebd"]
-    options = EnergyControl(
+    return EnergyControl(
         alpha=problem.parameters["alpha"], loss=problem.loss, learning_rate=ebd["lr"], steps=ebd["steps"],
         from_free_state=ebd["ff_init"],
     )  # fmt: skip
-    update = energy_control(problem.network, x, y, options)
-    found = {f"grad_{name}": g for name, g in problem.gradients(update).items()}
+
+
+def at_last_step(problem, update, gradients):
+    found = {f"grad_{name}": g for name, g in gradients.items()}
     found["o_star"], found["u_star"] = update.state.output, update.state.u
+    found["n_steps"] = np.array(update.state.steps)
     found.update({f"end_{name}": e for name, e in problem.layered("e", update.state.e).items()})
     found.update({f"end_{name}": v for name, v in problem.layered("v", update.state.v).items()})
     return found
