@@ -16,6 +16,7 @@ from dfc_numba import storage as _storage  # noqa: F401  (binds the file formats
 from dfc_numba._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from dfc_numba import formulas as formulas
     from dfc_numba.analysis.alignment import Alignment as Alignment
     from dfc_numba.analysis.alignment import alignment as alignment
     from dfc_numba.analysis.alignment import loss_decrease as loss_decrease
@@ -46,12 +47,16 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
     from dfc_numba.learning.inversion import InversionUpdate as InversionUpdate
     from dfc_numba.learning.inversion import inversion_update as inversion_update
+    from dfc_numba.model.activations import Activation as Activation
     from dfc_numba.model.controller import Controller as Controller
+    from dfc_numba.model.controller_terms import ControllerTerm as ControllerTerm
     from dfc_numba.model.network import Activity as Activity
     from dfc_numba.model.network import Network as Network
     from dfc_numba.model.noise import NoiseKey as NoiseKey
     from dfc_numba.model.recording import Record as Record
     from dfc_numba.model.targets import output_target as output_target
+    from dfc_numba.model.unit_formulas import PlasticityRule as PlasticityRule
+    from dfc_numba.model.unit_formulas import Variable as Variable
     from dfc_numba.online.learning import OnlineRun as OnlineRun
     from dfc_numba.online.learning import simulate_online as simulate_online
     from dfc_numba.online.memory import OnlineState as OnlineState
@@ -68,6 +73,10 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.support.threads import limit_threads as limit_threads
 
 _HOMES = {
+    "Activation": "model.activations",
+    "PlasticityRule": "model.unit_formulas",
+    "Variable": "model.unit_formulas",
+    "ControllerTerm": "model.controller_terms",
     "Network": "model.network",
     "Activity": "model.network",
     "Controller": "model.controller",

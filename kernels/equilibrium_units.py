@@ -2,12 +2,12 @@
 
     logistic   phi(v) = a / (1 + exp(c - k v)) + b          clipped   phi(v) = min(max(v, low), high)
 
-Differences phi(v0 + d) - phi(v0) come from d itself; `units` has the formula and its constants q, G and shift.
+Differences phi(v0 + d) - phi(v0) come from d itself; `forms` has the formula and its constants q, G and shift.
 """
 
 from dfc_numba.kernels.functions import exp
 from dfc_numba.kernels.simd import clamp, elementwise, select
-from dfc_numba.kernels.units import logistic_terms
+from dfc_numba.kernels.forms import logistic_terms
 
 LOGISTIC, CLIPPED = 0, 1
 INFINITY = float("inf")
@@ -36,7 +36,7 @@ def clipped_rate(v, low, high):
 
 @elementwise(outputs=["constants*3"], inputs=["v"], scalars=["k", "c", "a", "limit"])
 def logistic_constants(v, k, c, a, limit):
-    """q, G and shift of the difference formula at v (see `units.Logistic`)."""
+    """q, G and shift of the difference formula at v (see `forms.Logistic`)."""
     scaled = k * v - c
     x = clamp(scaled, -limit, limit)
     return exp(-x), a / (1.0 + exp(x)), scaled - x

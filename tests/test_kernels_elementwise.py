@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from compiled_calls import call_kind, call_loop
 from dfc_numba.kernels import elementwise as loops
-from dfc_numba.kernels import units
+from dfc_numba.kernels import forms, units
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 
 # activation -> slope in the difference formulas. Error bounds are multiples of eps, the spacing at 1
@@ -162,7 +162,7 @@ def constants(name, v_ff, dtype):
 
 def unsaturated(name, dtype):
     """Largest feedforward voltage that the formula takes without clipping."""
-    return units.ARGUMENT_LIMIT[dtype.itemsize] / LOGISTIC[name]
+    return forms.ARGUMENT_LIMIT[dtype.itemsize] / LOGISTIC[name]
 
 
 def exact_difference(name, v_ff, d):
@@ -225,7 +225,7 @@ def test_constants(name):
     v, slope = everywhere(np.float64), LOGISTIC[name]
     v = v[np.abs(v) <= 1e4]
     q, g, shift = constants(name, v, np.float64)
-    limit = units.ARGUMENT_LIMIT[8]
+    limit = forms.ARGUMENT_LIMIT[8]
     clipped = np.clip(slope * wide(v), -limit, limit)
     # rounding of the clipped argument, up to 300, comes back as a relative error of its exponential
     assert relative_error(q, np.exp(-clipped), np.float64) < 3

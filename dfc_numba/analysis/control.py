@@ -68,7 +68,8 @@ def effort_update(network, x, u, controller, *, at="steady_state"):
 
 
 def _refuse_jacobian_feedback(controller):
-    if instance("controller", controller, Controller).jacobian_feedback:
+    instance("controller", controller, Controller).require_no_terms("the linearised steady state")
+    if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback the feedback weights J^T change with the forward weights; the update is for fixed ones: "
             "use a controller with jacobian_feedback=False"

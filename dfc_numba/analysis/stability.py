@@ -94,7 +94,7 @@ def stability(network, x, target, controller, *, at="steady_state"):
         ValueError, TypeError: for arguments that do not fit; at="steady_state" with jacobian_feedback.
     """
     choice("at", at, PLACES)
-    instance("controller", controller, Controller)
+    instance("controller", controller, Controller).require_no_terms("the linearised loop")
     x, _ = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
     voltages, control, status, found = _STATES[at](network, x, target, _without_noise(controller))

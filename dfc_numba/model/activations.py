@@ -6,7 +6,7 @@ A user adds one by `dfc.register(dfc.Activation(...))`; the built-ins at the end
 import numpy as np
 from scipy.special import expit
 
-from dfc_numba.kernels import units
+from dfc_numba.kernels import forms, units
 from dfc_numba.model.formula_checks import require_formula, require_traceable
 from dfc_numba.registry import ACTIVATIONS, Extension, register_built_ins
 
@@ -51,9 +51,9 @@ class Activation(Extension):
 
     @property
     def form(self):
-        """The form that loops of kernels are compiled from, see `kernels.units`."""
+        """The form that loops of kernels are compiled from, see `kernels.forms`."""
         if self._form is None:
-            self._form = units.Traced(self.phi, self.derivative, self.difference)
+            self._form = forms.Traced(self.phi, self.derivative, self.difference)
         return self._form
 
     def rates(self, v):
@@ -172,7 +172,7 @@ register_built_ins(
         derivative=lambda v: np.ones_like(v),
         second_derivative=lambda v: np.zeros_like(v),
         summary="v",
-        _form=units.Piecewise(1.0),
+        _form=forms.Piecewise(1.0),
     ),
     Activation(
         "tanh",
@@ -180,7 +180,7 @@ register_built_ins(
         derivative=lambda v: 1 - np.tanh(v) ** 2,
         second_derivative=lambda v: -2 * np.tanh(v) * (1 - np.tanh(v) ** 2),
         summary="tanh(v)",
-        _form=units.Logistic(2.0),
+        _form=forms.Logistic(2.0),
     ),
     Activation(
         "relu",
@@ -188,7 +188,7 @@ register_built_ins(
         derivative=lambda v: (v >= 0).astype(v.dtype),
         second_derivative=lambda v: np.zeros_like(v),
         summary="max(v, 0)",
-        _form=units.Piecewise(0.0),
+        _form=forms.Piecewise(0.0),
     ),
     Activation(
         "leakyrelu",
@@ -196,7 +196,7 @@ register_built_ins(
         derivative=lambda v: np.where(v >= 0, v.dtype.type(1), v.dtype.type(0.2)),
         second_derivative=lambda v: np.zeros_like(v),
         summary="v above 0, 0.2 v below",
-        _form=units.Piecewise(0.2),
+        _form=forms.Piecewise(0.2),
     ),
     Activation(
         "sigmoid",
@@ -204,6 +204,6 @@ register_built_ins(
         derivative=lambda v: expit(v) * expit(-v),
         second_derivative=lambda v: expit(v) * expit(-v) * (1 - 2 * expit(v)),
         summary="1 / (1 + exp(-v))",
-        _form=units.Logistic(1.0),
+        _form=forms.Logistic(1.0),
     ),
 )

@@ -5,10 +5,11 @@
 (the dynamics of DFC, Meulemans et al. 2021, integrated with the Euler method). Time is in units of tau_u.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
+from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
 from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
 
 
@@ -34,6 +35,8 @@ class Controller:
         tau_control: time constant of a low-pass filter on the control signal that reaches the layers; None for no filter.
         jacobian_feedback: the layers receive J(v)^T u instead of Q u.
         leak: "total" leaks -alpha u (the published code), "integral" leaks -alpha u_int (as the papers write it).
+        terms: further terms by the name of a registered `dfc.ControllerTerm`, each with its parameters, such as
+            {"derivative": {"k_d": 0.1}}; limits apply in this order.
         convergence_epsilon: a sample has converged when its remaining error is below `convergence_epsilon**2` times
             the initial one, and its steady-state residual below 1e-5.
 
@@ -58,6 +61,7 @@ class Controller:
     tau_control: Positive | None = None
     jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
+    terms: Annotated[dict, PlainValidator(checked_terms), PlainSerializer(dict)] = Field(default_factory=Terms)
     convergence_epsilon: Positive = 0.5
 
     @model_validator(mode="after")
@@ -78,7 +82,16 @@ class Controller:
 
     def control_loop(self):
         """The address of the controller's step where it has further terms, else 0."""
-        return 0
+        leaks_integral = self.leak == "integral"
+        return compiled_terms(self.terms, self.dt, self.alpha, self.k_p, leaks_integral) if self.terms else 0
+
+    def require_no_terms(self, what):
+        """Raise a ValueError where there are further terms, which `what` does not take into account."""
+        if self.terms:
+            raise ValueError(
+                f"controller.terms is {dict(self.terms)}; {what} knows the built-in controller alone: leave the terms out, or "
+                "simulate (readout 'average' or 'final')"
+            )
 
     def _resolved_time_constants(self):
         """Names of the time constants that the Euler steps of this phase have to resolve."""

@@ -4,6 +4,9 @@ from dfc_numba.kernels import units
 from dfc_numba.model.formula_checks import require_formula, require_traceable
 from dfc_numba.registry import PLASTICITY_RULES, VARIABLES, Extension, register_built_ins
 
+# names of variables that kernels record without a formula
+BUILT_IN_VARIABLES = ("u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", "r_x", "r_y")
+
 SIGNAL_SYMBOLS = ("u", "u_slow")
 NOISE_DRIVEN = "noise_driven"  # the published rule of the feedback weights, which kernels have built in
 
@@ -93,6 +96,8 @@ class Variable(Extension):
 
     def check(self):
         what = f"the variable {self.name!r}"
+        if self.name in BUILT_IN_VARIABLES:
+            raise ValueError(f"{what} has the name of one that is built in; choose another name")
         require_formula(f"formula of {what}", self.formula, known=units.UNIT_SYMBOLS)
         require_traceable(f"formula of {what}", lambda: units.check_unit_formula(self.formula))
 

@@ -97,7 +97,8 @@ def simulate_online(
     """
     choice("reset", reset, RESETS)
     instance("network", network, Network)
-    segments, first, total = read(stream, network, instance("controller", controller, Controller), steps)
+    instance("controller", controller, Controller).require_no_terms("online plasticity")
+    segments, first, total = read(stream, network, controller, steps)
     _require_length(total, noise, record, record_weights)
     phase = _prepared(network, first, controller, noise, total)
     rules = find_rule("rule", rule), find_rule("feedback_rule", feedback_rule, "feedback")

@@ -17,8 +17,8 @@ import numpy as np
 from dfc_numba.kernels import equilibrium_propagation as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
+from dfc_numba.kernels.forms import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
-from dfc_numba.kernels.units import ARGUMENT_LIMIT
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
 from dfc_numba.model.targets import LOSSES, as_targets

@@ -102,7 +102,8 @@ def steady_state(
             network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
         )
         return _of_solution(found, status=found.status, stable=newton.stability(found, controller.k_p))
-    if instance("controller", controller, Controller).jacobian_feedback:
+    instance("controller", controller, Controller).require_no_terms("the steady state")
+    if controller.jacobian_feedback:
         return _transposed(network, x, target, controller)
     return _of_solution(linearised(network, x, target, controller))
 
@@ -135,7 +136,8 @@ def linearised(network, x, target, controller):
 
 
 def _refuse_softmax(controller):
-    if instance("controller", controller, Controller).error == "softmax":
+    instance("controller", controller, Controller).require_no_terms("the linearised steady state")
+    if controller.error == "softmax":
         raise ValueError(
             "the linearised steady state solves r* - r_L = alpha u; with error='softmax' the error is not linear in "
             "the output: use error='difference', Newton's method (method='newton', readout='newton'), or simulate"

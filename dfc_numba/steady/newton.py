@@ -58,6 +58,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=MAX
         ValueError, TypeError: for arguments that do not fit, or a controller that has no such steady state.
     """
     _refuse(instance("controller", controller, Controller))
+    controller.require_no_terms("the steady state")
     number("tolerance", tolerance, exclusive=True)
     whole_number("max_iterations", max_iterations, least=1, bits=31)
     equation = RestEquation(network, x, target, controller)
