@@ -16,7 +16,6 @@ from dfc_numba import storage as _storage  # noqa: F401  (binds the file formats
 from dfc_numba._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see
-    from dfc_numba import formulas as formulas
     from dfc_numba.analysis.alignment import Alignment as Alignment
     from dfc_numba.analysis.alignment import alignment as alignment
     from dfc_numba.analysis.alignment import loss_decrease as loss_decrease
@@ -128,10 +127,13 @@ _HOMES = {
     "load_extension": "extensions",
     "Option": "registry",
 }
+SUBMODULES = ("formulas",)
 __all__ = ["__version__"] + list(_HOMES)
 
 
 def __getattr__(name):
+    if name in SUBMODULES:
+        return import_module(f"dfc_numba.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dfc_numba' has no attribute {name!r}")
     value = getattr(import_module(f"dfc_numba.{_HOMES[name]}"), name)

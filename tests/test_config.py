@@ -21,7 +21,10 @@ from dfc_numba.configuration.config_usage import DFC_METHODS, OPTIMIZER_KEYS
 from dfc_numba.errors import ConfigurationError
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
-OFF_BY_DEFAULT = {"log.on", "analysis.every", "training.clip_error", "training.normalise_updates"}
+OFF_BY_DEFAULT = {
+    "log.on", "analysis.every", "training.clip_error", "training.normalise_updates",
+    "controller.terms", "feedback_controller.terms",
+}  # fmt: skip
 
 
 def refusal(*overrides, source=None):

@@ -62,7 +62,7 @@ def test_what_was_recorded_is_what_is_stored(tmp_path, keep):
 
 
 def test_every_field_of_a_trajectory_is_compared():
-    assert {field.name for field in fields(dfc.Trajectory)} == {*SIMPLE, *LAYERED, "recipe"}
+    assert {field.name for field in fields(dfc.Trajectory)} == {*SIMPLE, *LAYERED, "formulas", "recipe"}
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -7,7 +7,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import PlainSerializer, PlainValidator, model_validator
 
 from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
 from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
@@ -61,7 +61,7 @@ class Controller:
     tau_control: Positive | None = None
     jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
-    terms: Annotated[dict, PlainValidator(checked_terms), PlainSerializer(dict)] = Field(default_factory=Terms)
+    terms: Annotated[dict, PlainValidator(checked_terms), PlainSerializer(dict)] = Terms()
     convergence_epsilon: Positive = 0.5
 
     @model_validator(mode="after")

@@ -47,7 +47,9 @@ class ControllerTerm(Extension):
             raise ValueError(f"{what} has no formula; give control, integral or limit")
         for name, value in self.parameters.items():
             if not isinstance(name, str) or not name.isidentifier() or name in SYMBOLS:
-                raise ValueError(f"{what} has a parameter {name!r}; a name other than {', '.join(SYMBOLS)} is allowed")
+                raise ValueError(
+                    f"{what} has a parameter {name!r}; a name other than {', '.join(SYMBOLS)} is allowed"
+                )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"parameter {name} of {what} is {value!r}; a number is allowed")
         known = (*SYMBOLS, *self.parameters)
@@ -74,17 +76,25 @@ def checked_terms(value):
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
         value = dict.fromkeys(value, {})
     if not isinstance(value, dict):
-        raise ValueError('must be a table of terms with their parameters, such as {"derivative": {"k_d": 0.1}}')
+        raise ValueError(
+            'must be a table of terms with their parameters, such as {"derivative": {"k_d": 0.1}}'
+        )
     terms = Terms()
     for name, given in value.items():
         term = CONTROLLER_TERMS.find(name, "controller.terms")
         if not isinstance(given, dict):
-            raise ValueError(f"terms.{name} is {given!r}; a table of parameters is allowed, such as {{k_d = 0.1}}")
+            raise ValueError(
+                f"terms.{name} is {given!r}; a table of parameters is allowed, such as {{k_d = 0.1}}"
+            )
         unknown = [key for key in given if key not in term.parameters]
         if unknown:
             known = ", ".join(term.parameters) or "none"
             raise ValueError(f"terms.{name} has no parameter {unknown[0]!r}; its parameters: {known}")
-        wrong = [key for key, number in given.items() if isinstance(number, bool) or not isinstance(number, int | float)]
+        wrong = [
+            key
+            for key, number in given.items()
+            if isinstance(number, bool) or not isinstance(number, int | float)
+        ]
         if wrong:
             raise ValueError(f"terms.{name}.{wrong[0]} is {given[wrong[0]]!r}; a number is allowed")
         terms[name] = {key: float(number) for key, number in {**term.parameters, **given}.items()}

@@ -13,6 +13,7 @@ from dfc_numba.learning.inversion import inversion_of, inversion_update
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.noise import NoiseKey, as_key
 from dfc_numba.model.recording import StoredUpdate
+from dfc_numba.registry import VARIABLES
 from dfc_numba.storage import schema
 from dfc_numba.support.validation import choice
 
@@ -47,7 +48,8 @@ class Kind:
 
     def wanted(self, names, options):
         """Of names of variables of any kind those that a simulation with these options has; the usual ones where none is."""
-        own = [name for name in names if name in self.variables] or self.usual
+        formulas = VARIABLES if self.name == "controller" else ()
+        own = [name for name in names if name in self.variables or name in formulas] or self.usual
         return tuple(name for name in own if name != "noise" or options.noisy)
 
 

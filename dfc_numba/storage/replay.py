@@ -9,6 +9,7 @@ import numpy as np
 
 from dfc_numba._version import ARITHMETIC
 from dfc_numba.model.recording import Record
+from dfc_numba.registry import VARIABLES
 from dfc_numba.storage import recipes, safe, schema
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import computed, simulates, update_arrays
@@ -239,13 +240,16 @@ def selection(stored):
         for name in schema.TRAJECTORY
         if name in stored.variables or schema.stored_layers(name, stored.variables)
     )
+    formulas = (name.rpartition("_")[0] for name in stored.variables if name.startswith(schema.FORMULA))
+    formulas = {name.removeprefix(schema.FORMULA) for name in formulas}
+    names += tuple(name for name in sorted(formulas) if name in VARIABLES)
     return Record(variables=names, samples=tuple(stored["position"]), every=every)
 
 
 def _is_result(name):
     """Whether a variable is computed, rather than part of a recipe."""
     base = name if name in schema.PLAIN else name.rpartition("_")[0]
-    return base in (*schema.TRAJECTORY, *UPDATES, "converged", "diverged")
+    return base in (*schema.TRAJECTORY, *UPDATES, "converged", "diverged") or base.startswith(schema.FORMULA)
 
 
 def recorded_elsewhere(file):

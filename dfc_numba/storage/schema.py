@@ -6,9 +6,10 @@ A file has a group per phase, whose variables grow along `record`, and two group
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 
+from dfc_numba.registry import VARIABLES
 from dfc_numba.support.wording import nearest
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.1", "trajectory file"
@@ -120,6 +121,7 @@ LAYERED = {
         (SNAPSHOT, "unit_#", "above"),
     ),
 }
+FORMULA = "formula_"  # begins the name of a variable that was recorded by a registered formula
 UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ"}
 TRAJECTORY = tuple(
     name for name, one in (PLAIN | LAYERED).items() if one.dims[:3] == (RECORD, "step", "sample")
@@ -137,11 +139,21 @@ def variable(name):
     base, _, layer = name.rpartition("_")
     if not is_variable(name):
         raise ValueError(f"{name!r} is no variable of schema version {SCHEMA_VERSION}; use a newer program")
-    general = LAYERED[base]
+    general = _general(base)
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}
     dims = tuple(neighbours.get(dim, dim.replace("#", layer)) for dim in general.dims)
     return Variable(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
+
+
+def _general(base):
+    """The `Variable` of a layered name without its layer."""
+    if base in LAYERED:
+        return LAYERED[base]
+    name = base.removeprefix(FORMULA)
+    known = VARIABLES[name] if name in VARIABLES else None
+    text = f"{name} of layer #: {known.summary}" if known and known.summary else f"{name} of layer #"
+    return replace(_trajectory(text, "unit_#"), units=known.unit if known else "1")
 
 
 def is_dimension(name):
@@ -154,7 +166,7 @@ def is_variable(name):
     if name in PLAIN:
         return True
     base, _, layer = name.rpartition("_")
-    return base in LAYERED and layer.isdigit()
+    return (base in LAYERED or base.startswith(FORMULA)) and layer.isdigit()
 
 
 def is_update(name):
@@ -187,7 +199,8 @@ def stored_layers(name, names):
 def order(name):
     """Sorts the names of variables in a file as this module lists them, layer by layer."""
     base, layer = (name, 0) if name in PLAIN else (name.rpartition("_")[0], int(name.rpartition("_")[2]))
-    return layer > 0, layer, [*PLAIN, *LAYERED].index(base)
+    known = [*PLAIN, *LAYERED]
+    return layer > 0, layer, known.index(base) if base in known else len(known), base
 
 
 def file_name(name, layer, names):

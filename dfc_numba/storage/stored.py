@@ -291,9 +291,16 @@ class StoredRecord:
         ]
         return kind.trajectory(
             time=self.records.time, step=self.records.step, **{name: self._recorded(name, places) for name in names},
-            **kind.facts(self.variables),
+            **kind.facts(self.variables), **self._formulas(kind, places),
             samples=self._recorded("position", places), recipe=self.recipe() if "inputs" in self.variables else None,
         )  # fmt: skip
+
+    def _formulas(self, kind, places):
+        """The field `formulas` of a trajectory that has one."""
+        bases = {name.rpartition("_")[0] for name in self.variables if name.startswith(schema.FORMULA)}
+        if "formulas" not in {field.name for field in fields(kind.trajectory)}:
+            return {}
+        return {"formulas": {base.removeprefix(schema.FORMULA): self._recorded(base, places) for base in sorted(bases)}}
 
     def update(self):
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""

@@ -226,6 +226,8 @@ def trajectory_arrays(trajectory):
             arrays |= schema.by_layer(name, stored, trajectory.first_layer(name))
         elif stored is not None:
             arrays[name] = stored
+    for name, layers in getattr(trajectory, "formulas", {}).items():
+        arrays |= schema.by_layer(schema.FORMULA + name, layers)
     return arrays
 
 

@@ -13,7 +13,10 @@ SIZES, SAMPLES = (9, 14, 11, 5), 20
 CONTROLLER = dfc.Controller(dt=0.05, steps=40, alpha=0.01, k_p=1.0)
 
 SOFTSIGN = dfc.Activation(
-    "softsign", phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2, summary="v / (1 + |v|)"
+    "softsign",
+    phi=lambda v: v / (1 + abs(v)),
+    derivative=lambda v: 1 / (1 + abs(v)) ** 2,
+    summary="v / (1 + |v|)",
 )
 # tanh once more, by formulas: what is computed should be what the built-in one computes
 OWN_TANH = dfc.Activation(
@@ -40,11 +43,23 @@ RATE_FEEDBACK = dfc.PlasticityRule(
 )
 DENDRITIC = dfc.Variable("dendritic_error", formula=lambda v, v_ff: v - v_ff, summary="v - v_ff")
 DERIVATIVE_TERM = dfc.ControllerTerm("derivative", control=lambda de, k_d: k_d * de, parameters={"k_d": 0.05})
-SATURATION = dfc.ControllerTerm("saturation", limit=lambda u, u_max: f.clip(u, -u_max, u_max), parameters={"u_max": 0.3})
+SATURATION = dfc.ControllerTerm(
+    "saturation", limit=lambda u, u_max: f.clip(u, -u_max, u_max), parameters={"u_max": 0.3}
+)
 ANTI_WINDUP = dfc.ControllerTerm(
     "anti_windup", integral=lambda u, u_free, k_w: k_w * (u - u_free), parameters={"k_w": 2.0}
 )
-ITEMS = (SOFTSIGN, OWN_TANH, EVERYTHING, HEBB, RATE_FEEDBACK, DENDRITIC, DERIVATIVE_TERM, SATURATION, ANTI_WINDUP)
+ITEMS = (
+    SOFTSIGN,
+    OWN_TANH,
+    EVERYTHING,
+    HEBB,
+    RATE_FEEDBACK,
+    DENDRITIC,
+    DERIVATIVE_TERM,
+    SATURATION,
+    ANTI_WINDUP,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,7 +246,9 @@ def test_a_rule_of_the_feedback_weights():
     noisy = dfc.Controller(dt=0.01, steps=30, alpha=0.1, k_p=0.5, tau_v=0.02, sigma=0.2)
     target = net.predict(x, dtype="float64")
     trajectory = dfc.simulate(net, x, target, noisy, noise=3)
-    found = dfc.feedback_update(net, x, target, noisy, noise=3, feedback_rule="rate_feedback", normalise=(1.0, 1.0))
+    found = dfc.feedback_update(
+        net, x, target, noisy, noise=3, feedback_rule="rate_feedback", normalise=(1.0, 1.0)
+    )
     start = trajectory.v
     for i, q in enumerate(found.feedback):
         name = "linear" if i == len(found.feedback) - 1 else "softsign"
@@ -249,7 +266,9 @@ def test_a_rule_learns_online_as_it_does_in_a_phase(dtype):
     x, target = task(net, 0.5)
     tau_w = 1e7
     rule = dfc.PlasticityRule(
-        "online_rule", postsynaptic=lambda dr, v_fb, slope_ff: dr * slope_ff + 0.1 * v_fb, presynaptic=lambda r: r * r
+        "online_rule",
+        postsynaptic=lambda dr, v_fb, slope_ff: dr * slope_ff + 0.1 * v_fb,
+        presynaptic=lambda r: r * r,
     )
     dfc.register(rule)
     try:
@@ -278,6 +297,29 @@ def test_a_variable_is_recorded_beside_the_built_in_ones(dtype):
     ):
         assert error.shape == v.shape and error.dtype == np.dtype(dtype)
         np.testing.assert_allclose(error, v - v_ff, rtol=0, atol=2e-6 if dtype == "float32" else 1e-14)
+
+
+def test_a_variable_is_stored_and_replayed(tmp_path):
+    net = network()
+    x, target = task(net)
+    record = dfc.Record(variables=["v", "dendritic_error"], samples=(3, 17), every=4)
+    trajectory = dfc.simulate(net, x, target, CONTROLLER, record=record)
+    path = tmp_path / "trajectory.h5"
+    trajectory.save(path)
+    found = dfc.Trajectory.load(path)
+    for ours, theirs in zip(
+        found.formulas["dendritic_error"], trajectory.formulas["dendritic_error"], strict=True
+    ):
+        assert ours.tobytes() == theirs.tobytes()
+    [replayed] = dfc.replay(path)
+    assert not replayed.deviations and "formula_dendritic_error_2" in replayed.compared
+    registry.VARIABLES.remove("dendritic_error")
+    try:
+        [replayed] = dfc.replay(path)
+        assert "formula_dendritic_error_2" in replayed.left_out
+        assert list(dfc.Trajectory.load(path).formulas) == ["dendritic_error"]
+    finally:
+        dfc.register(DENDRITIC)
 
 
 def test_a_variable_is_recorded_online():
@@ -384,13 +426,18 @@ def test_readouts_that_solve_refuse_terms(readout):
     ("item", "message"),
     [
         (lambda: dfc.Activation("a", phi=lambda v: v if v > 0 else 0.0, derivative=lambda v: v), "where"),
-        (lambda: dfc.Activation("a", phi=lambda v: v * v, derivative=lambda v: v), "finite differences of phi"),
+        (
+            lambda: dfc.Activation("a", phi=lambda v: v * v, derivative=lambda v: v),
+            "finite differences of phi",
+        ),
         (lambda: dfc.Activation("a", phi=lambda v: f.log(v), derivative=lambda v: 1 / v), "has to be finite"),
         (lambda: dfc.Activation("a", phi=lambda v, w: v, derivative=lambda v: v), r"\(v, w\); 1 is allowed"),
         (lambda: dfc.Activation("a", phi="tanh", derivative=lambda v: v), "a function is allowed"),
         (lambda: dfc.Activation("a", phi=lambda v: v @ v, derivative=lambda v: v), "cannot be traced"),
         (
-            lambda: dfc.Activation("a", phi=f.tanh, derivative=lambda v: 1 - f.tanh(v) ** 2, difference=lambda a, d: d),
+            lambda: dfc.Activation(
+                "a", phi=f.tanh, derivative=lambda v: 1 - f.tanh(v) ** 2, difference=lambda a, d: d
+            ),
             "difference of the activation 'a'",
         ),
         (
@@ -402,13 +449,19 @@ def test_readouts_that_solve_refuse_terms(readout):
         (lambda: dfc.PlasticityRule("p", postsynaptic=lambda w: w), "known are v, v_ff"),
         (lambda: dfc.PlasticityRule("p", postsynaptic=lambda dr: float(dr)), "dfc_numba.formulas"),
         (lambda: dfc.PlasticityRule("p", postsynaptic=lambda dr: dr, presynaptic=lambda u: u), "known are r"),
-        (lambda: dfc.PlasticityRule("p", postsynaptic=lambda dr: dr, weights="both"), "'forward' and 'feedback'"),
+        (
+            lambda: dfc.PlasticityRule("p", postsynaptic=lambda dr: dr, weights="both"),
+            "'forward' and 'feedback'",
+        ),
         (lambda: dfc.Variable("x", formula=lambda y: y), "not known there"),
         (lambda: dfc.Variable("v", formula=lambda v: v), "built in"),
         (lambda: dfc.ControllerTerm("t"), "no formula"),
         (lambda: dfc.ControllerTerm("t", control=lambda k: k), "known are e, de"),
         (lambda: dfc.ControllerTerm("t", control=lambda e: e, parameters={"u": 1.0}), "parameter 'u'"),
-        (lambda: dfc.Activation("tanh", phi=f.tanh, derivative=lambda v: 1 - f.tanh(v) ** 2), "another activation"),
+        (
+            lambda: dfc.Activation("tanh", phi=f.tanh, derivative=lambda v: 1 - f.tanh(v) ** 2),
+            "another activation",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
