@@ -5,6 +5,6 @@
 test:
 	scripts/test.sh
 
-# numba's disk cache does not notice edits in other files than the cached function's own
+# never needed after an edit (kernels/cache.py keys what is compiled by its sources); it frees the space
 clean-cache:
 	find . -name '*.nbi' -o -name '*.nbc' | xargs rm -f

@@ -5,11 +5,11 @@ let a compiler assume finite numbers are out, and a fixed order of summation kee
 """
 
 import numba
+from dfc_numba.kernels.cache import install
 from numba.extending import register_jitable
 
 FLAGS = {
     "nopython": True,
-    "cache": True,  # compiled once per machine
     "nogil": True,  # threads run kernels side by side
     "error_model": "numpy",  # no branch at every division
     "fastmath": {"contract"},
@@ -17,7 +17,6 @@ FLAGS = {
 
 FLAGS_OF_PARTS = {
     **FLAGS,
-    "cache": False,
     "forceinline": True,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
@@ -27,8 +26,8 @@ JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 
 
 def jit(function):
-    """Compile a module-level function with the flags of this project."""
-    return numba.jit(**FLAGS)(function)
+    """Compile a module-level function with the flags of this project, once per machine: see `cache`."""
+    return function if JIT_DISABLED else install(numba.jit(**FLAGS)(function))
 
 
 def jit_part(function):

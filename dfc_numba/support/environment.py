@@ -43,10 +43,10 @@ def lines(values, indent=""):
 
 
 def cache_folder():
-    """Where numba keeps the compiled kernels: NUMBA_CACHE_DIR, or beside the sources."""
-    from numba import config
+    """Return the folder that compiled kernels are kept in: below NUMBA_CACHE_DIR, or beside the sources."""
+    from dfc_numba.kernels.cache import KERNELS, folders
 
-    return Path(config.CACHE_DIR) if config.CACHE_DIR else Path(_kernels_folder()) / "__pycache__"
+    return folders(KERNELS / "cache.py")[0]
 
 
 def processor_name():
@@ -87,9 +87,3 @@ def _blas():
 
     keys = ("internal_api", "version", "num_threads", "architecture")
     return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool["user_api"] == "blas"]
-
-
-def _kernels_folder():
-    import dfc_numba.kernels
-
-    return Path(dfc_numba.kernels.__file__).parent
