@@ -221,7 +221,7 @@ def merge(paths, out=None):
     alien = [path for path in paths if path not in found and not (path.parent / SWEEP_TABLE).exists()]
     if alien or not found:
         raise ConfigurationError(
-            f"{(alien or paths)[0]} is no run directory; name runs, such as sweeps/a/*, or presets without them"
+            f"{next(iter(alien or paths), 'nothing')} is no run directory; name runs, such as sweeps/a/*, or presets without them"
         )
     folders = {path.absolute().parent for path in found}
     if out is None and len(folders) > 1:

@@ -15,7 +15,7 @@ from dfc_numba.errors import ConfigurationError, MissingExtra
 from dfc_numba.sweep import local_engine
 from dfc_numba.sweep.sweep_folder import TABLE_NAME, SweepFolder
 
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = float(os.environ.get("DFC_DASK_SECONDS", 15))
 STOP_SECONDS = 120  # that runs are given for their last checkpoint
 RETRIES = 5  # of a run whose worker died or stopped
 CHILDREN = {}  # of this worker: the processes of its runs, by number
