@@ -9,6 +9,7 @@ import typer
 from dfc_numba.commands.shell import (
     DEFAULT_PRESET,
     DONE,
+    WRONG_USE,
     Dtype,
     Epochs,
     Extensions,
@@ -19,13 +20,24 @@ from dfc_numba.commands.shell import (
     exit_code,
     exit_codes,
     overrides,
+    say,
     train_run,
 )
+from dfc_numba.errors import MissingExtra
+from dfc_numba.support import ranks
 
 
 def main():
-    """Runs the command line; the entry point of `dfc`."""
-    app(prog_name="dfc")
+    """Runs the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
+    if ranks.expected() == 1:
+        app(prog_name="dfc")
+        return
+    try:
+        with ranks.session():
+            app(prog_name="dfc")
+    except (MissingExtra, RuntimeError) as error:
+        say(error)
+        sys.exit(WRONG_USE)
 
 
 @command

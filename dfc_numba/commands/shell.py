@@ -12,9 +12,11 @@ import typer
 
 from dfc_numba._version import __version__
 from dfc_numba.errors import Interrupted, MissingExtra
+from dfc_numba.support import ranks
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
 DEFAULT_PRESET = "digits"
+OVER_RANKS = ("train", "info")  # commands that several processes do together
 UNUSABLE = (ValueError, OSError, MissingExtra)  # wrong usage or input
 
 app = typer.Typer(
@@ -80,11 +82,17 @@ def _show_version(wanted: bool):
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ):
-    pass
+    if ranks.expected() > 1 and context.invoked_subcommand not in OVER_RANKS:
+        say(
+            f"dfc {context.invoked_subcommand} is no command for {ranks.expected()} processes, each of which would do it; "
+            f"start it once, without mpirun or srun (over ranks run: {', '.join(OVER_RANKS)})"
+        )
+        raise typer.Exit(WRONG_USE)
 
 
 def command(function):
@@ -145,6 +153,7 @@ def train_run(
         with progress.choose_display() as display:
             result = experiment.run([display, limit])
         progress.conclude(result)
+    ranks.finish()
     return exit_code([result.outcome.status])
 
 
@@ -175,6 +184,7 @@ def resumable():
         from dfc_numba.display.progress import resume_text
 
         say(interrupt, resume_text(interrupt.directory))
+        ranks.finish()
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -11,6 +11,7 @@ import time
 from math import isnan
 
 from dfc_numba.learning.divergence import CONTROL_REMEDY
+from dfc_numba.support import ranks
 from dfc_numba.support.memory import readable
 
 MINUTE = 60.0
@@ -123,7 +124,9 @@ class LiveDisplay(LabelledDisplay):
 
 
 def choose_display(label=""):
-    """A live display where standard error is a terminal, plain lines elsewhere."""
+    """A live display where standard error is a terminal, plain lines elsewhere; nothing of ranks beside the root."""
+    if not ranks.is_root():
+        return NoDisplay()
     return LiveDisplay(label=label) if sys.stderr.isatty() else PlainDisplay(label=label)
 
 

@@ -19,7 +19,7 @@ from dfc_numba.model.noise import as_key, given_draws
 from dfc_numba.model.products import shards_of
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN, PlasticityRule
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
-from dfc_numba.support import memory, threads
+from dfc_numba.support import memory, ranks, threads
 from dfc_numba.support.summation import TreeSum
 from dfc_numba.support.validation import instance, samples
 
@@ -274,11 +274,18 @@ def run(phase, task, *, records=None, only_converged=False):
         total.put(piece, buffer)
 
     weights = sum(w.size for w in network.weights[1:]) + sum(q.size for q in network.feedback)
-    threads.run(len(pieces), run_one, work=2.0 * phase.controller.steps * weights * phase.count)
+    own = ranks.own(len(pieces))
+    samples_here = sum(pieces[piece][1] for piece in own)
+    ranks.clear(*records)
+    threads.run(
+        len(own), lambda k: run_one(own[k]), work=2.0 * phase.controller.steps * weights * samples_here
+    )
+    summed = ranks.complete(total, buffers.take)
+    ranks.unite(results.factor, results.rate, u, flags, *records)
     if not only_converged:
         flags[:] = _convergence(phase, results, slice(None))
     factor, rate = (dense_views(flat, phase.count, network.sizes) for flat in (results.factor, results.rate))
-    outer, outer_feedback = buffers.parts(total.total)
+    outer, outer_feedback = buffers.parts(summed)
     return Sums(factor, rate, u, outer, outer_feedback, *flags)
 
 

@@ -22,7 +22,7 @@ from dfc_numba.learning.state import Counters, State
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.storage.network_file import KINDS
-from dfc_numba.support import threads
+from dfc_numba.support import ranks, threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +112,14 @@ class Trainer:
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
         self._tally = divergence.Tally()
-        self._stop_reason = None
+        self._requested = self._stop_reason = None
 
     def request_stop(self, reason):
-        """Ends the run after the minibatch under way; callable from a signal handler or another thread."""
-        self._stop_reason = reason
+        """Ends the run after the minibatch under way; callable from a signal handler or another thread.
+
+        Where several ranks train, a request to any of them ends all after the same minibatch.
+        """
+        self._requested = reason
 
     def state(self):
         """The `State` of the run: its own arrays, not copies."""
@@ -165,7 +168,7 @@ class Trainer:
         except DivergenceError as error:
             return self._ended("diverged", str(error))
         if self.counters.passes < len(self.schedule):
-            reason, self._stop_reason = self._stop_reason, None
+            reason, self._stop_reason, self._requested = self._stop_reason, None, None
             return self._ended("interrupted", reason)
         return self._ended("done", f"finished {len(self.rows)} epochs")
 
@@ -178,6 +181,7 @@ class Trainer:
         if current.phase == "forward" and self.counters.minibatch == 0:
             self.counters.samples, self.counters.loss_sum, self.counters.correct = 0, 0.0, 0.0
         while self.counters.minibatch < len(batches):
+            self._stop_reason = ranks.agree(self._requested)
             if self._stop_reason is not None:
                 return
             self._run_minibatch(current, batches)

@@ -1,5 +1,6 @@
 """One run from a configuration to a run directory: data, network, training, results."""
 
+import itertools
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from dfc_numba.extensions import used_extensions
 from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
+from dfc_numba.model.products import shards_of
 from dfc_numba.runs.checkpoint import MINUTES
+from dfc_numba.runs import follower
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory
 from dfc_numba.runs.signals import leave_on_signals, stop_on_signals
 from dfc_numba.runs.logger import Logger
+from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
 
 JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacobian take its mean
@@ -84,21 +88,39 @@ class Experiment:
             refuse_other_extensions(out, config)
         facts = {"command": list(command), "environment": environment()}
         facts["extensions"] = used_extensions(used_values(config))
-        self.directory = claim(
-            config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, wait=wait, **facts
-        )
+        facts |= {"ranks": ranks.size()}
+        follower.check_alike()
+        if ranks.is_root():
+            self.directory = claim(
+                config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, wait=wait, **facts
+            )
+        path = ranks.share(str(self.directory.path) if ranks.is_root() else None)
+        if not ranks.is_root():
+            self.directory = follower.FollowerDirectory(path)
         with self._preparing():
-            checkpoint = self.directory.find_checkpoint() if resume else None
-            self.dataset = load_data(config)
+            checkpoint = ranks.root_first(self.directory.find_checkpoint) if resume else None
+            self.dataset = ranks.root_first(load_data, config)
             new = checkpoint is None
             self.network = create_network(config, self.dataset) if new else checkpoint.state.network
-            log = Logger(self.directory.path, config, command=command) if logs(config) else None
+            log = self._log(command) if logs(config) else None
             analysis = Monitor(config, self.dataset) if config.analysis.every else None
             self.trainer = Trainer(
                 self.network, self.dataset, config, threads=threads, log=log, analysis=analysis
             )
             if not new:
                 checkpoint.restore(self.trainer)
+            if ranks.size() > 1 and ranks.is_root():
+                pieces = len(
+                    shards_of(self.network, min(config.training.batch_size, len(self.dataset.train)))
+                )
+                ends = ranks.split(pieces)
+                self.directory.record["nodes"] = ranks.world().nodes
+                self.directory.record["shards_per_rank"] = [b - a for a, b in itertools.pairwise(ends)]
+
+    def _log(self, command):
+        if not ranks.is_root():
+            return follower.FollowerLogger(self.config)
+        return Logger(self.directory.path, self.config, command=command)
 
     def expect(self):
         """The `Expectation` of the run: memory and time."""
@@ -108,7 +130,8 @@ class Experiment:
 
     def run(self, observers=()):
         """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
-        self.trainer.observers = (self.directory, *observers)
+        together = [follower.Unison(self.trainer)] if ranks.size() > 1 else []
+        self.trainer.observers = (*together, self.directory, *observers)
         try:
             with self.trainer.log or nullcontext(), stop_on_signals(self.trainer) as signals:
                 outcome = self.trainer.run()

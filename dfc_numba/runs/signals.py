@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 
 from dfc_numba.errors import Interrupted
+from dfc_numba.support import ranks
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -52,11 +53,18 @@ class TimeLimit:
 def leave_on_signals():
     """A signal raises `Interrupted`: before the training begins there is nothing to finish."""
 
+    came = []
+
     def leave(number, _frame):
-        raise Interrupted(f"interrupted by {signal.Signals(number).name} before the training began")
+        came.append(f"interrupted by {signal.Signals(number).name} before the training began")
+        if ranks.size() == 1:
+            raise Interrupted(came[0])
 
     with _handled(leave):
         yield
+    reason = ranks.agree(came[0] if came else None)  # ranks leave together, at the end of what they prepare
+    if reason is not None:
+        raise Interrupted(reason)
 
 
 @contextmanager

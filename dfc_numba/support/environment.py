@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dfc_numba._version import __version__
+from dfc_numba.support import ranks
 from dfc_numba.support.jobs import current_job
 
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "h5py", "pydantic")
@@ -24,6 +25,7 @@ def environment():
         "threads": _threads(),
         "blas": _blas(),
         "cache": str(cache_folder()),
+        **({"ranks": _ranks()} if ranks.world() else {}),
         **({"job": job} if (job := current_job()) else {}),
     }
 
@@ -78,6 +80,14 @@ def _threads():
         "available": threads.available(),
         "layer": "Python threads; the kernels release the interpreter lock",
     }
+
+
+def _ranks():
+    from mpi4py import MPI
+
+    world = ranks.world()
+    library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\0")
+    return {"ranks": world.size, "nodes": world.nodes, "on this node": world.local, "library": library}
 
 
 def _blas():

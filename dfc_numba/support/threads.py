@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
+from dfc_numba.support import ranks
+from dfc_numba.support.jobs import cpus
 from dfc_numba.support.validation import whole_number
 
 SHARD_SAMPLES = 16
@@ -26,9 +28,13 @@ _bounds = threading.local()
 
 
 def available():
-    """Number of processors that this process may use, at most NUMBA_NUM_THREADS where that is set."""
+    """Number of processors that this process may use, at most NUMBA_NUM_THREADS where that is set.
+
+    In a job of SLURM it is at most what the job has for each task; ranks that may use the same processors share them.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    count = min(count, cpus() or count) // ranks.sharing()
     wanted = os.environ.get("NUMBA_NUM_THREADS", "")
     return max(1, min(count, int(wanted))) if wanted.isdigit() else count
 

@@ -19,7 +19,7 @@ CONNECT_SECONDS = float(os.environ.get("DFC_DASK_SECONDS", 15))
 STOP_SECONDS = 120  # that runs are given for their last checkpoint
 RETRIES = 5  # of a run whose worker died or stopped
 CHILDREN = {}  # of this worker: the processes of its runs, by number
-ENDING = set()  # runs of this worker that the user has ended
+ENDED = set()  # sweeps that the user has ended
 
 
 class Stopped(RuntimeError):
@@ -38,19 +38,22 @@ def run_all(folder, runs, *, address, threads, at_once, display):
     distributed = _import()
     with _client(distributed, address, threads, at_once) as client, local_engine.signals() as came:
         _check_workers(client, folder, address)
-        tasks = {}
+        client.register_plugin(_stopping(distributed), name="dfc-numba")
+        tasks, token = {}, os.urandom(8).hex()
         for run in runs:
             future = client.submit(
-                do_run, str(folder.path.absolute()), run.index, threads, pure=False, retries=RETRIES,
+                do_run, str(folder.path.absolute()), run.index, threads, token, pure=False, retries=RETRIES,
                 key=f"dfc-{folder.name}-{run.index}-{os.urandom(4).hex()}",
             )  # fmt: skip
             tasks[future] = run
-        codes = _followed(client, tasks, came, display)
+        codes = _followed(client, tasks, token, came, display)
     return codes, came[0] if came else None
 
 
-def do_run(folder, index, threads):
+def do_run(folder, index, threads, token):
     """Do one run of a sweep in a child process of this worker; return its exit code. What Dask calls."""
+    if token in ENDED:
+        return local_engine.INTERRUPTED
     sweep = SweepFolder.open(folder)
     run = sweep.run(index)
     process = local_engine.start(
@@ -61,18 +64,33 @@ def do_run(folder, index, threads):
         code = process.wait()
     finally:
         CHILDREN.pop(index, None)
-    if code in (local_engine.INTERRUPTED, -signal.SIGTERM) and index not in ENDING:
+    if code in (local_engine.INTERRUPTED, -signal.SIGTERM) and token not in ENDED:
         raise Stopped(f"{run.name} ended after a checkpoint")
     return code
 
 
-def stop_children():
-    """Let the runs of this worker write a checkpoint and end; return how many there are. What Dask calls."""
-    ENDING.update(CHILDREN)
+def stop_children(token=None):
+    """Let the runs of this worker write a checkpoint and end; return how many there are. What Dask calls.
+
+    Args:
+        token: of the sweep, where the user has ended it; without, Dask does the runs again elsewhere.
+    """
+    if token is not None:
+        ENDED.add(token)
     for process in list(CHILDREN.values()):
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
     return len(CHILDREN)
+
+
+def _stopping(distributed):
+    """A plugin of workers: one that stops lets its runs write a checkpoint."""
+
+    class StopsRuns(distributed.WorkerPlugin):
+        def teardown(self, worker):
+            stop_children()
+
+    return StopsRuns()
 
 
 def describe_worker(folder):
@@ -80,7 +98,7 @@ def describe_worker(folder):
     return __version__, (Path(folder) / TABLE_NAME).is_file()
 
 
-def _followed(client, tasks, came, display):
+def _followed(client, tasks, token, came, display):
     """Exit codes by number of the run; after a signal, of the runs that could end."""
     codes, told, waiting, stop_at = {}, 0, dict(tasks), None
     begun = set()
@@ -89,8 +107,7 @@ def _followed(client, tasks, came, display):
             told = len(came)
             if told > 1:
                 break
-            client.cancel([future for future in waiting if future.key not in _processing(client)])
-            client.run(stop_children, on_error="ignore")
+            client.run(stop_children, token, on_error="ignore")
             stop_at = local_engine.now() + STOP_SECONDS
         if stop_at is not None and (local_engine.now() >= stop_at):
             break

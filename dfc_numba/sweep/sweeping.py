@@ -6,6 +6,8 @@ from pathlib import Path
 import typer
 
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.runs.run_directory import LOCK_NAME
+from dfc_numba.support.locks import holder_of
 from dfc_numba.sweep import local_engine, slurm_engine, sweep_folder, sweep_report
 from dfc_numba.sweep.sweep_folder import DIVERGED, DONE, FAILED, SweepFolder
 
@@ -113,7 +115,10 @@ def chosen(words, parent=None):
     if parent is not None:
         local_engine.end_with(parent)
     folder = SweepFolder.open(words[1])
-    return folder, folder.run(int(words[2]))
+    run, end = folder.run(int(words[2])), local_engine.now() + WAIT
+    while holder_of(folder.directory(run) / LOCK_NAME) is not None and local_engine.now() < end:
+        local_engine.sleep()
+    return folder, run
 
 
 @contextmanager

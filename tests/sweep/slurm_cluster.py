@@ -80,7 +80,9 @@ class Cluster:
     """
 
     def __init__(self, *, nodes=2, cpus=2, largest_array=1001):
-        self.folder = Path(tempfile.mkdtemp(prefix="dfc-slurm-"))  # munge wants folders that everybody may enter
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="dfc-slurm-")
+        )  # munge wants folders that everybody may enter
         self.cpus, self.largest_array = cpus, largest_array
         host = socket.gethostname().split(".")[0]
         self.nodes = [f"{host}{k}" for k in range(1, nodes + 1)]
