@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from dfc_numba.errors import MissingExtra
 from dfc_numba.support.jobs import whole
 
@@ -151,7 +149,9 @@ def _join(count):
 
 def _find_library(folder):
     """Tell mpi4py of the library beside it, which it looks for beside Python alone, as in an environment that uses another."""
-    beside = [str(path) for path in sorted(folder.glob("libmpi.so.*")) if path.stat().st_size > 1000]  # no text stubs
+    beside = [
+        str(path) for path in sorted(folder.glob("libmpi.so.*")) if path.stat().st_size > 1000
+    ]  # no text stubs
     if beside and not list(Path(sys.prefix, "lib").glob("libmpi.so*")):
         os.environ.setdefault("MPI4PY_LIBMPI", os.pathsep.join(beside))
 
@@ -235,6 +235,8 @@ def clear(*records):
 
 
 def _fillable(values):
+    import numpy as np  # not at the top: every command of `dfc` imports this module
+
     return [
         value for value in values if isinstance(value, np.ndarray) and value.dtype.kind in "fb" and value.size
     ]
@@ -247,6 +249,7 @@ def unite(*arrays):
     """
     if size() == 1:
         return
+    import numpy as np
     from mpi4py import MPI
 
     for array in _fillable(arrays):
@@ -262,6 +265,7 @@ def agree(reason):
     """Return what any rank has as a reason (a text or None), the same on every rank: that of the lowest rank that has one."""
     if size() == 1:
         return reason
+    import numpy as np
     from mpi4py import MPI
 
     flag, found = np.array([0 if reason is None else 1], np.int8), np.zeros(1, np.int8)
