@@ -26,6 +26,10 @@ class DamagedFileError(OSError):
     """A part of a file cannot be read, although the file could be opened; the message says where."""
 
 
+class UnusableFileError(ValueError):
+    """A file holds something else than it should, or what is not read from files of others; the message says what."""
+
+
 class MissingExtra(ImportError):
     """A library that an extra of the package installs is missing; the message names the extra."""
 

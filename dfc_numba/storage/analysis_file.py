@@ -9,9 +9,9 @@ import io
 import numpy as np
 
 from dfc_numba._version import __version__
-from dfc_numba.storage.safe import checked
+from dfc_numba.storage.schema import checked
 from dfc_numba.storage.table import filters, texts
-from dfc_numba.support import files, hdf5
+from dfc_numba.support import files, foreign, hdf5
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/analysis", "1.0", "analysis file"
 
@@ -32,7 +32,9 @@ def write(path, variables, *, dimensions, config=None):
     with hdf5.replacing(path) as file:
         text = "" if config is None else config.model_dump_json()
         file.attrs.update(
-            schema=SCHEMA, schema_version=SCHEMA_VERSION, dfc_numba=__version__, **checked({"config": text})
+            **checked(
+                {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dfc_numba": __version__, "config": text}
+            )
         )
         for name, length in _lengths(variables).items():
             _add_scale(file, name, length, variables.get(name), dimensions)
@@ -48,7 +50,11 @@ def read_course(path):
         OSError: if the file is missing or damaged. ValueError: for a newer schema, or a file of another kind.
     """
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
-        return {name: data[...] for name, data in file.items() if data.shape == file["minibatches"].shape}
+        minibatches = foreign.dataset(file, "minibatches")
+        found = {name: foreign.dataset(file, name) for name in foreign.names(file)}
+        return {
+            name: foreign.read(file, name) for name, data in found.items() if data.shape == minibatches.shape
+        }
 
 
 def _lengths(variables):

@@ -1,8 +1,9 @@
 """What is in a trajectory file: a description for people, and a search for damage that reads everything."""
 
 from dfc_numba.errors import DamagedFileError
-from dfc_numba.storage import safe, schema
+from dfc_numba.storage import schema
 from dfc_numba.storage.table import chunks, read_checked
+from dfc_numba.support.foreign import file_name
 from dfc_numba.support.memory import readable
 
 COUNTERS = ("epoch", "minibatch", "number")
@@ -21,19 +22,27 @@ def damages(file):
     yield from file.damaged
     for number in range(len(file.files)):
         handle = file.handle(number)
-        for group in (handle, *(safe.group(handle, name) for name in safe.group_names(handle))):
-            yield from _failures(safe.parsed, ((group, name) for name in schema.JSON_TEXTS))
-            for name in filter(schema.is_variable, group):
+        for group in (handle, *(schema.group(handle, name) for name in schema.group_names(handle))):
+            yield from _failures(_check_text, ((group, name) for name in schema.texts(group)))
+            for name in schema.variables(group):
                 yield from _damages(group, name)
+
+
+def _check_text(group, name):
+    """Raise an error for an attribute whose text is damaged."""
+    if name in schema.JSON_TEXTS:
+        schema.parsed(group, name)
+    elif schema.attributes(group)[name] is schema.DAMAGED:
+        raise DamagedFileError(f"{file_name(group)}: attribute {name} of {group.name} is damaged")
 
 
 def _damages(group, name):
     """Messages about the chunks of a data set that cannot be read."""
-    failures = list(_failures(safe.data_set, [(group, name)]))
+    failures = list(_failures(schema.data_set, [(group, name)]))
     if failures:
         yield from failures
     else:
-        dataset = safe.data_set(group, name)
+        dataset = schema.data_set(group, name)
         yield from _failures(read_checked, ((dataset, part) for part in chunks(dataset, len(dataset))))
 
 
@@ -47,7 +56,7 @@ def _failures(function, calls):
 
 
 def _heading(file):
-    attributes, versions = file.attributes, safe.parsed(file.handle(0), "versions") or {}
+    attributes, versions = file.attributes, schema.parsed(file.handle(0), "versions") or {}
     yield f"{file.path}: trajectories, schema {attributes['schema_version']}, {file.status}"
     facts = {
         "files": ", ".join(path.name for path in file.files) if len(file.files) > 1 else "",

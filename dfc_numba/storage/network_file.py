@@ -2,11 +2,13 @@
 
 import json
 
+from dfc_numba.errors import DamagedFileError, UnusableFileError
 from dfc_numba.extensions import explained, extensions_of
 from dfc_numba.registry import ACTIVATIONS
-from dfc_numba.support import hdf5
+from dfc_numba.support import foreign, hdf5, memory
 
 SCHEMA, SCHEMA_VERSION = "dfc-numba/network", "1.1"
+ATTRIBUTES = ("sizes", "hidden_activations", "output_activation", "bias", "dtype")
 KINDS = ("weights", "feedback", "biases", "backward")
 
 
@@ -15,6 +17,7 @@ def write(network, path):
     with hdf5.replacing(path) as file:
         file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION)
         store(network, file)
+        file.attrs.update(hdf5.checksums(dict(file.attrs)))
 
 
 def store(network, group):
@@ -45,22 +48,68 @@ def contents(group):
     """What `store` has written into a group, as keyword arguments of a `Network`.
 
     Raises:
-        ValueError: for an activation that is not registered, with the extension that brought it.
+        ValueError: for an activation that is not registered, with the extension that brought it; for arrays that do not fit
+            the sizes of the network. OSError: for what is damaged or missing.
     """
-    attributes = group.attrs
-    needed = json.loads(attributes.get("extensions", "[]"))
+    where = f"{foreign.file_name(group)}: {group.name}"
+    attributes = foreign.attributes(group)
+    missing = [name for name in ATTRIBUTES if name not in attributes]
+    if missing:
+        raise UnusableFileError(
+            f"{foreign.file_name(group)} is no complete network file: it lacks {missing[0]!r}"
+        )
+    with foreign.damage_named(where):
+        sizes = [int(size) for size in attributes["sizes"]]
+        names = [str(name) for name in (*attributes["hidden_activations"], attributes["output_activation"])]
+        bias, dtype = bool(attributes["bias"]), str(attributes["dtype"])
+        needed = json.loads(attributes.get("extensions", "[]"))
+    if (
+        len(sizes) < 2
+        or min(sizes) < 1
+        or len(names) != len(sizes) - 1
+        or dtype not in ("float32", "float64")
+    ):
+        raise DamagedFileError(
+            f"{where} describes no network: sizes {sizes}, activations {names}, dtype {dtype!r}"
+        )
     with explained(needed):
-        for name in (*attributes["hidden_activations"], attributes["output_activation"]) if needed else ():
-            ACTIVATIONS.find(str(name), key="an activation of the network")
-    depth = len(attributes["sizes"]) - 1
-    counts = dict.fromkeys(KINDS[:3] if attributes["bias"] else KINDS[:2], depth)
-    if "backward" in group:
-        counts["backward"] = len(group["backward"])
-    arrays = {kind: [group[kind][str(i + 1)][...] for i in range(count)] for kind, count in counts.items()}
-    return {
-        "biases": None,
-        **arrays,
-        "hidden_activation": list(attributes["hidden_activations"]),
-        "output_activation": str(attributes["output_activation"]),
-        "dtype": str(attributes["dtype"]),
+        for name in names if needed else ():
+            ACTIVATIONS.find(name, key="an activation of the network")
+    damaged = hdf5.damaged_texts(attributes)
+    if damaged and all(ACTIVATIONS.get(name) for name in names):  # another name is refused as such
+        raise DamagedFileError(f"{where} is damaged: its attribute {damaged[0]} does not fit its checksum")
+    shapes = _shapes(sizes, bias, group)
+    for kind, number in (name.split("/") for named in shapes.values() for name, _ in named):
+        if foreign.member(group, f"{kind}/{number}") is None:
+            raise UnusableFileError(
+                f"{foreign.file_name(group)} is no complete network file: it lacks {number!r} of {kind!r}"
+            )
+    total = sum(
+        foreign.dataset(group, name, shape=shape).nbytes for named in shapes.values() for name, shape in named
+    )
+    memory.require(total, f"the network of {where}", "use a machine with more memory")
+    arrays = {
+        kind: [foreign.read(group, name, shape=shape) for name, shape in named]
+        for kind, named in shapes.items()
     }
+    return {
+        "biases": None, **arrays, "hidden_activation": names[:-1], "output_activation": names[-1], "dtype": dtype,
+    }  # fmt: skip
+
+
+def _shapes(sizes, bias, group):
+    """(name, shape) of the data sets of each kind; feedback matrices of dynamic inversion go to the layer below."""
+    layers = range(1, len(sizes))
+    shapes = {
+        "weights": [(f"weights/{n}", (sizes[n], sizes[n - 1])) for n in layers],
+        "feedback": [(f"feedback/{n}", (sizes[n], sizes[-1])) for n in layers],
+    }
+    if bias:
+        shapes["biases"] = [(f"biases/{n}", (sizes[n],)) for n in layers]
+    if foreign.member(group, "backward") is not None:
+        count = len(foreign.names(foreign.subgroup(group, "backward")))
+        # a single loop through all layers has one matrix, whose shape `Network` checks
+        shapes["backward"] = [
+            (f"backward/{n}", (sizes[n], None)) for n in range(1, min(count, len(sizes) - 1) + 1)
+        ]
+    return shapes

@@ -9,8 +9,9 @@ import numpy as np
 
 from dfc_numba.extensions import explained
 from dfc_numba.model.network import Network
-from dfc_numba.storage import recipes, safe, schema, segments
+from dfc_numba.storage import recipes, schema, segments
 from dfc_numba.storage.stored import Part, StoredRecord, StoredVariable
+from dfc_numba.support import foreign
 from dfc_numba.support.validation import choice
 
 OPEN_FILES = 8
@@ -70,8 +71,8 @@ class Trajectories:
         self._handles, self._parts, self._closed = OrderedDict(), {}, False
         try:
             self._counts = self._count()
-            self.attributes = safe.attributes(self.handle(0))
-            self.status = str(safe.attributes(self.handle(len(self.files) - 1)).get("status"))
+            self.attributes = schema.attributes(self.handle(0))
+            self.status = str(schema.attributes(self.handle(len(self.files) - 1)).get("status"))
         except BaseException:
             self.close()
             raise
@@ -81,12 +82,12 @@ class Trajectories:
     @property
     def config(self):
         """The configuration of the run as nested dicts, None where there is none."""
-        return safe.parsed(self.handle(0), "config")
+        return schema.parsed(self.handle(0), "config")
 
     @property
     def extensions(self):
         """Facts of the extensions that the run depended on, see `dfc_numba.extensions`."""
-        return safe.parsed(self.handle(0), "extensions") or []
+        return schema.parsed(self.handle(0), "extensions") or []
 
     def __getitem__(self, phase):
         """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
@@ -103,7 +104,7 @@ class Trajectories:
         if number not in self._handles:
             while len(self._handles) >= OPEN_FILES:
                 self._handles.popitem(last=False)[1].close()
-            self._handles[number] = safe.open_file(self.files[number])
+            self._handles[number] = schema.open_file(self.files[number])
         self._handles.move_to_end(number)
         return self._handles[number]
 
@@ -115,14 +116,14 @@ class Trajectories:
         parts = self._parts.get((number, group))
         if parts is None:
             parts = self._parts[number, group] = {}
-            for other in filter(schema.is_variable, safe.group(self.handle(number), group)):
+            for other in schema.variables(schema.group(self.handle(number), group)):
                 with suppress(OSError, ValueError):  # whoever asks for it is told
                     parts[other] = self._look_up(number, group, other)
         return parts[name] if name in parts else self._look_up(number, group, name)
 
     def _look_up(self, number, group, name):
         def opened():
-            return safe.data_set(safe.group(self.handle(number), group), name)
+            return schema.data_set(schema.group(self.handle(number), group), name)
 
         dataset = opened()
         return Part(opened, self.files[number], dataset.shape, dataset.dtype)
@@ -143,7 +144,7 @@ class Trajectories:
         counts, errors = {}, []
         for number, file in enumerate(self.files):
             try:
-                counts[file] = safe.phase_counts(self.handle(number))
+                counts[file] = schema.phase_counts(self.handle(number))
             except (OSError, ValueError) as error:
                 errors.append(error)
         if not counts:
@@ -159,6 +160,13 @@ class Trajectories:
     def _drop_handles(self):
         while self._handles:
             self._handles.popitem()[1].close()
+
+
+def _coordinate(group, name):
+    """The values of a dimension or coordinate that a group has, None where it has none."""
+    if name not in foreign.names(group):
+        return None
+    return foreign.read(group, name)
 
 
 def _backward(arrays, depth):
@@ -184,17 +192,17 @@ class PhaseRecords:
         self._files = [number for number, count in enumerate(counts) if count is not None]
         self._ends = np.cumsum([counts[number] for number in self._files])
         group = self._group(self._files[0])
-        attributes = safe.attributes(group)
-        self.phase, self.kind = str(attributes.get("phase", name)), recipes.of_attributes(attributes)
-        self.variables = tuple(sorted(filter(schema.is_variable, group), key=schema.order))
-        self.step, self.time = (
-            safe.data_set(group, one)[...] if one in group else None for one in ("step", "time")
-        )
+        attributes = schema.attributes(group)
+        phase = attributes.get("phase", schema.DAMAGED)
+        self.phase = name if phase == schema.DAMAGED else str(phase)
+        self.kind = recipes.of_attributes(attributes)
+        self.variables = tuple(sorted(schema.variables(group), key=schema.order))
+        self.step, self.time = (_coordinate(group, one) for one in ("step", "time"))
 
     @property
     def options(self):
         """The `Controller` or `Inversion`; None where nothing is simulated, or the recipe is not known."""
-        found = safe.parsed(self._group(self._files[0]), self.kind.name)
+        found = schema.parsed(self._group(self._files[0]), self.kind.name)
         return None if found is None else self.kind.options(**found)
 
     @property
@@ -210,7 +218,7 @@ class PhaseRecords:
     @property
     def update(self):
         """Options of the update that was made of each record."""
-        return safe.parsed(self._group(self._files[0]), "update") or {}
+        return schema.parsed(self._group(self._files[0]), "update") or {}
 
     def variable(self, name, layer=None):
         """A `StoredVariable` over all records, read when it is indexed.
@@ -235,9 +243,9 @@ class PhaseRecords:
         number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
         arrays = {}
         for variable, group in schema.PARAMETER_GROUPS.items():
-            row, stored = int(self.variable(variable)[n]), safe.group(self._source.handle(number), group)
-            facts = safe.parsed(stored, "network") or {}
-            for name in filter(schema.is_variable, stored):
+            row, stored = int(self.variable(variable)[n]), schema.group(self._source.handle(number), group)
+            facts = schema.parsed(stored, "network") or {}
+            for name in schema.variables(stored):
                 arrays[name] = StoredVariable(name, [self._source.part(number, group, name)])[row]
         try:
             layers, bias = range(1, len(facts.pop("sizes"))), facts.pop("bias")
@@ -262,4 +270,4 @@ class PhaseRecords:
         return (self[n] for n in range(len(self)))
 
     def _group(self, number):
-        return safe.group(self._source.handle(number), self.name)
+        return schema.group(self._source.handle(number), self.name)

@@ -10,7 +10,7 @@ import numpy as np
 from dfc_numba._version import ARITHMETIC
 from dfc_numba.model.recording import Record
 from dfc_numba.registry import VARIABLES
-from dfc_numba.storage import recipes, safe, schema
+from dfc_numba.storage import recipes, schema
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import computed, simulates, update_arrays
 from dfc_numba.storage.table import pieces
@@ -262,7 +262,7 @@ def recorded_elsewhere(file):
 def has_earlier_arithmetic(file):
     """Whether a file of an open `Trajectories` is of a version that rounds differently: other bits are to be expected."""
     numbers = range(len(file.files))
-    return any(_arithmetic(safe.attributes(file.handle(n))) < ARITHMETIC for n in numbers)
+    return any(_arithmetic(schema.attributes(file.handle(n))) < ARITHMETIC for n in numbers)
 
 
 def _arithmetic(attributes):
@@ -272,8 +272,8 @@ def _arithmetic(attributes):
 
 
 def _differences(file, own):
-    versions = safe.parsed(file, "versions") or {}
-    attributes = safe.attributes(file)
+    versions = schema.parsed(file, "versions") or {}
+    attributes = schema.attributes(file)
     there = {**versions, "the processor": attributes.get("cpu"), "arithmetic": _arithmetic(attributes)}
     pairs = {name: (there.get(name), own[name]) for name in DECISIVE}
     return [f"{name} {old} (here {new})" for name, (old, new) in pairs.items() if old and old != new]

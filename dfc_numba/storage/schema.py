@@ -9,7 +9,9 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 
+from dfc_numba.errors import DamagedFileError, UnusableFileError
 from dfc_numba.registry import VARIABLES
+from dfc_numba.support import foreign, hdf5
 from dfc_numba.support.wording import nearest
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.1", "trajectory file"
@@ -37,6 +39,8 @@ RECORD, SNAPSHOT = "record", "snapshot"
 GROWING = (RECORD, SNAPSHOT, "sample", "minibatch_sample")  # dimensions without a fixed length
 
 FILL = {"f": float("nan"), "i": -1, "u": 0}  # what is missing, by the kind of numbers
+
+DAMAGED = "(damaged)"
 
 NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 
@@ -272,3 +276,95 @@ def root_attributes(*, config=None, command=(), seed=None):
 def options_text(options):
     """A `Controller` or an `Inversion` as JSON, "" for None."""
     return "" if options is None else json.dumps(asdict(options))
+
+
+# --- opening, with checks -------------------------------------------------------------------------------------
+
+
+def open_file(path):
+    """A trajectory file, opened for reading.
+
+    Raises:
+        OSError: if it cannot be read. ValueError: if it is no trajectory file, a newer one, or holds links.
+    """
+    file = hdf5.open_checked(path, SCHEMA, SCHEMA_VERSION, KIND)
+    try:
+        for name in group_names(file):
+            group(file, name)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def group_names(file):
+    """Names of the groups of a file."""
+    import h5py
+
+    with foreign.damage_named(foreign.file_name(file)):
+        return [name for name in foreign.names(file) if file.get(name, getclass=True) is h5py.Group]
+
+
+def group(file, name):
+    """A group of a file, which holds no links."""
+    found = foreign.subgroup(file, name)
+    foreign.names(found)
+    return found
+
+
+def phase_counts(file):
+    """The number of records of each phase."""
+    phases = [name for name in group_names(file) if name not in PARAMETER_GROUPS.values()]
+    groups = {name: group(file, name) for name in phases}
+    return {
+        name: len(data_set(found, RECORD)) for name, found in groups.items() if RECORD in foreign.names(found)
+    }
+
+
+def data_set(group, name):
+    """A data set of a group, see `foreign.dataset`, with the dimensions that its name has."""
+    dims = variable(name).dims if is_variable(name) else None
+    found = foreign.dataset(group, name)
+    if dims is not None and found.ndim != len(dims):
+        raise UnusableFileError(
+            f"{foreign.file_name(group)}: {group.name}/{name} has {found.ndim} dimensions; expected {', '.join(dims)}"
+        )
+    return found
+
+
+def parsed(item, name):
+    """What an attribute says in JSON; None where it is empty or missing.
+
+    Raises:
+        DamagedFileError: if its checksum does not fit. UnusableFileError: for something else than JSON.
+    """
+    stored = foreign.attributes(item)
+    where = f"{foreign.file_name(item)}: attribute {name} of {item.name}"
+    if name in hdf5.damaged_texts(stored):
+        raise DamagedFileError(f"{where} is damaged")
+    text = stored.get(name, "")
+    try:
+        return json.loads(text or "null")
+    except (ValueError, TypeError, RecursionError):
+        raise UnusableFileError(f"{where} is not JSON: {text!r:.60}") from None
+
+
+def attributes(item):
+    """The attributes of a file or group; a text that does not fit its checksum is called damaged."""
+    stored = foreign.attributes(item)
+    return stored | dict.fromkeys(set(hdf5.damaged_texts(stored)) - set(JSON_TEXTS), DAMAGED)
+
+
+def texts(item):
+    """Names of the attributes that are texts, or a list of them."""
+    return list(hdf5.texts(foreign.attributes(item)))
+
+
+def variables(group):
+    """Names of the variables of this version of the schema that a group holds."""
+    return [name for name in foreign.names(group) if is_variable(name)]
+
+
+def checked(texts):
+    """Attributes, with the checksums of those that are texts."""
+    return {**texts, **hdf5.checksums(texts)}

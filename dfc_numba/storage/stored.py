@@ -116,7 +116,7 @@ class StoredVariable(Lazy):
         dataset = part.open()
         try:
             return _outer(dataset, [rows - start, *inner])
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._damaged(part, dataset, rows, start, inner, error) from None
 
     def _damaged(self, part, dataset, rows, start, inner, error):
@@ -124,7 +124,7 @@ class StoredVariable(Lazy):
         for row in rows:
             try:
                 _outer(dataset, [np.array([row - start]), *inner])
-            except OSError:
+            except (OSError, RuntimeError, ValueError, KeyError):
                 break
         return DamagedFileError(
             f"{part.path}: {dataset.name} of {self.dims[0]} {row} is damaged or cannot be read ({error}); "

@@ -9,7 +9,8 @@ import itertools
 import numpy as np
 
 from dfc_numba.errors import DamagedFileError, MissingExtra
-from dfc_numba.storage import hdf5_fast, safe, schema
+from dfc_numba.storage import hdf5_fast, schema
+from dfc_numba.support import foreign
 
 # --- layout: chunks, compression, checksums -----------------------------------------------------------------
 
@@ -86,7 +87,7 @@ class Table:
 
     def __init__(self, file, name, leading, *, attributes, options, units=None, dtype=None):
         self.group = file.create_group(name)
-        self.group.attrs.update(safe.checked(attributes))
+        self.group.attrs.update(schema.checked(attributes))
         self.attributes = dict(attributes)
         self._leading, self._options, self._units, self._dtype = leading, options, units or {}, dtype
         self._variables, self._scales, self._lengths = {}, {}, {}
@@ -333,11 +334,11 @@ def read_checked(dataset, part):
     """A part of a data set; an error says where its checksum is wrong."""
     try:
         return dataset[part]
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         leading = schema.variable(dataset.name.rpartition("/")[2]).dims[0]
         rows = f"{leading} {part[0].start}" + (
             f" to {part[0].stop - 1}" if part[0].stop - part[0].start > 1 else ""
         )
         raise DamagedFileError(
-            f"{dataset.file.filename}: {dataset.name} of {rows} is damaged, or cannot be read ({error})"
+            f"{foreign.file_name(dataset)}: {dataset.name} of {rows} is damaged, or cannot be read ({error})"
         ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.storage import recipes, safe, schema
+from dfc_numba.storage import recipes, schema
 from dfc_numba.storage.hdf5_fast import NewFile
 from dfc_numba.storage.recipes import recipe_arrays, update_arrays
 from dfc_numba.storage.table import Table, filters
@@ -56,10 +56,12 @@ class TrajectoryWriter:
         self._new = NewFile(path)
         self._file = self._new.file
         self._file.attrs.update(
-            {
-                **safe.checked(attributes), "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION,
-                "compression": compression, "status": "open",
-            }
+            schema.checked(
+                {
+                    **attributes, "schema": schema.SCHEMA, "schema_version": schema.SCHEMA_VERSION,
+                    "compression": compression, "status": "open",
+                }
+            )
         )  # fmt: skip
         self._parameters = ParameterStore(self._file, self._options)
 
@@ -141,7 +143,7 @@ class TrajectoryWriter:
             OSError: if not all of it could be written.
         """
         if self._file:
-            for name, value in {**attributes, "status": status}.items():
+            for name, value in schema.checked({**attributes, "status": status}).items():
                 self._file.attrs[name] = value
             self._new.close()
             self._new.check()

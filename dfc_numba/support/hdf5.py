@@ -1,20 +1,23 @@
 """HDF5 files of this project: written as a whole, sealed where a damage must not go unseen, opened with a check.
 
-What is no HDF5 file, another kind of file, or newer, is refused with a reason.
+What is no HDF5 file, another kind of file, or newer, is refused with a reason; see `foreign` for all that is checked.
 """
 
 import io
 import os
-import re
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from dfc_numba.errors import DamagedFileError, UnusableFileError
 from dfc_numba.support import files
+from dfc_numba.support.foreign import attributes, damage_named, open_hdf5, open_regular
 
 SEAL_BYTES = 512  # the smallest user block, which HDF5 leaves to others
 SEALED = b"dfc-numba: "
-OPEN_FAILED = re.compile(r"Unable to (?:synchronously )?open file \(([^:)]*).*")  # HDF5's words around a short reason
+CHECKSUM = "_crc32"  # after the name of a text
 SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08x}\n"
 
 
@@ -46,7 +49,7 @@ def replacing(path, *, keep=None, sealed=False):
 
 def is_sealed(path):
     """Whether a file begins as a sealed one does."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(len(SEALED)) == SEALED
 
 
@@ -57,7 +60,7 @@ def check_seal(path):
         OSError: if the file is damaged, cut off, not sealed or not there.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             seal, size, checksum = file.read(SEAL_BYTES), 0, 0
             while block := file.read(2**20):
                 size, checksum = size + len(block), zlib.crc32(block, checksum)
@@ -73,7 +76,7 @@ def _seal(size, checksum):
 
 @contextmanager
 def opened(path, schema, version, kind):
-    """Yields a file, opened for reading; errors of the body name the path too.
+    """Yields a file, opened for reading through `foreign`; every error of the body names the path.
 
     Args:
         schema, version: what the file's attributes `schema` and `schema_version` have to be; any minor version is taken.
@@ -82,26 +85,29 @@ def opened(path, schema, version, kind):
     Raises:
         OSError: if the file cannot be read. ValueError: if it is none of this kind, a newer or an incomplete one.
     """
-    try:
-        with open_checked(path, schema, version, kind) as file:
-            yield file
-    except KeyError as error:
-        raise ValueError(f"{path} is no complete {kind}: {error.args[0]}") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
+    with open_checked(path, schema, version, kind) as file:
+        try:
+            with damage_named(path, passing=KeyError):
+                yield file
+        except KeyError as error:
+            raise UnusableFileError(f"{path} is no complete {kind}: {error.args[0]}") from None
+        except DamagedFileError as error:
+            where = str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
+            raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({where})") from None
+        except (OSError, ValueError) as error:
+            if str(path) in str(error):
+                raise
+            raise DamagedFileError(f"{path} is no complete {kind}: {error}") from None
 
 
 def open_checked(path, schema, version, kind):
     """A file, opened for reading, with the schema that it has to have. For the arguments and errors see `opened`."""
-    import h5py
-
     try:
-        # complete files never change, and some file systems of clusters have no locks
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=2**20)
+        file = open_hdf5(path)
     except OSError as error:
         raise unreadable(path, error) from None
     try:
-        _check_schema(path, file.attrs, schema, version, kind)
+        _check_schema(path, attributes(file), schema, version, kind)
     except BaseException:
         file.close()
         raise
@@ -109,24 +115,56 @@ def open_checked(path, schema, version, kind):
 
 
 def unreadable(path, error):
-    """The error with a message that names the file, without the words that HDF5 has for it."""
+    """The error with a message that names the file."""
     text = str(error)
-    if not Path(path).exists():
+    if isinstance(error, FileNotFoundError) or not Path(path).exists():
         return FileNotFoundError(f"there is no {path}")
     if error.errno:
         return type(error)(f"{path} cannot be read: {os.strerror(error.errno)}")
-    if str(path) in text and "cannot be read" in text:
+    if str(path) in text:
         return error
-    reason = OPEN_FAILED.sub(r"\1", text)
-    return type(error)(f"{path} cannot be read: damaged, or no HDF5 file ({reason})")
+    return DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({text})")
 
 
 def _check_schema(path, attributes, schema, version, kind):
     found, found_version = attributes.get("schema"), str(attributes.get("schema_version"))
     if not isinstance(found, str) or found != schema:
-        raise ValueError(f"{path} is no {kind}: its schema is {found!r}, expected {schema!r}")
+        raise ValueError(f"{path} is no {kind}: its schema is {found!r:.80}, expected {schema!r}")
     major = version.split(".")[0]
     if found_version.split(".")[0] != major:
         raise ValueError(
-            f"{path} has schema version {found_version}; this program reads {major}.x: use a newer one"
+            f"{path} has schema version {found_version:.80}; this program reads {major}.x: use a newer one"
         )
+
+
+def texts(attributes):
+    """The attributes that are texts, or lists of them, as texts by their names, without those that name the schema."""
+    own = {
+        name: _joined(value) for name, value in attributes.items() if name not in ("schema", "schema_version")
+    }
+    return {name: text for name, text in own.items() if text is not None}
+
+
+def checksums(attributes):
+    """The checksums of texts among attributes, as attributes of their own: HDF5 has none for them."""
+    return {
+        f"{name}{CHECKSUM}": zlib.crc32(text.encode(errors="surrogateescape"))
+        for name, text in texts(attributes).items()
+    }
+
+
+def damaged_texts(attributes):
+    """Names of the attributes whose text does not fit the checksum that is stored with it; older files have none."""
+    return [
+        name.removesuffix(CHECKSUM)
+        for name, checksum in checksums(attributes).items()
+        if attributes.get(name, checksum) != checksum
+    ]
+
+
+def _joined(value):
+    """A text, or an array or list of texts, as one; None for anything else."""
+    if isinstance(value, str):
+        return value
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1 else []
+    return "\0".join(values) if values and all(isinstance(one, str) for one in values) else None
