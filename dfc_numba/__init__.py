@@ -44,8 +44,11 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.inversion.stability import InversionStability as InversionStability
     from dfc_numba.inversion.stability import inversion_stability as inversion_stability
     from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
-    from dfc_numba.learning.inversion import InversionUpdate as InversionUpdate
-    from dfc_numba.learning.inversion import inversion_update as inversion_update
+    from dfc_numba.learning.inversion_methods import InversionUpdate as InversionUpdate
+    from dfc_numba.learning.inversion_methods import inversion_update as inversion_update
+    from dfc_numba.learning.method import Gradients as Gradients
+    from dfc_numba.learning.method import Method as Method
+    from dfc_numba.learning.method import PlannedUpdate as PlannedUpdate
     from dfc_numba.model.activations import Activation as Activation
     from dfc_numba.model.controller import Controller as Controller
     from dfc_numba.model.controller_terms import ControllerTerm as ControllerTerm
@@ -101,8 +104,8 @@ _HOMES = {
     "simulate_inversion": "inversion.simulation",
     "Inversion": "inversion.simulation",
     "InversionTrajectory": "inversion.trajectory",
-    "inversion_update": "learning.inversion",
-    "InversionUpdate": "learning.inversion",
+    "inversion_update": "learning.inversion_methods",
+    "InversionUpdate": "learning.inversion_methods",
     "inversion_stability": "inversion.stability",
     "InversionStability": "inversion.stability",
     "initial_feedback": "inversion.feedback",
@@ -124,6 +127,9 @@ _HOMES = {
     "limit_threads": "support.threads",
     "DivergenceError": "errors",
     "register": "registry",
+    "Method": "learning.method",
+    "Gradients": "learning.method",
+    "PlannedUpdate": "learning.method",
     "load_extension": "extensions",
     "Option": "registry",
 }

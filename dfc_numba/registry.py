@@ -118,6 +118,20 @@ class Option:
             raise ValueError(f"{path or self.name} = {value!r}: must be {self.allowed()}{hint}")
         return converted
 
+    def checked_or_default(self, values, section):
+        """Return the value of the option in a section, a dict; its default if it is not stated there.
+
+        Raises:
+            ValueError: for a value that is not allowed, or none where there is no default.
+        """
+        path = f"{section}.{self.name}"
+        if self.name in values:
+            value = values[self.name]
+            return self.checked(None if value == "none" and self.optional else value, path)
+        if self.default is REQUIRED:
+            raise ValueError(f"{path} has to be stated: {self.allowed()}")
+        return self.default
+
     def allowed(self):
         """Say which values are allowed."""
         if self.choices:
@@ -224,6 +238,13 @@ class Registry(Mapping):
             return self._items[name]
         raise ValueError(f"{key or self.kind} is {name!r}; {self.allowed(name)}")
 
+    def must_be(self, name):
+        """Say what is allowed in place of an unknown name, as the configuration says it."""
+        *first, last = map(repr, self.names())
+        names = f"{', '.join(first)} or {last}" if first else last
+        hint = nearest(name, self.names()) if isinstance(name, str) else ""
+        return f"must be {names}{hint} (if an extension brings this {self.kind}, load it: {HOW_TO_LOAD})"
+
     def allowed(self, name):
         """Say which names there are beside an unknown one, and which is nearest to it."""
         names = self.names()
@@ -274,7 +295,7 @@ CONTROLLER_TERMS = Registry("controller term")
 VARIABLES = Registry("variable")
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
 METHODS = Registry("method", homes=["dfc_numba.learning.methods"])
-OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizers"])
+OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.descent"])
 DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.sources"])
 MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])
 REGISTRIES = (

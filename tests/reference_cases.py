@@ -22,7 +22,7 @@ import dfc_numba as dfc
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.stability import stability
 from dfc_numba.dynamics.plasticity import one_shot_feedback_update
-from dfc_numba.learning import optimizers
+from dfc_numba.learning import descent as optimizers
 
 GRADIENT = re.compile(
     r"g(?P<kind>[Wb])(?P<layer>\d)(_(?P<readout>cont|conteff|ss|ssa|ndi)(_pro(?P<proactive>\d))?_(?P<rule>nl|vd|dm))?"

@@ -6,7 +6,7 @@ import numpy as np
 from relatives_reference import Row, adam
 
 import dfc_numba as dfc
-from dfc_numba.learning.optimizers import Optimizer
+from dfc_numba.learning.descent import Optimizer
 from dfc_numba.relatives import equilibrium_propagation as ep
 from dfc_numba.relatives.continual import continual_updates
 

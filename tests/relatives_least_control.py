@@ -4,7 +4,7 @@ import numpy as np
 from relatives_reference import Options, Row
 
 import dfc_numba as dfc
-from dfc_numba.learning.optimizers import Optimizer, clip_factors
+from dfc_numba.learning.descent import Optimizer, clip_factors
 from dfc_numba.relatives import control_learning as cl
 from dfc_numba.relatives import least_control as lc
 from dfc_numba.relatives.energy_control import EnergyControl, energy_control

@@ -4,7 +4,7 @@ import numpy as np
 from relatives_reference import Row, adam
 
 import dfc_numba as dfc
-from dfc_numba.learning.optimizers import Optimizer
+from dfc_numba.learning.descent import Optimizer
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.relatives import target_propagation as tp
 from dfc_numba.relatives.feedback_mappings import (

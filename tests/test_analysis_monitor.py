@@ -24,11 +24,10 @@ from dfc_numba.analysis.probe import Probe, probe_minibatch, probe_of
 from dfc_numba.analysis.results import PHASES
 from dfc_numba.analysis.stability import VERDICTS, stability
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.configuration.config_usage import ANALYSES, DFC_METHODS, possible_analyses
+from dfc_numba.configuration.config_usage import ANALYSES, possible_analyses
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.learning.inversion import create_backward
-from dfc_numba.learning.methods import METHODS
+from dfc_numba.registry import METHODS
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
@@ -48,8 +47,8 @@ def measured(method="dfc", what=None, **sections):
 def created(config):
     """A network, with the feedback matrices of dynamic inversion for a method that has them."""
     net = network()
-    if config.training.method not in (*DFC_METHODS, "bp", "dfa"):
-        create_backward(net, config)
+    if METHODS[config.training.method].prepare:
+        METHODS[config.training.method].prepare(net, config)
     return net
 
 

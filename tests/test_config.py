@@ -17,8 +17,9 @@ from dfc_numba.configuration.config_file import (
     tomllib,
     validated,
 )
-from dfc_numba.configuration.config_usage import DFC_METHODS, OPTIMIZER_KEYS
+from dfc_numba.configuration.config_usage import OPTIMIZER_KEYS
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.registry import METHODS
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
 OFF_BY_DEFAULT = {
@@ -40,17 +41,15 @@ def test_defaults_are_the_digits_preset():
 
 @pytest.mark.parametrize("section", Config.model_fields)
 def test_every_key_has_a_description(section):
-    texts = descriptions(Config.model_fields[section].annotation)
+    texts = descriptions(section, Config())
     assert set(texts) == set(section_keys(section))
     assert all(texts.values())
 
 
-def test_the_methods_are_those_of_the_trainer():
-    from dfc_numba.learning.methods import METHODS
-
-    names = Config.model_fields["training"].annotation.model_fields["method"].annotation.__args__
-    assert set(names) == set(METHODS)
-    assert {name for name, method in METHODS.items() if method.feedback} == set(DFC_METHODS)
+def test_every_method_of_the_family_runs_a_controller_and_has_feedback_phases():
+    family = {name for name in METHODS if name.split("-")[0] == "dfc"}
+    assert {name for name, method in METHODS.items() if method.controlled} == family
+    assert {name for name, method in METHODS.items() if method.feedback} == family
 
 
 @pytest.mark.parametrize("name", preset_names())

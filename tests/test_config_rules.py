@@ -7,14 +7,13 @@ import pytest
 from dfc_numba.configuration import config_rules
 from dfc_numba.configuration.config import Config
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.configuration.config_usage import (
-    DFC_METHODS,
-    SINGLE_PHASE,
-    feedback_simulations,
-    learning_phases,
-    published_pursuit,
-)
+from dfc_numba.configuration.config_usage import published_pursuit
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.phases import feedback_simulations, learning_phases
+from dfc_numba.registry import METHODS
+
+DFC_METHODS = [name for name, method in METHODS.items() if method.controlled]
+SINGLE_PHASE = "dfc-single-phase"
 
 STRONG = ["target.feedback=strong", "target.class_value=0.9"]
 SINGLE = ["training.method=dfc-single-phase", "controller.sigma=0.05", "controller.tau_noise=0.1"]

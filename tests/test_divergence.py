@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_runs import SIZES, configuration, dataset, network, parameters, train
 
-from dfc_numba.learning import methods
-from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.method import Gradients, Method
+from dfc_numba.registry import METHODS
 from dfc_numba.learning.training import Trainer
 
 
@@ -29,7 +29,7 @@ def test_a_diverging_sample_is_named(monkeypatch):
             gradients.weights[1][0, 0] = np.inf
         return gradients
 
-    monkeypatch.setitem(methods.METHODS, "bp", methods.Method(summary="", forward=forward))
+    monkeypatch.setitem(METHODS._items, "bp", Method("bp", forward=forward))
     batches = [np.arange(8), np.arange(8, 20)]
     net = network()
     _, _, outcome = train(configuration(training={"method": "bp"}), data_set, net, minibatches=batches)
@@ -84,4 +84,4 @@ def test_wrong_data_sets_and_methods_are_refused():
     with pytest.raises(ValueError, match="set target.loss = 'mse'"):
         Trainer(network(), dataset("regression"), configuration())
     with pytest.raises(ValueError, match="did you mean 'dfc-ss'"):
-        methods.find("dfc_ss")
+        METHODS.find("dfc_ss")

@@ -17,7 +17,7 @@ from dfc_numba.configuration.config_file import load_config
 from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
 from dfc_numba.inversion.simulation import Inversion, recorded_bytes, simulate_inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
-from dfc_numba.learning.inversion import create_backward, inversion_update
+from dfc_numba.learning.inversion_methods import create_backward, inversion_update
 from dfc_numba.model.recording import Recipe
 from dfc_numba.runs.logger import Logger
 from dfc_numba.storage.reader import open_trajectories

@@ -12,7 +12,7 @@ from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.inversion.stability import inversion_stability
 from dfc_numba.learning import methods
-from dfc_numba.learning.inversion import create_backward
+from dfc_numba.learning.inversion_methods import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import create_network

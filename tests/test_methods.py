@@ -10,7 +10,10 @@ from small_runs import NEEDS, SIZES, configuration, network
 import dfc_numba as dfc
 from dfc_numba.dynamics.plasticity import one_shot_feedback_update
 from dfc_numba.learning.baselines import backpropagation, direct_feedback_alignment
-from dfc_numba.learning.methods import METHODS, Minibatch, find
+from dfc_numba.learning.method import Minibatch
+from dfc_numba.learning.methods import find
+from dfc_numba.learning.phases import simulated_steps
+from dfc_numba.registry import METHODS
 
 READOUTS = {"dfc": "average", "dfc-ss": "final", "dfc-ss-newton": "newton", "dfc-ssa": "analytic"}
 BASELINES = {"bp": backpropagation, "dfa": direct_feedback_alignment}
@@ -162,7 +165,7 @@ def test_feedback_phases_by_the_one_shot_rule(phase):
 
 def test_steps_are_those_of_the_controller_that_a_phase_simulates():
     def steps(method, phase, **sections):
-        return find(method).steps(phase, configured(method, **sections))
+        return simulated_steps(phase, configured(method, **sections))
 
     forward, feedback = configuration().controller.steps, configuration().feedback_controller.steps
     assert forward != feedback

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dfc_numba.learning.optimizers import Optimizer, clip_factors, per_layer, squared_norm
+from dfc_numba.learning.descent import Optimizer, clip_factors, per_layer, squared_norm
 
 SHAPES = [[(4, 3), (4,)], [(2, 4), (2,)]]
 STEPS = 5

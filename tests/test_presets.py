@@ -14,7 +14,7 @@ from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config, preset_names, preset_text, preset_title, tomllib
-from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.descent import Gradients
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
 

@@ -9,10 +9,9 @@ from small_runs import NEEDS, SIZES, configuration, dataset, network, parameters
 
 import dfc_numba as dfc
 from dfc_numba import data
-from dfc_numba.configuration.config_usage import INVERSION_KEYS
 from dfc_numba.learning import methods
+from dfc_numba.registry import METHODS
 from dfc_numba.learning.evaluation import evaluate
-from dfc_numba.learning.inversion import create_backward
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.targets import mean_loss
 
@@ -168,7 +167,7 @@ def test_networks_without_biases_learn():
     assert trainer.rows[-1]["train_loss"] < trainer.rows[0]["train_loss"]
 
 
-@pytest.mark.parametrize("method", sorted(methods.METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_method_lowers_the_loss(method, task):
     config = configuration(
@@ -177,8 +176,8 @@ def test_every_method_lowers_the_loss(method, task):
         **NEEDS.get(method, {}),
     )
     net = network(feedback_init="weight_product")
-    if method in INVERSION_KEYS:
-        create_backward(net, config)
+    if METHODS[method].prepare:
+        METHODS[method].prepare(net, config)
     trainer, _, outcome = train(config, dataset(task, n_train=64), net)
     assert outcome.status == "done"
     assert trainer.rows[-1]["train_loss"] < 0.8 * trainer.rows[0]["train_loss"]

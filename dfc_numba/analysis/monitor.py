@@ -86,7 +86,7 @@ class Monitor:
         now = trainer.counters.minibatches
         to_come = {time for time in times if time >= now}
         to_do = to_come - {self.notes[-1]["minibatches"]} if self.notes else to_come | {now}
-        _, seconds = (self._note(trainer.network)["seconds"] for _ in range(2))
+        _, seconds = (self._note(trainer)["seconds"] for _ in range(2))
         return len(to_do), len(to_do) * seconds
 
     def on_start(self, trainer):
@@ -113,11 +113,12 @@ class Monitor:
 
     def _measure(self, **where):
         counters = self._trainer.counters
-        self.notes.append(self._note(self._trainer.network, minibatches=counters.minibatches, **where))
+        self.notes.append(self._note(self._trainer, minibatches=counters.minibatches, **where))
 
-    def _note(self, network, **where):
+    def _note(self, trainer, **where):
         start = time.perf_counter()
-        probe = probe_of(network, probe_minibatch(network, self._dataset, self._config), self._config)
+        minibatch = probe_minibatch(trainer.network, self._dataset, self._config)
+        probe = probe_of(trainer.network, minibatch, self._config, own=trainer.own)
         note = noted(probe, self.names, **where)
         return {**note, "seconds": time.perf_counter() - start}
 

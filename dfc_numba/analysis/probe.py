@@ -13,11 +13,12 @@ from dfc_numba.analysis.conditions import conditions
 from dfc_numba.analysis.control import effort_update
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import stability
-from dfc_numba.configuration.config_usage import DFC_METHODS, possible_analyses, solves
+from dfc_numba.configuration.config_usage import possible_analyses
 from dfc_numba.dynamics.plasticity import ForwardUpdate, forward_update
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.schedule import shuffled_minibatches
+from dfc_numba.learning.phases import is_controlled, solves
+from dfc_numba.learning.schedule import PROBE, shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.support.threads import one_thread
@@ -130,13 +131,8 @@ def _traits(controller, simulates, damping):
 
 def traits_of(config, damping):
     """The traits of the probes that `probe_of` makes."""
-    controlled = _controlled(config)
+    controlled = is_controlled(config)
     return _traits(config.controller if controlled else None, controlled and not solves(config), damping)
-
-
-def _controlled(config):
-    """Whether the forward phase pursues a target with a controller."""
-    return config.training.method in DFC_METHODS and not config.training.freeze_forward
 
 
 def probe_indices(dataset, config, samples=None):
@@ -150,7 +146,7 @@ def probe_indices(dataset, config, samples=None):
         raise ConfigurationError(
             f"a probe batch of {samples} samples does not fit: {dataset.name} has {there} to train; set analysis.samples"
         )
-    return shuffled_minibatches(there, samples, config.training.seed, "probe", 0)[0]
+    return shuffled_minibatches(there, samples, config.training.seed, PROBE, 0)[0]
 
 
 def probe_minibatch(network, dataset, config, *, samples=None):
@@ -168,16 +164,17 @@ def probe_minibatch(network, dataset, config, *, samples=None):
     return replace(minibatch, nudge=methods.nudge(config.target, training.batch_size))
 
 
-def probe_of(network, minibatch, config, *, damping=None):
+def probe_of(network, minibatch, config, *, damping=None, own=None):
     """The `Probe` of a minibatch: the method of the configuration makes its update of it, as in training.
 
     Args:
         damping: None for `analysis.damping`.
+        own: arrays of the method's own by name; None for those at the start of a run.
     """
-    controlled = _controlled(config)
+    controlled = is_controlled(config)
     return Probe(
         network=network, x=minibatch.x, y=minibatch.y, loss=config.target.loss,
-        update=None if config.training.freeze_forward else _own_update(network, minibatch, config),
+        update=None if config.training.freeze_forward else _own_update(network, minibatch, config, own),
         target=methods.pursued_target(network, minibatch, config) if controlled else None,
         controller=config.controller if controlled else None,
         indices=minibatch.indices,
@@ -193,10 +190,10 @@ def _undefined(network):
     return ForwardUpdate(*(arrays and [np.full_like(array, np.nan) for array in arrays] for arrays in kinds))
 
 
-def _own_update(network, minibatch, config):
+def _own_update(network, minibatch, config, own):
     """What the method would add to the parameters at learning rate 1: minus its gradients."""
     with one_thread():
-        gradients = methods.find(config.training.method).gradients(network, minibatch, config)
+        gradients = methods.find(config.training.method).gradients(network, minibatch, config, own)
     biases = gradients.biases and [-array for array in gradients.biases]
     return ForwardUpdate([-array for array in gradients.weights], biases)
 
@@ -209,7 +206,7 @@ def _reasons(config):
     found = {}
     if training.freeze_forward:
         found["update"] = f"{run} makes no update of the forward weights"
-    if not _controlled(config):
+    if not is_controlled(config):
         found["controller"] = f"{run} runs no controller in the forward phase"
     if "conditions" not in possible_analyses(config):
         found["feedback"] = f"{method} with these settings has no feedback weights"

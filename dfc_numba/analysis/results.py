@@ -3,7 +3,7 @@
 import numpy as np
 
 from dfc_numba.analysis.measurements import MEASUREMENTS, measure, parts_name
-from dfc_numba.configuration.config_usage import LEARNING_PHASES
+from dfc_numba.learning.phases import PHASES as LEARNING_PHASES
 from dfc_numba.storage.schema import FILL, Variable
 
 PHASES = ("start", *LEARNING_PHASES, "simulation")  # the codes of `phase`, in order

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from dfc_numba.analysis.offline import CONVERGED_FRACTION
 from dfc_numba.configuration.config_file import override_values, parsed_value
-from dfc_numba.configuration.config_usage import simulation_of
 from dfc_numba.dynamics.phase import CONVERGED_RESIDUAL
 from dfc_numba.errors import ConfigurationError, DivergenceError
 from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
 from dfc_numba.learning.divergence import CONTROL_REMEDY
+from dfc_numba.learning.phases import simulation_of
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.recording import Recipe, Record

@@ -8,88 +8,28 @@ is refused when it is stated, so that no setting is accepted and ignored. The de
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dfc_numba.configuration.config_rules import contradictions
-from dfc_numba.configuration.config_usage import (
-    ANALYSES,
-    LEARNING_PHASES,
-    published_pursuit,
-    selects_minibatches,
-    unused_places,
+from dfc_numba.configuration.config_usage import published_pursuit, selects_minibatches, unused_places
+from dfc_numba.configuration.values import (
+    Activation,
+    Activations,
+    Analysis,
+    BelowOne,
+    CountOrZero,
+    FeedbackInitialisation,
+    Initialisation,
+    MethodName,
+    PerLayer,
+    Phase,
+    Samples,
+    Variable,
+    Widths,
 )
 from dfc_numba.model.controller import Controller
+from dfc_numba.registry import METHODS
 from dfc_numba.support.options import Count, NotNegative, Positive
-
-Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
-Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform"]
-FeedbackInitialisation = Literal[
-    "xavier_normal", "xavier", "orthogonal",
-    "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
-]  # fmt: skip
-Phase = Annotated[
-    Literal[LEARNING_PHASES],
-    # as it is called in files, extra_feedback, too
-    BeforeValidator(lambda value: value.replace("_", " ") if isinstance(value, str) else value),
-]
-Analysis = Literal[ANALYSES]
-Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-
-ACTIVATIONS = Activation.__args__
-# a value that is one of several types by a validator of ours needs a serializer of ours, too
-AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
-
-
-def _one_or_per_layer(allowed, what):
-    """A validator for one value, or a list with one value per layer (kept as a tuple)."""
-
-    def check(value):
-        values = value if isinstance(value, list | tuple) else [value]
-        if not values or not all(map(allowed, values)):
-            raise ValueError(f"must be {what}, or a list of them, one per layer")
-        return tuple(value) if isinstance(value, list | tuple) else value
-
-    return PlainValidator(check)
-
-
-def _is_positive(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-PerLayer = Annotated[
-    float | tuple[float, ...], _one_or_per_layer(_is_positive, "a number greater than 0"), AS_IT_IS
-]
-Activations = Annotated[
-    str | tuple[str, ...],
-    _one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS)),
-    AS_IT_IS,
-]
-
-
-def _check_samples(value):
-    """A number of samples, or a list of different positions (kept as a tuple)."""
-    positions = value if isinstance(value, list | tuple) else [value - 1] if type(value) is int else []
-    if (
-        not positions
-        or len({*positions}) < len(positions)
-        or any(type(n) is not int or n < 0 for n in positions)
-    ):
-        raise ValueError("must be a number of samples, or a list of different positions, from 0")
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples), AS_IT_IS]
-Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 
 
 class Section(BaseModel):
@@ -164,10 +104,7 @@ class TargetSection(Section):
 class TrainingSection(Section):
     """What is learned, how long, with which numbers."""
 
-    method: Literal[
-        "dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "dfc-single-phase",
-        "bp", "dfa", "di", "sldi", "ndi", "fa", "pbp",
-    ] = Field("dfc", description="learning method")  # fmt: skip
+    method: MethodName = Field("dfc", description="learning method")
     rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
         "nonlinear_difference", description="plasticity rule of the forward weights"
     )
@@ -369,6 +306,16 @@ class InversionSection(Section):
     )
 
 
+class MethodOptions(dict):
+    """The section [method]: a dict whose keys are attributes, too; which there are, the method says."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the method has no option {name!r}; there are {', '.join(self)}") from None
+
+
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
 DEFAULT_FEEDBACK_CONTROLLER = Controller(
     dt=0.002, steps=49, alpha=0.6, k_p=0.15, tau_v=0.006, tau_apical=0.32, proactive=False, sigma=0.01
@@ -396,6 +343,7 @@ class Config(Section):
     network: NetworkSection = Field(NetworkSection(), description="the network")
     target: TargetSection = Field(TargetSection(), description="loss and output target")
     training: TrainingSection = Field(TrainingSection(), description="what is learned, and how long")
+    method: dict[str, Any] = Field({}, description="options of the learning method")
     controller: Annotated[Controller, _controller_over(DEFAULT_CONTROLLER)] = Field(
         DEFAULT_CONTROLLER,
         description="the simulation that the forward weights learn from; times in units of tau_u",
@@ -432,6 +380,15 @@ class Config(Section):
         return config
 
     @model_validator(mode="after")
+    def _complete_options(self):
+        """Checks the options of the method, and fills in the defaults."""
+        options = {option.name: option for option in METHODS[self.training.method].options}
+        values = {name: option.checked_or_default(self.method, "method") for name, option in options.items()}
+        others = {name: value for name, value in self.method.items() if name not in options}
+        object.__setattr__(self, "method", MethodOptions(values | others))
+        return self
+
+    @model_validator(mode="after")
     def _resolve(self):
         """Fills in what is left open, before anyone sees the frozen model."""
         log = self.log
@@ -457,13 +414,15 @@ class Config(Section):
         """The keys, as `section.key`, that a run with this configuration does not use, and why."""
         unused = {}
         for place, reason in unused_places(self):
-            paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place)]
+            paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place, self)]
             unused.update((path, reason) for path in paths if path not in unused)
         return unused
 
 
-def section_keys(section):
-    """Names of the keys of a section, in order."""
+def section_keys(section, config=None):
+    """Names of the keys of a section, in order; those of [method] depend on the configuration."""
+    if section == "method":
+        return [] if config is None else list(config.method)
     kind = Config.model_fields[section].annotation
     return [field.name for field in fields(kind)] if kind is Controller else list(kind.model_fields)
 

@@ -21,6 +21,7 @@ from dfc_numba.data.own_file import SUFFIXES as DATA_SUFFIXES
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.extensions import load_extension
 from dfc_numba.model.controller import Controller
+from dfc_numba.registry import METHODS
 from dfc_numba.support.wording import allowed, nearest
 
 if sys.version_info >= (3, 11):
@@ -89,10 +90,13 @@ def to_toml(config, heading=""):
     unused = config.unused_keys()
     lines = [f"# {line}" for line in heading.splitlines()]
     for section, field in Config.model_fields.items():
-        keys = [key for key in section_keys(section) if f"{section}.{key}" not in unused]
+        keys = [key for key in section_keys(section, config) if f"{section}.{key}" not in unused]
         if keys:
             lines += ["", f"# {field.description}", f"[{section}]"]
-            lines += [_toml_line(getattr(config, section), key) for key in keys]
+            values = getattr(config, section)
+            values = values if isinstance(values, dict) else vars(values)
+            told = descriptions(section, config)
+            lines += [_toml_line(key, values[key], told.get(key)) for key in keys]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -114,17 +118,20 @@ def differences(there, now):
     return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
 
 
-def _toml_line(section, key):
+def _toml_line(key, value, description):
     """A key with its description, behind it or, where that gets long, above it."""
-    line = f"{key} = {_toml_value(getattr(section, key))}"
-    comment = "# " + descriptions(type(section)).get(key, "").replace("None", f'"{NONE}"')
+    line = f"{key} = {_toml_value(value)}"
+    comment = "# " + (description or "").replace("None", f'"{NONE}"')
     if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
         return "\n".join(textwrap.wrap(comment, LINE_LENGTH, subsequent_indent="# ")) + "\n" + line
     return f"{line:<{COMMENT_COLUMN}}{comment}"
 
 
-def descriptions(kind):
+def descriptions(section, config):
     """The description of each key of a section; those of the controller stand in its docstring."""
+    if section == "method":
+        return {option.name: option.description for option in METHODS[config.training.method].options}
+    kind = Config.model_fields[section].annotation
     if kind is not Controller:
         return {key: field.description for key, field in kind.model_fields.items()}
     arguments = inspect.cleandoc(kind.__doc__ or "").partition("Raises:")[0]
@@ -171,7 +178,11 @@ def _load_extensions(section, source=None):
     if not section:
         return
     modules = section.get("modules") if isinstance(section, dict) else None
-    if not isinstance(modules, list) or not all(isinstance(text, str) for text in modules) or len(section) > 1:
+    if (
+        not isinstance(modules, list)
+        or not all(isinstance(text, str) for text in modules)
+        or len(section) > 1
+    ):
         raise ConfigurationError(
             f"[extensions] = {section!r}: must have the key modules alone, a list of Python files or names of modules"
         )
@@ -273,7 +284,7 @@ def _with_none(table):
 
 
 def _may_be_none(section, key):
-    if section not in Config.model_fields or key not in section_keys(section):
+    if section not in Config.model_fields or section == "method" or key not in section_keys(section):
         return False
     return type(None) in get_args(get_type_hints(Config.model_fields[section].annotation)[key])
 

@@ -3,16 +3,15 @@
 A rule is a pair (whether it fires, the sentence).
 """
 
-from dfc_numba.configuration.config_usage import (
-    DFC_METHODS,
+from dfc_numba.configuration.config_usage import possible_analyses, selects_minibatches
+from dfc_numba.learning.phases import (
     feedback_simulations,
     is_single_phase,
     later_feedback_epochs,
     learning_phases,
     logged_phases,
     logs,
-    possible_analyses,
-    selects_minibatches,
+    method_of,
     simulation_of,
     solves,
     trains_feedback,
@@ -33,12 +32,16 @@ def rules(config):
     """All rules that have a meaning for this configuration."""
     yield from _lengths(config)
     yield _undamped(config)
-    if config.training.method in DFC_METHODS:
+    method = method_of(config)
+    if method.rules is not None:
+        yield from method.rules(config)
+    if method.controlled:
         yield from _forward_learning(config)
     if is_single_phase(config):
         yield from _single_phase(config)
     if trains_feedback(config):
         yield from _feedback_learning(config)
+    if trains_feedback(config) and method.reads_any("feedback_controller"):
         yield from _feedback_simulations(config)
     if logs(config):
         yield from _log(config)
@@ -82,24 +85,10 @@ def _undamped(config):
 def _forward_learning(config):
     controller, method = config.controller, config.training.method
     yield (
-        method == "dfc-ssa" and config.target.feedback == "strong",
-        (
-            "training.method = 'dfc-ssa' is linearised around the feedforward output, from which a strong "
-            "target is far; set target.feedback = 'weak', or training.method = 'dfc-ss'"
-        ),
-    )
-    yield (
         solves(config) and controller.noisy,
         (
             f"training.method = {method!r} solves for the steady state, which noise has not; set controller.sigma = 0 "
             "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
-        ),
-    )
-    yield (
-        method == "dfc-ss-newton" and controller.jacobian_feedback,
-        (
-            "training.method = 'dfc-ss-newton' solves for u by the feedback weights, which controller.jacobian_feedback = "
-            "true goes without; set it to false, or training.method = 'dfc-ss'"
         ),
     )
     yield _misplaced_softmax(config, "controller")
@@ -120,7 +109,7 @@ def _forward_learning(config):
 
 
 def _single_phase(config):
-    method = "training.method = 'dfc-single-phase'"
+    method = f"training.method = {config.training.method!r}"
     yield (
         not config.controller.noisy,
         (
@@ -169,7 +158,7 @@ def _feedback_learning(config):
         ),
     )
     yield (
-        config.controller.jacobian_feedback,
+        method_of(config).controlled and config.controller.jacobian_feedback,
         (
             "controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
             "feedback.train = false"

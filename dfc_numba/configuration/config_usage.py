@@ -1,20 +1,20 @@
 """Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
 
-SINGLE_PHASE = "dfc-single-phase"
-LEARNING_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
-DFC_METHODS = ("dfc", "dfc-ss", "dfc-ss-newton", "dfc-ssa", SINGLE_PHASE)
-# methods whose feedback matrices invert the weights, and the keys of [inversion] that each looks at
+from dfc_numba.learning.method import READABLE
+from dfc_numba.learning.phases import (
+    is_controlled,
+    is_single_phase,
+    later_feedback_epochs,
+    logged_phases,
+    method_of,
+    simulation_of,
+)
+from dfc_numba.support.wording import nearest
+
 LOOP_KEYS = {"alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback"}
-LOOP_METHODS = ("di", "sldi")
-INVERSION_KEYS = dict.fromkeys(LOOP_METHODS, LOOP_KEYS) | {"ndi": {"alpha", "feedback"}, "fa": {"feedback"}, "pbp": set()}
 # what can be measured, and what of it depends on analysis.damping
 ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "control", "stability")
 DAMPED = {"alignment", "loss_decrease"}
-# methods that solve for the steady state, and what of the controller it depends on
-SOLVED_KEYS = {
-    "dfc-ssa": {"alpha", "leak", "jacobian_feedback"},
-    "dfc-ss-newton": {"alpha", "leak", "error"},
-}
 OPTIMIZER_KEYS = {
     "sgd": {"momentum"},
     "adam": {"beta1", "beta2", "epsilon"},
@@ -28,40 +28,6 @@ SPECIAL_INIT_KEYS = {
 }
 
 
-def trains_feedback(config):
-    """Whether the feedback weights learn in a run with this configuration."""
-    return config.training.method in DFC_METHODS and config.feedback.train
-
-
-def is_single_phase(config):
-    """Whether forward and feedback weights learn from the same simulation."""
-    return config.training.method == SINGLE_PHASE
-
-
-def solves(config):
-    """Whether the forward phase solves for the steady state instead of simulating."""
-    return config.training.method in SOLVED_KEYS
-
-
-def later_feedback_epochs(config):
-    """Feedback epochs before and after each forward epoch."""
-    return config.feedback.extra_epochs + (0 if is_single_phase(config) else config.feedback.epochs)
-
-
-def feedback_simulations(config):
-    """Sections of the controllers whose noisy simulations the feedback weights learn from."""
-    if not trains_feedback(config) or config.feedback.rule == "one_shot":
-        return []
-    if not is_single_phase(config):
-        return ["feedback_controller"]
-    return ["controller"] + (["feedback_controller"] if config.feedback.pretraining_epochs else [])
-
-
-def logs(config):
-    """Whether trajectories are logged in a run with this configuration."""
-    return config.log.on and config.training.method in (*DFC_METHODS, *LOOP_METHODS)
-
-
 def selects_minibatches(log):
     """Whether a section `[log]` chooses any minibatches, beside the last of each pass."""
     return log.every is not None or len(log.minibatches) > 0
@@ -69,41 +35,12 @@ def selects_minibatches(log):
 
 def possible_analyses(config):
     """What of `ANALYSES` has a meaning for a run with this configuration."""
-    training = config.training
-    has_feedback = training.method == "dfa" or (
-        training.method in DFC_METHODS and not config.controller.jacobian_feedback
-    )
-    controls = training.method in DFC_METHODS and not training.freeze_forward
+    method, training = method_of(config), config.training
+    without = method.controlled and config.controller.jacobian_feedback
+    has_feedback = method.reads_any("network.feedback_init") and not without
+    controls = is_controlled(config)
     runs = {"conditions": has_feedback, "control": controls and has_feedback, "stability": controls}
     return [name for name in ANALYSES if runs.get(name, not training.freeze_forward)]
-
-
-def logged_phases(config):
-    """The phases of the run whose updates are logged, in their order."""
-    return [phase for phase in learning_phases(config) if phase in (config.log.phases or LEARNING_PHASES)]
-
-
-def learning_phases(config):
-    """The phases of a run by a method that is logged that make updates, in their order."""
-    feedback = config.feedback if trains_feedback(config) else None
-    runs = {
-        "pretraining": feedback and feedback.pretraining_epochs > 0,
-        "feedback": feedback and feedback.epochs > 0 and not is_single_phase(config),
-        "forward": not config.training.freeze_forward,
-        "extra feedback": feedback and feedback.extra_epochs > 0,
-    }
-    return [phase for phase in LEARNING_PHASES if runs[phase]]
-
-
-def simulation_of(phase, config):
-    """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
-    if config.training.method in LOOP_METHODS:
-        return "inversion"
-    if phase == "forward":
-        return None if solves(config) else "controller"
-    if config.feedback.rule == "one_shot":
-        return None
-    return "controller" if phase == "extra feedback" and is_single_phase(config) else "feedback_controller"
 
 
 def published_pursuit(config):
@@ -117,6 +54,7 @@ def unused_places(config):
     rules = (
         _unused_by_network,
         _unused_by_method,
+        _unused_by_options,
         _unused_by_target,
         _unused_by_feedback,
         _unused_by_feedback_rule,
@@ -133,11 +71,15 @@ def _unused_by_network(config):
         yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
     if config.network.init != "uniform":
         yield ["network.init_range"], "only network.init = 'uniform' looks at it"
-    if config.training.method == "bp":
-        yield FEEDBACK_INIT_KEYS, "backpropagation has no feedback weights of its own"
-    if config.training.method in INVERSION_KEYS:
-        yield FEEDBACK_INIT_KEYS, f"training.method = {config.training.method!r} has the feedback of [inversion], if any"
-    if config.training.method in DFC_METHODS and config.controller.jacobian_feedback:
+    method = method_of(config)
+    if not method.reads_any("network.feedback_init"):
+        which = (
+            "the feedback of [inversion]"
+            if method.reads_any("inversion")
+            else "no feedback weights of its own"
+        )
+        yield FEEDBACK_INIT_KEYS, f"training.method = {method.name!r} has {which}"
+    if method.controlled and config.controller.jacobian_feedback:
         yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
     for init, key in SPECIAL_INIT_KEYS.items():
         if config.network.feedback_init != init:
@@ -145,34 +87,45 @@ def _unused_by_network(config):
 
 
 def _unused_by_method(config):
-    training = config.training
+    """What the method does not read, see `Method.reads`."""
+    method, training = method_of(config), config.training
     learning = ["training.rule", "training.samples"]
-    if training.method not in DFC_METHODS:
-        sections = ["controller", "feedback", "feedback_controller", "feedback_optimizer"]
-        yield (
-            sections + learning,
-            f"training.method = {training.method!r} runs no controller and learns no feedback weights",
-        )
-    else:
-        reason = f"training.method = {training.method!r} brings no errors of single samples to the hidden layers"
-        yield ["training.clip_error", "training.normalise_updates"], reason
-    if solves(config):
-        keys = SOLVED_KEYS[training.method] | ({"k_p"} if config.controller.leak == "integral" else set())
-        yield (
-            [f"controller.{key}" for key in vars(config.controller) if key not in keys],
-            f"training.method = {training.method!r} computes a steady state and simulates nothing",
-        )
-    if training.method == "dfc-ssa":
-        yield ["training.samples"], "training.method = 'dfc-ssa' simulates nothing that could converge"
+    name = f"training.method = {method.name!r}"
+    if method.solves:
+        integrates = config.controller.leak == "integral"
+        unused = _unread(config, "controller") + ([] if integrates else ["controller.k_p"])
+        yield unused, f"{name} computes a steady state and simulates nothing"
+        if "training.samples" not in method.places:
+            yield ["training.samples"], f"{name} simulates nothing that could converge"
+    for place, reason in READABLE.items():
+        if place == "inversion" or (place == "target.step" and config.optimizer.divide_by_step):
+            continue
+        because = "does not depend on it" if method.reads_any(place) else reason
+        yield _unread(config, place), f"{name} {because}"
     if training.freeze_forward:
         yield ["controller", "optimizer", *learning], "training.freeze_forward = true"
 
 
+def _unread(config, place):
+    """Of a section the keys that the method does not read; of a key itself, if it does not."""
+    read = method_of(config).places
+    if place in read or "." in place:
+        return [] if place in read else [place]
+    return [path for key in vars(getattr(config, place)) if (path := f"{place}.{key}") not in read]
+
+
+def _unused_by_options(config):
+    """Keys of [method] that its method does not have."""
+    options = [option.name for option in method_of(config).options]
+    name = f"training.method = {config.training.method!r}"
+    known = f"its options are {', '.join(options)}" if options else "it has no options"
+    for key in config.method:
+        if key not in options:
+            yield [f"method.{key}"], f"{name} has no such option{nearest(key, options)}; {known}"
+
+
 def _unused_by_target(config):
     step = [] if config.optimizer.divide_by_step else ["target.step"]
-    if config.training.method not in DFC_METHODS:
-        reason = f"training.method = {config.training.method!r} has no output target"
-        yield ["target.feedback", "target.step_per", *step], reason
     if config.target.feedback == "strong":
         yield ["target.step_per", *step], "target.feedback = 'strong' pursues the target itself"
 
@@ -185,16 +138,18 @@ def _unused_by_feedback(config):
     if feedback.pretraining_epochs == 0:
         yield ["feedback_optimizer.pretraining_learning_rate"], "feedback.pretraining_epochs = 0"
     if is_single_phase(config):
-        yield from _unused_by_single_phase(feedback)
+        yield from _unused_by_single_phase(feedback, config.training.method)
     elif later_feedback_epochs(config) == 0:
         yield ["feedback_optimizer.learning_rate"], "feedback.epochs = feedback.extra_epochs = 0"
-    if is_single_phase(config) or later_feedback_epochs(config) == 0:
+    if method_of(config).controlled and (is_single_phase(config) or later_feedback_epochs(config) == 0):
         reason = "the pre-training, which alone runs this controller, controls the difference r* - r_L"
         yield ["feedback_controller.error"], reason
 
 
-def _unused_by_single_phase(feedback):
-    reason = f"training.method = {SINGLE_PHASE!r} learns the feedback weights from the simulation of the forward epochs"
+def _unused_by_single_phase(feedback, name):
+    reason = (
+        f"training.method = {name!r} learns the feedback weights from the simulation of the forward epochs"
+    )
     yield ["feedback.epochs"], reason
     if feedback.pretraining_epochs == 0:
         yield ["feedback_controller"], f"{reason}, and feedback.pretraining_epochs = 0"
@@ -222,10 +177,8 @@ def _unused_by_optimizers(config):
 
 def _unused_by_log(config):
     log, keys = config.log, ["log.samples", "log.every_step", "log.variables", "log.dtype"]
-    if config.training.method in LOOP_METHODS:
+    if method_of(config).inverts:
         yield ["log.variables"], f"training.method = {config.training.method!r} stores r_x and r_y"
-    elif config.training.method not in DFC_METHODS:
-        yield ["log"], f"training.method = {config.training.method!r} runs no controller that could be logged"
     if not log.on:
         yield [f"log.{key}" for key in type(log).model_fields if key != "on"], "log.on = false"
     if log.recipe_only:
@@ -244,14 +197,21 @@ def _unused_by_analysis(config):
 
 def _unused_by_inversion(config):
     inversion, method = config.inversion, config.training.method
-    keys = INVERSION_KEYS.get(method, set())
+    keys = LOOP_KEYS - {path.partition(".")[2] for path in _unread(config, "inversion")}
     yield (
         [f"inversion.{key}" for key in sorted(LOOP_KEYS - keys)],
         f"training.method = {method!r} does not depend on it",
     )
     made = inversion.feedback if "feedback" in keys else "none"
-    reason = f"inversion.feedback = {made!r}" if made != "none" else f"training.method = {method!r} has no such feedback"
+    reason = (
+        f"inversion.feedback = {made!r}"
+        if made != "none"
+        else f"training.method = {method!r} has no such feedback"
+    )
     yield ["inversion.feedback_range"] if made not in ("random", "stable") else [], reason
     yield ["inversion.feedback_scale"] if made != "transpose" else [], reason
     if made != "stable" and ("restabilise" not in keys or inversion.restabilise == "never"):
-        yield ["inversion.stabilising_rate", "inversion.stabilising_iterations"], "no feedback is optimised for stability"
+        yield (
+            ["inversion.stabilising_rate", "inversion.stabilising_iterations"],
+            "no feedback is optimised for stability",
+        )

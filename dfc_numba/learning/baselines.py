@@ -1,10 +1,10 @@
 """Baselines: the gradients of the mean loss by backpropagation, and by direct feedback alignment.
 
 Both return gradients that an optimiser descends along (they point uphill). B samples, layers i = 1..L, n_L
-outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those of `errors.gradients`.
+outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those of `signals.gradients`.
 """
 
-from dfc_numba.learning.errors import gradients
+from dfc_numba.learning.signals import gradients
 from dfc_numba.model.activations import slope
 from dfc_numba.model.products import row_products
 from dfc_numba.model.targets import output_gradient

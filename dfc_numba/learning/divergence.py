@@ -95,7 +95,7 @@ def _only(minibatch, sample):
     elif noise is not None:
         noise = replace(noise, samples=noise.samples[one])
     rows = {name: getattr(minibatch, name)[one] for name in ("indices", "x", "y")}
-    return replace(minibatch, **rows, noise=noise, activity=None, log=None, tally=None)
+    return replace(minibatch, **rows, noise=noise, activity=None)
 
 
 def _raise(what, layer, minibatch, samples):

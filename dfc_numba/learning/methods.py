@@ -1,18 +1,14 @@
-"""The learning methods: names, the gradients that they use, and the phases that a training loop runs.
+"""The learning methods of the package, and their gradient functions.
 
-A method is an entry of the table `METHODS`. Its gradient functions take (network, minibatch, config) and
-return the `Gradients` that an optimiser descends along. Those of the DFC family are -2 times the plasticity
-update of the forward weights and -1 times that of the feedback weights: these are the gradients that the
-published learning rates, epsilons and clipping norms refer to.
+Those of the DFC family are -2 times the plasticity update of the forward weights and -1 times that of the feedback weights:
+these are the gradients that the published learning rates, epsilons and clipping norms refer to.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from dfc_numba.configuration.config_usage import is_single_phase
 from dfc_numba.dynamics.plasticity import (
     feedback_update,
     forward_and_feedback_update,
@@ -20,58 +16,14 @@ from dfc_numba.dynamics.plasticity import (
     one_shot_feedback_update,
 )
 from dfc_numba.learning import baselines
-from dfc_numba.learning.errors import update_options
+from dfc_numba.learning.descent import Gradients
 from dfc_numba.learning.evaluation import soft_targets
-from dfc_numba.learning.inversion import from_errors, from_loops, restabilise
-from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.inversion_methods import create_backward, from_errors, from_loops, restabilise
+from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Method, Minibatch, PlannedUpdate
+from dfc_numba.learning.phases import simulation_of
+from dfc_numba.learning.signals import update_options
 from dfc_numba.model.targets import output_target
-from dfc_numba.support.validation import choice
-
-TWO_PHASES = ("pretraining", "feedback", "forward", "extra feedback")
-SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
-FORWARD_ONLY = ("forward",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Minibatch:
-    """One minibatch, and where in training it is met.
-
-    Attributes:
-        phase: one of `TWO_PHASES`.
-        epoch: number of the epoch, from 1; the epochs of the pre-training are counted on their own.
-        position: number of the minibatch in its pass over the data, from 1.
-        number: running number of the minibatch since the start of training, from 0: the noise key's.
-        indices: (B,) which samples of the training set these are.
-        x, y: inputs (B, n_0) in the network's dtype; targets (B, n_L), for a classification soft labels.
-        noise: where there is noise: a `NoiseKey`, or a list of arrays (T, B, n_i), for the one-shot rule (B, n_i).
-        nudge: step of a weak output target, for one sample.
-        activity: the feedforward activity of x, where it is known already.
-        log: the `Logger` that notes its update, None where it is not logged.
-        tally: the `Tally` that counts its diverged feedback phases, None where nobody asks.
-    """
-
-    phase: str
-    epoch: int
-    position: int
-    number: int
-    indices: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    noise: object = None
-    nudge: float = 0.0
-    activity: object = None
-    log: object = None
-    tally: object = None
-
-    def made(self, function, network, *arguments, **options):
-        """What a function that updates makes of the minibatch; noted where it is logged, counted where there is a tally."""
-        if self.log is None:
-            update = function(network, self.x, *arguments, **options)
-        else:
-            update = self.log.updated(function, network, self, *arguments, **options)
-        if self.tally is not None:
-            self.tally.count(*(update if isinstance(update, tuple) else (update,)))
-        return update
+from dfc_numba.registry import METHODS, register_built_ins
 
 
 def nudge(target, count):
@@ -91,60 +43,21 @@ def minibatch_of(split, indices, network, config, **where):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A learning method as data.
-
-    Attributes:
-        summary: one line for a list of methods.
-        forward: gradient function of the phase "forward". What it returns decides which optimisers step.
-        feedback: gradient function of the other phases.
-        phases: which phases the loop runs, in this order: "pretraining" before the first epoch, the others in
-            each epoch.
-        simulates: whether the phase "forward" simulates the controller.
-        inverts: whether it runs the loops of dynamic inversion.
-        after_step: function of (network, config) that follows each step of the forward weights.
-    """
-
-    summary: str
-    forward: Callable
-    feedback: Callable | None = None
-    phases: tuple = FORWARD_ONLY
-    simulates: bool = False
-    inverts: bool = False
-    after_step: Callable | None = None
-
-    def gradients(self, network, minibatch, config):
-        """The gradients of this method for one minibatch, in the phase of the minibatch."""
-        function = self.forward if minibatch.phase == "forward" else self.feedback
-        return function(network, minibatch, config)
-
-    def steps(self, phase, config):
-        """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
-        if self.inverts:
-            return config.inversion.steps
-        simulates = self.simulates if phase == "forward" else config.feedback.rule == "noise_driven"
-        return _controller(phase, config).steps if simulates else 0
-
-
 def find(name):
     """The `Method` of this name; a ValueError with the nearest name for an unknown one."""
-    return METHODS[choice("training.method", name, tuple(METHODS))]
+    return METHODS.find(name, key="training.method")
 
 
 def controlled(network, minibatch, config, *, readout):
     """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
-    update = minibatch.made(
-        forward_update,
-        network,
-        pursued_target(network, minibatch, config),
-        config.controller,
-        readout=readout,
-        rule=config.training.rule,
-        samples=config.training.samples,
-        noise=minibatch.noise if config.controller.noisy else None,
-    )
-    return _forward_gradients(update)
+    options = {
+        "readout": readout,
+        "rule": config.training.rule,
+        "samples": config.training.samples,
+        "noise": minibatch.noise if config.controller.noisy else None,
+    }
+    arguments = (pursued_target(network, minibatch, config), config.controller)
+    return PlannedUpdate(forward_update, _forward_gradients, arguments, options)
 
 
 def single_phase(network, minibatch, config):
@@ -154,23 +67,19 @@ def single_phase(network, minibatch, config):
     """
     if not config.feedback.train:
         return controlled(network, minibatch, config, readout="average")
-    forward, feedback = minibatch.made(
-        forward_and_feedback_update,
-        network,
-        pursued_target(network, minibatch, config),
-        config.controller,
-        rule=config.training.rule,
-        samples=config.training.samples,
-        noise=minibatch.noise,
+    options = {
+        "rule": config.training.rule,
+        "samples": config.training.samples,
+        "noise": minibatch.noise,
         **_feedback_options(config),
-    )
-    return replace(_forward_gradients(forward), feedback=_scaled(feedback.feedback, -1))
+    }
+    arguments = (pursued_target(network, minibatch, config), config.controller)
+    return PlannedUpdate(forward_and_feedback_update, _both_gradients, arguments, options)
 
 
 def from_noise(network, minibatch, config):
     """Minus the update of the feedback weights in a feedback phase, by the rule of the configuration."""
-    update = FEEDBACK_RULES[config.feedback.rule](network, minibatch, config)
-    return Gradients(feedback=_scaled(update.feedback, -1))
+    return FEEDBACK_RULES[config.feedback.rule](network, minibatch, config)
 
 
 def noise_driven(network, minibatch, config):
@@ -178,29 +87,23 @@ def noise_driven(network, minibatch, config):
 
     Pre-training controls the difference r* - r_L also where training controls r* - softmax(r_L).
     """
-    controller = _controller(minibatch.phase, config)
+    controller = getattr(config, simulation_of(minibatch.phase, config))
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
     pursued = _output if config.feedback.pursue == "output" else pursued_target
-    return minibatch.made(
-        feedback_update,
-        network,
-        pursued(network, minibatch, config),
-        controller,
-        noise=minibatch.noise,
-        **_feedback_options(config),
-    )
+    options = {"noise": minibatch.noise, **_feedback_options(config)}
+    arguments = (pursued(network, minibatch, config), controller)
+    return PlannedUpdate(feedback_update, _feedback_gradients, arguments, options)
 
 
 def one_shot(network, minibatch, config):
     """The update of the feedback weights from noise in a forward pass (code of Meulemans et al. 2021)."""
-    return minibatch.made(
-        one_shot_feedback_update,
-        network,
-        sigma=config.feedback_controller.sigma,
-        noise=minibatch.noise,
-        sigma_floor=config.feedback.sigma_floor,
-    )
+    options = {
+        "sigma": config.feedback_controller.sigma,
+        "noise": minibatch.noise,
+        "sigma_floor": config.feedback.sigma_floor,
+    }
+    return PlannedUpdate(one_shot_feedback_update, _feedback_gradients, options=options)
 
 
 def from_loss(network, minibatch, config, *, gradient):
@@ -213,13 +116,6 @@ def from_loss(network, minibatch, config, *, gradient):
         activity=minibatch.activity,
         **update_options(config),
     )
-
-
-def _controller(phase, config):
-    """The controller of a phase; single-phase learning has one of its own for the pre-training only."""
-    if phase == "forward" or (phase == "extra feedback" and is_single_phase(config)):
-        return config.controller
-    return config.feedback_controller
 
 
 def pursued_target(network, minibatch, config):
@@ -244,6 +140,15 @@ def _forward_gradients(update):
     return Gradients(weights=_scaled(update.weights, -2), biases=biases)
 
 
+def _feedback_gradients(update):
+    return Gradients(feedback=_scaled(update.feedback, -1))
+
+
+def _both_gradients(updates):
+    forward, feedback = updates
+    return replace(_forward_gradients(forward), feedback=_feedback_gradients(feedback).feedback)
+
+
 def _scaled(arrays, factor):
     """The arrays, multiplied in place."""
     for array in arrays:
@@ -254,67 +159,90 @@ def _scaled(arrays, factor):
 FEEDBACK_RULES = {"noise_driven": noise_driven, "one_shot": one_shot}
 
 
-def _two_phases(summary, *, readout, simulates):
-    """A method with feedback phases of its own; such methods differ in what they read the forward update from."""
-    forward = partial(controlled, readout=readout)
-    return Method(
-        summary=summary, forward=forward, feedback=from_noise, phases=TWO_PHASES, simulates=simulates
+# --- the methods ---------------------------------------------------------------------------------------------------------
+
+FEEDBACK_INIT = ("network.feedback_init", "network.feedback_noise", "network.feedback_damping")
+TARGET = ("target.feedback", "target.step", "target.step_per")
+SAMPLES = ("training.clip_error", "training.normalise_updates")
+FEEDBACK_LEARNING = ("feedback", "feedback_controller", "feedback_optimizer")
+DFC = (*FEEDBACK_INIT, *TARGET, *FEEDBACK_LEARNING, "training.rule", "log")
+SIMULATED = (*DFC, "controller", "training.samples")
+SOLVED = (*DFC, "controller.alpha", "controller.leak", "controller.k_p")
+FEEDBACK_PHASES = dict.fromkeys(("pretraining", "feedback", "extra feedback"), "feedback_controller")
+LOOP = tuple(
+    f"inversion.{key}" for key in ("alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback")
+)
+
+
+def _linearised_around_output(config):
+    """The linearisation holds around the feedforward output."""
+    yield (
+        config.target.feedback == "strong",
+        "training.method = 'dfc-ssa' is linearised around the feedforward output, from which a strong target is far; set "
+        "target.feedback = 'weak', or training.method = 'dfc-ss'",
     )
 
 
-METHODS = {
-    "dfc": _two_phases(
-        "Deep Feedback Control: the update is averaged over the feedback phase",
-        readout="average",
-        simulates=True,
+def _needs_feedback_weights(config):
+    yield (
+        config.controller.jacobian_feedback,
+        "training.method = 'dfc-ss-newton' solves for u by the feedback weights, which controller.jacobian_feedback = true "
+        "goes without; set it to false, or training.method = 'dfc-ss'",
+    )
+
+
+def _two_phases(name, summary, *, readout, reads=SIMULATED, **options):
+    """A method with feedback phases of its own; such methods differ in what they read the forward update from."""
+    return Method(
+        name, summary=summary, forward=partial(controlled, readout=readout), feedback=from_noise, phases=TWO_PHASES,
+        reads=reads, simulations=FEEDBACK_PHASES | ({"forward": "controller"} if reads == SIMULATED else {}), **options,
+    )  # fmt: skip
+
+
+def _baseline(name, summary, gradient, reads=()):
+    return Method(
+        name, summary=summary, forward=partial(from_loss, gradient=gradient), reads=(*SAMPLES, *reads)
+    )
+
+
+def _loop(name, summary):
+    return Method(
+        name, summary=summary, forward=from_loops, simulations={"forward": "inversion"}, prepare=create_backward,
+        after_step=restabilise, reads=(*SAMPLES, *LOOP, "log"),
+    )  # fmt: skip
+
+
+def _rule(name, summary, *keys, prepare=create_backward):
+    reads = (*SAMPLES, *(f"inversion.{key}" for key in keys))
+    return Method(
+        name, summary=summary, forward=partial(from_errors, rule=name), prepare=prepare, reads=reads
+    )
+
+
+register_built_ins(
+    _two_phases("dfc", "Deep Feedback Control: the update is averaged over the feedback phase", readout="average"),
+    _two_phases("dfc-ss", "DFC-SS: the update is taken at the end of the feedback phase", readout="final"),
+    _two_phases(
+        "dfc-ss-newton", "DFC-SS at the steady state of the feedback phase, found by Newton's method", readout="newton",
+        reads=(*SOLVED, "controller.error", "training.samples"), rules=_needs_feedback_weights,
     ),
-    "dfc-ss": _two_phases(
-        "DFC-SS: the update is taken at the end of the feedback phase", readout="final", simulates=True
+    _two_phases(
+        "dfc-ssa", "DFC-SSA: the update is taken at the linearised steady state, without simulating", readout="analytic",
+        reads=(*SOLVED, "controller.jacobian_feedback"), rules=_linearised_around_output,
     ),
-    "dfc-ss-newton": _two_phases(
-        "DFC-SS at the steady state of the feedback phase, found by Newton's method",
-        readout="newton",
-        simulates=False,
-    ),
-    "dfc-ssa": _two_phases(
-        "DFC-SSA: the update is taken at the linearised steady state, without simulating",
-        readout="analytic",
-        simulates=False,
-    ),
-    "dfc-single-phase": Method(
+    Method(
+        "dfc-single-phase",
         summary="Strong-DFC in a single phase: forward and feedback weights learn from the same noisy simulation",
-        forward=single_phase,
-        feedback=from_noise,
-        phases=SINGLE_PHASE,
-        simulates=True,
+        forward=single_phase, feedback=from_noise, phases=SINGLE_PHASE, single_phase=True, reads=SIMULATED,
+        simulations={
+            "forward": "controller", "pretraining": "feedback_controller", "extra feedback": "controller",
+        },
     ),
-    "bp": Method(
-        summary="backpropagation of the loss", forward=partial(from_loss, gradient=baselines.backpropagation)
-    ),
-    "dfa": Method(
-        summary="direct feedback alignment",
-        forward=partial(from_loss, gradient=baselines.direct_feedback_alignment),
-    ),
-    "di": Method(
-        summary="dynamic inversion: errors by inverting each layer's weights in a loop",
-        forward=from_loops,
-        inverts=True,
-        after_step=restabilise,
-    ),
-    "sldi": Method(
-        summary="single-loop dynamic inversion: errors by one loop through all layers",
-        forward=from_loops,
-        inverts=True,
-        after_step=restabilise,
-    ),
-    "ndi": Method(
-        summary="non-dynamical inversion: dynamic inversion at rest", forward=partial(from_errors, rule="ndi")
-    ),
-    "fa": Method(
-        summary="feedback alignment, from layer to layer", forward=partial(from_errors, rule="fa")
-    ),
-    "pbp": Method(
-        summary="pseudo-backpropagation: errors by the pseudo-inverse of the weights",
-        forward=partial(from_errors, rule="pbp"),
-    ),
-}
+    _baseline("bp", "backpropagation of the loss", baselines.backpropagation),
+    _baseline("dfa", "direct feedback alignment", baselines.direct_feedback_alignment, FEEDBACK_INIT),
+    _loop("di", "dynamic inversion: errors by inverting each layer's weights in a loop"),
+    _loop("sldi", "single-loop dynamic inversion: errors by one loop through all layers"),
+    _rule("ndi", "non-dynamical inversion: dynamic inversion at rest", "alpha", "feedback"),
+    _rule("fa", "feedback alignment, from layer to layer", "feedback"),
+    _rule("pbp", "pseudo-backpropagation: errors by the pseudo-inverse of the weights", prepare=None),
+)  # fmt: skip

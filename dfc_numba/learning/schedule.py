@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# the streams of random orders; a number never changes its meaning
-ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3, "probe": 4}
+from dfc_numba.learning.phases import ORDER_STREAM
+
+PROBE = "probe"  # the order that is drawn for a probe batch, which has a stream of its own
+STREAMS = {**ORDER_STREAM, PROBE: len(ORDER_STREAM)}
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Pass:
     """One pass over the training set.
 
     Attributes:
-        phase: a key of `ORDER_STREAM`.
+        phase: one of `phases.PHASES`.
         epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
         repetition: number of the pass among all passes of this phase, from 0; it decides the order of the
             samples.
@@ -60,7 +62,7 @@ def shuffled_minibatches(n_samples, batch_size, seed, phase, repetition):
     The order depends on (seed, phase, repetition) alone. It is drawn by `RandomState`, whose numbers never
     change between versions of NumPy.
     """
-    bits = np.random.Philox(np.random.SeedSequence([seed, ORDER_STREAM[phase], repetition]))
+    bits = np.random.Philox(np.random.SeedSequence([seed, STREAMS[phase], repetition]))
     order = np.random.RandomState(bits).permutation(n_samples)
     return [order[start : start + batch_size] for start in range(0, n_samples, batch_size)]
 

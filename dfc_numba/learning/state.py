@@ -41,6 +41,7 @@ class State:
         counters: the `Counters`.
         rows: one dict per complete epoch.
         analysis: the arrays of `Monitor.arrays`; empty where nothing is measured.
+        method: the arrays of the method's own by name; empty for most methods.
     """
 
     network: object
@@ -49,6 +50,7 @@ class State:
     counters: Counters
     rows: list
     analysis: dict = field(default_factory=dict)
+    method: dict = field(default_factory=dict)
 
     def check_fit(self, trainer):
         """Refuses a trainer that has another network or other optimisers, or that has fewer passes to do."""
@@ -67,9 +69,9 @@ class State:
             )
 
     def _forms(self):
-        """Shapes and types of the optimisers' arrays by their names."""
+        """Shapes and types of the optimisers' and the method's arrays by their names."""
         return {
-            f"{optimizer}/{name}": (array.shape, array.dtype)
-            for optimizer, arrays in self.optimizers.items()
+            f"{owner}/{name}": (array.shape, array.dtype)
+            for owner, arrays in {**self.optimizers, "method": self.method}.items()
             for name, array in arrays.items()
         }

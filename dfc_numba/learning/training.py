@@ -15,8 +15,9 @@ import numpy as np
 
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
+from dfc_numba.learning.descent import Optimizer, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, evaluate
-from dfc_numba.learning.optimizers import Optimizer, per_layer, squared_norm
+from dfc_numba.learning.phases import simulated_steps, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
 from dfc_numba.model.noise import NoiseKey
@@ -88,7 +89,9 @@ class Trainer:
     Attributes:
         network, best_network: last weights, and those of the best epoch: highest validation accuracy
             (regression: lowest validation loss), without a validation set the same of the training set.
-        optimizers: dict of `Optimizer`: "forward", and with feedback learning "pretraining" and "feedback".
+        optimizers: dict of `Optimizer`: "forward", and with feedback learning "pretraining" and "feedback"; for parameters of
+            the method's own "own_pretraining" and "own".
+        parameters, method_state: the method's own arrays by name: those that learn, and those that evolve otherwise.
         schedule: the list of `Pass`.
         counters, rows: `Counters`; one dict per complete epoch with the columns of metrics.csv (NaN where
             there is no value).
@@ -107,8 +110,8 @@ class Trainer:
         self.observers, self.threads, self.log, self.analysis = tuple(observers), threads, log, analysis
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
-        trains_feedback = config.feedback.train and self.method.feedback is not None
-        self.optimizers = _create_optimizers(network, config, trains_feedback)
+        self.parameters, self.method_state = self.method.arrays(network, config)
+        self.optimizers = _create_optimizers(network, config, self.parameters)
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
         self._tally = divergence.Tally()
@@ -125,7 +128,12 @@ class Trainer:
         """The `State` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
-        return State(self.network, self.best_network, arrays, self.counters, self.rows, notes)
+        return State(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
+
+    @property
+    def own(self):
+        """The arrays of the method's own by name: its parameters and state."""
+        return {**self.parameters, **self.method_state}
 
     def restore(self, state):
         """Goes back to a `State`, which is copied; `run` then continues to the same bits as if it had never stopped.
@@ -141,6 +149,8 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for key, array in optimizer.arrays().items():
                 array[...] = state.optimizers[name][key]
+        for name, array in self.own.items():
+            array[...] = state.method[name]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
         self._tally = divergence.Tally()
         if self.analysis is not None:
@@ -200,7 +210,7 @@ class Trainer:
     def _run_minibatch(self, current, batches):
         start = time.perf_counter()
         counters = self.counters
-        self._learn(self._take(current, batches))
+        self._learn(self._take(current, batches), len(batches))
         counters.minibatch += 1
         counters.minibatches += 1
         seconds = time.perf_counter() - start
@@ -212,7 +222,6 @@ class Trainer:
         """The next `Minibatch` of a pass."""
         number, position = self.counters.minibatches, self.counters.minibatch + 1
         seed, indices = self.config.training.seed, batches[position - 1]
-        logged = self.log is not None and self.log.wants(current.phase, position, number, len(batches))
         return methods.minibatch_of(
             self.dataset.train,
             indices,
@@ -223,25 +232,40 @@ class Trainer:
             position=position,
             number=number,
             noise=NoiseKey(seed, number, indices) if self._noise is None else self._noise[number],
-            log=self.log if logged else None,
-            tally=self._tally,
         )
 
-    def _learn(self, minibatch):
-        """Measures (forward phase), computes the gradients and takes the optimisers' steps."""
+    def _learn(self, minibatch, count):
+        """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
         if minibatch.phase == "forward":
             minibatch = self._measured(minibatch)
             if self.config.training.freeze_forward:
                 return
-        gradients = self._gradients(minibatch)
+        logged = self.log is not None and self.log.wants(
+            minibatch.phase, minibatch.position, minibatch.number, count
+        )
+        gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
+        gradients.check(self.method, self.network, self.parameters)
         divergence.check_gradients(gradients, minibatch, self._gradients)
         self._step(gradients, minibatch.phase)
-        if self.method.after_step is not None:
-            self.method.after_step(self.network, self.config)
+        self.method.follow_step(self.network, self.config, self.own)
         divergence.check_parameters(self.network, minibatch)
 
-    def _gradients(self, minibatch):
-        return self.method.gradients(self.network, minibatch, self.config)
+    def _gradients(self, minibatch, compute=None):
+        own = self.own if self.method.has_arrays else None
+        return self.method.gradients(self.network, minibatch, self.config, own, compute)
+
+    def _counted(self, planned, minibatch):
+        """The update of a `PlannedUpdate`, after its diverged feedback phases were counted."""
+        update = planned.compute(self.network, minibatch)
+        self._tally.count(*(update if isinstance(update, tuple) else (update,)))
+        return update
+
+    def _recorded(self, planned, minibatch):
+        """As `_counted`, with a record in the log."""
+        function, arguments, options = planned.function, planned.arguments, planned.options
+        update = self.log.updated(function, self.network, minibatch, *arguments, **options)
+        self._tally.count(*(update if isinstance(update, tuple) else (update,)))
+        return update
 
     def _measured(self, minibatch):
         """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
@@ -261,6 +285,9 @@ class Trainer:
         if gradients.feedback is not None:
             optimizer = self.optimizers["pretraining" if phase == "pretraining" else "feedback"]
             optimizer.step(_feedback_layers(gradients.feedback, self.config.feedback.freeze_output))
+        if gradients.own is not None:
+            optimizer = self.optimizers["own_pretraining" if phase == "pretraining" else "own"]
+            optimizer.step([[gradients.own[name]] for name in self.parameters])
 
     def _end_epoch(self, epoch):
         """Evaluates the epoch, keeps its weights if they are the best so far, and returns its row."""
@@ -318,7 +345,7 @@ class Trainer:
             remaining[current.phase] += per_pass
         if remaining:
             remaining[self.schedule[self.counters.passes].phase] -= self.counters.minibatch
-        costs = {phase: max(1, self.method.steps(phase, self.config)) for phase in remaining}
+        costs = {phase: max(1, simulated_steps(phase, self.config)) for phase in remaining}
         return Clock(remaining, costs)
 
     def _notify(self, event, *arguments):
@@ -327,20 +354,28 @@ class Trainer:
                 getattr(observer, event)(*arguments)
 
 
-def _create_optimizers(network, config, trains_feedback):
-    """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards."""
+def _create_optimizers(network, config, parameters):
+    """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
+
+    Parameters of the method's own have two likewise.
+    """
     rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
     if config.optimizer.divide_by_step:
         rates = [rate / config.target.step for rate in rates]
     layers = _forward_layers(network.weights, network.biases)
     optimizers = {"forward": Optimizer(layers, config.optimizer, learning_rate=rates)}
-    if trains_feedback:
+    options = config.feedback_optimizer
+    rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
+    groups = {}
+    if trains_feedback(config):
         layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
-        options = config.feedback_optimizer
-        rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
-        for name, rate in rates.items():
-            keep_norm = _norm_to_keep(layers, options)
-            optimizers[name] = Optimizer(layers, options, learning_rate=rate, keep_norm=keep_norm)
+        groups = {name: (layers, rate) for name, rate in rates.items()}
+    if parameters:
+        layers = [[array] for array in parameters.values()]
+        groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
+    for name, (layers, rate) in groups.items():
+        keep_norm = _norm_to_keep(layers, options)
+        optimizers[name] = Optimizer(layers, options, learning_rate=rate, keep_norm=keep_norm)
     return optimizers
 
 

@@ -120,7 +120,7 @@ def _of_run(path, samples, damping):
     def made(weights):
         network, epoch = states[weights]
         where = {"weights": WEIGHTS.index(weights), "epoch": epoch}
-        return where, probe_of(network, minibatch, config, damping=damping)
+        return where, probe_of(network, minibatch, config, damping=damping, own=state.method)
 
     states = {"last": (state.network, len(state.rows))}
     if state.counters.best_epoch:

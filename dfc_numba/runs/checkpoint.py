@@ -9,6 +9,7 @@ A checkpoint is an HDF5 file with a checksum of everything in front of it, writt
 /network, /best_network
 /optimizers        the arrays of each optimiser
 /analysis          what was measured so far; missing where nothing was
+/method            arrays of the method's own; missing where it has none
 """
 
 import json
@@ -118,8 +119,9 @@ def save(trainer, path, *, keep=None):
             for name, array in arrays.items():
                 name = f"optimizers/{optimizer}/{name.replace('/', '.')}"
                 file.create_dataset(name, data=array, fletcher32=True)
-        for name, array in state.analysis.items():
-            file.create_dataset(f"analysis/{name}", data=array, fletcher32=True)
+        for group in ("analysis", "method"):
+            for name, array in getattr(state, group).items():
+                file.create_dataset(f"{group}/{name}", data=array, fletcher32=True)
 
 
 def load(path):
@@ -131,8 +133,8 @@ def load(path):
     hdf5.check_seal(path)
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
         networks = [Network(**network_file.contents(file[name])) for name in ("network", "best_network")]
-        analysis = {name: item[...] for name, item in file.get("analysis", {}).items()}
-        state = State(*networks, _optimizers(file), _counters(file), _rows(file), analysis)
+        others = ({name: item[...] for name, item in file.get(group, {}).items()} for group in ("analysis", "method"))
+        state = State(*networks, _optimizers(file), _counters(file), _rows(file), *others)
         facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
         facts["extensions"] = json.loads(file.attrs.get("extensions", "[]"))
         return Checkpoint(state, **facts)

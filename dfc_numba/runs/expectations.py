@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from statistics import median
 
+from dfc_numba.learning.phases import simulated_steps
 from dfc_numba.learning.training import Trainer
 
 TRIAL_STEPS = (8, 24)
@@ -45,7 +46,7 @@ def _expected_seconds(network, dataset, config, threads, done):
     _, few, more = trials
     trainer = Trainer(network, dataset, config)
     per_pass = -(-len(dataset.train) // config.training.batch_size)
-    steps = {current.phase: trainer.method.steps(current.phase, config) for current in trainer.schedule}
+    steps = {current.phase: simulated_steps(current.phase, config) for current in trainer.schedule}
     seconds = {phase: _extrapolated(few[phase], more[phase], count) for phase, count in steps.items()}
     return sum(per_pass * seconds[current.phase] for current in trainer.schedule[done:])
 

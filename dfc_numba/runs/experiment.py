@@ -10,10 +10,9 @@ from pathlib import Path
 from dfc_numba import data
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config_file import used_values
-from dfc_numba.configuration.config_usage import INVERSION_KEYS, logs
 from dfc_numba.errors import ConfigurationError, Interrupted
 from dfc_numba.extensions import used_extensions
-from dfc_numba.learning.inversion import create_backward
+from dfc_numba.learning.phases import logs, method_of
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.model.products import shards_of
@@ -185,9 +184,10 @@ def create_network(config, dataset):
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
     network = make(sizes)
-    if config.training.method in INVERSION_KEYS:
+    prepare = method_of(config).prepare
+    if prepare is not None:
         try:
-            create_backward(network, config)
+            prepare(network, config)
         except RuntimeError as error:
             raise ConfigurationError(f"inversion.feedback = 'stable': {error}") from None
     return network

@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
-from dfc_numba.configuration.config_usage import logged_phases, simulation_of
 from dfc_numba.errors import ConfigurationError, LogError, MissingExtra
+from dfc_numba.learning.phases import logged_phases, simulation_of
 from dfc_numba.model.recording import Recipe, Record, StoredUpdate
 from dfc_numba.storage import recipes, schema, segments
 from dfc_numba.storage.reader import open_trajectories

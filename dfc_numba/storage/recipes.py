@@ -9,7 +9,7 @@ from dfc_numba.dynamics import plasticity
 from dfc_numba.dynamics import simulation as control
 from dfc_numba.inversion import simulation as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
-from dfc_numba.learning.inversion import inversion_of, inversion_update
+from dfc_numba.learning.inversion_methods import inversion_of, inversion_update
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.noise import NoiseKey, as_key
 from dfc_numba.model.recording import StoredUpdate

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 
 from dfc_numba.errors import DamagedFileError, UnusableFileError
+from dfc_numba.learning.phases import PHASES as TRAINING_PHASES
+from dfc_numba.learning.phases import group_name
 from dfc_numba.registry import VARIABLES
 from dfc_numba.support import foreign, hdf5
 from dfc_numba.support.wording import nearest
@@ -28,13 +30,7 @@ JSON_TEXTS = (
 # where the parameters are that a variable of a record gives the number of
 PARAMETER_GROUPS = {"weights_snapshot": "weights_snapshots", "feedback_snapshot": "feedback_snapshots"}
 
-PHASES = (
-    "pretraining",
-    "feedback",
-    "forward",
-    "extra_feedback",
-    "simulation",
-)  # groups, in the order of a run
+PHASES = (*map(group_name, TRAINING_PHASES), "simulation")  # groups, in the order of a run
 RECORD, SNAPSHOT = "record", "snapshot"
 GROWING = (RECORD, SNAPSHOT, "sample", "minibatch_sample")  # dimensions without a fixed length
 
@@ -222,11 +218,6 @@ def file_name(name, layer, names):
     if layer is not None and name in names:
         raise ValueError(f"layer is {layer!r}, but {name} has no layers; leave it out")
     raise ValueError(f"variable {full!r} is not stored; there are {', '.join(names)}{nearest(name, names)}")
-
-
-def group_name(phase):
-    """The group of a phase: "extra feedback" is stored in /extra_feedback."""
-    return phase.replace(" ", "_")
 
 
 def phase_order(name):

@@ -1,63 +1,100 @@
 """What makes two values the same: functions by their code and what it reads, arrays by their bytes, objects by attributes."""
 
+import sys
 import types
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
+LIBRARIES = {
+    *sys.stdlib_module_names,
+    "dfc_numba",
+    "numpy",
+    "scipy",
+    "numba",
+    "h5py",
+    "pydantic",
+    "sklearn",
+    "torch",
+    "jax",
+} - {"__main__"}
 
-def fingerprint(value, _inside=()):
+
+def fingerprint(value):
     """Return something hashable that is equal for values that do the same.
 
-    A function counts by its code, constants, defaults, closure and the globals that it reads, an array by type and bytes,
-    another object by its class and attributes; what contains itself counts once.
+    A function counts by its code, constants, defaults, closure and the globals that it reads, one of a library by its name;
+    an array by its type and bytes, another object by its class and attributes. What occurs again counts once.
     """
-    if id(value) in _inside:
-        return ("again", _inside.index(id(value)))
-    inside = (*_inside, id(value))
-    if value is None or isinstance(value, str | bytes | bool | int | complex):
-        return type(value).__name__, value
-    if isinstance(value, float):
-        return "float", value.hex()
-    if isinstance(value, np.ndarray | np.generic):
-        return "array", str(value.dtype), np.shape(value), np.asarray(value).tobytes()
-    if isinstance(value, Mapping):
-        entries = ((fingerprint(key, inside), fingerprint(entry, inside)) for key, entry in value.items())
-        return "mapping", frozenset(entries)
-    if isinstance(value, set | frozenset):
-        return "set", frozenset(fingerprint(entry, inside) for entry in value)
-    if isinstance(value, list | tuple):
-        return "list", tuple(fingerprint(entry, inside) for entry in value)
-    return _fingerprint_of_code(value, inside)
+    return _Walk().of(value)
 
 
-def _fingerprint_of_code(value, inside):
-    """As `fingerprint`, for functions, classes, modules and other objects."""
-    if isinstance(value, types.CodeType):
-        constants = fingerprint(value.co_consts, inside)
-        return "code", value.co_code, constants, value.co_names, value.co_varnames, value.co_flags
-    if isinstance(value, types.FunctionType):
-        cells = value.__closure__ or ()
-        closure = [_contents(cell) for cell in cells]
-        read = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
-        parts = (value.__code__, value.__defaults__, value.__kwdefaults__, closure, read)
-        return "function", fingerprint(parts, inside)
-    if isinstance(value, types.MethodType):
-        return "method", fingerprint((value.__func__, value.__self__), inside)
-    if isinstance(value, partial):
-        return "partial", fingerprint((value.func, value.args, value.keywords), inside)
-    if isinstance(value, types.ModuleType):
-        return "module", value.__name__
-    if hasattr(value, "py_func"):  # compiled by numba
-        return "compiled", fingerprint(value.py_func, inside)
-    if isinstance(value, type):
-        own = {} if value.__module__.startswith(("dfc_numba", "numpy", "builtins")) else _members(value)
-        return "class", value.__module__, value.__qualname__, fingerprint(own, inside)
-    state = getattr(value, "__dict__", None)
-    if state is None:
-        return "object", type(value).__qualname__, getattr(value, "__name__", None) or repr(value)
-    return "object", fingerprint(type(value), inside), fingerprint(state, inside)
+class _Walk:
+    """A walk through a value and all that it refers to; each object is taken apart once."""
+
+    def __init__(self):
+        self._seen, self._kept = {}, []
+
+    def of(self, value):
+        """The fingerprint of a value, or the number of the one that was met before."""
+        if value is None or isinstance(value, str | bytes | bool | int | complex):
+            return type(value).__name__, value
+        if isinstance(value, float):
+            return "float", value.hex()
+        if id(value) in self._seen:
+            return "again", self._seen[id(value)]
+        self._seen[id(value)] = len(self._seen)
+        self._kept.append(value)  # so that no other object gets its id meanwhile
+        if isinstance(value, np.ndarray | np.generic):
+            return "array", str(value.dtype), np.shape(value), np.asarray(value).tobytes()
+        if isinstance(value, Mapping):
+            entries = sorted(value.items(), key=lambda entry: repr(entry[0]))
+            return "mapping", tuple((self.of(key), self.of(entry)) for key, entry in entries)
+        if isinstance(value, set | frozenset):
+            return "set", tuple(self.of(entry) for entry in sorted(value, key=repr))
+        if isinstance(value, list | tuple):
+            return "list", tuple(self.of(entry) for entry in value)
+        return self._of_code(value)
+
+    def _of_code(self, value):
+        """Functions, classes, modules and other objects."""
+        if isinstance(value, types.ModuleType):
+            return "module", value.__name__
+        if _is_of_library(value):
+            return "library", value.__module__, value.__qualname__
+        if isinstance(value, types.CodeType):
+            return "code", value.co_code, self.of(value.co_consts), value.co_names, value.co_varnames
+        if isinstance(value, types.FunctionType):
+            return "function", self.of(_parts(value))
+        if isinstance(value, types.MethodType):
+            return "method", self.of([value.__func__, value.__self__])
+        if isinstance(value, partial):
+            return "partial", self.of([value.func, value.args, value.keywords])
+        if hasattr(value, "py_func"):  # compiled by numba
+            return "compiled", self.of(value.py_func)
+        if isinstance(value, type):
+            return "class", value.__module__, value.__qualname__, self.of(_members(value))
+        state = getattr(value, "__dict__", None)
+        if state is None:
+            return "object", type(value).__qualname__, getattr(value, "__name__", None) or repr(value)
+        return "object", self.of(type(value)), self.of(state)
+
+
+def _is_of_library(value):
+    """Whether it is a function or class that a library has by its name."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    named = isinstance(module, str) and isinstance(name, str) and "<" not in name
+    return named and module.partition(".")[0] in LIBRARIES
+
+
+def _parts(function):
+    """What decides what a function does."""
+    read = {
+        name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__
+    }
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    return [function.__code__, function.__defaults__, function.__kwdefaults__, cells, read]
 
 
 def _names(code):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import used_values
-from dfc_numba.configuration.config_usage import logs
+from dfc_numba.learning.phases import logs
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.comparison import data_key

@@ -6,7 +6,7 @@ delta_i r_{i-1}^T with s = 2 / n_L for the squared error and 1 for the cross-ent
 
 import numpy as np
 
-from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.method import Gradients
 from dfc_numba.model.products import outer_means
 from dfc_numba.model.targets import unit_of_error
 

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.kernels import optimizers as kernels
+from dfc_numba.learning.method import Gradients as Gradients
 from dfc_numba.support.validation import choice
 
 CLIP_SCOPES = ("layer", "tensor", "all")
-
-
-@dataclass
-class Gradients:
-    """What an optimiser descends along, one array per layer; None for parameters that a step leaves alone."""
-
-    weights: list | None = None
-    biases: list | None = None
-    feedback: list | None = None
 
 
 @dataclass(frozen=True)

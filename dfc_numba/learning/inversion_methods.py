@@ -12,14 +12,13 @@ from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
 from dfc_numba.inversion.rules import backward_errors, refuse_divergence
 from dfc_numba.inversion.simulation import Inversion, checked, driven, hidden_errors
 from dfc_numba.inversion.trajectory import InversionTrajectory
-from dfc_numba.learning.errors import gradients, update_options
-from dfc_numba.learning.optimizers import Gradients
+from dfc_numba.learning.method import Gradients, PlannedUpdate
+from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.targets import unit_of_error
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
 LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
 RULE_OPTIONS = {"ndi": ("alpha",)}
-WITHOUT_FEEDBACK = ("pbp",)
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,12 @@ def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=Fal
 
 def from_loops(network, minibatch, config):
     """The gradient of the mean loss, with the errors of the hidden layers by dynamic inversion."""
-    update = minibatch.made(
-        inversion_update, network, minibatch.y, inversion_of(config), **update_options(config)
+    return PlannedUpdate(
+        inversion_update, _loop_gradients, (minibatch.y, inversion_of(config)), update_options(config)
     )
+
+
+def _loop_gradients(update):
     refuse_divergence(update.errors)
     return Gradients(weights=_negative(update.weights), biases=_negative(update.biases))
 
@@ -115,14 +117,12 @@ def _negative(arrays):
 
 
 def create_backward(network, config):
-    """Gives a network the feedback matrices that the section [inversion] says, if its method has any.
+    """Gives a network the feedback matrices that the section [inversion] says.
 
     Raises:
         RuntimeError: if they could not be made stable.
     """
     method, options = config.training.method, config.inversion
-    if method in WITHOUT_FEEDBACK:
-        return
     network.backward = initial_feedback(
         network.weights,
         options.feedback,

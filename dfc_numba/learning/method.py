@@ -1,0 +1,320 @@
+"""A learning method as one object, the minibatch that it is given, and the gradients that it returns.
+
+def forward(network, minibatch, config):
+    ...
+    return dfc.Gradients(weights=[...], biases=[...])            # an optimiser descends along them
+
+dfc.register(dfc.Method("mine", summary="...", forward=forward, options=[dfc.Option("rate", 0.1, "...")]))
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
+
+from dfc_numba.learning.phases import PHASES
+from dfc_numba.registry import METHODS, Extension
+
+TWO_PHASES = PHASES
+SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
+FORWARD_ONLY = ("forward",)
+SIMULATIONS = ("controller", "feedback_controller", "inversion")
+# parts of a configuration that a run looks at if its method reads them: sections, or single keys
+READABLE = {
+    "controller": "runs no controller and learns no feedback weights",
+    "feedback": "runs no controller and learns no feedback weights",
+    "feedback_controller": "runs no controller and learns no feedback weights",
+    "feedback_optimizer": "runs no controller and learns no feedback weights",
+    "training.rule": "runs no controller and learns no feedback weights",
+    "training.samples": "runs no controller and learns no feedback weights",
+    "training.clip_error": "brings no errors of single samples to the hidden layers",
+    "training.normalise_updates": "brings no errors of single samples to the hidden layers",
+    "target.feedback": "has no output target",
+    "target.step_per": "has no output target",
+    "target.step": "has no output target",
+    "network.feedback_init": "has no feedback weights of its own",
+    "network.feedback_noise": "has no feedback weights of its own",
+    "network.feedback_damping": "has no feedback weights of its own",
+    "inversion": "does not depend on it",
+    "log": "runs no controller that could be logged",
+}
+
+
+@dataclass
+class Gradients:
+    """The arrays that optimisers descend along, one per layer; None for parameters that a step leaves alone.
+
+    Attributes:
+        weights: list of (n_i, n_{i-1}). biases: list of (n_i,). feedback: list of (n_i, n_L).
+        own: a dict with gradients of parameters of the method's own, by their names.
+    """
+
+    weights: list | None = None
+    biases: list | None = None
+    feedback: list | None = None
+    own: dict | None = None
+
+    def check(self, method, network, parameters):
+        """ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
+        for kind in ("weights", "biases", "feedback"):
+            given, arrays = getattr(self, kind), getattr(network, kind)
+            if given is not None or (kind == "biases" and self.weights is not None and arrays is not None):
+                _check_shapes(method, kind, given, dict(enumerate(arrays or (), 1)))
+        if self.own is not None:
+            _check_shapes(method, "own", self.own, parameters)
+
+
+def _check_shapes(method, kind, given, arrays):
+    if isinstance(given, list | tuple):
+        given = dict(enumerate(given, 1))
+    shapes = {name: np.shape(array) for name, array in (given or {}).items()}
+    needed = {name: array.shape for name, array in arrays.items()}
+    if shapes != needed:
+        raise ValueError(
+            f"method {method.name!r} returns gradients `{kind}` of shapes {shapes}; they need to be {needed}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minibatch:
+    """One minibatch, and where in training it is met.
+
+    Attributes:
+        phase: one of `PHASES`.
+        epoch: number of the epoch, from 1; the epochs of the pre-training are counted on their own.
+        position: number of the minibatch in its pass over the data, from 1.
+        number: running number of the minibatch since the start of training, from 0: the noise key's.
+        indices: (B,) which samples of the training set these are.
+        x, y: inputs (B, n_0) in the network's dtype; targets (B, n_L), for a classification soft labels.
+        noise: where there is noise: a `NoiseKey`, or a list of arrays (T, B, n_i), for the one-shot rule (B, n_i).
+        nudge: step of a weak output target, for one sample.
+        activity: the feedforward activity of x, where it is known already.
+    """
+
+    phase: str
+    epoch: int
+    position: int
+    number: int
+    indices: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    noise: object = None
+    nudge: float = 0.0
+    activity: object = None
+
+
+@dataclass(frozen=True)
+class PlannedUpdate:
+    """An update that a gradient function wants computed, so that whoever computes it can record and count it.
+
+    Attributes:
+        function: one of `forward_update`, `feedback_update`, `forward_and_feedback_update`, `one_shot_feedback_update`,
+            `inversion_update`: it is called with network, inputs, `arguments` and `options`.
+        gradients: function from what it returns to the `Gradients`.
+        arguments: target and controller, or `Inversion`; none for the one-shot rule. options: keyword arguments.
+    """
+
+    function: Callable
+    gradients: Callable
+    arguments: tuple = ()
+    options: Mapping = field(default_factory=dict)
+
+    def compute(self, network, minibatch):
+        """Return what the function makes of a minibatch."""
+        return self.function(network, minibatch.x, *self.arguments, **self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class Method(Extension):
+    """A learning method.
+
+    A gradient function takes (network, minibatch, config) and returns the `Gradients` that an optimiser descends along (they
+    point uphill), or a `PlannedUpdate`. A method with `parameters` or `state` has arrays of its own: its functions take them
+    as a further, last argument, a dict by name, and may write into those of `state`.
+
+    Args:
+        name: by which `training.method` chooses it. summary: one line of documentation.
+        forward: gradient function of the phase "forward". What it returns decides which optimisers step.
+        feedback: gradient function of the other phases; None for a method without.
+        phases: which phases the loop runs, in this order: "pretraining" before the first epoch, the others in each epoch, as
+            often as the section [feedback] says.
+        options: `Option`s, the keys of the section [method], which are the attributes of `config.method`.
+        reads: what the run looks at because of this method: keys of `READABLE`, which are sections or single keys, or single
+            keys of these sections, such as "controller.alpha". What is stated but not read is refused.
+        simulations: a dict from phases to the section whose controller (or inversion) they simulate.
+        single_phase: whether the forward phase updates the feedback weights, too.
+        prepare: function of (network, config) that gives a new network what the method needs beside its weights.
+        parameters: function of (network, config) that returns a dict of arrays that learn; `Gradients.own` has their
+            gradients, and the optimiser of [feedback_optimizer] steps them. They and the state are in checkpoints.
+        state: function of (network, config) that returns a dict of other arrays that evolve.
+        after_step: function of (network, config) that follows each step of the forward weights.
+        rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
+            change).
+    """
+
+    name: str
+    _: KW_ONLY
+    summary: str = ""
+    forward: Callable
+    feedback: Callable | None = None
+    phases: tuple = FORWARD_ONLY
+    options: tuple = ()
+    reads: tuple = ()
+    simulations: Mapping = field(default_factory=dict)
+    single_phase: bool = False
+    prepare: Callable | None = None
+    parameters: Callable | None = None
+    state: Callable | None = None
+    after_step: Callable | None = None
+    rules: Callable | None = None
+
+    registry = METHODS
+
+    @property
+    def controlled(self):
+        """Whether it has a controller that drives the outputs to a target."""
+        return self.reads_any("controller")
+
+    @property
+    def solves(self):
+        """Whether the forward phase solves for the steady state of the controller instead of simulating."""
+        return self.controlled and "forward" not in self.simulations
+
+    @property
+    def simulates(self):
+        """The section that the forward phase simulates, or None."""
+        return self.simulations.get("forward")
+
+    @property
+    def inverts(self):
+        """Whether it runs the loops of dynamic inversion."""
+        return self.simulates == "inversion"
+
+    @property
+    def has_arrays(self):
+        """Whether it has arrays of its own."""
+        return self.parameters is not None or self.state is not None
+
+    @property
+    def places(self):
+        """What it reads of a configuration: `reads`, and what the training loop needs for its phases."""
+        counts = {"pretraining": "pretraining_epochs", "feedback": "epochs", "extra feedback": "extra_epochs"}
+        needed = [f"feedback.{key}" for phase, key in counts.items() if phase in self.phases]
+        learns = ["feedback.train"] if self.feedback is not None else []
+        steps = ["feedback_optimizer"] if self.feedback is not None or self.parameters is not None else []
+        return (*self.reads, *learns, *needed, *steps)
+
+    def reads_any(self, section):
+        """Whether it reads a section or some key of it."""
+        return any(place == section or place.startswith(f"{section}.") for place in self.places)
+
+    def arrays(self, network, config):
+        """The parameters and the state at the start of a run, two dicts of arrays by name."""
+        kinds = (self.parameters, self.state)
+        return tuple({} if function is None else dict(function(network, config)) for function in kinds)
+
+    def gradients(self, network, minibatch, config, own=None, compute=None):
+        """The gradients for one minibatch, in the phase of the minibatch.
+
+        Args:
+            own: the method's own arrays by name, if it has any; None for those at the start of a run.
+            compute: function of (`PlannedUpdate`, minibatch) that returns its update; None just computes it.
+        """
+        function = self.forward if minibatch.phase == "forward" else self.feedback
+        gradients = function(network, minibatch, config, *self._own(network, config, own))
+        if not isinstance(gradients, PlannedUpdate):
+            return gradients
+        update = gradients.compute(network, minibatch) if compute is None else compute(gradients, minibatch)
+        return gradients.gradients(update)
+
+    def follow_step(self, network, config, own=None):
+        """Do what follows a step of the optimisers."""
+        if self.after_step is not None:
+            self.after_step(network, config, *self._own(network, config, own))
+
+    def _own(self, network, config, own):
+        if not self.has_arrays:
+            return ()
+        if own is None:
+            parameters, state = self.arrays(network, config)
+            own = {**parameters, **state}
+        return (own,)
+
+    def check(self):
+        """ValueError for phases, sections or functions that there are not."""
+        functions = {
+            name: getattr(self, name)
+            for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "rules")
+        }
+        missing = [name for name, value in functions.items() if not callable(value)]
+        wrong = [name for name in missing if functions[name] is not None or name == "forward"]
+        if wrong:
+            raise ValueError(
+                f"method {self.name!r} has {wrong[0]} = {functions[wrong[0]]!r}; it needs to be a function"
+            )
+        _check_phases(self)
+        _check_places(self)
+        _check_signatures(self, functions)
+
+
+def _check_phases(method):
+    others = [phase for phase in (*method.phases, *method.simulations) if phase not in PHASES]
+    if others or "forward" not in method.phases or len({*method.phases}) < len(method.phases):
+        raise ValueError(
+            f"method {method.name!r} has the phases {method.phases!r} and simulations of {tuple(method.simulations)!r}; "
+            f"allowed are {', '.join(map(repr, PHASES))}, each once, with 'forward'"
+        )
+    if len(method.phases) > 1 and method.feedback is None:
+        raise ValueError(
+            f"method {method.name!r} has the phases {method.phases!r} but no function `feedback` for them"
+        )
+    if method.feedback is not None and len(method.phases) == 1:
+        raise ValueError(
+            f"method {method.name!r} has a function `feedback` but no phase that calls it; list phases"
+        )
+
+
+def _check_places(method):
+    for place in method.reads:
+        section = str(place).split(".")[0]
+        if place not in READABLE and section not in READABLE:
+            raise ValueError(
+                f"method {method.name!r} reads {place!r}; allowed are {', '.join(READABLE)}, and keys of these sections"
+            )
+    for section in method.simulations.values():
+        if section not in SIMULATIONS or not method.reads_any(section):
+            raise ValueError(
+                f"method {method.name!r} simulates {section!r}; allowed are {', '.join(SIMULATIONS)}, and it has to be "
+                "in `reads`"
+            )
+
+
+def _check_signatures(method, functions):
+    """Each function can be called with the arguments that it will be given."""
+    gradient = 3 + method.has_arrays
+    counts = {
+        "forward": gradient,
+        "feedback": gradient,
+        "after_step": gradient - 1,
+        "prepare": 2,
+        "parameters": 2,
+        "state": 2,
+        "rules": 1,
+    }
+    for name, count in counts.items():
+        if functions[name] is None:
+            continue
+        try:
+            inspect.signature(functions[name]).bind(*range(count))
+        except TypeError as error:
+            arguments = {1: "(config)", 2: "(network, config)", 3: "(network, minibatch, config)"}.get(
+                count, "(network, minibatch, config, arrays)"
+            )
+            if name == "after_step" and count == 3:
+                arguments = "(network, config, arrays)"
+            raise ValueError(
+                f"method {method.name!r}: {name} is called with {arguments}, which it does not take ({error})"
+            ) from None
+        except ValueError:  # a function without a signature
+            continue

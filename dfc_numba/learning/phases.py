@@ -1,0 +1,99 @@
+"""The phases of a training, and what a configuration makes of them: which are run, which simulate what, which are logged."""
+
+from dfc_numba.registry import METHODS
+
+# the phases in the order of a run; the value is the stream of the random order of samples, which never changes its meaning
+ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3}
+PHASES = tuple(ORDER_STREAM)
+
+
+def phase_name(text):
+    """The name of a phase, also where it is written as in files: "extra feedback" for "extra_feedback"."""
+    return text.replace("_", " ")
+
+
+def group_name(phase):
+    """The name of a phase in files, such as "extra_feedback"."""
+    return phase.replace(" ", "_")
+
+
+def method_of(config):
+    """The `Method` of a configuration."""
+    return METHODS.find(config.training.method, key="training.method")
+
+
+def trains_feedback(config):
+    """Whether the feedback weights, or other weights that feedback phases learn, learn in a run."""
+    return method_of(config).feedback is not None and config.feedback.train
+
+
+def is_single_phase(config):
+    """Whether forward and feedback weights learn from the same simulation."""
+    return method_of(config).single_phase
+
+
+def solves(config):
+    """Whether the forward phase solves for the steady state of the controller instead of simulating."""
+    return method_of(config).solves
+
+
+def is_controlled(config):
+    """Whether the forward phase drives the outputs to a target with a controller."""
+    return method_of(config).controlled and not config.training.freeze_forward
+
+
+def logs(config):
+    """Whether trajectories are logged in a run."""
+    return config.log.on and method_of(config).reads_any("log")
+
+
+def feedback_epochs(config):
+    """Number of feedback passes by phase: all of "pretraining"; of the others those that belong to each epoch."""
+    feedback, phases = config.feedback, method_of(config).phases
+    if not trains_feedback(config):
+        return {}
+    counts = {
+        "pretraining": feedback.pretraining_epochs,
+        "feedback": feedback.epochs,
+        "extra feedback": feedback.extra_epochs,
+    }
+    return {phase: count for phase, count in counts.items() if phase in phases}
+
+
+def later_feedback_epochs(config):
+    """Number of feedback passes before and after each forward pass."""
+    feedback, phases = config.feedback, method_of(config).phases
+    return feedback.extra_epochs + (feedback.epochs if "feedback" in phases else 0)
+
+
+def learning_phases(config):
+    """The phases of a run that make updates, in their order."""
+    passes = {**feedback_epochs(config), "forward": not config.training.freeze_forward}
+    return [phase for phase in PHASES if passes.get(phase)]
+
+
+def logged_phases(config):
+    """The phases of a run whose updates are logged, in their order."""
+    return [phase for phase in learning_phases(config) if phase in (config.log.phases or PHASES)]
+
+
+def simulation_of(phase, config):
+    """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
+    if phase != "forward" and config.feedback.rule == "one_shot":
+        return None
+    return method_of(config).simulations.get(phase)
+
+
+def feedback_simulations(config):
+    """Sections of the controllers whose noisy simulations the feedback weights learn from."""
+    if not trains_feedback(config) or config.feedback.rule == "one_shot":
+        return []
+    if not is_single_phase(config):
+        return ["feedback_controller"]
+    return ["controller"] + (["feedback_controller"] if config.feedback.pretraining_epochs else [])
+
+
+def simulated_steps(phase, config):
+    """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
+    section = simulation_of(phase, config)
+    return getattr(config, section).steps if section else 0
