@@ -29,10 +29,16 @@ from dfc_numba.kernels.simd import (
 )
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
 TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)
+
+CACHE_LINE = 64
+INNER_BLOCK = 256  # inner indices of a panel that are multiplied with all rows before the next
+OUTPUT_BLOCK = 256  # outputs whose part of `post` stays in the second cache
+AHEAD_TILES = 2
 
 
 def panel_width(dtype):
@@ -58,10 +64,13 @@ class _Panel:
         dtype = np.dtype(str(signature.args[0].dtype))
         self.kind, self.itemsize, self.lanes = vector_type(dtype), dtype.itemsize, lanes(dtype)
         c, c_start, self.c_stride, a, a_start, self.a_stride, b, b_start, self.b_stride = values[:9]
-        self.rows, self.inner, self.add = values[9:]
+        self.rows, self.inner, self.add, ahead = values[9:]
         self.c = builder.gep(data_pointer(context, builder, signature.args[0], c), [c_start])
         self.a = builder.gep(data_pointer(context, builder, signature.args[3], a), [a_start])
-        self.b = builder.gep(data_pointer(context, builder, signature.args[6], b), [b_start])
+        b = data_pointer(context, builder, signature.args[6], b)
+        self.b = builder.gep(b, [b_start])
+        self.next_b = builder.gep(b, [ahead])
+        self.next_c = builder.gep(self.c, [ahead])
 
     def emit(self):
         """Tiles of the largest size while they fit, then of the smaller ones."""
@@ -75,10 +84,35 @@ class _Panel:
         a = builder.gep(self.a, [builder.mul(row, self.a_stride) if self.inner_contiguous else row])
         c_rows = [self._offset(c, m, self.c_stride) for m in range(size)]
         sums = self._first_sums(c_rows)
-        _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, a), carried=sums)
+        ahead = self._ahead(size, row)
+        _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, a, ahead), carried=sums)
         for m, target in enumerate(c_rows):
             for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS]):
                 builder.store(value, place, align=self.itemsize)
+
+    def _ahead(self, size, row):
+        """Where a tile of rows begins to fetch the panel to come, each of the tiles another cache line of every inner index.
+
+        A tile of columns fetches the sums that one of the next tiles begins with, all at once.
+        """
+        builder = self.builder
+        if not self.inner_contiguous:
+            next_c = builder.gep(self.next_c, [builder.mul(row, self.c_stride)])
+            for start in range(0, size * TILE_VECTORS * self.lanes * self.itemsize, CACHE_LINE):
+                self._prefetch(self._offset(next_c, start // self.itemsize))
+            return None
+        line = CACHE_LINE // self.itemsize
+        lines = ir.Constant(INDEX, max(1, TILE_VECTORS * self.lanes // line))
+        tile = builder.urem(builder.udiv(row, ir.Constant(INDEX, size)), lines)
+        return builder.gep(self.next_b, [builder.mul(tile, ir.Constant(INDEX, line))])
+
+    def _prefetch(self, pointer):
+        builder, word = self.builder, ir.IntType(32)
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        read, near, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        builder.call(function, [builder.bitcast(pointer, byte), read, near, data])
 
     def _offset(self, pointer, count, stride=None):
         index = ir.Constant(INDEX, count)
@@ -107,8 +141,10 @@ class _Panel:
         phi.add_incoming(second, second_block)
         return phi
 
-    def _multiply_add(self, a, k, *sums):
+    def _multiply_add(self, a, ahead, k, *sums):
         builder = self.builder
+        if ahead is not None:
+            self._prefetch(builder.gep(ahead, [builder.mul(k, self.b_stride)]))
         b = self._load(builder.gep(self.b, [builder.mul(k, self.b_stride)]))
         column = builder.gep(a, [k if self.inner_contiguous else builder.mul(k, self.a_stride)])
         result = []
@@ -124,7 +160,7 @@ class _Panel:
 def _numpy_panel(inner_contiguous):
     """The same product in NumPy."""
 
-    def product(c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add):
+    def product(c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add, ahead):
         def matrix(array, start, shape, strides):
             strides = [s * array.itemsize for s in strides]
             return np.lib.stride_tricks.as_strided(array[start:], shape, strides)
@@ -143,10 +179,12 @@ def _panel(inner_contiguous):
 
     @intrinsic
     def product(
-        typingctx, c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add
+        typingctx, c, c_start, c_stride, a, a_start, a_stride, b, b_start, b_stride, rows, inner, add, ahead
     ):
         place = (types.intp, types.intp)
-        signature = types.void(c, *place, a, *place, b, *place, types.intp, types.intp, types.boolean)
+        signature = types.void(
+            c, *place, a, *place, b, *place, types.intp, types.intp, types.boolean, types.intp
+        )
 
         def generate(context, builder, sig, values):
             _Panel(context, builder, sig, values, inner_contiguous).emit()
@@ -174,23 +212,28 @@ def _compiled_width(array):
 @jit
 def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
     """out = x W^T for the rows of a shard: x (rows, inner), `out_stride` outputs (padding included), W packed."""
-    width = _width(out)
-    for column in range(0, out_stride - width + 1, width):
-        weights = packed_start + column * inner
-        _panel_of_rows(
-            out, out_start + column, out_stride, x, x_start, x_stride, packed, weights, width, rows, inner, False
-        )  # fmt: skip
+    _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, False)
 
 
 @jit
 def multiply_add(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
-    """out += x W^T, otherwise as `multiply`."""
+    """out += x W^T, arguments as in `multiply`."""
+    _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, True)
+
+
+@jit_part
+def _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, add):
+    """out (+)= x W^T, in blocks of the inner index where it is long: a piece of a panel stays in the first cache."""
     width = _width(out)
-    for column in range(0, out_stride - width + 1, width):
-        weights = packed_start + column * inner
-        _panel_of_rows(
-            out, out_start + column, out_stride, x, x_start, x_stride, packed, weights, width, rows, inner, True
-        )  # fmt: skip
+    block = INNER_BLOCK if inner >= 2 * INNER_BLOCK else inner
+    for first in range(0, max(inner, 1), max(block, 1)):
+        length = min(block, inner - first)
+        for column in range(0, out_stride - width + 1, width):
+            weights = packed_start + column * inner + first * width
+            _panel_of_rows(
+                out, out_start + column, out_stride, x, x_start + first, x_stride, packed, weights, width,
+                rows, length, add or first > 0, weights + width * inner,
+            )  # fmt: skip
 
 
 @jit
@@ -203,11 +246,13 @@ def add_outer(
     so that a tile is one piece of memory.
     """
     width = _width(total)
-    for column in range(0, pre_stride - width + 1, width):
-        _panel_of_columns(
-            total, start + column * outputs + first * width, width,
-            post, post_start + first, post_stride, pre, pre_start + column, pre_stride, count, rows, True,
-        )  # fmt: skip
+    for begin in range(first, first + count, OUTPUT_BLOCK):
+        block = min(OUTPUT_BLOCK, first + count - begin)
+        for column in range(0, pre_stride - width + 1, width):
+            _panel_of_columns(
+                total, start + column * outputs + begin * width, width, post, post_start + begin, post_stride,
+                pre, pre_start + column, pre_stride, block, rows, True, AHEAD_TILES * TILE_ROWS[0] * width,
+            )  # fmt: skip
 
 
 def sum_outer_work(count, shards, dtype):
@@ -233,7 +278,7 @@ def sum_outer(out, inputs, post, post_stride, pre, pre_stride, ends, first, coun
             start = ends[shard]
             _panel_of_columns(
                 work, open_nodes * tile, width, post, start * post_stride + first, post_stride,
-                pre, start * pre_stride + column, pre_stride, count, ends[shard + 1] - start, False,
+                pre, start * pre_stride + column, pre_stride, count, ends[shard + 1] - start, False, 0,
             )  # fmt: skip
             open_nodes += 1
             done = shard + 1

@@ -5,7 +5,7 @@ import pytest
 from dfc_numba.kernels import layout as layouts
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows, row_stride, unpack
-from dfc_numba.kernels.multiply import add_outer, multiply, panel_width
+from dfc_numba.kernels.multiply import add_outer, multiply, multiply_add, panel_width
 
 DTYPES = ["float32", "float64"]
 needs_compiler = pytest.mark.skipif(JIT_DISABLED, reason="NumPy sums in an order of its own")
@@ -23,6 +23,9 @@ SHAPES += [
     (16, 100, 256),
     (40, 31, 33),
     (1, 300, 97),
+    (17, 511, 20),
+    (9, 512, 20),
+    (20, 700, 300),
 ]
 
 
@@ -100,6 +103,39 @@ def test_padding_stays_zero(dtype, outputs):
     assert np.all(found[:, whole:] == UNTOUCHED)
     total = outer(random((9, 17), dtype), random((9, outputs), dtype, 1), np.zeros((17, outputs), dtype))
     assert not total[:, outputs:].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("inner", [300, 511, 512, 513, 1000])
+@each_dtype
+def test_blocks_of_the_inner_index_keep_the_order_of_the_sum(dtype, inner):
+    """The same bits as in any other blocks."""
+    x, weights = random((19, inner), dtype), random((30, inner), dtype, 1)
+    stride = row_stride(30, dtype)
+    out = np.zeros(19 * stride, dtype)
+    for number, (first, end) in enumerate([(0, 100), (100, 299), (299, inner)]):
+        below = row_stride(end - first, dtype)
+        packed, left = (
+            pack([weights[:, first:end]], [stride], dtype),
+            padded_rows(x[:, first:end], below, dtype),
+        )
+        (multiply_add if number else multiply)(out, 0, stride, 19, left, 0, below, end - first, packed, 0)
+    np.testing.assert_array_equal(out.reshape(19, stride)[:, :30], product(x, weights)[:, :30])
+
+
+@needs_compiler
+@each_dtype
+def test_blocks_of_outputs_do_not_change_a_sum(dtype):
+    post, pre = random((64, 600), dtype), random((64, 70), dtype, 1)
+    strides, together, apart = [row_stride(n, dtype) for n in (600, 70)], *np.zeros((2, 600 * 128), dtype)
+    left, right = (
+        padded_rows(rows, stride, dtype) for rows, stride in zip((post, pre), strides, strict=True)
+    )
+    add_outer(together, 0, 600, 0, 600, left, 0, strides[0], right, 0, strides[1], 64)
+    for first in range(0, 600, 40):
+        add_outer(apart, 0, 600, first, 40, left, 0, strides[0], right, 0, strides[1], 64)
+    np.testing.assert_array_equal(together, apart)
+    assert together.any()
 
 
 @needs_compiler
