@@ -122,6 +122,8 @@ def padded_rows(array, stride, dtype):
 def dense_views(flat, samples, sizes, times=None):
     """A dense flat array `[layer][(time)][sample][unit]` as a list of C-ordered arrays, one per layer."""
     lead = (samples,) if times is None else (times, samples)
-    ends = np.cumsum(sizes[1:]) * int(np.prod(lead))
-    parts = np.split(flat, ends[:-1])
-    return [part.reshape(*lead, n) for part, n in zip(parts, sizes[1:], strict=True)]
+    rows, start, views = (samples if times is None else times * samples), 0, []
+    for n in map(int, sizes[1:]):
+        views.append(flat[start : start + rows * n].reshape(*lead, n))
+        start += rows * n
+    return views

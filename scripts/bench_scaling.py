@@ -3,7 +3,10 @@
 
     python scripts/bench_scaling.py [--threads N] [--repeats N] [--json FILE] [--plot FILE.png] [--quick]
 
-One quantity is varied at a time around the published MNIST network with 100 steps. The exponent is the slope of a straight
+One quantity is varied at a time around the published MNIST network with 100 steps. For the widths, 1 thread and all, the time
+stands beside that of the matrix products alone, measured in the same turns: at the rate of a large product by the linear algebra
+library with the same threads, and at the rate of this package's own product of 16 samples with a 256 x 256 layer that lies in
+the caches, times the threads. The exponent is the slope of a straight
 line through the logarithms of both; for width and depth also that against the number of weights that take part in every
 step (the constant first layer is computed once). The plot needs matplotlib (pip install 'dfc-numba[plot]').
 """
@@ -12,8 +15,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from benchmarks import subjects
-from benchmarks.measuring import Session, Subject, say, significant
+from benchmarks import parts, subjects
+from benchmarks.measuring import Goal, Session, Subject, say, significant, thread_counts, threads_text
 from benchmarks.reporting import Report, add_threads, has, parser
 from benchmarks.workload import Workload
 
@@ -23,6 +26,13 @@ WIDTH, DEPTH = 256, 3
 # values of each variable, and the workload that a value stands for
 WIDTHS, DEPTHS = (64, 128, 256, 512, 1024), (2, 3, 5, 9)
 BATCHES, TIMES = (16, 32, 64, 128, 256, 512), (0.5, 1, 2, 4, 8)
+# the steps of each width beside its products: as published, fewer where an update would take minutes
+WIDTH_STEPS = {64: 999, 128: 999, 256: 999, 512: 300, 1024: 100, 2048: 100, 4096: 100}
+PRODUCT, OWN_PRODUCT = "matrix product", "own product"
+PRODUCT_SIZE, OWN_CALLS = 2048, 2000
+OWN_PART = parts.Part(parts.LAYER, 16, 256, 256, 1)
+# (bar, aim) of the time over the products at the library's rate, for the narrowest width and for others; of 1 thread over 2
+NARROW, OTHERS, TWO_THREADS = (1.5, 1.25), (1.25, 1.1), (1.7, 1.9)
 
 
 def main(arguments=None):
@@ -36,6 +46,7 @@ def main(arguments=None):
     series = [make_series(session, points, variable, dtype) for variable in points for dtype in DTYPES]
     series += [threads_series(session, dtype, options) for dtype in DTYPES]
     print_series(report, series, options)
+    print_widths(report, session, options)
     report.results["series"] = series
     report.write()
     draw(series, options.plot)
@@ -69,8 +80,14 @@ def workloads(options):
 
 
 def add_subjects(session, points, options):
-    """Every point with one thread, and the middle one with every number of threads."""
+    """Every point with one thread, the middle one with every number of threads; widths and products alone with all."""
+    size = PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE
     for dtype in DTYPES:
+        for threads in thread_counts(options.threads):
+            session.add(Subject(PRODUCT, dtype, threads), subjects.matrix_product, size, dtype)
+            session.add(Subject(OWN_PRODUCT, dtype, threads), parts.our_part, OWN_PART, dtype, OWN_CALLS)
+            for width, workload in width_workloads(options).items():
+                session.add(width_subject(width, dtype, threads), subjects.our_update, workload, dtype)
         for variable, values in points.items():
             for value, workload in values.items():
                 session.add(point(variable, value, dtype), subjects.our_update, workload, dtype)
@@ -81,6 +98,19 @@ def add_subjects(session, points, options):
 
 def point(variable, value, dtype):
     return Subject(f"{variable} {value}", dtype, 1)
+
+
+def width_workloads(options):
+    """Workloads by width, to be measured beside their products."""
+    chosen = list(WIDTH_STEPS.items())[: 2 if options.quick else None]
+    return {
+        n: Workload(hidden=(n,) * DEPTH, steps=options.steps if options.quick else steps)
+        for n, steps in chosen
+    }
+
+
+def width_subject(width, dtype, threads):
+    return Subject(f"width {width} beside its products", dtype, threads)
 
 
 def make_series(session, points, variable, dtype):
@@ -133,6 +163,50 @@ def print_series(report, series, options):
     keys = ("exponent", "exponent_of_weights")
     rows = [(one["variable"], one["dtype"], *(exponent_text(one.get(key)) for key in keys)) for one in series]
     report.table("Fitted exponents: time ~ value^p", ("varied", "dtype", "p", "p of the weights"), rows)
+
+
+def print_widths(report, session, options):
+    """Times of the widths over their products alone, and how much faster all threads are than one."""
+    rows, goals = [], []
+    for dtype in DTYPES:
+        for width, workload in width_workloads(options).items():
+            for threads in thread_counts(options.threads):
+                subject = width_subject(width, dtype, threads)
+                library, own = over_products(session, subject, workload, options)
+                faster = session.ratio(subject._replace(threads=1), subject)
+                milliseconds = session.time(subject, 1e3).text()
+                ratios = [significant(ratio.median) for ratio in (library, own, faster)]
+                rows.append((width, dtype, threads, workload.controller.steps, milliseconds, *ratios))
+                where = f"width {width}, {dtype}, {threads_text(threads)}"
+                goals.append(
+                    Goal(f"time over products, {where}", library, *(NARROW if width < 128 else OTHERS))
+                )
+                if threads == 2:
+                    goals.append(Goal(f"1 thread over 2, {where}", faster, *TWO_THREADS, at_least=True))
+    columns = (
+        "width",
+        "dtype",
+        "threads",
+        "ms (range)",
+        "over products",
+        "over own products",
+        "1 thread over this",
+    )
+    report.table("Widths: time over the products alone", columns, rows)
+    report.goals(goals)
+
+
+def over_products(session, subject, workload, options):
+    """Time over that of the products alone: at the rate of a large product by the library, and of our own in the caches."""
+    product, own = subject._replace(name=PRODUCT), subject._replace(name=OWN_PRODUCT)
+    size = PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE
+    own_flop = (
+        OWN_CALLS * OWN_PART.flop * subject.threads
+    )  # it takes one thread, of which all could do as much
+    return (
+        session.ratio(subject, product, 2 * size**3 / workload.flop),
+        session.ratio(subject, own, own_flop / workload.flop),
+    )
 
 
 def time_rows(one):

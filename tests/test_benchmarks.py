@@ -291,7 +291,9 @@ def test_bench_scaling(tmp_path):
     variables = [one["variable"] for one in content["series"]]
     assert set(variables) == {"width", "hidden layers", "samples", "steps", "threads"}
     assert all(one["exponent"] for one in content["series"] if one["variable"] != "threads")
-    assert "Fitted exponents" in text
+    assert "Fitted exponents" in text and "time over the products alone" in text
+    names = [goal["name"] for goal in content["goals"]]
+    assert any(name.startswith("time over products, width 64") for name in names)
     assert (tmp_path / "figure.png").exists() == bool(arguments)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import dfc_numba as dfc
 from dfc_numba.support import memory
-from dfc_numba.support.memory import Recycled, uninitialised
+from dfc_numba.support.memory import LARGE_PAGE, Recycled, in_large_pages, uninitialised
 
 
 def address(array):
@@ -62,3 +62,24 @@ def test_a_simulation_fills_every_place_of_what_it_records(monkeypatch, every, o
 
     for ours, theirs in zip(recorded(7.25), recorded(-3.5), strict=True):
         assert np.array_equal(ours, theirs, equal_nan=True)
+
+
+def test_memory_in_large_pages_is_used_again():
+    """Without a system call, once the array and all its views are gone."""
+    first = in_large_pages(300_000, np.float64)
+    view, place = first[5:10], first.ctypes.data
+    assert place % LARGE_PAGE == 0
+    del first
+    second = in_large_pages(300_000, np.float64)
+    assert second.ctypes.data != place, "the view is in use"
+    del view
+    third = in_large_pages(300_000, np.float32)
+    assert third.ctypes.data == place and third.dtype == np.float32 and third.flags.writeable
+
+
+def test_little_of_the_memory_in_large_pages_is_kept():
+    for _ in range(30):
+        arrays = [in_large_pages(1_000_000, np.float64) for _ in range(3)]
+        del arrays
+    kept = sum(size * len(blocks) for size, blocks in memory._large_blocks._free.items())
+    assert 0 < kept <= memory.KEPT_BYTES

@@ -232,7 +232,7 @@ class Sums:
         u: (B, n_L) last control signal.
         outer: flat, see `Layout.outer_shard`: factor x rate of layers 2..L, summed over time; the first layer's rates below
             are constant. outer_feedback: flat, see `Layout`. Either is empty where it was not asked for.
-        converged, diverged: (B,) booleans.
+        converged, diverged: (B,) booleans; None for a task that neither records nor has a readout.
     """
 
     factor: list
@@ -255,6 +255,7 @@ def run(phase, task, *, records=None, only_converged=False):
     workspaces, buffers = _workspaces(phase, task, pieces), _Buffers(phase, task)
     total = TreeSum(len(pieces), release=buffers.give_back)
     flags = np.zeros((2, phase.count), np.bool_)  # converged, diverged
+    judged = task.readout != kernel.NO_READOUT or task.record_every > 0
 
     def run_one(piece):
         first, count = pieces[piece]
@@ -283,7 +284,7 @@ def run(phase, task, *, records=None, only_converged=False):
     summed = ranks.complete(total, buffers.take)
     ranks.unite(results.factor, results.rate, u, flags, *records)
     if not only_converged:
-        flags[:] = _convergence(phase, results, slice(None))
+        flags = _convergence(phase, results, slice(None)) if judged else (None, None)
     factor, rate = (dense_views(flat, phase.count, network.sizes) for flat in (results.factor, results.rate))
     outer, outer_feedback = buffers.parts(summed)
     return Sums(factor, rate, u, outer, outer_feedback, *flags)

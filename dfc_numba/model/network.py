@@ -14,7 +14,7 @@ from dfc_numba.model import jacobian
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
 from dfc_numba.registry import ACTIVATIONS
-from dfc_numba.support import filing, threads
+from dfc_numba.support import filing, memory, threads
 from dfc_numba.support.validation import (
     as_array,
     choice,
@@ -263,7 +263,8 @@ class Network:
         places = layout(self.sizes, dtype)
         count = len(x)
         activations = addresses(self, rate_loop, dtype)
-        weights = pack(self.weights, places.stride[1:], dtype)
+        packed = memory.in_large_pages(int(places.weights[-1]), dtype)
+        weights = pack(self.weights, places.stride[1:], dtype, out=packed)
         biases = (
             np.zeros(places.dense[-1], dtype)
             if self.biases is None

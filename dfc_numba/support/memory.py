@@ -9,6 +9,7 @@ import numpy as np
 
 LARGE_PAGE = 2**21  # bytes
 LEAST_FOR_LARGE_PAGES = 2**18
+KEPT_BYTES = 64e6  # of arrays in large pages that are gone
 
 
 def available_bytes():
@@ -45,12 +46,13 @@ def in_large_pages(length, dtype):
     """An array of `length` elements, not initialised, that begins with a large page.
 
     Arrays that a kernel runs through again and again should lie close together in physical memory too: scattered small
-    pages crowd into some sets of the cache. NumPy asks the system for large pages from 4 MB on.
+    pages crowd into some sets of the cache. NumPy asks the system for large pages from 4 MB on. Memory of arrays that are
+    gone is used again, up to a limit: the system would have to clear fresh pages for every minibatch.
     """
     size = length * np.dtype(dtype).itemsize
     if size < LEAST_FOR_LARGE_PAGES:
         return np.empty(length, dtype)
-    block = np.empty(max(size, 2 * LARGE_PAGE) + LARGE_PAGE, np.uint8)
+    block = _large_blocks.array(LARGE_PAGE * (max(2, -(-size // LARGE_PAGE)) + 1), np.uint8)
     start = -block.ctypes.data % LARGE_PAGE
     return block[start : start + size].view(dtype)
 
@@ -123,6 +125,7 @@ class _Loan:
 
 
 _own = threading.local()
+_large_blocks = Recycled(KEPT_BYTES)
 
 
 def uninitialised(length, dtype):
