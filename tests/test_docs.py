@@ -124,6 +124,8 @@ def check_train(arguments):
 def check_compare(arguments):
     """Plan what a `dfc compare` command would run."""
     options = parsed("compare", arguments)
+    if any("/" in source for source in options["sources"]):
+        return  # directories of runs
     comparison.plan(options["sources"], options["settings"] or [])
 
 

@@ -54,6 +54,7 @@ def records(folder):
     return {path.parent.name[-5:]: json.loads(path.read_text()) for path in folder.glob("digits*/run.json")}
 
 
+@pytest.mark.slow
 def test_an_array_larger_than_the_site_allows_is_split_and_a_second_submission_takes_what_is_left(
     cluster, submit
 ):
