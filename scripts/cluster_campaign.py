@@ -31,7 +31,8 @@ set."data.options.train_size" = 400
 time = "00:30:00"
 at_once = 4
 """
-PREEMPTIONS = 3
+PREEMPTIONS, RUNS = 3, 24
+DEAD_SECONDS = 20  # longer than SLURM waits for a node
 
 
 def dfc(*arguments, cwd, environment=None):
@@ -67,6 +68,11 @@ def training(folder):
     )
 
 
+def done(folder):
+    """Number of runs that are done."""
+    return sum(record["status"] == "done" for record in records(folder))
+
+
 def disturbed(folder, file):
     """Do the sweep on SLURM, and disturb it; return what was done, as lines."""
     with slurm_cluster.Cluster(nodes=2, cpus=2) as cluster:
@@ -93,10 +99,23 @@ def disturbed(folder, file):
         cluster.until(lambda: training(folder) >= 2, 300)
         node = next(line for line in cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N").split())
         cluster.kill_node(node)
-        lines.append(f"node {node} killed with all its processes, and started again 5 s later")
-        time.sleep(5)
+        lines.append(f"node {node} killed with all its processes, and started again {DEAD_SECONDS} s later")
+        time.sleep(DEAD_SECONDS)
         cluster.start_node(node)
-        cluster.until(lambda: Counter(r["status"] for r in records(folder))["done"] == 24, 900)
+        cluster.until(lambda: done(folder) == RUNS or not cluster.run("squeue", "-h").strip(), 900)
+        if done(folder) < RUNS:
+            lines.append(f"SLURM gave up {RUNS - done(folder)} runs; the sweep was started again")
+            dfc(
+                "sweep",
+                file,
+                "--out",
+                folder,
+                "--on",
+                "slurm",
+                cwd=folder.parent,
+                environment=cluster.environment,
+            )
+            cluster.until(lambda: done(folder) == RUNS, 900)
         print(dfc("sweep", "status", folder, cwd=folder.parent, environment=cluster.environment))
     return lines
 

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 
 import pytest
 import slurm_cluster
@@ -126,6 +127,7 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
     cluster.until(lambda: cluster.run("squeue", "-h", check=False) != "", 30)
     node = cluster.run("squeue", "-h", "-r", "-o", "%N").split()[0]
     cluster.kill_node(node)
+    time.sleep(15)  # longer than SLURM waits for it
     cluster.start_node(node)
     cluster.until(lambda: status(cluster, folder) == "2 done", 120)
     assert any(record["resumed"] for record in records(folder).values())
