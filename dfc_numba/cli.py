@@ -92,6 +92,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Work on a disk of this node, such as '$TMPDIR', and copy back what each checkpoint leaves.",
+            show_default=False,
+        ),
+    ] = None,
     extension: Extensions = None,
 ):
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
@@ -104,7 +112,7 @@ def train(
     changes += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
     code = train_run(
         source, changes, name=Path(source or DEFAULT_PRESET).stem, out=out, resume=resume, threads=threads,
-        checkpoint_minutes=checkpoint_minutes, max_hours=max_hours,
+        checkpoint_minutes=checkpoint_minutes, max_hours=max_hours, scratch=scratch,
     )  # fmt: skip
     raise typer.Exit(code)
 

@@ -126,7 +126,17 @@ def leave_if_ended(ended):
 
 
 def train_run(
-    source, changes, *, name, out, resume, threads, max_hours=None, checkpoint_minutes=10.0, wait=0.0
+    source,
+    changes,
+    *,
+    name,
+    out,
+    resume,
+    threads,
+    max_hours=None,
+    checkpoint_minutes=10.0,
+    wait=0.0,
+    scratch=None,
 ):
     """Do or resume one run, as `dfc train` does, and return its exit code; an error ends the program with its own."""
     with exit_codes(), resumable():
@@ -146,7 +156,7 @@ def train_run(
 
         experiment = Experiment(
             config, out=there or out, name=name, threads=threads, command=sys.argv,
-            resume=there is not None, checkpoint_minutes=checkpoint_minutes, wait=wait,
+            resume=there is not None, checkpoint_minutes=checkpoint_minutes, wait=wait, scratch=scratch,
         )  # fmt: skip
         progress.announce(experiment, left_out)
     with exit_codes(wrong_use=(), advice=progress.resume_text(experiment.directory.path)):

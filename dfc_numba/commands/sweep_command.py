@@ -45,6 +45,14 @@ def sweep(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each run; 1 by default.", show_default=False)
     ] = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For `run`: work on a disk of the node, see dfc train; a job has slurm.scratch.",
+            show_default=False,
+        ),
+    ] = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
     extension: Extensions = None,
 ):
@@ -73,6 +81,6 @@ def sweep(
     with sweeping.noted(folder, run):
         code = train_run(
             str(folder.source(run)), run.settings, name=run.name, out=folder.directory(run), resume=True, threads=threads,
-            wait=sweeping.WAIT,
+            wait=sweeping.WAIT, scratch=scratch,
         )  # fmt: skip
         raise typer.Exit(code)

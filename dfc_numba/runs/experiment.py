@@ -58,6 +58,7 @@ class Experiment:
         resume: whether to go on with the run in `out`, from its last checkpoint.
         checkpoint_minutes: time between two checkpoints within an epoch.
         wait: seconds to wait for another process that uses the run directory.
+        scratch: folder on a disk of this node to work in; the run directory gets what each checkpoint leaves.
 
     Raises:
         ConfigurationError: the directory holds a run (without `resume`), is in use or cannot be written to, the
@@ -79,6 +80,7 @@ class Experiment:
         resume=False,
         checkpoint_minutes=MINUTES,
         wait=0.0,
+        scratch=None,
     ):
         data.check_options(config.data.name, config.data.options)
         self.config, self.threads = config, threads
@@ -91,7 +93,13 @@ class Experiment:
         follower.check_alike()
         if ranks.is_root():
             self.directory = claim(
-                config, path=out, name=name, checkpoint_minutes=checkpoint_minutes, wait=wait, **facts
+                config,
+                path=out,
+                name=name,
+                checkpoint_minutes=checkpoint_minutes,
+                wait=wait,
+                scratch=scratch,
+                **facts,
             )
         path = ranks.share(str(self.directory.path) if ranks.is_root() else None)
         if not ranks.is_root():
@@ -119,7 +127,7 @@ class Experiment:
     def _log(self, command):
         if not ranks.is_root():
             return follower.FollowerLogger(self.config)
-        return Logger(self.directory.path, self.config, command=command)
+        return Logger(self.directory.folder, self.config, command=command)
 
     def expect(self):
         """The `Expectation` of the run: memory and time."""

@@ -26,6 +26,7 @@ from dfc_numba.configuration.config_file import to_toml
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.checkpoint import CheckpointPair
+from dfc_numba.runs.scratch import Scratch
 from dfc_numba.support.files import remove_leftovers, write_text
 from dfc_numba.support.locks import Lock
 
@@ -50,22 +51,36 @@ class RunDirectory:
     it over to resume the run. Meanwhile it is locked.
 
     Attributes:
-        path: the directory.
+        path: the directory. folder: where files are written; another one with scratch.
         record: the content of run.json, a dict of plain values.
         checkpoints: the `CheckpointPair`.
     """
 
-    def __init__(self, path, config, record, checkpoint_minutes, wait=0.0):
+    def __init__(self, path, config, record, checkpoint_minutes, wait=0.0, scratch=None):
         self.path = Path(path)
-        self.config, self.record = config, record
-        self.checkpoints = CheckpointPair(self.path, checkpoint_minutes)
         self._lock = _locked(self.path, wait)
+        try:
+            self._scratch = None if scratch is None else Scratch(self.path, scratch)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.folder = self.path if self._scratch is None else self._scratch.folder
+        self.config, self.record = config, record
+        self.checkpoints = CheckpointPair(self.folder, checkpoint_minutes)
         self._started = time.monotonic()
         self._trainer = self._config_before = None
 
     @classmethod
     def create(
-        cls, config, *, path=None, name="run", checkpoint_minutes=checkpoint.MINUTES, wait=0.0, **facts
+        cls,
+        config,
+        *,
+        path=None,
+        name="run",
+        checkpoint_minutes=checkpoint.MINUTES,
+        wait=0.0,
+        scratch=None,
+        **facts,
     ):
         """Claims a new directory and writes configuration, run.json and an empty metrics.csv into it.
 
@@ -75,12 +90,18 @@ class RunDirectory:
             name: name of the run.
             checkpoint_minutes: time between two checkpoints.
             wait: seconds to wait for another process that uses the directory.
+            scratch: folder on a disk of this node to work in, see `Scratch`; None to work in the directory itself.
             facts: further entries of run.json, such as the command line and the environment.
 
         Raises:
             ConfigurationError: the directory holds a run already, or cannot be written to.
         """
-        directory = cls(_claim(path, name), config, _new_record(name, facts), checkpoint_minutes, wait)
+        claimed = _claim(path, name)
+        try:
+            directory = cls(claimed, config, _new_record(name, facts), checkpoint_minutes, wait, scratch)
+        except BaseException:
+            (claimed / RUN_NAME).unlink(missing_ok=True)
+            raise
         directory._write_config()
         directory._write_metrics([])
         directory._write_record()
@@ -88,7 +109,15 @@ class RunDirectory:
 
     @classmethod
     def reopen(
-        cls, config, *, path, name="run", checkpoint_minutes=checkpoint.MINUTES, wait=0.0, **facts
+        cls,
+        config,
+        *,
+        path,
+        name="run",
+        checkpoint_minutes=checkpoint.MINUTES,
+        wait=0.0,
+        scratch=None,
+        **facts,
     ):
         """Takes over the directory of a run that was interrupted, killed or is to go on; for the arguments see `create`.
 
@@ -97,7 +126,7 @@ class RunDirectory:
         Raises:
             ConfigurationError: another process runs in the directory, or it cannot be written to.
         """
-        directory = cls(path, config, _new_record(name, facts), checkpoint_minutes, wait)
+        directory = cls(path, config, _new_record(name, facts), checkpoint_minutes, wait, scratch)
         directory.record = _resumed_record(directory.record, read_record(directory.path))
         return directory
 
@@ -113,7 +142,7 @@ class RunDirectory:
             CheckpointError: if there is none although the run had begun, or none that can be read.
         """
         found = self.checkpoints.find()
-        if found is None and (self.path / LAST_NAME).exists():
+        if found is None and (self.folder / LAST_NAME).exists():
             raise CheckpointError(
                 f"{self.path} holds a run without a checkpoint to resume it from; train anew in another directory"
             )
@@ -121,6 +150,8 @@ class RunDirectory:
 
     def discard(self):
         """Lets go of the directory for a run that cannot start; removes what `create` wrote."""
+        if self._scratch is not None:
+            self._scratch.remove()
         if not self.resumed:
             for name in (CONFIG_NAME, METRICS_NAME, RUN_NAME):
                 (self.path / name).unlink(missing_ok=True)
@@ -136,12 +167,12 @@ class RunDirectory:
         """Keeps the trainer, whose state is saved later, and brings the files to where it stands."""
         self._trainer = trainer
         if self.resumed:
-            remove_leftovers(self.path, FILES)
+            remove_leftovers(self.folder, FILES)
             self._replace_config()
             self._write_metrics(trainer.rows)
             self._write_analysis()
             if trainer.rows:
-                trainer.best_network.save(self.path / BEST_NAME)
+                trainer.best_network.save(self.folder / BEST_NAME)
             self.record["resumed_after"] = {
                 "epochs": len(trainer.rows),
                 "minibatches": trainer.counters.minibatches,
@@ -149,24 +180,29 @@ class RunDirectory:
             self._write_record()
         if trainer.counters.minibatches == 0:
             self.checkpoints.write(trainer)
+        self._copy_back()
 
     def on_minibatch(self, progress):
         """Writes a checkpoint if one is due."""
+        written = self.checkpoints.written
         self.checkpoints.write_if_due(self._trainer)
+        if self.checkpoints.written > written:
+            self._copy_back()
 
     def on_epoch(self, row):
         """Adds a row to metrics.csv, and saves analysis, network, the best one if it changed, and a checkpoint."""
         self._write_metrics(self._trainer.rows)
         self._write_analysis()
-        self._trainer.network.save(self.path / LAST_NAME)
+        self._trainer.network.save(self.folder / LAST_NAME)
         if self._trainer.counters.best_epoch == row["epoch"]:
-            self._trainer.best_network.save(self.path / BEST_NAME)
+            self._trainer.best_network.save(self.folder / BEST_NAME)
         self.checkpoints.write(self._trainer)
+        self._copy_back()
 
     def on_end(self, outcome):
         """Saves an interrupted network (a diverged one would replace a sound one); closes run.json."""
         if outcome.status == "interrupted":
-            self._trainer.network.save(self.path / LAST_NAME)
+            self._trainer.network.save(self.folder / LAST_NAME)
             self.checkpoints.write(self._trainer)
         self._write_analysis()
         results = {"epochs": outcome.epochs, "best_epoch": outcome.best_epoch}
@@ -195,12 +231,19 @@ class RunDirectory:
         try:
             self._write_record()
             if status == "failed" and self._config_before and not self.checkpoints.written:
-                write_text(self.path / CONFIG_NAME, self._config_before)
+                write_text(self.folder / CONFIG_NAME, self._config_before)
+            self._copy_back()
         finally:
             self._lock.release()
+        if self._scratch is not None:
+            self._scratch.remove()
+
+    def _copy_back(self):
+        if self._scratch is not None:
+            self._scratch.copy_back()
 
     def _replace_config(self):
-        path = self.path / CONFIG_NAME
+        path = self.folder / CONFIG_NAME
         self._config_before = path.read_text(encoding="utf-8") if path.exists() else None
         self._write_config()
 
@@ -209,7 +252,7 @@ class RunDirectory:
         options = [f"--extension {facts['name']}" for facts in self.record.get("extensions", [])]
         if options:
             heading += f"\nwith the extensions of the run: {' '.join(options)}"
-        write_text(self.path / CONFIG_NAME, to_toml(self.config, heading))
+        write_text(self.folder / CONFIG_NAME, to_toml(self.config, heading))
 
     def _write_metrics(self, rows):
         """The rows, NaN where one was not measured; what earlier sessions have measured stays."""
@@ -219,14 +262,14 @@ class RunDirectory:
         writer = csv.DictWriter(text, columns, restval=nan, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(self.path / METRICS_NAME, text.getvalue())
+        write_text(self.folder / METRICS_NAME, text.getvalue())
 
     def _write_analysis(self):
         if self._trainer.analysis is not None:
-            self._trainer.analysis.write(self.path / ANALYSIS_NAME)
+            self._trainer.analysis.write(self.folder / ANALYSIS_NAME)
 
     def _write_record(self):
-        write_text(self.path / RUN_NAME, json.dumps(self.record, indent=2) + "\n")
+        write_text(self.folder / RUN_NAME, json.dumps(self.record, indent=2) + "\n")
 
 
 def holds_run(path):

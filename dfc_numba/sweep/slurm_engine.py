@@ -34,7 +34,7 @@ SCRIPT = """\
 {options}
 {setup}index=$((SLURM_ARRAY_TASK_ID + {offset}))
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-srun --ntasks=1 --kill-on-bad-exit=1 {command} sweep run {folder} $index --threads $SLURM_CPUS_PER_TASK{extensions}
+srun --ntasks=1 --kill-on-bad-exit=1 {command} sweep run {folder} $index --threads $SLURM_CPUS_PER_TASK{scratch}{extensions}
 code=$?
 # 75: stopped after a checkpoint; 138: SIGUSR1 came before the program could handle it. A job that ends so counts as failed
 # unless it is put back. SIGTERM is not trapped: a cancelled job must not come back.
@@ -71,6 +71,7 @@ def script(folder, options, indices, offset, at_once):
         options="\n".join(lines), setup="".join(f"{line}\n" for line in options.setup), offset=offset,
         command=options.command or f"{shlex.quote(sys.executable)} -m dfc_numba",
         folder=shlex.quote(str(folder.path.absolute())),
+        scratch=f' --scratch "{options.scratch}"' if options.scratch else "",
         extensions="".join(f" {shlex.quote(text)}" for text in folder.extensions),
     )  # fmt: skip
 

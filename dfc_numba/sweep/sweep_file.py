@@ -46,6 +46,7 @@ SECTIONS = {
         "setup",
         "options",
         "command",
+        "scratch",
     ),
 }
 RUN_KEYS = ("preset", "seed", "set")
@@ -67,6 +68,7 @@ class SlurmOptions:
         partition: where to run. at_once: how many runs at a time. options: further options of sbatch.
         signal_seconds: how long before the limit a run is told to stop; None for two minutes, or less of a short limit.
         setup: shell lines before the run. command: what to call in place of this installation's `dfc`.
+        scratch: folder on a disk of the node to work in, such as "$TMPDIR".
     """
 
     time: str | None = None
@@ -78,6 +80,7 @@ class SlurmOptions:
     setup: tuple = ()
     options: tuple = ()
     command: str | None = None
+    scratch: str | None = None
 
     @property
     def seconds(self):

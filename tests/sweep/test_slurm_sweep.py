@@ -3,8 +3,11 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 
+import mpi_runs
 import pytest
 import slurm_cluster
 import sweeps
@@ -178,3 +181,33 @@ def test_a_scheduler_that_does_not_answer_is_told(cluster, tmp_path):
     file = sweeps.write(tmp_path)
     text = sweeps.dfc("sweep", file, "--on", "slurm", cwd=tmp_path, env=environment, code=2)
     assert "SLURM refuses" in text or "does not answer" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(mpi_runs.missing() is not None, reason=mpi_runs.missing() or "")
+def test_ranks_under_srun_train_one_network_and_the_wrong_pmi_is_refused(cluster, tmp_path):
+    environment = {**cluster.environment, "OMP_NUM_THREADS": "1"}
+    line = [
+        sys.executable,
+        "-m",
+        "dfc_numba",
+        "train",
+        "digits",
+        *mpi_runs.SETTINGS,
+        "--epochs",
+        "1",
+        "--threads",
+        "1",
+    ]
+    step = ["srun", "-n", "3", "-N", "2", "--kill-on-bad-exit=1"]
+    cluster.run(*step, "--mpi=pmi2", *line, "--out", tmp_path / "run", env=environment, timeout=120)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["ranks"] == 3
+    sweeps.dfc(
+        "train", "digits", *mpi_runs.SETTINGS, "--epochs", 1, "--threads", 1, "--out", tmp_path / "alone"
+    )
+    ours, theirs = (tmp_path / name / "weights_last.h5" for name in ("run", "alone"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    done = subprocess.run([*step, "--mpi=none", *line, "--out", str(tmp_path / "none")], env=environment, text=True,
+                          capture_output=True, check=False, timeout=120)  # fmt: skip
+    assert done.returncode != 0 and "each would train by itself" in done.stderr
+    assert not (tmp_path / "none").exists()
