@@ -2,7 +2,7 @@
 
 import difflib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Literal
@@ -108,6 +108,8 @@ class DataSet:
         train, validation, test: the parts; `validation` is None where there is none.
         n_outputs: number of classes or of target values, the n_L of a network for this data set.
         source: one line that says where the data come from.
+        classes: names of the classes, as texts; empty for a regression, and where they are the numbers 0, 1, ...
+        notes: what was done to the data as they came, a sentence each.
 
     Raises:
         ValueError: for empty, mismatched or non-finite arrays and for labels out of range. The message names
@@ -121,8 +123,12 @@ class DataSet:
     test: Split
     n_outputs: int
     source: str
+    classes: tuple = ()
+    notes: tuple = ()
 
     def __post_init__(self):
+        if self.classes and len(self.classes) != max(self.n_outputs, 2):
+            raise ValueError(f"{self.name}: {len(self.classes)} names of classes for {self.n_outputs} outputs")
         if self.task not in ("classification", "regression"):
             raise ValueError(f"{self.name}: task = {self.task!r}; must be 'classification' or 'regression'")
         for part, split in self.parts().items():
@@ -151,6 +157,21 @@ class DataSet:
             part: zlib.crc32(np.ascontiguousarray(split.y), zlib.crc32(np.ascontiguousarray(split.x)))
             for part, split in self.parts().items()
         }
+
+    def astype(self, dtype):
+        """Return the data set with inputs and regression targets of this type; itself where they are."""
+        dtype = float_type(dtype)
+        if dtype == self.train.x.dtype:
+            return self
+
+        def converted(split):
+            if split is None:
+                return None
+            y = split.y if self.task == "classification" else split.y.astype(dtype)
+            return Split(split.x.astype(dtype), y)
+
+        parts = {name: converted(getattr(self, name)) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
 
     def parts(self):
         """The parts that exist, as {"train": ..., "val": ..., "test": ...}."""

@@ -3,7 +3,7 @@
     model/, dynamics/, steady/, online/    networks and controllers; feedback phases, updates, steady states, streams
     learning/, configuration/, runs/       training loops; what a run is told; runs on disk, resumed and compared
     storage/, analysis/, inversion/        trajectories and checkpoints in HDF5; what the theory says; dynamic inversion
-    cli.py, commands/, display/            the command `dfc`, and what people see of it
+    session.py, cli.py, commands/, display/    runs from Python; the command `dfc`, and what people see of it
     kernels/, data/, support/              the compiled layer; data sets; small things that everything uses
 
 Names are loaded when they are first used, so that importing the package costs little.
@@ -44,11 +44,15 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.inversion.stability import InversionStability as InversionStability
     from dfc_numba.inversion.stability import inversion_stability as inversion_stability
     from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
+    from dfc_numba.learning.evaluation import Evaluation as Evaluation
+    from dfc_numba.learning.evaluation import accuracy as accuracy
+    from dfc_numba.learning.evaluation import evaluate as evaluate
     from dfc_numba.learning.inversion_methods import InversionUpdate as InversionUpdate
     from dfc_numba.learning.inversion_methods import inversion_update as inversion_update
     from dfc_numba.learning.method import Gradients as Gradients
     from dfc_numba.learning.method import Method as Method
     from dfc_numba.learning.method import PlannedUpdate as PlannedUpdate
+    from dfc_numba.learning.training import Trainer as Trainer
     from dfc_numba.model.activations import Activation as Activation
     from dfc_numba.model.controller import Controller as Controller
     from dfc_numba.model.controller_terms import ControllerTerm as ControllerTerm
@@ -56,6 +60,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.network import Network as Network
     from dfc_numba.model.noise import NoiseKey as NoiseKey
     from dfc_numba.model.recording import Record as Record
+    from dfc_numba.model.targets import mean_loss as mean_loss
+    from dfc_numba.model.targets import output_gradient as output_gradient
     from dfc_numba.model.targets import output_target as output_target
     from dfc_numba.model.unit_formulas import PlasticityRule as PlasticityRule
     from dfc_numba.model.unit_formulas import Variable as Variable
@@ -65,6 +71,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.online.records import WeightTrajectory as WeightTrajectory
     from dfc_numba.registry import Option as Option
     from dfc_numba.registry import register as register
+    from dfc_numba.session import TrainingResult as TrainingResult
+    from dfc_numba.session import load_config as load_config
+    from dfc_numba.session import train as train
     from dfc_numba.steady.equilibrium import SteadyState as SteadyState
     from dfc_numba.steady.equilibrium import output_jacobian as output_jacobian
     from dfc_numba.steady.equilibrium import steady_state as steady_state
@@ -83,6 +92,15 @@ _HOMES = {
     "Activity": "model.network",
     "Controller": "model.controller",
     "output_target": "model.targets",
+    "mean_loss": "model.targets",
+    "output_gradient": "model.targets",
+    "evaluate": "learning.evaluation",
+    "Evaluation": "learning.evaluation",
+    "accuracy": "learning.evaluation",
+    "load_config": "session",
+    "train": "session",
+    "TrainingResult": "session",
+    "Trainer": "learning.training",
     "simulate": "dynamics.simulation",
     "Record": "model.recording",
     "Trajectory": "dynamics.simulation",

@@ -203,4 +203,4 @@ def info():
     print("\n".join(lines(environment())))
 
 
-from dfc_numba.commands import file_commands, sweep_command  # noqa: E402, F401  (commands of the same application, listed after these)
+from dfc_numba.commands import file_commands, sweep_command, trained_commands  # noqa: E402, F401  (commands of the same application, listed after these)

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from small_runs import dataset, network
 
-from dfc_numba.learning.evaluation import CHUNK, evaluate, soft_targets
+from dfc_numba.learning.evaluation import CHUNK, score, soft_targets
 from dfc_numba.model.targets import mean_loss
 
 
 def test_evaluation_in_chunks_equals_the_whole():
     data_set = dataset(n_train=2 * CHUNK + 7)
     net, split = network(), data_set.train
-    score = evaluate(net, split, loss="cross_entropy", task="classification", class_value=0.9)
+    measured = score(net, split, loss="cross_entropy", task="classification", class_value=0.9)
     output = net.predict(split.x)
     expected = mean_loss(output, soft_targets(split.y, 3, 0.9), "cross_entropy")
-    assert score.loss == pytest.approx(expected, rel=1e-12)
-    assert score.accuracy == np.mean(output.argmax(axis=1) == split.y)
+    assert measured.loss == pytest.approx(expected, rel=1e-12)
+    assert measured.accuracy == np.mean(output.argmax(axis=1) == split.y)
 
 
 def test_soft_targets():

@@ -49,12 +49,13 @@ ARGUMENTS = {
 }  # fmt: skip
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
 METHODS = ["create", "forward", "predict", "copy", "set_feedback", "save", "load"]
-SHAPE = re.compile(r"\((B|T|L|n_\w+|sum n_i)(, ?[\w {}-]+|,)*\)")
+SHAPE = re.compile(r"\((B|N|T|L|n_\w+|sum n_i)(, ?[\w {}-]+|,)*\)")
 FILES = {"open_trajectories", "replay", "expand", "what_if", "plot"}
 DOORS = ("register", "Option", "load_extension", "PlannedUpdate")
 DOORS += ("Method", "Optimizer", "Loss", "DataSource", "Measure")
+RUNS = ("load_config", "Trainer")
 DOORS += ("Activation", "PlasticityRule", "ControllerTerm", "Variable")
-WITHOUT_ARRAYS = {"Controller", "Inversion", "Record", "DivergenceError", "limit_threads", *FILES, *DOORS}
+WITHOUT_ARRAYS = {"Controller", "Inversion", "Record", "DivergenceError", "limit_threads", *FILES, *DOORS, *RUNS}
 
 
 def find(path):

@@ -92,9 +92,9 @@ def test_targets_of_either_kind():
         ({"y": [0, 1, -1, 1, 0]}, ValueError, "y holds labels from -1 to 1; with 3 outputs 0 to 2"),
         ({"y": [0, 1]}, ValueError, "y has 2 labels for 5 samples"),
         (
-            {"y": np.zeros(5)},
+            {"y": np.full(5, 0.5)},
             TypeError,
-            "y must be a one-dimensional array of integers, not ndarray of dtype float64",
+            "y holds 0.5; class labels must be whole numbers",
         ),
         ({"y": list("abcde")}, TypeError, "y must be a one-dimensional array of integers"),
         ({"y": Y[:4]}, ValueError, r"y has shape \(4, 3\); expected \(5, 3\)"),

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -38,9 +39,9 @@ def load_config(source=None, overrides=()):
     """The configuration that a preset or TOML file and `section.key=value` texts give.
 
     Args:
-        source: name of a preset, path of a TOML file, or None for the defaults.
+        source: name of a preset, path of a TOML file, a `Config`, or None for the defaults.
         overrides: texts `section.key=value` that replace what the source states; the value is written as in
-            TOML, quotes around strings may be left out.
+            TOML, quotes around strings may be left out. Or a dict of values by `section.key`.
 
     Returns:
         (`Config`, what of the source is left out because the overrides made it meaningless)
@@ -51,9 +52,9 @@ def load_config(source=None, overrides=()):
     """
     base = _read_table(source) if source else {}
     table = _override_table(overrides)
-    _load_extensions(base.pop(EXTENSIONS, {}), source)
+    _load_extensions(base.pop(EXTENSIONS, {}), None if isinstance(source, Config) else source)
     _load_extensions(table.pop(EXTENSIONS, {}))
-    validated(base, where=f"{source}: " if source else "")
+    validated(base, where=f"{source}: " if isinstance(source, str | Path) else "")
     return _overridden(base, table)
 
 
@@ -154,6 +155,8 @@ def _toml_value(value):
 
 
 def _read_table(source):
+    if isinstance(source, Config):
+        return tomllib.loads(to_toml(source))
     path = Path(source)
     if path.suffix.lower() in DATA_SUFFIXES:
         raise ConfigurationError(
@@ -206,8 +209,18 @@ def override_values(overrides):
 
 
 def _override_table(overrides):
-    """The nested table that `section.key=value` texts state."""
+    """The nested table that `section.key=value` texts, or a dict of values by `section.key`, state."""
     table = {}
+    if isinstance(overrides, Mapping):
+        for path, value in overrides.items():
+            keys = str(path).split(".")
+            if len(keys) < 2 or not all(keys):
+                examples = _everywhere(str(path)) or ["training.epochs"]
+                raise ConfigurationError(f"{path!r}: write the key as 'section.key', such as {examples[0]!r}")
+            _put(table, keys, _plain_value(value), path)
+        return table
+    if isinstance(overrides, str):
+        raise TypeError(f"changes are {overrides!r}; must be a dict such as {{'training.epochs': 2}}, or a list of texts")
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = [key.strip() for key in path.split(".")]
@@ -218,6 +231,18 @@ def _override_table(overrides):
             )
         _put(table, keys, parsed_value(value.strip()), text)
     return table
+
+
+def _plain_value(value):
+    """A value of Python or NumPy as TOML would state it."""
+    if value is None:
+        return NONE
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(entry) for key, entry in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_plain_value(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _put(table, keys, value, text):

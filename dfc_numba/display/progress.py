@@ -130,6 +130,12 @@ def choose_display(label=""):
     return LiveDisplay(label=label) if sys.stderr.isatty() else PlainDisplay(label=label)
 
 
+def in_notebook():
+    """Whether the program runs in a notebook, which shows rich output."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+
+
 def announce(experiment, left_out=()):
     """Says on standard output what will run, where it is written to, and what it is expected to need."""
     training, sizes = experiment.config.training, "-".join(map(str, experiment.network.sizes))

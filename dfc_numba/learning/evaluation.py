@@ -1,11 +1,12 @@
-"""Loss and accuracy of a network on a split of a data set, in chunks so that memory stays small."""
+"""Loss, accuracy and confusion of a network, in chunks so that memory stays small."""
 
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 
 from dfc_numba.model.targets import as_targets, mean_loss
+from dfc_numba.support import validation
 from dfc_numba.support.summation import tree_sum
 
 CHUNK = 1024
@@ -19,8 +20,128 @@ class Score:
     accuracy: float = nan
 
 
-def evaluate(network, split, *, loss, task, class_value=1.0):
-    """The `Score` of a network on a split, sample-weighted.
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """What a network does with labelled samples: N samples, C classes.
+
+    Attributes:
+        loss, accuracy: mean loss; fraction of samples classified correctly, NaN for a regression.
+        confusion: (C, C) counts, a row for each true class, a column for each predicted one; None for a regression.
+        outputs: (N, n_L) output rates of the network.
+        predictions: (N,) predicted class numbers; for a regression the outputs.
+        labels: (N,) true class numbers; for a regression the targets (N, n_L).
+        classes: names of the classes.
+    """
+
+    loss: float
+    accuracy: float
+    confusion: np.ndarray | None
+    outputs: np.ndarray
+    predictions: np.ndarray
+    labels: np.ndarray
+    classes: tuple = ()
+
+    def per_class(self):
+        """Return one dict per class: class, samples, predicted, correct, recall, precision, f1 (NaN where undefined)."""
+        if self.confusion is None:
+            return []
+        correct, true, predicted = (
+            np.diag(self.confusion),
+            self.confusion.sum(axis=1),
+            self.confusion.sum(axis=0),
+        )
+        return [
+            {
+                "class": name, "samples": int(n), "predicted": int(m), "correct": int(k),
+                "recall": _ratio(k, n), "precision": _ratio(k, m), "f1": _ratio(2 * k, n + m),
+            }
+            for name, k, n, m in zip(self.classes, correct, true, predicted, strict=True)
+        ]  # fmt: skip
+
+    def __repr__(self):
+        accuracy = "" if isnan(self.accuracy) else f"accuracy={self.accuracy:.4g}, "
+        return f"Evaluation(loss={self.loss:.4g}, {accuracy}samples={len(self.outputs)})"
+
+
+def _ratio(part, whole):
+    return float(part / whole) if whole else nan
+
+
+def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None):
+    """Evaluate a network on labelled samples.
+
+    Args:
+        network: a `Network`.
+        x: inputs (N, n_0).
+        y: class labels (N,), or targets (N, n_L). With loss "cross_entropy", and where they are one-hot, these belong to
+            classes; else the task is a regression.
+        loss: "mse" or "cross_entropy" (of softmax(r_L)).
+        class_value: target of the true class, as `target.class_value` of the configuration.
+        classes: names of the classes; by default their numbers.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        ValueError, TypeError: for arrays that do not fit the network, numbers that are not finite, or an unknown loss.
+    """
+    n_outputs = network.sizes[-1]
+    x = validation.samples("x", x, network.sizes[0], dtype=network.dtype)
+    y = validation.as_array("y", y)
+    targets = as_targets(y, n_outputs, count=len(x))
+    validation.number("class_value", class_value, exclusive=True)
+    by_class = y.ndim == 1 or loss == "cross_entropy" or is_one_hot(targets)
+    task = "classification" if by_class else "regression"
+    outputs = np.concatenate([network.predict(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
+    answers = labels_of(y, n_outputs) if y.ndim == 1 else targets
+    measured = _score(
+        lambda start: outputs[start : start + CHUNK],
+        answers,
+        loss=loss,
+        task=task,
+        class_value=class_value,
+        n_outputs=n_outputs,
+    )
+    if task == "regression":
+        return Evaluation(measured.loss, nan, None, outputs, outputs, targets)
+    labels = answers if answers.ndim == 1 else np.argmax(answers, axis=1)
+    predictions = predicted_classes(outputs)
+    names = tuple(map(str, range(n_outputs))) if classes is None else tuple(map(str, classes))
+    if len(names) != n_outputs:
+        raise ValueError(
+            f"classes lists {len(names)} names; the network has {n_outputs} outputs, one for each class"
+        )
+    confusion = np.zeros((n_outputs, n_outputs), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    return Evaluation(measured.loss, measured.accuracy, confusion, outputs, predictions, labels, names)
+
+
+def accuracy(output, y):
+    """Return the fraction of samples whose largest output is that of their class.
+
+    Args:
+        output: output rates (N, n_L).
+        y: class labels (N,), or one-hot or soft labels (N, n_L).
+
+    Raises:
+        ValueError, TypeError: for shapes that do not fit, labels out of range, or no sample.
+    """
+    output = validation.floats("output", output, (None, None))
+    y = validation.as_array("y", y)
+    as_targets(y, output.shape[1], count=len(output))
+    if len(output) == 0:
+        raise ValueError("output holds no sample; at least one is needed")
+    answers = labels_of(y, output.shape[1]) if y.ndim == 1 else y
+    return count_correct(output, answers, "classification") / len(output)
+
+
+def is_one_hot(y):
+    """Return whether every row of y (N, n_L) is 1 once and 0 elsewhere, in at least two columns."""
+    return y.ndim == 2 and y.shape[1] > 1 and bool(np.all((y == 0) | (y == 1)) and np.all(y.sum(axis=1) == 1))
+
+
+def score(network, split, *, loss, task, class_value=1.0):
+    """Return the `Score` of a network on a split, sample-weighted.
 
     Args:
         network: a `Network`.
@@ -29,14 +150,19 @@ def evaluate(network, split, *, loss, task, class_value=1.0):
         task: "classification" or "regression".
         class_value: see `soft_targets`.
     """
+    options = {"loss": loss, "task": task, "class_value": class_value, "n_outputs": network.sizes[-1]}
+    return _score(lambda start: network.predict(split.x[start : start + CHUNK]), split.y, **options)
+
+
+def _score(output_from, y, *, loss, task, class_value, n_outputs):
+    """The `Score` of outputs, where `output_from(start)` gives a chunk of them."""
     losses, correct = [], 0.0
-    for start in range(0, len(split.x), CHUNK):
-        x, y = split.x[start : start + CHUNK], split.y[start : start + CHUNK]
-        targets = soft_targets(y, network.sizes[-1], class_value)
-        output = network.predict(x)
-        losses.append(len(x) * mean_loss(output, targets, loss))
-        correct += count_correct(output, y, task)
-    return Score(tree_sum(losses) / len(split.x), correct / len(split.x))
+    for start in range(0, len(y), CHUNK):
+        answers, output = y[start : start + CHUNK], output_from(start)
+        targets = soft_targets(answers, n_outputs, class_value)
+        losses.append(len(output) * mean_loss(output, targets, loss))
+        correct += count_correct(output, answers, task)
+    return Score(tree_sum(losses) / len(y), correct / len(y))
 
 
 def soft_targets(y, n_outputs, class_value=1.0):
@@ -58,5 +184,15 @@ def count_correct(output, y, task):
     """
     if task != "classification":
         return nan
-    labels = y if np.ndim(y) == 1 else np.argmax(y, axis=1)
-    return float(np.count_nonzero(np.argmax(output, axis=1) == labels))
+    labels = y if np.ndim(y) == 1 else predicted_classes(y)
+    return float(np.count_nonzero(predicted_classes(output) == labels))
+
+
+def predicted_classes(output):
+    """Return the class number of each row (N,): that of the largest output."""
+    return np.argmax(output, axis=1)
+
+
+def labels_of(y, n_outputs):
+    """Return labels y (N,), checked, as int64."""
+    return validation.labels("y", y, n_outputs).astype(np.int64)

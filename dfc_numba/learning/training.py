@@ -16,7 +16,7 @@ import numpy as np
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
 from dfc_numba.learning.descent import Optimizer, per_layer, squared_norm
-from dfc_numba.learning.evaluation import Score, count_correct, evaluate
+from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
@@ -298,8 +298,8 @@ class Trainer:
         self._keep_best(epoch, train if self.dataset.validation is None else validation)
         seconds, counters.seconds = counters.seconds + time.perf_counter() - start, 0.0
         row = {"epoch": epoch}
-        for name, score in (("train", train), ("val", validation), ("test", test)):
-            row.update({f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy})
+        for name, measured in (("train", train), ("val", validation), ("test", test)):
+            row.update({f"{name}_loss": measured.loss, f"{name}_accuracy": measured.accuracy})
         self.rows.append({**row, "seconds": seconds})
         return self.rows[-1]
 
@@ -307,7 +307,7 @@ class Trainer:
         if split is None:
             return Score()
         target, task = self.config.target, self.dataset.task
-        return evaluate(self.network, split, loss=target.loss, task=task, class_value=target.class_value)
+        return score(self.network, split, loss=target.loss, task=task, class_value=target.class_value)
 
     def _keep_best(self, epoch, measured):
         score = measured.accuracy if self.dataset.task == "classification" else -measured.loss

@@ -22,7 +22,14 @@ def as_targets(y, n_outputs, *, count=None):
 
 
 def mean_loss(output, y, loss):
-    """The mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output)."""
+    """Return the mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output).
+
+    Args:
+        output: output rates (B, n_L). y: targets (B, n_L), or class labels (B,). loss: "mse" or "cross_entropy".
+
+    Raises:
+        ValueError, TypeError: for an unknown loss, or arrays that do not fit.
+    """
     output, y = _checked(output, y, loss)
     if loss == "mse":
         return float(np.mean((output - y) ** 2))
@@ -30,7 +37,7 @@ def mean_loss(output, y, loss):
 
 
 def output_gradient(output, y, loss):
-    """d(mean loss) / d output, (B, n_L) in float64."""
+    """Return d(mean loss) / d output, (B, n_L) in float64; arguments and errors as for `mean_loss`."""
     output, y = _checked(output, y, loss)
     if loss == "mse":
         return 2.0 * (output - y) / output.size

@@ -174,6 +174,12 @@ class Experiment:
 def load_data(config):
     """The data set of a configuration; refuses a loss that does not suit it."""
     dataset = data.load(config.data.name, dtype=config.training.dtype, **config.data.options)
+    check_data(config, dataset)
+    return dataset
+
+
+def check_data(config, dataset):
+    """Refuse a loss or a target that does not suit a data set."""
     if dataset.task == "regression" and config.target.loss == "cross_entropy":
         raise ConfigurationError(
             f"target.loss = 'cross_entropy' needs classes, which {dataset.name} has not; set target.loss = "
@@ -183,7 +189,6 @@ def load_data(config):
         raise ConfigurationError(
             f"target.class_value has no meaning for {dataset.name}, which has no classes; set it to 1"
         )
-    return dataset
 
 
 def create_network(config, dataset):

@@ -110,10 +110,20 @@ def samples(name, value, columns, *, count=None, dtype="float64"):
 
 
 def labels(name, value, classes, *, count=None):
-    """`value` as (B,) class numbers in 0..classes - 1."""
+    """`value` as (B,) class numbers in 0..classes - 1: integers, booleans, or floats that are whole numbers."""
     array = as_array(name, value)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"{name} must be a one-dimensional array of integers, not {_described(value)}")
+    if array.dtype.kind not in "iubf" or array.ndim != 1:
+        named = "; data.from_arrays numbers the names of classes" if array.dtype.kind in "OUS" else ""
+        raise TypeError(f"{name} must be a one-dimensional array of integers, not {_described(value)}{named}")
+    if array.dtype.kind == "f":
+        whole = np.isfinite(array) & (array == np.round(array))
+        if not whole.all():
+            raise TypeError(
+                f"{name} holds {array[np.argmin(whole)]}; class labels must be whole numbers, and targets of a regression have two axes, "
+                "y[:, None]"
+            )
+    if array.dtype.kind in "bf":
+        array = array.astype(np.int64)
     if count is not None and len(array) != count:
         raise ValueError(f"{name} has {len(array)} labels for {count} samples")
     if len(array) and not (0 <= array.min() and array.max() < classes):

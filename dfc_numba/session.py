@@ -1,0 +1,177 @@
+"""Runs from Python: load a configuration, train as `dfc train` does, keep the results at hand."""
+
+import sys
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfc_numba.analysis.monitor import Monitor
+from dfc_numba.configuration import config_file
+from dfc_numba.configuration.config import Config
+from dfc_numba.data.dataset import DataSet
+from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.evaluation import evaluate
+from dfc_numba.learning.phases import logs
+from dfc_numba.learning.training import Trainer
+from dfc_numba.runs.experiment import Experiment, check_data, create_network, load_data
+from dfc_numba.support.validation import choice
+
+DEFAULT_PRESET = "digits"
+SPLITS = ("test", "validation", "train")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TrainingResult:
+    """What a training leaves: `network.weights[i]` is (n_i, n_{i-1}), one dict of `metrics` per epoch.
+
+    Attributes:
+        network, best_network: the last weights, and those of the best epoch.
+        metrics: list of one dict per epoch with the columns of metrics.csv, accuracies as fractions.
+        outcome: how it ended: `.status` "done", "diverged" or "interrupted", `.message`, `.epochs`, `.best_epoch`.
+        config, dataset: what was trained on.
+        directory: path of the run directory, None where nothing was written.
+    """
+
+    network: object
+    best_network: object
+    metrics: list
+    outcome: object
+    config: Config
+    dataset: DataSet
+    directory: Path | None = None
+
+    @property
+    def status(self):
+        """How it ended: "done", "diverged" or "interrupted"."""
+        return self.outcome.status
+
+    def evaluate(self, split="test", weights="last"):
+        """Return the `Evaluation` on a part of the data: "test", "validation" or "train"; with weights "last" or "best"."""
+        choice("split", split, SPLITS)
+        network = (
+            self.network if choice("weights", weights, ("last", "best")) == "last" else self.best_network
+        )
+        part = getattr(self.dataset, split)
+        if part is None:
+            raise ValueError(f"{self.dataset.name} has no {split} set")
+        classified = self.dataset.task == "classification"
+        return evaluate(
+            network, part.x, part.y, loss=self.config.target.loss, classes=self.dataset.classes or None,
+            class_value=self.config.target.class_value if classified else 1.0,
+        )  # fmt: skip
+
+    def __repr__(self):
+        last = {key: round(value, 4) for key, value in (self.metrics[-1] if self.metrics else {}).items()}
+        shown = ", ".join(
+            f"{key}={value}" for key, value in last.items() if value == value and key != "seconds"
+        )
+        return f"TrainingResult(status={self.status!r}{', ' if shown else ''}{shown})"
+
+
+def load_config(source=None, changes=None):
+    """Load the configuration of a preset or a TOML file, with changes.
+
+    Args:
+        source: name of a preset, path of a TOML file, or a `Config` that is changed; None for the defaults.
+        changes: dict such as {"training.epochs": 2, "network.hidden": (100, 50)}; for a key without a value, None.
+
+    Returns:
+        The frozen `Config`; `.training.epochs` and so on. What a preset states although the changes made it meaningless is
+        left out.
+
+    Raises:
+        ConfigurationError: (a ValueError) for an unknown preset or key, a value that is not allowed, or a contradiction.
+    """
+    changes = {} if changes is None else changes
+    if source is not None and not isinstance(source, str | Path | Config):
+        raise TypeError(
+            f"source must be the name of a preset, the path of a TOML file or a Config, not {type(source).__name__}"
+        )
+    return config_file.load_config(str(source) if isinstance(source, Path) else source, changes)[0]
+
+
+def train(
+    config=DEFAULT_PRESET, out=None, *, data=None, network=None, threads=None, observers=(), progress=None
+):
+    """Train a network, as `dfc train` does.
+
+    Args:
+        config: a `Config` from `load_config`, or the name of a preset or path of a TOML file.
+        out: run directory, which must not hold a run; None trains in memory and writes nothing.
+        data: a `DataSet` in memory, such as `data.from_arrays` returns, instead of that of the configuration; without `out`.
+        network: a `Network` to start from, which is copied, instead of that of the configuration; without `out`.
+        threads: number of threads; None for all available. The results do not depend on it.
+        observers: objects with any of the methods `on_start`, `on_minibatch`, `on_epoch`, `on_end`, see `Trainer`.
+        progress: whether to show a bar and the results of each epoch; None: on a terminal and in a notebook.
+
+    Returns:
+        A `TrainingResult` with `.network` (`weights[i]` (n_i, n_{i-1})) and `.metrics`. Where the training diverged, a
+        RuntimeWarning says where, and `.status` is "diverged".
+
+    Raises:
+        ValueError, TypeError, OSError: for a configuration or data that cannot be used; the message says what to change.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    display = _display(progress)
+    observers = [*observers, *([] if display is None else [display])]
+    with display or nullcontext():
+        if out is None:
+            result = _in_memory(config, data, network, threads, observers)
+        else:
+            result = _in_directory(config, out, data, network, threads, observers)
+    if result.status == "diverged":
+        warnings.warn(f"the training diverged: {result.outcome.message}", RuntimeWarning, stacklevel=2)
+    return result
+
+
+def _in_directory(config, out, data, network, threads, observers):
+    given = [name for name, value in (("data", data), ("network", network)) if value is not None]
+    if given:
+        raise ConfigurationError(
+            f"{given[0]} in memory cannot be found again when the run in {out} is resumed; write it to a file and set "
+            f"{ {'data': 'data.name', 'network': 'network.start_from'}[given[0]] } to its path, or leave out `out`"
+        )
+    experiment = Experiment(config, out=Path(out).expanduser(), threads=threads, command=sys.argv)
+    result, trainer = experiment.run(observers), experiment.trainer
+    return _result(trainer, result.outcome, config, experiment.dataset, result.directory)
+
+
+def _in_memory(config, dataset, network, threads, observers):
+    if logs(config):
+        raise ConfigurationError(
+            "[log] stores trajectories in a run directory; state `out`, or set log.on = False"
+        )
+    if dataset is None:
+        dataset = load_data(config)
+    else:
+        if not isinstance(dataset, DataSet):
+            raise TypeError(
+                f"data is {type(dataset).__name__}; must be a DataSet, such as data.from_arrays returns"
+            )
+        check_data(config, dataset)
+        dataset = dataset.astype(config.training.dtype)
+    network = create_network(config, dataset) if network is None else network.copy()
+    analysis = Monitor(config, dataset) if config.analysis.every else None
+    trainer = Trainer(network, dataset, config, threads=threads, analysis=analysis, observers=observers)
+    return _result(trainer, trainer.run(), config, dataset)
+
+
+def _result(trainer, outcome, config, dataset, directory=None):
+    return TrainingResult(
+        trainer.network,
+        trainer.best_network,
+        [dict(row) for row in trainer.rows],
+        outcome,
+        config,
+        dataset,
+        directory,
+    )
+
+
+def _display(progress):
+    """What shows the progress; None for nothing."""
+    from dfc_numba.display.progress import choose_display, in_notebook
+
+    shown = progress if progress is not None else sys.stderr.isatty() or in_notebook()
+    return choose_display() if shown else None
