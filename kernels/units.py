@@ -179,12 +179,11 @@ def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, 
         symbols = _phase_symbols(form, p, v, lambda: rate, lambda: difference)
         factor = None if postsynaptic is None else evaluate(postsynaptic, symbols)
         seen = None
-        if presynaptic is not None:
+        if presynaptic is not None:  # its rounding is small beside that of presynaptic(r) in the feedforward state
             seen = presynaptic(p.start[1] + rate) - presynaptic(p.start[1])
         return v, rate, factor, seen
 
-    compute = form.compute(dtype) if presynaptic is None else np.float64
-    return STEP.compile(formula, dtype, compute=compute)
+    return STEP.compile(formula, dtype, compute=form.compute(dtype))
 
 
 @lru_cache(maxsize=1024)
