@@ -166,6 +166,28 @@ def folders(source):
     ]
 
 
+def kept_formula(name, source):
+    """What `keep_formula` kept under this name, None if there is nothing that is sound; `source`: path of the module."""
+    for folder in folders(source):
+        found = _read(folder / f"formula-{name}{SUFFIX}", name)
+        if found is not None:
+            return found
+    return None
+
+
+def keep_formula(name, data, source):
+    """Keep the machine code of a formula, whose name is a digest of all that it depends on."""
+    problem = None
+    for folder in folders(source):
+        try:
+            _write(folder / f"formula-{name}{SUFFIX}", _content(name, data))
+        except OSError as error:
+            problem = problem or f"{folder}: {error.strerror}"
+        else:
+            return
+    _say_once(f"compiled formulas cannot be kept ({problem})")
+
+
 def _content(key, reduced):
     payload = dumps((key, reduced))
     return MAGIC + CHECKSUM(payload).digest() + payload

@@ -3,7 +3,7 @@
 A `Kind` of loop says which arrays and numbers a loop takes; `Kind.call(address, count, array, start, ..., number, ...)` is
 what kernels call, `Kind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
 is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
-trace emits, so that the same formula under another name is compiled once; with a folder it is kept across processes.
+trace emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
 
 A formula takes one argument with the inputs as attributes, which are loaded where they are used, and returns its outputs
 in their order, None for one that this loop does not write.
@@ -14,10 +14,12 @@ import hashlib
 import inspect
 from functools import cached_property
 from itertools import count as numbers
+from pathlib import Path
 
 import llvmlite
 import numba
 import numpy as np
+from dfc_numba.kernels.cache import keep_formula, kept_formula
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.simd import (
     INDEX,
@@ -201,27 +203,49 @@ def _output_planes(kind, results):
 
 # --- machine code, by what it computes -------------------------------------------------------------------------------
 
-_ADDRESSES, _LIBRARIES = {}, {}  # by name, and the libraries that own the code by address
+_ADDRESSES, _LIBRARIES, _MODULES = {}, {}, {}  # by name; by address the libraries that own the code, and its source
 
 
 @global_compiler_lock
 def _machine_code(name, module):
-    """The address of a function of a module, compiled once per process."""
+    """The address of a function of a module, which is compiled once per machine and loaded once per process."""
     if name not in _ADDRESSES:
-        library = cpu_target.target_context.codegen().create_library(name)
-        module.triple, module.data_layout = (
-            str(getattr(library.create_ir_module(name), field)) for field in ("triple", "data_layout")
-        )
-        library.add_ir_module(module)
-        library.finalize()
+        library = _kept_library(name) or _compiled_library(name, module)
         _ADDRESSES[name] = library.get_pointer_to_function(name)
-        _LIBRARIES[_ADDRESSES[name]] = library
+        _LIBRARIES[_ADDRESSES[name]], _MODULES[_ADDRESSES[name]] = library, (name, module)
     return _ADDRESSES[name]
 
 
+def _kept_library(name):
+    """The library that an earlier process kept on disk; None if there is none that can be used."""
+    state = kept_formula(name, Path(__file__))
+    if state is None:
+        return None
+    try:
+        return cpu_target.target_context.codegen().unserialize_library(state)
+    except Exception:  # noqa: BLE001 (whatever is wrong with it, it is compiled anew)
+        return None
+
+
+def _compiled_library(name, module):
+    library = cpu_target.target_context.codegen().create_library(name)
+    template = library.create_ir_module(name)
+    module.triple, module.data_layout = template.triple, template.data_layout
+    library.enable_object_caching()
+    library.add_ir_module(module)
+    library.finalize()
+    keep_formula(name, library.serialize_using_object_code(), Path(__file__))
+    return library
+
+
+@global_compiler_lock
 def assembly_at(address):
-    """The machine code of the loop at an address, as text."""
-    return _LIBRARIES[address].get_asm_str()
+    """The machine code of the loop at an address, as text: compiled once more, since kept code cannot be shown."""
+    name, module = _MODULES[address]
+    library = cpu_target.target_context.codegen().create_library(f"shown_{name}")
+    library.add_llvm_module(llvmlite.binding.parse_assembly(str(module).replace(name, f"shown_{name}")))
+    library.finalize()
+    return library.get_asm_str()
 
 
 def function_at(address, kind, dtype):

@@ -1,5 +1,9 @@
 """Activations, plasticity rules, controller terms and variables from outside: the formulas of a user inside the kernels."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import oracle
 import pytest
@@ -8,6 +12,7 @@ from problems import inputs, parameters, relative_deviation, stable_parameters
 import dfc_numba as dfc
 from dfc_numba import formulas as f
 from dfc_numba import registry
+from dfc_numba.kernels.jit import JIT_DISABLED
 
 SIZES, SAMPLES = (9, 14, 11, 5), 20
 CONTROLLER = dfc.Controller(dt=0.05, steps=40, alpha=0.01, k_p=1.0)
@@ -480,3 +485,37 @@ def test_a_feedback_rule_is_no_forward_rule():
     x, target = task(net)
     with pytest.raises(ValueError, match="rule of the feedback weights"):
         dfc.forward_update(net, x, target, CONTROLLER, rule="rate_feedback")
+
+
+# --- machine code on disk --------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import dfc_numba as dfc
+from dfc_numba.kernels import cache, loops
+compiled = []
+original = loops._compiled_library
+loops._compiled_library = lambda *arguments: compiled.append(arguments) or original(*arguments)
+dfc.register(dfc.Activation({name!r}, phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2))
+net = dfc.Network.create([3, 4, 2], hidden_activation={name!r}, seed=0)
+result = net.predict([[0.1, 0.2, 0.3]]).tobytes().hex()
+print(len(compiled), result)
+"""
+
+
+def run_program(folder, name):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    arguments = [sys.executable, "-c", PROGRAM.format(name=name)]
+    finished = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    count, result = finished.stdout.split()
+    return int(count), result
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="the compiler is switched off")
+def test_formulas_are_compiled_once_for_all_processes_whatever_they_are_called(tmp_path):
+    compiled, result = run_program(tmp_path, "first")
+    assert compiled > 0
+    assert run_program(tmp_path, "first") == (0, result)
+    assert run_program(tmp_path, "second") == (0, result)
+    for path in tmp_path.rglob("formula-*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert run_program(tmp_path, "first") == (compiled, result)
