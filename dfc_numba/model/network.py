@@ -1,5 +1,7 @@
 """The network: packed parameters and the feedforward pass."""
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from numbers import Integral
 from operator import attrgetter
@@ -372,14 +374,39 @@ def _checked_sizes(sizes):
     return [whole_number(f"sizes[{i}]", n, least=1, bits=31) for i, n in enumerate(sizes)]
 
 
+_shared_passes = ContextVar("shared_passes", default=None)
+
+
+@contextmanager
+def sharing_feedforward():
+    """Compute the feedforward pass of the same network and inputs once within the context, in which neither may change."""
+    token = _shared_passes.set({})
+    try:
+        yield
+    finally:
+        _shared_passes.reset(token)
+
+
+def exact_forward(network, x):
+    """(x, `Activity`) in float64, of a network and inputs that are checked to fit; numbers may not be finite."""
+    shared = _shared_passes.get()
+    key = id(network), id(x)
+    if shared is None or key not in shared:
+        inputs = samples("x", x, instance("network", network, Network).sizes[0])
+        found = inputs, network.forward(inputs, dtype="float64")
+        if shared is None:
+            return found
+        shared[key] = found, network, x  # which keeps both from being replaced
+    return shared[key][0]
+
+
 def feedforward_state(network, x):
     """(x, `Activity`) in float64, checked: the feedforward state that a feedback phase starts from.
 
     Raises:
         ValueError, TypeError: for a network that is none, inputs that do not fit, or voltages that are not finite.
     """
-    x = samples("x", x, instance("network", network, Network).sizes[0])
-    activity = network.forward(x, dtype="float64")
+    x, activity = exact_forward(network, x)
     for i, v in enumerate(activity.v):
         finite(f"feedforward voltage of layer {i + 1}, ", v)
     return x, activity
