@@ -297,3 +297,20 @@ def sum_outer(out, inputs, post, post_stride, pre, pre_stride, ends, first, coun
 def _add_tile(work, start, tile):
     """Add a tile to the one before it."""
     add(tile, work, start - tile, work, start)
+
+
+@jit
+def mix(
+    out, out_start, out_stride, rows, coefficients, first, first_stride, inner, x, x_start, x_stride, columns, add
+):
+    """out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements, a multiple of the panel width.
+
+    Args:
+        coefficients: C from `first` on, in rows of `first_stride`. add: whether to add to `out`.
+    """
+    width = _width(out)
+    for column in range(0, columns - width + 1, width):
+        _panel_of_rows(
+            out, out_start + column, out_stride, coefficients, first, first_stride,
+            x, x_start + column, x_stride, rows, inner, add, x_start + column + width,
+        )  # fmt: skip

@@ -1,10 +1,12 @@
-"""Copies between pieces of flat arrays, with a change of dtype where they differ.
+"""Copies between pieces of flat arrays, with a change of dtype where they differ, and their inner products.
 
 They are emitted as loops over plain pointers: a slice would be an object of its own, whose references are counted.
 """
 
+import numpy as np
 from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
-from dfc_numba.kernels.simd import data_pointer, emit_loop
+from dfc_numba.kernels.simd import CONTRACT, INDEX, data_pointer, emit_loop, lanes, vector_type
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -83,3 +85,52 @@ _fill = _numpy_fill if JIT_DISABLED else _compiled_fill
 def fill(count, out, out_start, value):
     """out[out_start + j] = value for `count` elements."""
     _fill(count, out, out_start, value)
+
+
+def _numpy_dot(count, x, x_start, y, y_start):
+    return x[x_start : x_start + count] @ y[y_start : y_start + count]
+
+
+@intrinsic
+def _compiled_dot(typingctx, count, x, x_start, y, y_start):
+    def generate(context, builder, sig, values):
+        count, first, first_start, second, second_start = values
+        dtype = np.dtype(str(x.dtype))
+        kind = vector_type(dtype)
+        first = builder.gep(data_pointer(context, builder, x, first), [first_start])
+        second = builder.gep(data_pointer(context, builder, y, second), [second_start])
+
+        def body(j, *sums):
+            result = []
+            for lane, total in enumerate(sums):
+                index = builder.add(j, ir.Constant(INDEX, lane * lanes(dtype)))
+                places = (
+                    builder.bitcast(builder.gep(array, [index]), kind.as_pointer())
+                    for array in (first, second)
+                )
+                left, right = (builder.load(place, align=dtype.itemsize) for place in places)
+                product = builder.fmul(left, right, flags=CONTRACT)
+                result.append(builder.fadd(total, product, flags=CONTRACT))
+            return result
+
+        zero = ir.Constant(kind, [0.0] * lanes(dtype))
+        end, sums = emit_loop(builder, count, 4 * lanes(dtype), body, carried=[zero] * 4)
+        _, sums[:1] = emit_loop(builder, count, lanes(dtype), body, first=end, carried=sums[:1])
+        total = builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3]))
+        elements = [
+            builder.extract_element(total, ir.Constant(ir.IntType(32), k)) for k in range(lanes(dtype))
+        ]
+        while len(elements) > 1:
+            elements = [builder.fadd(a, b) for a, b in zip(elements[::2], elements[1::2], strict=True)]
+        return elements[0]
+
+    return x.dtype(types.intp, x, types.intp, y, types.intp), generate
+
+
+_dot = _numpy_dot if JIT_DISABLED else _compiled_dot
+
+
+@jit_part
+def dot(count, x, x_start, y, y_start):
+    """Sum of x[x_start + j] y[y_start + j] over `count` elements, a multiple of the register width, in a fixed order."""
+    return _dot(count, x, x_start, y, y_start)

@@ -24,7 +24,7 @@ from dfc_numba.registry import METHODS
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
 OFF_BY_DEFAULT = {
     "log.on", "analysis.every", "training.clip_error", "training.normalise_updates",
-    "controller.terms", "feedback_controller.terms",
+    "controller.integrator", "controller.terms", "feedback_controller.terms",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ CONTRADICTIONS = [
     (["controller.error=softmax", "target.feedback=strong"], "choose target.class_value below 1"),
     (["training.method=dfc-ss-newton", "controller.error=softmax", "target.feedback=strong"], "choose target.class_value"),
     ([*STRONG, "controller.error=softmax", "training.samples=converged"], "would discard every sample"),
+    (["controller.integrator=waveform", "controller.rtol=1e-5", "training.dtype=float32"], "set controller.rtol to at least"),
     # feedback learning
     (["feedback_controller.error=softmax"], "feedback_controller.error = 'softmax' needs target.feedback = 'strong'"),
     ([*STRONG, "feedback_controller.error=softmax", "feedback.pursue=output"], "set feedback.pursue = 'target'"),

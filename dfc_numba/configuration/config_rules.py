@@ -14,8 +14,10 @@ from dfc_numba.learning.phases import (
     method_of,
     simulation_of,
     solves,
+    solves_in_time,
     trains_feedback,
 )
+from dfc_numba.model.controller import FLOAT32_RTOL
 
 NOTHING_LEARNS = (
     "training.freeze_forward = true leaves nothing to learn where the feedback weights do not; "
@@ -89,6 +91,13 @@ def _forward_learning(config):
         (
             f"training.method = {method!r} solves for the steady state, which noise has not; set controller.sigma = 0 "
             "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
+        ),
+    )
+    yield (
+        solves_in_time(config) and config.training.dtype == "float32" and controller.rtol < FLOAT32_RTOL,
+        (
+            f"controller.rtol = {controller.rtol:g} is below what float32 can reach; set controller.rtol to at least "
+            f"{FLOAT32_RTOL:g}, or training.dtype = 'float64'"
         ),
     )
     yield _misplaced_softmax(config, "controller")

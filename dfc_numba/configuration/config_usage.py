@@ -55,6 +55,7 @@ def unused_places(config):
         _unused_by_network,
         _unused_by_method,
         _unused_by_options,
+        _unused_by_integrator,
         _unused_by_target,
         _unused_by_feedback,
         _unused_by_feedback_rule,
@@ -122,6 +123,14 @@ def _unused_by_options(config):
     for key in config.method:
         if key not in options:
             yield [f"method.{key}"], f"{name} has no such option{nearest(key, options)}; {known}"
+
+
+def _unused_by_integrator(config):
+    if config.controller.integrator == "euler":
+        reason = "only controller.integrator = 'waveform' has a tolerance"
+        yield ["controller.rtol", "controller.limit"], reason
+    keys = [f"feedback_controller.{key}" for key in ("integrator", "rtol", "limit")]
+    yield keys, "feedback weights learn from noise, which has to be stepped by the Euler method"
 
 
 def _unused_by_target(config):

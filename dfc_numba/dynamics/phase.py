@@ -59,6 +59,23 @@ class Phase:
         minibatch = self.minibatch._replace(active=self.minibatch.active & ~inactive)
         return replace(self, minibatch=minibatch)
 
+    def of_samples(self, chosen):
+        """The same phase of some samples only, given by their numbers."""
+        minibatch, sizes = self.minibatch, self.network.sizes
+        v_ff, r_ff = (
+            np.concatenate([layer[chosen].ravel() for layer in dense_views(flat, self.count, sizes)])
+            for flat in (minibatch.v_ff, minibatch.r_ff)
+        )
+        names = "gap", "target", "active", "noise_samples"
+        own = {name: getattr(minibatch, name)[chosen] for name in names}
+        seen = None if self.seen is None else [rows[chosen] for rows in self.seen]
+        minibatch = minibatch._replace(v_ff=v_ff, r_ff=r_ff, **own)
+        return replace(self, x=self.x[chosen], minibatch=minibatch, seen=seen)
+
+    def with_controller(self, controller):
+        """The same phase under another controller."""
+        return replace(self, controller=controller, dynamics=_dynamics(controller))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -252,7 +269,7 @@ def run(phase, task, *, records=None, only_converged=False):
     dense = phase.count * phase.places.dense[-1]
     u, empty = np.zeros((phase.count, network.sizes[-1])), np.zeros((1, 0), dtype)
     results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
-    workspaces, buffers = _workspaces(phase, task, pieces), _Buffers(phase, task)
+    workspaces, buffers = _workspaces(phase, task, pieces), ShardBuffers(phase, task)
     total = TreeSum(len(pieces), release=buffers.give_back)
     flags = np.zeros((2, phase.count), np.bool_)  # converged, diverged
     judged = task.readout != kernel.NO_READOUT or task.record_every > 0
@@ -271,7 +288,7 @@ def run(phase, task, *, records=None, only_converged=False):
                 )  # what is recorded is the first run, in which all take part
                 _run_shard(phase.without(~flags[0]), again, own, records, workspaces, pieces[piece])
         if task.readout == kernel.AVERAGE:
-            _add_feedforward_part(phase, own, chosen)
+            add_feedforward_part(phase, own, chosen)
         total.put(piece, buffer)
 
     weights = sum(w.size for w in network.weights[1:]) + sum(q.size for q in network.feedback)
@@ -290,7 +307,7 @@ def run(phase, task, *, records=None, only_converged=False):
     return Sums(factor, rate, u, outer, outer_feedback, *flags)
 
 
-class _Buffers:
+class ShardBuffers:
     """Memory for the sums of shards, used again: what a shard adds up, `outer` and `outer_feedback` side by side."""
 
     def __init__(self, phase, task):
@@ -336,7 +353,7 @@ def _run_shard(phase, task, results, records, workspaces, shard):
     )  # fmt: skip
 
 
-def _add_feedforward_part(phase, results, chosen):
+def add_feedforward_part(phase, results, chosen):
     """Add what the constant rates contribute, the time sum of the factor x r_{i-1}(feedforward), of layers 2..L."""
     places, dtype, sizes = phase.places, phase.network.dtype, phase.network.sizes
     factors = dense_views(results.factor, phase.count, sizes)
@@ -362,19 +379,62 @@ def _workspaces(phase, task, pieces):
 
 def _convergence(phase, results, chosen):
     """(converged, diverged) of a slice of samples, as published: by the residual and by the remaining error."""
-    sizes, controller = phase.network.sizes, phase.controller
-    start = phase.feedforward_rates[-1][chosen]
-    end = start + dense_views(results.rate, phase.count, sizes)[-1][chosen]
-    target = phase.minibatch.target[chosen]
-    settled = target - controller.steady_leak * results.u[chosen]
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        residual, scale = _distance(controller, settled, end), np.linalg.norm(start, axis=1)
-        remaining, initial = (_distance(controller, target, output) for output in (end, start))
-        settles, improves = (
-            residual < CONVERGED_RESIDUAL * scale,
-            remaining < controller.convergence_epsilon**2 * initial,
+    rate = dense_views(results.rate, phase.count, phase.network.sizes)[-1][chosen]
+    return Closeness(phase, rate, results.u[chosen], chosen).flags()
+
+
+class Closeness:
+    """How close samples are to their steady state at the last time point: the published criteria.
+
+    Args:
+        rate, u: last deviations of r_L and last control signals of the samples `chosen`.
+
+    Attributes:
+        residual: of the steady-state equation. scale: norm of the feedforward output.
+        remaining, initial: the error at the last and at the first time point.
+    """
+
+    def __init__(self, phase, rate, u, chosen=slice(None)):
+        self.controller = controller = phase.controller
+        start = phase.feedforward_rates[-1][chosen]
+        end = start + rate
+        target = phase.minibatch.target[chosen]
+        settled = target - controller.steady_leak * u
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            self.residual, self.scale = _distance(controller, settled, end), np.linalg.norm(start, axis=1)
+            self.remaining, self.initial = (_distance(controller, target, output) for output in (end, start))
+
+    def flags(self):
+        """(converged, diverged), (n,) booleans."""
+        with np.errstate(invalid="ignore"):
+            settles = self.residual < CONVERGED_RESIDUAL * self.scale
+            improves = self.remaining < self.controller.convergence_epsilon**2 * self.initial
+            return settles & improves, ~(self.residual <= self.scale)
+
+    def uncertain(self, relative, error):
+        """(n,) where `converged` could change if thresholds moved by a `relative` part, and errors by a part of the initial."""
+        settling, improving = (
+            CONVERGED_RESIDUAL * self.scale,
+            self.controller.convergence_epsilon**2 * self.initial,
         )
-        return settles & improves, ~(residual <= scale)
+        change = error * self.initial
+        settles = _near(self.residual, settling, relative * settling + change)
+        improves = _near(self.remaining, improving, relative * improving + change)
+        with np.errstate(invalid="ignore"):
+            either = settles & (improves | (self.remaining < improving)) | improves & (
+                self.residual < settling
+            )
+        return either | self.near_divergence(relative)
+
+    def near_divergence(self, relative):
+        """(n,) where `diverged` could change if its threshold moved by a `relative` part."""
+        return _near(self.residual, self.scale, relative * self.scale)
+
+
+def _near(value, threshold, distance):
+    """Where values are within a distance of a threshold, or are no numbers."""
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(value - threshold) > distance)
 
 
 def _distance(controller, target, output):

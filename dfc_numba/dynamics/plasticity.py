@@ -1,9 +1,11 @@
 """Plasticity: the updates of the forward and the feedback weights that one feedback phase gives."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from dfc_numba.dynamics import waveform
 from dfc_numba.dynamics.phase import Task, evaluated, prepare
 from dfc_numba.dynamics.simulation import Trajectory, run_recorded
 from dfc_numba.kernels import phase_state as kernel
@@ -18,6 +20,7 @@ from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.steady import newton
 from dfc_numba.steady.equilibrium import linearised, steady_state
+from dfc_numba.support.deferred import Deferred
 from dfc_numba.support.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
@@ -38,13 +41,18 @@ class ForwardUpdate:
         converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated, except that "newton" tells
             where it found the steady state.
         trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
+        estimated_error: (L,) relative error of the weights' updates that integrator="waveform" expects; None without it.
+        fallback: (B,) booleans, samples that it left to Euler steps; None without it. `converged` is then decided when it is
+            read for the first time, for which samples near a threshold may be stepped as well.
     """
 
     weights: list
     biases: list | None
-    converged: np.ndarray | None = None
+    converged: np.ndarray | None = Deferred()
     diverged: np.ndarray | None = None
     trajectory: Trajectory | None = None
+    estimated_error: np.ndarray | None = None
+    fallback: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,11 @@ def forward_update(
     if readout == "newton":
         return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
-    sums, trajectory = run_recorded(
-        phase, Task(READOUT_CODES[readout], rule), record, only_converged=samples == "converged"
-    )
+    task, only_converged = Task(READOUT_CODES[readout], rule), samples == "converged"
+    if controller.integrator == "waveform" and record is None:
+        make_update = partial(_forward_update, phase, readout=readout, rule=rule, trajectory=None)
+        return waveform.solve(phase, task, make_update, only_converged=only_converged)
+    sums, trajectory = run_recorded(phase, task, record, only_converged=only_converged)
     return _forward_update(phase, sums, readout, rule, trajectory)
 
 

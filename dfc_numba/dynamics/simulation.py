@@ -89,6 +89,11 @@ def run_recorded(phase, task, record, *, only_converged=False):
     Raises:
         ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
     """
+    if phase.controller.integrator == "waveform":
+        raise ValueError(
+            "integrator = 'waveform' has no states between its nodes to record, and learns no feedback weights; use "
+            "integrator = 'euler'"
+        )
     if record is None:
         return run(*task.assign(phase), only_converged=only_converged), None
     instance("record", record, Record).require_only((*Variable.__args__, *registry.VARIABLES), "a feedback phase")

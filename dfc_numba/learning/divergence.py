@@ -26,10 +26,13 @@ class Tally:
     Attributes:
         samples: those of which it is known, of the minibatches counted so far.
         diverged: how many of them diverged, see `Trajectory.diverged`.
+        fallback, estimated_error: of the waveform integrator, see `Counters`.
     """
 
     samples: int = 0
     diverged: int = 0
+    fallback: int = 0
+    estimated_error: float = 0.0
 
     @property
     def worth_a_warning(self):
@@ -43,6 +46,9 @@ class Tally:
             if flags is not None:
                 self.samples += len(flags)
                 self.diverged += int(flags.sum())
+            if getattr(update, "fallback", None) is not None:
+                self.fallback += int(update.fallback.sum())
+                self.estimated_error = max(self.estimated_error, float(update.estimated_error.max()))
 
 
 def check_loss(loss, activity, minibatch):

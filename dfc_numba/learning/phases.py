@@ -37,6 +37,12 @@ def solves(config):
     return method_of(config).solves
 
 
+def solves_in_time(config):
+    """Whether the forward phase is solved by the waveform integrator instead of stepped."""
+    simulates = method_of(config).simulations.get("forward") == "controller"
+    return simulates and not config.training.freeze_forward and config.controller.integrator == "waveform"
+
+
 def is_controlled(config):
     """Whether the forward phase drives the outputs to a target with a controller."""
     return method_of(config).controlled and not config.training.freeze_forward

@@ -16,6 +16,8 @@ class Counters:
         best_epoch, best_score: the best epoch so far and its score (higher is better); 0 and NaN before there
             is one.
         seconds: wall time since the last row.
+        fallback, estimated_error: with the waveform integrator, the samples of the epoch that were stepped after all, and the
+            largest error that it expects of an update.
     """
 
     passes: int = 0
@@ -27,6 +29,8 @@ class Counters:
     best_epoch: int = 0
     best_score: float = nan
     seconds: float = 0.0
+    fallback: int = 0
+    estimated_error: float = 0.0
 
 
 @dataclass(frozen=True)

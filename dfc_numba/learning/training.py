@@ -17,7 +17,7 @@ from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
 from dfc_numba.learning.descent import Optimizer, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, score
-from dfc_numba.learning.phases import simulated_steps, trains_feedback
+from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
 from dfc_numba.model.noise import NoiseKey
@@ -152,7 +152,9 @@ class Trainer:
         for name, array in self.own.items():
             array[...] = state.method[name]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
-        self._tally = divergence.Tally()
+        self._tally = divergence.Tally(
+            fallback=self.counters.fallback, estimated_error=self.counters.estimated_error
+        )
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
 
@@ -211,6 +213,7 @@ class Trainer:
         start = time.perf_counter()
         counters = self.counters
         self._learn(self._take(current, batches), len(batches))
+        counters.fallback, counters.estimated_error = self._tally.fallback, self._tally.estimated_error
         counters.minibatch += 1
         counters.minibatches += 1
         seconds = time.perf_counter() - start
@@ -301,6 +304,10 @@ class Trainer:
         for name, measured in (("train", train), ("val", validation), ("test", test)):
             row.update({f"{name}_loss": measured.loss, f"{name}_accuracy": measured.accuracy})
         self.rows.append({**row, "seconds": seconds})
+        if solves_in_time(self.config):
+            errors = {"fallback_samples": counters.fallback, "estimated_error": counters.estimated_error}
+            self.rows[-1].update(errors)
+            counters.fallback, counters.estimated_error = 0, 0.0
         return self.rows[-1]
 
     def _evaluate(self, split):

@@ -12,6 +12,9 @@ from pydantic import PlainSerializer, PlainValidator, model_validator
 from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
 from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
 
+RTOL_RANGE = 1e-6, 1e-1  # of the waveform integrator
+FLOAT32_RTOL = 1e-4  # the least for float32 networks
+
 
 @options
 class Controller:
@@ -37,6 +40,11 @@ class Controller:
         leak: "total" leaks -alpha u (the published code), "integral" leaks -alpha u_int (as the papers write it).
         terms: further terms by the name of a registered `dfc.ControllerTerm`, each with its parameters, such as
             {"derivative": {"k_d": 0.1}}; limits apply in this order.
+        integrator: "euler" steps through all time points; "waveform" solves for the control error at a few nodes in time,
+            the same update for a small part of the work (`dynamics.waveform`).
+        rtol: relative error of each layer's weight update that "waveform" may leave, from 1e-6 to 1e-1.
+        limit: what "waveform" solves: the recurrence that "euler" steps with this `dt` and `steps` ("published"), or the
+            differential equations over the same duration, dt -> 0 ("continuous").
         convergence_epsilon: a sample has converged when its remaining error is below `convergence_epsilon**2` times
             the initial one, and its steady-state residual below 1e-5.
 
@@ -63,6 +71,9 @@ class Controller:
     leak: Literal["total", "integral"] = "total"
     terms: Annotated[dict, PlainValidator(checked_terms), PlainSerializer(dict)] = Terms()
     convergence_epsilon: Positive = 0.5
+    integrator: Literal["euler", "waveform"] = "euler"
+    rtol: Positive = 1e-3
+    limit: Literal["published", "continuous"] = "published"
 
     @model_validator(mode="after")
     def _check(self):
@@ -78,7 +89,31 @@ class Controller:
                 "which depends on the control at once) that can blow up whatever dt is; use k_p = 0 or "
                 "instant_dynamics = False"
             )
+        if self.integrator == "waveform":
+            self._check_waveform()
         return self
+
+    def _check_waveform(self):
+        if self.noisy:
+            raise ValueError(
+                f"integrator = 'waveform' with sigma = {self.sigma:g}, sigma_output = {self.output_sigma:g}: a trajectory "
+                "driven by noise has no smooth interpolant in time; use integrator = 'euler', or set sigma to 0"
+            )
+        if self.jacobian_feedback:
+            raise ValueError(
+                "integrator = 'waveform' with jacobian_feedback: the feedback J(v)^T u changes with the state; use "
+                "integrator = 'euler', or feedback weights set to 'jacobian_transpose'"
+            )
+        if self.terms:
+            raise ValueError(
+                f"integrator = 'waveform' with terms = {dict(self.terms)}: it knows the built-in controller alone; use "
+                "integrator = 'euler', or leave the terms out"
+            )
+        if not RTOL_RANGE[0] <= self.rtol <= RTOL_RANGE[1]:
+            raise ValueError(
+                f"rtol = {self.rtol:g}; integrator = 'waveform' takes {RTOL_RANGE[0]:g} to {RTOL_RANGE[1]:g} "
+                "(float32: from 1e-4)"
+            )
 
     def control_loop(self):
         """The address of the controller's step where it has further terms, else 0."""

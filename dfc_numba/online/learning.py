@@ -98,6 +98,10 @@ def simulate_online(
     choice("reset", reset, RESETS)
     instance("network", network, Network)
     instance("controller", controller, Controller).require_no_terms("online plasticity")
+    if controller.integrator != "euler":
+        raise ValueError(
+            "integrator = 'waveform' cannot simulate a stream, whose weights change at every step; use integrator = 'euler'"
+        )
     segments, first, total = read(stream, network, controller, steps)
     _require_length(total, noise, record, record_weights)
     phase = _prepared(network, first, controller, noise, total)

@@ -206,7 +206,7 @@ def _rows(file):
 
 def _counters(file):
     stored = file["counters"].attrs
-    return Counters(**{entry.name: entry.type(stored[entry.name]) for entry in fields(Counters)})
+    return Counters(**{entry.name: entry.type(stored.get(entry.name, entry.default)) for entry in fields(Counters)})
 
 
 def _optimizers(file):

@@ -10,9 +10,10 @@ from pathlib import Path
 from dfc_numba import data
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config_file import used_values
+from dfc_numba.dynamics.waveform import require_support
 from dfc_numba.errors import ConfigurationError, Interrupted
 from dfc_numba.extensions import used_extensions
-from dfc_numba.learning.phases import logs, method_of
+from dfc_numba.learning.phases import logs, method_of, solves_in_time
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.model.products import shards_of
@@ -197,6 +198,11 @@ def create_network(config, dataset):
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
     network = make(sizes)
+    if solves_in_time(config):
+        try:
+            require_support(config.controller, network.sizes, network.dtype)
+        except ValueError as error:
+            raise ConfigurationError(f"controller: {error}") from None
     prepare = method_of(config).prepare
     if prepare is not None:
         try:

@@ -1,0 +1,415 @@
+"""The feedback phase solved in time: driver of `kernels.waveform`, with error control and Euler steps where it does not hold.
+
+Each shard is solved by itself, with as many nodes, sweeps and products as its own data ask for.
+"""
+
+from dataclasses import replace
+from functools import cache, lru_cache
+
+import numpy as np
+
+from dfc_numba.dynamics import phase as euler
+from dfc_numba.dynamics.phase import Closeness
+from dfc_numba.dynamics.time_operators import time_operators
+from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels import units
+from dfc_numba.kernels import waveform_products as products
+from dfc_numba.kernels import waveform_state as state
+from dfc_numba.kernels.control_space import Ladder, most_nodes, padded, step_linear
+from dfc_numba.kernels.layout import dense_views, pack
+from dfc_numba.kernels.multiply import panel_width
+from dfc_numba.kernels.waveform import solve_shard
+from dfc_numba.model.controller import FLOAT32_RTOL, RTOL_RANGE
+from dfc_numba.model.products import shards_of
+from dfc_numba.support import memory, ranks, threads
+from dfc_numba.support.summation import TreeSum
+
+RUNGS = (5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
+MOST_OUTPUTS = 64
+MOST_UNKNOWNS = 900  # of a sample's system
+FEWEST_STEPS = 64  # below which stepping is as fast
+SAFETY = 0.15  # part of rtol that time, iterations and modes may take each
+# what is found for the linear response, of the shard's mean and its largest sample, is estimated to be, times this, for the update
+ERROR_FACTOR = {kernel.AVERAGE: 2.0, kernel.FINAL: 4.0}
+ATTEMPTS = 3  # the first, one with smaller tolerances, one with shards stepped by Euler
+EXTRAPOLATED = (2, 4)  # parts of dt that the continuous limit is extrapolated from where it is stepped
+FINER = 0.03  # part of rtol with which samples in doubt are solved again
+END_SAFETY = 5.0  # times the expected error of the state at T that a flag has to be away from its threshold
+STEPPED = -1  # status of a shard that was not tried
+
+
+@lru_cache(maxsize=64)
+def ladder(controller, depth, outputs, dtype, final=False):
+    """The time operators of a controller for a network of `depth` layers, for all numbers of nodes, as the kernel takes them.
+
+    Args:
+        final: whether the state at T matters, rather than the sum over time.
+    """
+    rungs = [m for m in RUNGS if m * outputs <= MOST_UNKNOWNS]
+    if controller.limit == "published":
+        rungs = [m for m in rungs if m <= controller.steps]
+    operators = [time_operators(controller, m) for m in rungs]
+    m = np.array(rungs, np.int64)
+
+    def ends(lengths):
+        return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+
+    def flat(arrays):
+        return np.concatenate([np.ravel(a) for a in arrays]).astype(dtype)
+
+    response, response_start = zip(*(_responses(o, depth) for o in operators), strict=True)
+    readout = [np.eye(len(o.total))[-1] if final else o.total for o in operators]
+    return Ladder(
+        nodes=m,
+        square=ends(m * m),
+        vector=ends(m),
+        response=flat(r.transpose(2, 1, 0) for r in response),
+        response_start=flat(response_start),
+        average=flat(w @ r for w, r in zip(readout, response, strict=True)),
+        average_start=flat(r @ w for w, r in zip(readout, response_start, strict=True)),
+        soma=flat(o.soma for o in operators),
+        basal=flat(o.basal for o in operators),
+        control=flat(o.control for o in operators),
+        control_start=flat(o.control_start for o in operators),
+        last_control=flat(o.last_control for o in operators),
+        last_control_start=flat([o.last_control_start] for o in operators),
+        total=flat(o.total for o in operators),
+        root=flat(_root(o.products) for o in operators),
+        delayed=not controller.transmission_is_instant and controller.limit == "published",
+    )
+
+
+def _responses(operators, depth):
+    """A_k (L, m, m) and a_k (L, m): the filtered control signal, k layers on."""
+    matrices, vectors = [operators.control], [operators.control_start]
+    for _ in range(depth - 1):
+        matrices.append(operators.soma @ matrices[-1])
+        vectors.append(operators.soma @ vectors[-1])
+    return np.stack(matrices), np.stack(vectors)
+
+
+def _root(products):
+    """R with R^T R = products, which rounding may leave with eigenvalues below zero."""
+    values, vectors = np.linalg.eigh(products)
+    return np.sqrt(np.maximum(values, 0.0))[:, np.newaxis] * vectors.T
+
+
+def _backward(phase):
+    """Packed transposed weights."""
+    network, places, dtype = phase.network, phase.places, phase.network.dtype
+    back, outputs = [w.T for w in network.weights[1:]], places.stride[-1]
+    feedback = pack([q.T for q in network.feedback], [outputs] * len(network.feedback), dtype)
+    starts = np.concatenate([[0], np.cumsum(np.append(0, outputs * places.sizes[1:-1]))])
+    weights = pack(back, places.stride[1:-1], dtype) if back else np.zeros(0, dtype)
+    return state.Backward(weights, feedback, starts.astype(np.int64))
+
+
+def require_support(controller, sizes, dtype):
+    """ValueError unless the waveform integrator can take a network of these sizes and dtype under a controller.
+
+    What the controller alone decides is checked by `Controller`.
+    """
+    if sizes[-1] > MOST_OUTPUTS:
+        raise ValueError(
+            f"integrator = 'waveform' solves a dense system of all outputs for each sample; the network has {sizes[-1]} "
+            f"outputs, at most {MOST_OUTPUTS} are possible; use integrator = 'euler'"
+        )
+    if np.dtype(dtype) == np.float32 and controller.rtol < FLOAT32_RTOL:
+        raise ValueError(
+            f"rtol = {controller.rtol:g} is below what a float32 network can reach; use rtol >= {FLOAT32_RTOL:g}, or float64"
+        )
+
+
+# what the first-order change of a rule's factor is, see `kernels.waveform`; others do without
+CORRECTIONS = {
+    "nonlinear_difference": products.BY_SLOPE,
+    "derivative_matrix": products.BY_SLOPE,
+    "voltage_difference": products.AS_IT_IS,
+}
+
+
+class _Solver:
+    """The shards of a feedback phase, solved to a tolerance; those that cannot be are stepped by the Euler method."""
+
+    def __init__(self, phase, task):
+        self.whole, self.asked = phase, task
+        phase, task = self.phase, self.task = task.assign(phase)
+        self.dtype = phase.network.dtype
+        controller, network = phase.controller, phase.network
+        depth, outputs, dtype = len(network.sizes) - 1, network.sizes[-1], self.dtype
+        final = task.readout == kernel.FINAL
+        self.fine = ladder(controller, depth, outputs, "float64", final)
+        self.coarse = (
+            self.fine if dtype == np.float64 else ladder(controller, depth, outputs, str(dtype), final)
+        )
+        self.backward = _backward(phase)
+        self.pieces = shards_of(network, phase.count)
+        self.correction = (
+            products.NOT_AT_ALL if final else CORRECTIONS.get(self.asked.rule.name, products.NOT_AT_ALL)
+        )
+
+    def sums(self, tolerance, stepped, step=True):
+        """(`phase.Sums`, `Outcome`) with the shards of the set `stepped` and, with `step`, those that fail by the Euler method."""
+        phase, task, pieces = self.phase, self.task, self.pieces
+        outcome, workspaces = self._room_for_outcome(), self._workspaces()
+        tolerances, buffers = np.full(3, tolerance), euler.ShardBuffers(phase, task)
+        dense, u = phase.count * phase.places.dense[-1], np.zeros((phase.count, phase.network.sizes[-1]))
+        empty = np.zeros((1, 0), self.dtype)
+        results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
+        total = TreeSum(len(pieces), release=buffers.give_back)
+
+        def solve(number):
+            first, count = pieces[number]
+            buffer = buffers.take()
+            shard = buffers.results(results, buffer)
+            if number in stepped:
+                outcome.status[number] = STEPPED
+            else:
+                solve_shard(
+                    phase.places, phase.parameters, phase.dynamics, self.backward, self.coarse, self.fine, task,
+                    phase.minibatch, shard, outcome, first, count, 0, number, tolerances, self.correction,
+                    workspaces.array(),
+                )  # fmt: skip
+            if outcome.status[number] == state.SOLVED and task.readout == kernel.AVERAGE:
+                euler.add_feedforward_part(phase, shard, slice(first, first + count))
+            total.put(number, buffer)
+
+        own = ranks.own(len(pieces))
+        threads.run(len(own), lambda k: solve(own[k]), work=threads.SMALLEST_WORK_PER_THREAD * len(own))
+        summed = ranks.complete(total, buffers.take)
+        ranks.unite(results.factor, results.rate, u, *outcome)
+        factor, rate = (
+            dense_views(flat, phase.count, phase.network.sizes) for flat in (results.factor, results.rate)
+        )
+        flags = (np.zeros(phase.count, np.bool_) for _ in range(2))
+        sums = euler.Sums(factor, rate, u, *buffers.parts(summed), *flags)
+        chosen = self.samples(outcome.status != state.SOLVED)
+        if step and len(chosen):
+            _add(sums, _stepped(self.whole.of_samples(chosen), self.asked), chosen)
+        return sums, outcome
+
+    def samples(self, shards):
+        """Numbers of the samples of a boolean selection of shards."""
+        chosen = [
+            np.arange(first, first + count)
+            for (first, count), take in zip(self.pieces, shards, strict=True)
+            if take
+        ]
+        return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+    def of_shard(self, values):
+        """(B,) for each sample the value of its shard."""
+        return np.repeat(values, [count for _, count in self.pieces])
+
+    def _workspaces(self):
+        lengths = [
+            sum(
+                state.workspace_parts(
+                    self.phase.places, self.task, count, most_nodes(self.fine), panel_width(self.dtype)
+                )
+            )
+            for count in {count for _, count in self.pieces}
+        ]
+        return memory.PerThread(int(max(lengths)), self.dtype)
+
+    def _room_for_outcome(self):
+        shards, sizes, dtype = len(self.pieces), self.phase.network.sizes, self.phase.network.dtype
+        depth, outputs = len(sizes) - 1, sizes[-1]
+        return state.Outcome(
+            *(np.zeros(shards, np.int64) for _ in range(4)),
+            *(np.zeros(shards) for _ in range(5)),
+            product_error=np.zeros((shards, depth + 1)),
+            error=np.zeros((self.phase.count, most_nodes(self.fine) * outputs)),
+            **{name: np.zeros((self.phase.count, outputs)) for name in ("start", "linear_error", "linear_u")},
+            matrices=np.zeros((self.phase.count, depth * padded(outputs**2, panel_width(dtype))), dtype),
+        )
+
+    def errors(self, sums, outcome):
+        """(L, shards) norms that the error of each layer's update, summed over the samples of a shard, is expected to have."""
+        below = self.phase.presynaptic_factors
+        relative = ERROR_FACTOR[self.task.readout] * (outcome.time_error + outcome.newton_error)
+        relative = np.where(outcome.status == state.SOLVED, relative, 0.0)
+        errors = np.zeros((len(sums.factor), len(self.pieces)))
+        for i, (factor, rates) in enumerate(zip(sums.factor, below, strict=True)):
+            for number, (first, count) in enumerate(self.pieces):
+                if relative[number] == 0.0:
+                    continue
+                post, pre = factor[first : first + count], rates[first : first + count]
+                gram = (post @ post.T) * (pre @ pre.T)
+                # errors of samples may add up where their updates cancel
+                scale = np.sqrt(max(gram.sum(), np.trace(gram)))
+                errors[i, number] = relative[number] * scale + outcome.product_error[number, i + 1]
+        return errors
+
+
+def _vanishes_at_rest(rule):
+    """Whether the factor of a rule is zero in the feedforward state, from which nodes in time begin; v_fb jumps there."""
+    v = np.linspace(-3.0, 3.0, 13)
+    r, slope, zero = np.tanh(v), 1.0 - np.tanh(v) ** 2, np.zeros_like(v)
+    symbols = {"dv": zero, "dr": zero} | dict.fromkeys(("v", "v_ff"), v) | dict.fromkeys(("r", "r_ff"), r)
+    symbols |= dict.fromkeys(("slope", "slope_ff", "slope_0"), slope)
+    return "v_fb" not in units.arguments(rule.postsynaptic) and not np.any(
+        units.evaluate(rule.postsynaptic, symbols)
+    )
+
+
+def _add(sums, part, chosen):
+    """Enter the sums over time of some samples, which were left out so far."""
+    for target, source in zip(
+        (*sums.factor, *sums.rate, sums.u), (*part.factor, *part.rate, part.u), strict=True
+    ):
+        target[chosen] = source
+    sums.outer[:] += part.outer
+
+
+def _stepped(phase, task):
+    """`phase.Sums` by the Euler method; for the continuous limit extrapolated from two step sizes to dt -> 0."""
+    if phase.controller.limit == "published":
+        return euler.run(*task.assign(phase))
+    coarse, fine = (_with_shorter_steps(phase, task, parts) for parts in EXTRAPOLATED)
+    return euler.Sums(
+        *([2.0 * b - a for a, b in zip(x, y, strict=True)] for x, y in ((coarse.factor, fine.factor), (coarse.rate, fine.rate))),
+        *(2.0 * b - a for a, b in ((coarse.u, fine.u), (coarse.outer, fine.outer))),
+        fine.outer_feedback, fine.converged, fine.diverged,
+    )  # fmt: skip
+
+
+def _with_shorter_steps(phase, task, parts):
+    """The sums with `parts` steps in place of one, scaled to the number of time points of the controller."""
+    c = phase.controller
+    controller = replace(c, dt=c.dt / parts, steps=c.steps * parts, instant_transmission=True, proactive=True)
+    sums = euler.run(*task.assign(phase.with_controller(controller)))
+    if task.readout == kernel.AVERAGE:
+        scale = c.time_points / controller.time_points
+        for array in (*sums.factor, sums.outer):
+            array *= array.dtype.type(scale)
+    return sums
+
+
+def solve(phase, task, make_update, *, only_converged=False):
+    """The forward update of a feedback phase without noise, each layer's weights within rtol of what Euler steps give.
+
+    Args:
+        phase: a `phase.Phase`, whose controller says integrator = "waveform". task: with the readout average or final.
+        make_update: makes the `ForwardUpdate` from `phase.Sums`.
+        only_converged: samples that have not converged contribute nothing.
+
+    Returns:
+        the `ForwardUpdate`, with `.estimated_error`, (L,) relative to the norm of the update, and `.fallback`, (B,) booleans.
+    """
+    controller = phase.controller
+    require_support(controller, phase.network.sizes, phase.network.dtype)
+    few = controller.limit == "published" and controller.steps < FEWEST_STEPS
+    if few or not _vanishes_at_rest(task.rule):
+        update = make_update(euler.run(*task.assign(phase), only_converged=only_converged))
+        everybody = np.ones(phase.count, np.bool_)
+        return replace(update, estimated_error=np.zeros(len(update.weights)), fallback=everybody)
+    engine = _Solver(phase, task)
+    sums, outcome, update, estimate = _to_tolerance(engine, make_update)
+    stepped = engine.of_shard(outcome.status != state.SOLVED)
+    decide = cache(lambda: _flags(engine, sums, outcome, stepped))
+    closeness = Closeness(phase, sums.rate[-1], sums.u)
+    clear = not closeness.near_divergence(10.0 * controller.rtol).any()
+    diverged = closeness.flags()[1] if clear else decide()[1]
+    if only_converged and not decide()[0].all():
+        again = _Solver(phase.without(~decide()[0]), task)
+        _, outcome_again, update, estimate = _to_tolerance(again, make_update)
+        stepped |= again.of_shard(outcome_again.status != state.SOLVED)
+    return replace(
+        update,
+        converged=lambda: decide()[0],
+        diverged=diverged,
+        estimated_error=estimate,
+        fallback=stepped,
+    )
+
+
+def _flags(engine, sums, outcome, stepped):
+    """(converged, diverged) of all samples; enters in `stepped` for which of them Euler steps were needed.
+
+    Samples near a threshold have their state at T corrected to first order. Those that are near even then are solved once more
+    with a smaller tolerance, and what is still near is stepped.
+    """
+    phase = engine.whole
+    flags, unsure = _judge(engine, sums, outcome)
+    if len(unsure):
+        finer = replace(phase.controller, rtol=max(FINER * phase.controller.rtol, RTOL_RANGE[0]))
+        part = phase.of_samples(unsure).with_controller(finer)
+        again = _Solver(part, replace(engine.asked, readout=kernel.FINAL))
+        sums, outcome = again.sums(SAFETY * finer.rtol, frozenset(), step=False)
+        new, left = _judge(again, sums, outcome)
+        _enter(flags, unsure, new)
+        unsure = unsure[np.union1d(left, again.samples(outcome.status != state.SOLVED))]
+    if len(unsure):
+        part = phase.of_samples(unsure)
+        last = _stepped(part, replace(engine.asked, readout=kernel.FINAL))
+        _enter(flags, unsure, Closeness(part, last.rate[-1], last.u).flags())
+        stepped[unsure] = True
+    return flags
+
+
+def _judge(engine, sums, outcome):
+    """((converged, diverged) of all samples, numbers of those in solved shards of which either may be wrong)."""
+    phase, rtol = engine.phase, engine.phase.controller.rtol
+    solved = engine.of_shard(outcome.status == state.SOLVED)
+    left = outcome.last_step if phase.controller.error == "softmax" else outcome.newton_error
+    left, error = engine.of_shard(left), engine.of_shard(outcome.end_error)
+    closeness = Closeness(phase, sums.rate[-1], sums.u)
+    flags = closeness.flags()
+    unsure = closeness.uncertain(10.0 * rtol, END_SAFETY * error + left)
+    unsure = np.flatnonzero(unsure & solved)
+    if not len(unsure) or phase.controller.limit != "published":
+        return flags, unsure
+    closeness, error = _corrected_end(engine, sums, outcome, unsure)
+    _enter(flags, unsure, closeness.flags())
+    nonlinear = np.minimum(1.0, END_SAFETY * engine.of_shard(outcome.first_step)[unsure])
+    return flags, unsure[closeness.uncertain(10.0 * rtol, error * nonlinear + left[unsure])]
+
+
+def _corrected_end(engine, sums, outcome, chosen):
+    """`Closeness` of samples whose state at T has the error of its linear part taken out; (n,) relative sizes of that."""
+    phase, sizes, start = engine.phase, engine.phase.network.sizes, outcome.start[chosen]
+    error, u = np.zeros((2, len(chosen), sizes[-1]))
+    matrices = outcome.matrices[chosen].astype(np.float64)
+    step_linear(phase.dynamics, len(sizes) - 1, sizes[-1], matrices, start, error, u)
+    error -= outcome.linear_error[chosen]
+    rate = sums.rate[-1][chosen] - error
+    u += sums.u[chosen] - outcome.linear_u[chosen]
+    size = np.linalg.norm(error, axis=1) / np.linalg.norm(start, axis=1)
+    return Closeness(phase.of_samples(chosen), rate, u), size
+
+
+def _enter(flags, chosen, new):
+    for flag, values in zip(flags, new, strict=True):
+        flag[chosen] = values
+
+
+def _to_tolerance(engine, make_update):
+    """Solve with the tolerance that rtol asks for, then with smaller ones while the estimate says that shards cancel too much."""
+    rtol, stepped = engine.phase.controller.rtol, set()
+    tolerance = SAFETY * rtol
+    for attempt in range(ATTEMPTS):
+        sums, outcome = engine.sums(tolerance, stepped)
+        update, errors = make_update(sums), engine.errors(sums, outcome)
+        norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights]) * engine.phase.count
+        if engine.task.readout == kernel.AVERAGE:
+            norms *= engine.phase.controller.time_points
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = np.where(errors.sum(axis=1) > 0, errors.sum(axis=1) / norms, 0.0)
+        if (estimate <= rtol).all():
+            break
+        tolerance *= 0.5 * rtol / min(estimate.max(), 1e3 * rtol)
+        if attempt == ATTEMPTS - 2:  # the last attempt steps what contributes most
+            stepped = _largest(errors, norms, rtol)
+    return sums, outcome, update, estimate
+
+
+def _largest(errors, norms, rtol):
+    """Numbers of the shards without which the expected errors of all layers are within rtol."""
+    contributions = (errors / norms[:, np.newaxis]).max(axis=0)
+    order = np.argsort(-contributions, kind="stable")
+    for count in range(len(order) + 1):
+        left = order[count:]
+        if (errors[:, left].sum(axis=1) <= 0.5 * rtol * norms).all():
+            return set(order[:count].tolist())
+    return set(order.tolist())

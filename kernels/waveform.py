@@ -1,0 +1,497 @@
+"""A feedback phase of one shard solved in time: the control error at a few nodes by Newton's method, then the updates.
+
+Given the control error e(t), the controlled network is feedforward: the control signal, and layer by layer the voltages and
+rates, follow at all times at once,
+
+    f = C e,    v_i = F W_i r_{i-1} + Q_i f,    r_i = phi(v_i),    e = r* - r_L,
+
+with the linear operators C (controller and filters) and F (leak of a compartment) of `dynamics.time_operators` (the dynamics
+of DFC, Meulemans et al. 2021). Only e, with n_L components per sample, is implicit. It is found at m nodes by Newton's
+method with the derivative at the feedforward state, which is a system in control space (`control_space`), one evaluation of
+the network at all nodes ("sweep") per iteration. The correction that the last iteration finds enters the update to first
+order.
+"""
+
+import numpy as np
+from dfc_numba.kernels import elementwise as vector
+from dfc_numba.kernels.control_space import (
+    GROWTH,
+    MEMORY,
+    PROBES,
+    accelerate,
+    assemble,
+    choose_nodes,
+    factorise,
+    most_nodes,
+    padded,
+    right_side,
+    solve_transposed,
+    system_stride,
+)
+from dfc_numba.kernels.jit import jit, jit_part, jit_shared
+from dfc_numba.kernels.multiply import _width, mix, multiply
+from dfc_numba.kernels.phase_state import AVERAGE, FINAL
+from dfc_numba.kernels.rows import fill, move
+from dfc_numba.kernels.waveform_products import NOT_AT_ALL, sum_products
+from dfc_numba.kernels.waveform_state import (
+    NO_LADDER,
+    SLOW,
+    UNSTABLE,
+    State,
+    clear_padding,
+    evaluate,
+    filtered_control,
+    layer_start,
+    nodes_start,
+    respond,
+    set_constants,
+    workspace_parts,
+)
+
+MAX_SWEEPS = 16
+GROWTH_OF_SAMPLE = 3.0  # of one sample's control error, relative to what the shard's may grow
+
+
+@jit_part
+def _error_at(layout, dynamics, minibatch, b, rate, rate_start, out, row, out_start):
+    """out[row] = r* - r_L, or r* - softmax(r_L), of sample b whose output deviates by `rate`."""
+    outputs = layout.sizes[-1]
+    for k in range(outputs):
+        out[row, out_start + k] = minibatch.gap[b, k] - rate[rate_start + k]
+    if not dynamics.softmax:
+        return
+    dense = layout.dense[layout.sizes.size - 1] * minibatch.gap.shape[0] + b * outputs
+    top = -np.inf
+    for k in range(outputs):
+        top = max(top, minibatch.r_ff[dense + k] + rate[rate_start + k])
+    total = 0.0
+    for k in range(outputs):
+        out[row, out_start + k] = np.exp(minibatch.r_ff[dense + k] + rate[rate_start + k] - top)
+        total += out[row, out_start + k]
+    for k in range(outputs):
+        out[row, out_start + k] = minibatch.target[b, k] - out[row, out_start + k] / total
+
+
+@jit_part
+def _output_slopes(layout, dynamics, minibatch, state, rows, row_start):
+    """Rows (sample, output) of -d e / d v_L at the feedforward state."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    stride, slope = layout.stride[depth], layer_start(layout, state, depth)
+    fill(state.count * outputs * stride, rows, row_start, 0.0)
+    for s in range(state.count):
+        for i in range(outputs):
+            row = row_start + (s * outputs + i) * stride
+            if not dynamics.softmax:
+                rows[row + i] = state.slope[slope + s * stride + i]
+                continue
+            p = minibatch.target[state.first + s, i] - state.start[s, i]  # softmax of the output
+            for j in range(outputs):
+                q = minibatch.target[state.first + s, j] - state.start[s, j]
+                weight = (p if i == j else 0.0) - p * q
+                rows[row + j] = weight * state.slope[slope + s * stride + j]
+
+
+@jit
+def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
+    """M_i = J_i Q_i of every sample, by n_L backward chains; transposed and padded into state.matrices."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    square = padded(outputs * outputs, _width(state.matrices))
+    rows = state.count * outputs
+    here, there = state.v, state.spare
+    _output_slopes(layout, dynamics, minibatch, state, here, 0)
+    for i in range(depth, 0, -1):
+        k, stride = depth - i, layout.stride[i]
+        multiply(state.control, 0, layout.stride[depth], rows, here, 0, stride, layout.sizes[i],
+                 backward.feedback, backward.feedback_start[i])  # fmt: skip
+        for s in range(state.count):
+            begin = (s * depth + k) * square
+            for a in range(outputs):
+                row = (s * outputs + a) * layout.stride[depth]
+                for j in range(outputs):
+                    state.matrices[begin + j * outputs + a] = state.control[row + j]
+            fill(square - outputs * outputs, state.matrices, begin + outputs * outputs, 0.0)
+        if i == 1:
+            return
+        below = layout.stride[i - 1]
+        multiply(there, 0, below, rows, here, 0, stride, layout.sizes[i],
+                 backward.weights, layout.transposed[i - 1])  # fmt: skip
+        slope = layer_start(layout, state, i - 1)
+        for row in range(rows):
+            vector.multiply(below, there, row * below, there, row * below,
+                            state.slope, slope + row // outputs * below)  # fmt: skip
+        here, there = there, here
+
+
+@jit
+def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
+    """The rung of the ladder for this shard, judged by its mean control matrices and those of its largest sample; -1 if none."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    size = depth * padded(outputs * outputs, _width(state.matrices))
+    wide = depth * padded(outputs * outputs, _width(ladder.response))
+    step, own = wide // depth, size // depth
+    matrices, errors = np.zeros(2 * wide), np.zeros((PROBES + 1) * outputs)
+    largest, top = -1.0, 0
+    for s in range(state.count):
+        norm = 0.0
+        for j in range(outputs * outputs):
+            total = 0.0
+            for k in range(depth):
+                value = np.float64(state.matrices[s * size + k * own + j])
+                matrices[k * step + j] += value / state.count
+                total += value
+            norm += total * total
+        if norm > largest:
+            largest, top = norm, s
+        for probe in range(PROBES):  # sums of the samples' errors with the signs of Walsh functions
+            sign = 1.0 if bin_parity(s & (probe + 1)) == 0 else -1.0
+            for j in range(outputs):
+                errors[probe * outputs + j] += sign * state.start[s, j]
+    for k in range(depth):
+        for j in range(outputs * outputs):
+            matrices[wide + k * step + j] = state.matrices[top * size + k * own + j]
+    for j in range(outputs):
+        errors[PROBES * outputs + j] = state.start[top, j]
+    probes = np.zeros(PROBES + 1, np.int64)
+    probes[PROBES] = 1
+    return choose_nodes(ladder, depth, outputs, matrices, errors, probes, tolerance, found)
+
+
+@jit_shared
+def bin_parity(bits):
+    """Parity of the number of ones among the two lowest bits."""
+    return (bits ^ (bits >> 1)) & 1
+
+
+@jit
+def _factorise_systems(layout, ladder, state, products):
+    """The system of every sample, factorised, and the linear response as the first control error."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    width, n = _width(state.systems), state.nodes * outputs
+    stride, square = system_stride(n, width), padded(outputs * outputs, width)
+    for s in range(state.count):
+        begin = s * depth * square
+        assemble(
+            ladder, state.rung, depth, outputs, state.matrices, begin, state.systems, s * n * stride, products
+        )
+        factorise(state.systems, s * n * stride, stride, n, state.pivots, s * n)
+        right_side(ladder, state.rung, depth, outputs, state.matrices, begin, state.start.reshape(-1), s * outputs,
+                   state.correction[s], 0)  # fmt: skip
+    _solve_systems(layout, state)
+    for s in range(state.count):
+        for j in range(n):
+            state.error[s, j] = state.correction[s, j]
+
+
+@jit
+def _solve_systems(layout, state):
+    """Replace the corrections, as right sides, by the solutions of the samples' systems."""
+    width, n = _width(state.systems), state.nodes * layout.sizes[-1]
+    stride = system_stride(n, width)
+    x = np.zeros(n + 2 * width, state.systems.dtype)
+    for s in range(state.count):
+        for j in range(n):
+            x[j] = state.correction[s, j]
+        solve_transposed(state.systems, s * n * stride, stride, n, state.pivots, s * n, x, 0)
+        for j in range(n):
+            state.correction[s, j] = x[j]
+
+
+@jit
+def _decays(layout, state, last):
+    """Whether the control error of the linear response does not grow until T; last: (B, n_L), receives it there."""
+    outputs, everything, initial = layout.sizes[-1], 0.0, 0.0
+    for s in range(state.count):
+        end, start = 0.0, 0.0
+        for k in range(outputs):
+            last[state.first + s, k] = state.error[s, (state.nodes - 1) * outputs + k]
+            end += last[state.first + s, k] ** 2
+            start += state.start[s, k] ** 2
+        if not end <= (GROWTH_OF_SAMPLE * GROWTH) ** 2 * start:
+            return False
+        everything += end
+        initial += start
+    return everything <= GROWTH**2 * initial
+
+
+# --- one evaluation of the network at all nodes --------------------------------------------------------------------------
+
+
+@jit
+def _sweep(layout, parameters, ladder, fine, task, state):
+    """Rates and factors of all layers at the nodes, from the control error; returns the squared size of the control."""
+    depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
+    end, size = layout.stride[depth], 0.0
+    fill(m * count * end, state.control, 0, 0.0)
+    for node in range(m):
+        start = fine.control_start[fine.vector[state.rung] + node]
+        weight = abs(fine.total[fine.vector[state.rung] + node])
+        for s in range(count):
+            for k in range(outputs):
+                f = start * state.start[s, k] + filtered_control(layout, fine, state, state.error, s, node, k)
+                state.control[(node * count + s) * end + k] = f
+                size += weight * f * f
+    for i in range(1, depth + 1):
+        stride, place, rows = layout.stride[i], nodes_start(layout, state, i), m * count
+        block = count * stride
+        multiply(
+            state.v, 0, stride, rows, state.control, 0, end, outputs, parameters.feedback, layout.feedback[i]
+        )
+        clear_padding(layout, i, state.v, 0, rows)
+        if i == 1:
+            fill(m * block, state.factor, place, 0.0)
+        else:
+            below = nodes_start(layout, state, i - 1)
+            multiply(state.factor, place, stride, rows, state.rate, below, layout.stride[i - 1], layout.sizes[i - 1],
+                     parameters.weights, layout.weights[i])  # fmt: skip
+            clear_padding(layout, i, state.factor, place, rows)
+            square = ladder.square[state.rung]
+            mix(state.v, 0, block, m, ladder.soma, square, m, m, state.factor, place, block, block, True)
+            if ladder.delayed:
+                move(block, state.spare, m * block, state.factor, place + (m - 1) * block)
+                mix(
+                    state.spare,
+                    0,
+                    block,
+                    m,
+                    ladder.basal,
+                    square,
+                    m,
+                    m,
+                    state.factor,
+                    place,
+                    block,
+                    block,
+                    False,
+                )
+                move(m * block, state.factor, place, state.spare, 0)
+        _activate(layout, parameters, ladder, task, state, i, block, place)
+    return size
+
+
+@jit_part
+def _activate(layout, parameters, ladder, task, state, i, block, place):
+    """Rates and factors of layer i from the somatic and basal voltages at all nodes."""
+    end, fresh = (state.nodes - 1) * block, state.nodes * block
+    if task.readout == FINAL:
+        source, start = state.v, end
+        if ladder.delayed and task.factor_moves and i > 1:  # the basal voltage is what the last rates imply
+            vector.subtract(block, state.spare, 0, state.v, end, state.factor, place + end)
+            vector.combine(block, state.spare, 0, state.spare, 0, state.spare, fresh, 1.0, 1.0)
+            source, start = state.spare, 0
+        else:
+            move(block, state.spare, fresh, state.factor, place + end)
+        loop = parameters.loops.factor[i]
+        evaluate(layout, state, loop, i, state.spare, fresh, source, start, state.spare, fresh)
+    for node in range(state.nodes):
+        respond(layout, parameters, state, i, node, place + node * block)
+    if task.readout == AVERAGE and task.factor_is_rate and i == 1:  # whose basal voltage stays
+        move(state.nodes * block, state.factor, place, state.rate, place)
+    if task.readout == FINAL:
+        move(block, state.factor, place + end, state.spare, fresh)
+
+
+@jit_part
+def _newton_step(layout, dynamics, minibatch, fine, state):
+    """Minus the residual of the control error as the right side of the correction, before the systems are solved."""
+    depth, outputs, m = layout.sizes.size - 1, layout.sizes[-1], state.nodes
+    stride, place = layout.stride[depth], nodes_start(layout, state, depth)
+    for node in range(m):
+        for s in range(state.count):
+            row = place + (node * state.count + s) * stride
+            _error_at(layout, dynamics, minibatch, state.first + s, state.rate, row,
+                      state.correction, s, node * outputs)  # fmt: skip
+            for k in range(outputs):
+                state.correction[s, node * outputs + k] -= state.error[s, node * outputs + k]
+
+
+@jit_part
+def _correction_size(layout, fine, state):
+    """Squared size of the filtered control signal that the correction makes."""
+    size = 0.0
+    for node in range(state.nodes):
+        weight = abs(fine.total[fine.vector[state.rung] + node])
+        for s in range(state.count):
+            for k in range(layout.sizes[-1]):
+                f = filtered_control(layout, fine, state, state.correction, s, node, k)
+                size += weight * f * f
+    return size
+
+
+@jit
+def _solve(
+    layout, parameters, dynamics, ladder, fine, task, minibatch, state, tolerance, correction, outcome, number
+):
+    """Newton's method for the control error; leaves rates and factors of the last sweep, and the correction it implies.
+
+    Returns:
+        whether what the iteration leaves is expected to be smaller than `tolerance`.
+    """
+    m, outputs = state.nodes, layout.sizes[-1]
+    errors = np.zeros((state.count, MEMORY, m * outputs))
+    corrections = np.zeros_like(errors)
+    weights, work = np.zeros(m), np.zeros((MEMORY, MEMORY + 1))
+    for node in range(m):
+        weights[node] = abs(fine.total[fine.vector[state.rung] + node])
+    before = 0.0
+    for sweep in range(MAX_SWEEPS):
+        size = _sweep(layout, parameters, ladder, fine, task, state)
+        _newton_step(layout, dynamics, minibatch, fine, state)
+        _solve_systems(layout, state)
+        step = np.sqrt(_correction_size(layout, fine, state) / size) if size > 0.0 else 0.0
+        rate = min(1.0, 10.0 * step) if sweep == 0 else max(0.02, min(1.0, step / before))
+        before = step
+        if sweep == 0:
+            outcome.first_step[number] = step
+        outcome.sweeps[number], outcome.last_step[number] = sweep + 1, step
+        outcome.newton_error[number] = step if correction == NOT_AT_ALL else step * rate
+        if sweep > 0:
+            for s in range(state.count):
+                accelerate(
+                    errors[s],
+                    corrections[s],
+                    sweep,
+                    weights,
+                    outputs,
+                    state.error[s],
+                    state.correction[s],
+                    work,
+                )
+        else:
+            for s in range(state.count):
+                errors[s, 0], corrections[s, 0] = state.error[s], state.correction[s]
+        if not np.isfinite(step) or outcome.newton_error[number] < tolerance:
+            return np.isfinite(step)
+        state.error[:] += state.correction
+    return False
+
+
+@jit
+def _leave_last_state(layout, fine, task, dynamics, minibatch, state, results):
+    """Rates, control signal and, for the final readout, factors at T."""
+    depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
+    samples = minibatch.gap.shape[0]
+    for i in range(1, depth + 1):
+        n, stride = layout.sizes[i], layout.stride[i]
+        for s in range(count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            last = nodes_start(layout, state, i) + ((m - 1) * count + s) * stride
+            move(n, results.rate, dense, state.rate, last)
+            if task.readout == FINAL:
+                move(n, results.factor, dense, state.factor, last)
+    _last_control(layout, fine, state, results.u)
+    if dynamics.softmax:
+        return
+    for s in range(count):  # the rates that the corrected error implies
+        b = state.first + s
+        for k in range(outputs):
+            dense = layout.dense[depth] * samples + b * outputs + k
+            results.rate[dense] = minibatch.gap[b, k] - state.error[s, (m - 1) * outputs + k]
+
+
+@jit_part
+def _last_control(layout, fine, state, u):
+    """u(T) of the samples of a shard."""
+    outputs = layout.sizes[-1]
+    for s in range(state.count):
+        for k in range(outputs):
+            total = fine.last_control_start[state.rung] * state.start[s, k]
+            for node in range(state.nodes):
+                total += (
+                    fine.last_control[fine.vector[state.rung] + node] * state.error[s, node * outputs + k]
+                )
+            u[state.first + s, k] = total
+
+
+@jit
+def solve_shard(
+    layout, parameters, dynamics, backward, ladder, fine, task, minibatch, results, outcome,
+    first, count, place, number, tolerances, correction, workspace,
+):  # fmt: skip
+    """Solve the feedback phase of the samples first .. first + count of a minibatch.
+
+    Args:
+        ladder, fine: time operators in the dtype of the network, and in float64.
+        place, number: row of results.outer, and of `outcome`, that belong to this shard.
+        tolerances: relative errors that the response in time, the iteration and the products in modes may have.
+        correction: how the last correction enters the factors.
+        workspace: memory as `workspace_parts` says.
+    """
+    width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
+    lengths = workspace_parts(layout, task, count, most_nodes(fine), width)
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    for k in range(len(lengths)):
+        ends[k + 1] = ends[k] + lengths[k]
+    start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
+    saturated = np.zeros(depth + 1, np.bool_)
+    parts = [workspace[ends[k] : ends[k + 1]] for k in range(12)]
+    state = State(
+        first, count, 0, 0, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
+        parts[8], parts[9], parts[10], np.zeros(0, np.int64), start, nothing, nothing,
+    )  # fmt: skip
+    fill(outputs, state.control, 0, 0.0)
+    for s in range(count):
+        _error_at(layout, dynamics, minibatch, first + s, state.control, 0, start, s, 0)
+    set_constants(layout, parameters, task, minibatch, state)
+    _control_matrices(layout, parameters, dynamics, backward, minibatch, state)
+    size = outcome.matrices.shape[1]
+    for s in range(count):
+        for k in range(outputs):
+            outcome.start[first + s, k] = start[s, k]
+        for j in range(size):
+            outcome.matrices[first + s, j] = state.matrices[s * size + j]
+    found = np.zeros(2)
+    rung = _choose_rung(layout, fine, minibatch, state, tolerances[0], found)
+    outcome.time_error[number], outcome.end_error[number] = found[0], found[1]
+    if rung < 0:
+        outcome.status[number] = NO_LADDER
+        return
+    nodes = fine.nodes[rung]
+    outcome.nodes[number] = nodes
+    error, change = np.zeros((count, nodes * outputs)), np.zeros((count, nodes * outputs))
+    solving = State(
+        first, count, rung, nodes, saturated, state.constants, state.reference, state.slope, state.rate, state.factor,
+        state.seen, state.v, state.spare, state.control, state.matrices, state.systems,
+        np.zeros(count * nodes * outputs, np.int64), start, error, change,
+    )  # fmt: skip
+    _factorise_systems(layout, ladder, solving, parts[11])
+    _last_control(layout, fine, solving, outcome.linear_u)
+    if not _decays(layout, solving, outcome.linear_error):
+        outcome.status[number] = UNSTABLE
+        return
+    solved = _solve(
+        layout,
+        parameters,
+        dynamics,
+        ladder,
+        fine,
+        task,
+        minibatch,
+        solving,
+        tolerances[1],
+        correction,
+        outcome,
+        number,
+    )
+    if not solved:
+        outcome.status[number] = SLOW
+        return
+    if task.readout == AVERAGE:
+        sum_products(
+            layout,
+            parameters,
+            fine,
+            task,
+            minibatch,
+            solving,
+            results,
+            place,
+            tolerances[2],
+            correction,
+            outcome,
+            number,
+        )
+    error += change
+    _leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
+    for s in range(count):
+        for j in range(nodes * outputs):
+            outcome.error[first + s, j] = error[s, j]

@@ -1,0 +1,172 @@
+"""The state of a shard whose feedback phase is solved in time, and what its layers' units do at one node.
+
+As in `feedback_phase`, v, basal and rate are deviations from the feedforward state. Rows of a layer are
+`[node][sample][unit]`, so that what a shard's activation differences are made with serves every node.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from dfc_numba.kernels.control_space import padded, system_stride
+from dfc_numba.kernels.jit import jit, jit_part, jit_shared
+from dfc_numba.kernels.rows import fill, move
+from dfc_numba.kernels.units import run_constants, run_step, run_unit
+
+SOLVED, NO_LADDER, SLOW, UNSTABLE = 0, 1, 2, 3  # outcomes of a shard
+
+
+class Backward(NamedTuple):
+    """What the Jacobian of the network needs: packed W_{i+1}^T and Q_i^T."""
+
+    weights: np.ndarray  # as in `Layout.transposed`
+    feedback: np.ndarray
+    feedback_start: np.ndarray  # (L+1,)
+
+
+class Outcome(NamedTuple):
+    """How the solution of each shard went, one row per shard."""
+
+    status: np.ndarray  # SOLVED, or why not
+    nodes: np.ndarray  # m
+    sweeps: np.ndarray
+    modes: np.ndarray  # products per layer, at most
+    time_error: np.ndarray  # relative error of the response in time
+    end_error: np.ndarray  # error of the control error at T, relative to that at t = 0
+    newton_error: np.ndarray  # expected relative size of what the iterations leave
+    first_step: np.ndarray  # relative size of the first correction, and of the last
+    last_step: np.ndarray
+    product_error: np.ndarray  # (P, L+1) bound of what the products in modes leave out, absolute, by layer
+    error: np.ndarray  # (B, m_max n_L) control error at the nodes
+    start: np.ndarray  # (B, n_L) control error at t = 0
+    linear_error: np.ndarray  # (B, n_L) control error and signal at T in the linear response at the nodes
+    linear_u: np.ndarray
+    matrices: np.ndarray  # (B, L n_L n_L padded) M_{L-k} transposed
+
+
+class State(NamedTuple):
+    """The arrays of a shard, flat; `rung` and `nodes` say which operators of the ladder hold."""
+
+    first: int
+    count: int
+    rung: int
+    nodes: int
+    saturated: np.ndarray
+    constants: np.ndarray  # as in `phase_state.State`
+    reference: np.ndarray  # likewise v, r, phi'(v) of the feedforward state, where formulas need it
+    slope: np.ndarray  # [layer][sample][unit] phi' of the feedforward state
+    rate: np.ndarray  # [layer][node][sample][unit]
+    factor: np.ndarray  # basal voltages, then the postsynaptic factors
+    seen: np.ndarray  # deviations of the presynaptic factors where they are not those of the rates
+    v: np.ndarray  # [node][sample][unit] of one layer
+    spare: np.ndarray  # the same
+    control: np.ndarray  # [node][sample][output] filtered control signal
+    matrices: np.ndarray  # [sample][k] M_{L-k} transposed
+    systems: np.ndarray  # [sample] factorised
+    pivots: np.ndarray
+    start: np.ndarray  # (count, n_L) control error at t = 0, float64
+    error: np.ndarray  # (count, m n_L) at the nodes
+    correction: np.ndarray  # (count, m n_L) Newton's correction of it
+
+
+@jit_shared
+def workspace_parts(layout, task, count, most, width):
+    """Lengths of the arrays of a shard in its workspace, for `count` samples and at most `most` nodes."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    total, square = count * layout.rows[depth + 1], padded(outputs * outputs, width)
+    unknowns = most * outputs
+    rows = max(most + 1, outputs) * count
+    return (
+        3 * total,
+        3 * total if task.needs_start else 0,
+        total,
+        most * total,
+        most * total,
+        most * total if task.presynaptic else 0,
+        rows * layout.widest,
+        rows * layout.widest,
+        rows * layout.stride[depth],
+        count * depth * square,
+        count * unknowns * system_stride(unknowns, width),
+        most * most * square,
+    )
+
+
+@jit_part
+def layer_start(layout, state, i):
+    """Start of layer i in arrays `[layer][sample][unit]`."""
+    return state.count * layout.rows[i]
+
+
+@jit_part
+def nodes_start(layout, state, i):
+    """Start of layer i in arrays `[layer][node][sample][unit]`."""
+    return state.nodes * state.count * layout.rows[i]
+
+
+@jit
+def set_constants(layout, parameters, task, minibatch, state):
+    """What the loops need of the feedforward state, and phi' there; the constants are computed in float64."""
+    samples = minibatch.gap.shape[0]
+    exact = np.zeros(4 * state.count * layout.widest)
+    fill(state.reference.size, state.reference, 0, 0.0)
+    for i in range(1, layout.sizes.size):
+        n, stride, start = layout.sizes[i], layout.stride[i], layer_start(layout, state, i)
+        size = state.count * stride
+        fill(size, exact, 3 * size, 0.0)
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
+            if task.needs_start:
+                move(n, state.reference, 3 * start + s * stride, minibatch.v_ff, dense)
+                move(n, state.reference, 3 * start + size + s * stride, minibatch.r_ff, dense)
+        run_constants(parameters.loops.constants[i], size, exact, 0, exact, 3 * size)
+        for shift in exact[2 * size : 3 * size]:
+            state.saturated[i] |= shift != 0.0
+        move(3 * size, state.constants, 3 * start, exact, 0)
+        fill(size, state.v, 0, 0.0)
+        evaluate(layout, state, parameters.loops.derivative[i], i, state.slope, start, state.v, 0, state.v, 0)
+        if task.needs_start:
+            move(size, state.reference, 3 * start + 2 * size, state.slope, start)
+
+
+@jit_part
+def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_start):
+    """out = a formula of layer i's units at one node."""
+    planes = 3 * layer_start(layout, state, i)
+    reference = planes if state.reference.size > 0 else 0
+    run_unit(
+        loop, state.count * layout.stride[i], out, out_start, v, v_start, basal, basal_start, v, v_start,
+        state.constants, planes, state.reference, reference,
+    )  # fmt: skip
+
+
+@jit_part
+def respond(layout, parameters, state, i, node, place):
+    """Rates, factors in the place of the basal voltages, and presynaptic factors of layer i at one node."""
+    size, planes = state.count * layout.stride[i], 3 * layer_start(layout, state, i)
+    loop = parameters.loops.step_saturated[i] if state.saturated[i] else parameters.loops.step[i]
+    seen = place if state.seen.size > 0 else 0
+    reference = planes if state.reference.size > 0 else 0
+    here, gain = node * size, 0.0  # the somatic voltage is what it is
+    run_step(
+        loop, size, state.v, here, state.rate, place, state.factor, place, state.seen, seen,
+        state.v, here, state.factor, place, state.v, here, state.constants, planes, state.reference, reference, gain,
+    )  # fmt: skip
+
+
+@jit_part
+def clear_padding(layout, i, x, start, rows):
+    """Zero in the elements of rows of layer i that belong to no unit."""
+    n, stride = layout.sizes[i], layout.stride[i]
+    for row in range(rows):
+        fill(stride - n, x, start + row * stride + n, 0.0)
+
+
+@jit_part
+def filtered_control(layout, ladder, state, e, s, node, k):
+    """The part of the filtered control signal that comes from the control errors `e` at the nodes."""
+    outputs, m = layout.sizes[-1], state.nodes
+    row, total = ladder.square[state.rung] + node * m, 0.0
+    for other in range(m):
+        total += ladder.control[row + other] * e[s, other * outputs + k]
+    return total
