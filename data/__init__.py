@@ -14,7 +14,7 @@
     download.py   one file from several mirrors, checked, or not at all
     own_file.py   a user's .npz or .h5 file
 
-A new data set is a function `load(*, dtype, **options) -> DataSet` and a line in `sources.py`. Everything
+A new data set is a function `load(*, dtype, **options) -> DataSet`, registered as a `DataSource`. Everything
 here is NumPy only; h5py, pooch and rich are imported when a file needs them.
 """
 

@@ -5,6 +5,8 @@ E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0; see digit
 
 import gzip
 import inspect
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from dfc_numba.data import dataset, images, own_file, teachers
 from dfc_numba.data.dataset import DataSet, Split, float_type, unknown_name, whole_number
+from dfc_numba.registry import DATA_SOURCES, HOW_TO_LOAD, Extension, Option, register_built_ins
 
 # --- the embedded digits ------------------------------------------------------------------------------------
 
@@ -60,20 +63,89 @@ def _read():
 
 # --- data sets by name --------------------------------------------------------------------------------------
 
-LOADERS = {
-    "digits": digits,
-    "student_teacher": teachers.student_teacher,
-    "uniform_teacher": teachers.uniform_teacher,
-    "mnist": images.mnist,
-    "fashion_mnist": images.fashion_mnist,
-    "mnist_autoencoder": images.mnist_autoencoder,
-    "file": own_file.load,
-}
+
+@dataclass(frozen=True, eq=False)
+class DataSource(Extension):
+    """A data set by name, or a family of them that options choose from.
+
+    Args:
+        name: by which `data.name` chooses it. summary: one line of documentation; the first line of the function's docstring
+            if left out.
+        load: function of (*, dtype, **options) that returns a `DataSet`; dtype is "float64" or "float32", the type of
+            inputs and of regression targets.
+        options: `Option`s that are checked before the function is called; left out, the keyword arguments of `load` with
+            their defaults, which check themselves.
+    """
+
+    name: str
+    _: KW_ONLY
+    summary: str = ""
+    load: Callable
+    options: tuple = ()
+
+    registry = DATA_SOURCES
+
+    def __post_init__(self):
+        if not self.summary and callable(self.load):
+            object.__setattr__(self, "summary", (inspect.getdoc(self.load) or "").partition("\n")[0])
+
+    def check(self):
+        """ValueError for a function that cannot be called with dtype and the options."""
+        if not callable(self.load):
+            raise ValueError(f"data set {self.name!r} has load = {self.load!r}; it needs to be a function")
+        named = [option.name for option in self.options]
+        try:
+            inspect.signature(self.load).bind(dtype="float64", **dict.fromkeys(named or self._required()))
+        except TypeError as error:
+            raise ValueError(
+                f"data set {self.name!r}: load is called as load(dtype=..., {', '.join(f'{name}=...' for name in named)}), "
+                f"which it does not take ({error})"
+            ) from None
+
+    def _required(self):
+        parameters = inspect.signature(self.load).parameters.values()
+        kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [
+            one.name
+            for one in parameters
+            if one.default is one.empty and one.name != "dtype" and one.kind in kinds
+        ]
+
+    def defaults(self):
+        """The options as {name: default}, with `inspect.Parameter.empty` for a required one."""
+        if self.options:
+            empty = inspect.Parameter.empty
+            return {
+                one.name: empty if one.default is Option.REQUIRED else one.default for one in self.options
+            }
+        parameters = inspect.signature(self.load).parameters
+        return {key: parameter.default for key, parameter in parameters.items() if key != "dtype"}
+
+    def loaded(self, dtype, given):
+        """The `DataSet` with these options, a dict."""
+        values = {one.name: one.checked_or_default(given, "data.options") for one in self.options} or given
+        found = self.load(dtype=dtype, **values)
+        if not isinstance(found, DataSet):
+            raise ValueError(
+                f"data set {self.name!r}: load returns {type(found).__name__}; it has to be a dfc_numba.data.DataSet"
+            )
+        return found
+
+
+register_built_ins(
+    DataSource("digits", load=digits),
+    DataSource("student_teacher", load=teachers.student_teacher),
+    DataSource("uniform_teacher", load=teachers.uniform_teacher),
+    DataSource("mnist", load=images.mnist),
+    DataSource("fashion_mnist", load=images.fashion_mnist),
+    DataSource("mnist_autoencoder", load=images.mnist_autoencoder),
+    DataSource("file", load=own_file.load),
+)
 
 
 def names() -> list[str]:
     """Names of the data sets, in a list."""
-    return list(LOADERS)
+    return list(DATA_SOURCES)
 
 
 def load(name: str | Path, *, dtype="float64", **options) -> DataSet:
@@ -97,14 +169,13 @@ def load(name: str | Path, *, dtype="float64", **options) -> DataSet:
     """
     name, options = _resolve(name, options)
     check_options(name, options)
-    return LOADERS[name](dtype=float_type(dtype), **options)
+    return DATA_SOURCES[name].loaded(float_type(dtype), options)
 
 
 def options(name: str | Path) -> dict:
     """The options of a data set as {name: default}, with `inspect.Parameter.empty` for a required one."""
     name, _ = _resolve(name, {})
-    parameters = inspect.signature(LOADERS[name]).parameters
-    return {key: parameter.default for key, parameter in parameters.items() if key != "dtype"}
+    return DATA_SOURCES[name].defaults()
 
 
 def check_options(name: str | Path, given: dict) -> None:
@@ -117,13 +188,17 @@ def check_options(name: str | Path, given: dict) -> None:
     for key, default in known.items():
         if default is inspect.Parameter.empty and key not in given:
             raise ValueError(f"data set {name!r} needs the option {key}")
+    for option in DATA_SOURCES[name].options:
+        option.checked_or_default(given, "data.options")
 
 
 def describe(name: str | Path) -> str:
     """A text for people: what the data set is, and its options with their defaults and meaning."""
     name, _ = _resolve(name, {})
-    defaults = "\n".join(f"    {key} = {_shown(default)}" for key, default in options(name).items())
-    return f"{name}: {inspect.getdoc(LOADERS[name])}\n\nDefaults:\n{defaults}"
+    source = DATA_SOURCES[name]
+    told = {option.name: f"  # {option.description}" for option in source.options if option.description}
+    lines = (f"    {key} = {_shown(default)}{told.get(key, '')}" for key, default in options(name).items())
+    return f"{name}: {inspect.getdoc(source.load) or source.summary}\n\nDefaults:\n" + "\n".join(lines)
 
 
 def _resolve(name, options):
@@ -136,7 +211,10 @@ def _resolve(name, options):
         return "file", {"path": name, **options}
     if name not in names():
         suffixes = ", ".join(own_file.SUFFIXES)
-        raise unknown_name("data set", name, names(), f"; or the path of a file that ends in {suffixes}")
+        others = (
+            f"; or the path of a file that ends in {suffixes} (a data set of an extension: {HOW_TO_LOAD})"
+        )
+        raise unknown_name("data set", name, names(), others)
     return name, options
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.analysis.directions import reference_update as reference_update
     from dfc_numba.analysis.stability import Stability as Stability
     from dfc_numba.analysis.stability import stability as stability
+    from dfc_numba.analysis.measurements import Measure as Measure
+    from dfc_numba.analysis.measurements import Measurement as Measurement
+    from dfc_numba.data.sources import DataSource as DataSource
     from dfc_numba.display.plots import plot as plot
     from dfc_numba.dynamics.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.dynamics.plasticity import ForwardUpdate as ForwardUpdate
@@ -51,6 +54,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.learning.inversion_methods import inversion_update as inversion_update
     from dfc_numba.learning.method import Gradients as Gradients
     from dfc_numba.learning.method import Method as Method
+    from dfc_numba.learning.optimizer import Optimizer as Optimizer
     from dfc_numba.learning.method import PlannedUpdate as PlannedUpdate
     from dfc_numba.learning.training import Trainer as Trainer
     from dfc_numba.model.activations import Activation as Activation
@@ -60,6 +64,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.network import Network as Network
     from dfc_numba.model.noise import NoiseKey as NoiseKey
     from dfc_numba.model.recording import Record as Record
+    from dfc_numba.model.targets import Loss as Loss
     from dfc_numba.model.targets import mean_loss as mean_loss
     from dfc_numba.model.targets import output_gradient as output_gradient
     from dfc_numba.model.targets import output_target as output_target
@@ -146,6 +151,11 @@ _HOMES = {
     "DivergenceError": "errors",
     "register": "registry",
     "Method": "learning.method",
+    "Loss": "model.targets",
+    "Optimizer": "learning.optimizer",
+    "DataSource": "data.sources",
+    "Measure": "analysis.measurements",
+    "Measurement": "analysis.measurements",
     "Gradients": "learning.method",
     "PlannedUpdate": "learning.method",
     "load_extension": "extensions",

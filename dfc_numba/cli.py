@@ -196,6 +196,22 @@ def presets(
 
 
 @command
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="Only this kind: activations, methods, optimizers, ...", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Describe this one, with its options.", show_default=False)] = None,
+    extension: Extensions = None,
+):
+    """List what is chosen by name: activations, rules, methods, optimisers, losses, data sets, measures, and their options."""
+    with exit_codes():
+        from dfc_numba.commands import listing
+
+        print("\n".join(listing.lines(kind, name)))
+
+
+@command
 def info():
     """Show versions, processor, threads, linear algebra and cache folder."""
     from dfc_numba.support.environment import environment, lines

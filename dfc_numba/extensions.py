@@ -243,6 +243,3 @@ def _words(values):
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _words(value)
-
-
-load_entry_points()

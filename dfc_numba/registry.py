@@ -8,6 +8,7 @@ modules `homes` of a registry register them with `register_built_ins`, and are i
 """
 
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ RESERVED = {
     "inf",
     "nan",
 }  # which TOML, `--set` or "none" would read as something else
+_entry_points = {"loaded": False}
 _origin = ContextVar("origin", default=INTERACTIVE)
 
 
@@ -238,13 +240,6 @@ class Registry(Mapping):
             return self._items[name]
         raise ValueError(f"{key or self.kind} is {name!r}; {self.allowed(name)}")
 
-    def must_be(self, name):
-        """Say what is allowed in place of an unknown name, as the configuration says it."""
-        *first, last = map(repr, self.names())
-        names = f"{', '.join(first)} or {last}" if first else last
-        hint = nearest(name, self.names()) if isinstance(name, str) else ""
-        return f"must be {names}{hint} (if an extension brings this {self.kind}, load it: {HOW_TO_LOAD})"
-
     def allowed(self, name):
         """Say which names there are beside an unknown one, and which is nearest to it."""
         names = self.names()
@@ -278,13 +273,27 @@ class Registry(Mapping):
 
     def _import_homes(self):
         """Import the modules that register the built-ins, once; what they look up meanwhile is what there is."""
-        if self._complete:
-            return
-        with self._lock:
-            homes, self._homes = self._homes, ()
-            for home in (*homes, ENTRY_POINTS):
-                import_module(home)
-            self._complete = True
+        if not self._complete:
+            with self._lock:
+                homes, self._homes = self._homes, ()
+                for home in homes:
+                    import_module(home)
+                self._complete = True
+        _load_entry_points()
+
+
+def _load_entry_points():
+    """Load the extensions of installed packages, once, as soon as no module of this package is half imported."""
+    if _entry_points["loaded"]:
+        return
+    specs = (
+        getattr(module, "__spec__", None)
+        for name, module in tuple(sys.modules.items())
+        if name.startswith("dfc_numba")
+    )
+    if not any(getattr(spec, "_initializing", False) for spec in specs):
+        _entry_points["loaded"] = True
+        import_module(ENTRY_POINTS).load_entry_points()
 
 
 HOW_TO_LOAD = "--extension FILE, [extensions] modules in the TOML file, or dfc.load_extension(FILE)"
@@ -295,7 +304,7 @@ CONTROLLER_TERMS = Registry("controller term")
 VARIABLES = Registry("variable")
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
 METHODS = Registry("method", homes=["dfc_numba.learning.methods"])
-OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.descent"])
+OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizer"])
 DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.sources"])
 MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])
 REGISTRIES = (

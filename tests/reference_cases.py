@@ -22,7 +22,7 @@ import dfc_numba as dfc
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.stability import stability
 from dfc_numba.dynamics.plasticity import one_shot_feedback_update
-from dfc_numba.learning import descent as optimizers
+from dfc_numba.learning import descent
 
 GRADIENT = re.compile(
     r"g(?P<kind>[Wb])(?P<layer>\d)(_(?P<readout>cont|conteff|ss|ssa|ndi)(_pro(?P<proactive>\d))?_(?P<rule>nl|vd|dm))?"
@@ -71,7 +71,7 @@ def initial_feedback(problem):
     """Feedback weights initialised as the product of the forward weights."""
     problem.net.set_feedback("weight_product")
     yield from ((f"Q{i}", problem.net.feedback[i]) for i in problem.layers)
-    yield "homeostatic_const", optimizers.squared_norm([problem.net.feedback])
+    yield "homeostatic_const", descent.squared_norm([problem.net.feedback])
 
 
 def backpropagation(problem):
@@ -146,7 +146,7 @@ def clipped_update(problem):
     """Gradients of which each array is clipped on its own."""
     update = problem.forward_update("cont")
     gradients = [[-2 * w, -2 * b] for w, b in zip(update.weights, update.biases, strict=True)]
-    factors = optimizers.clip_factors(gradients, problem.options["clip_grad_norm"], "tensor")
+    factors = descent.clip_factors(gradients, problem.options["clip_grad_norm"], "tensor")
     for i in problem.layers:
         for kind, factor, gradient in zip("Wb", factors[i], gradients[i], strict=True):
             yield f"g{kind}{i}_clip", factor * gradient
@@ -227,6 +227,6 @@ def homeostatic_steps(problem, gradients):
         name="sgd", learning_rate=1.0, momentum=0.0, epsilon=1.0, clip_norm=None, clip_scope="layer",
         weight_decay=problem.options["homeostatic_wd_fb"],
     )  # fmt: skip
-    optimizer = optimizers.Optimizer(after, options, keep_norm=problem.options["homeostatic_constant"])
+    optimizer = descent.Descent(after, options, keep_norm=problem.options["homeostatic_constant"])
     optimizer.step([[gradient] for gradient in gradients])
     return [q - layer[0] for q, layer in zip(problem.net.feedback, after, strict=True)]

@@ -6,7 +6,7 @@ import numpy as np
 from relatives_reference import Row, adam
 
 import dfc_numba as dfc
-from dfc_numba.learning.descent import Optimizer
+from dfc_numba.learning.descent import Descent
 from dfc_numba.relatives import equilibrium_propagation as ep
 from dfc_numba.relatives.continual import continual_updates
 
@@ -170,7 +170,7 @@ def training(problem):
     settings = [
         options.get(name, default) for name, default in (("beta1", 0.9), ("beta2", 0.999), ("eps", 1e-8))
     ]
-    optimizer = Optimizer(
+    optimizer = Descent(
         [list(names.values())], adam(options["lr"], *settings, options.get("weight_decay", 0.0))
     )
     found = {}

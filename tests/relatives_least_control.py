@@ -4,7 +4,7 @@ import numpy as np
 from relatives_reference import Options, Row
 
 import dfc_numba as dfc
-from dfc_numba.learning.descent import Optimizer, clip_factors
+from dfc_numba.learning.descent import Descent, clip_factors
 from dfc_numba.relatives import control_learning as cl
 from dfc_numba.relatives import least_control as lc
 from dfc_numba.relatives.energy_control import EnergyControl, energy_control
@@ -209,7 +209,7 @@ def adam_state(now, options):
         momentum=0.0, weight_decay=0.0,
     )  # fmt: skip
     copies = {name: array.copy() for name, array in now.items()}
-    return copies, Optimizer([list(copies.values())], settings)
+    return copies, Descent([list(copies.values())], settings)
 
 
 def step(state, now, gradients):

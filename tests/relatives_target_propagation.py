@@ -4,7 +4,7 @@ import numpy as np
 from relatives_reference import Row, adam
 
 import dfc_numba as dfc
-from dfc_numba.learning.descent import Optimizer
+from dfc_numba.learning.descent import Descent
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.relatives import target_propagation as tp
 from dfc_numba.relatives.feedback_mappings import (
@@ -153,7 +153,7 @@ def training(problem):
     groups = [{name: array for name, array in group.items() if name in arrays} for group in (names, inverse)]
     options = problem.parameters["optimizer"]
     optimizers = [
-        group and Optimizer([list(group.values())], adam(*settings(options[name])))
+        group and Descent([list(group.values())], adam(*settings(options[name])))
         for group, name in zip(groups, ("forward", "feedback"), strict=True)
     ]
     found = {}

@@ -24,10 +24,11 @@ from dfc_numba.analysis.probe import Probe, probe_minibatch, probe_of
 from dfc_numba.analysis.results import PHASES
 from dfc_numba.analysis.stability import VERDICTS, stability
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.configuration.config_usage import ANALYSES, possible_analyses
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.registry import METHODS
+from dfc_numba.registry import MEASURES, METHODS
+
+ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "control", "stability")
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
@@ -40,7 +41,7 @@ def measured(method="dfc", what=None, **sections):
     """A configuration that measures."""
     sections = {**NEEDS.get(method, {}), **sections}
     plain = configuration(training={"method": method}, **sections)
-    analysis = {"every": EVERY, "what": what or possible_analyses(plain), "samples": SAMPLES, "damping": 0.1}
+    analysis = {"every": EVERY, "what": what or measurements.possible_in(plain), "samples": SAMPLES, "damping": 0.1}
     return configuration(**{**sections, "training": {"method": method}, "analysis": analysis})
 
 
@@ -266,7 +267,7 @@ def _check_stability(note, found):
 )
 def test_other_controllers_targets_and_phases_are_measured(sections):
     plain = configuration(**sections)
-    analysis = {"every": 9, "samples": 3, "what": possible_analyses(plain)}
+    analysis = {"every": 9, "samples": 3, "what": measurements.possible_in(plain)}
     config = configuration(**sections, analysis=analysis)
     net = network(bias=config.network.bias)
     _, watcher, monitor = monitored(config, net=net)
@@ -417,15 +418,15 @@ def test_what_a_configuration_allows_is_what_its_probe_has(method, freeze):
     config = configuration(**{**NEEDS.get(method, {}), "training": training})
     net = created(config)
     probe = probe_of(net, probe_minibatch(net, dataset(), config, samples=3), config)
-    assert measurements.possible(probe) == possible_analyses(config)
-    for group in set(ANALYSES) - set(possible_analyses(config)):
+    assert measurements.possible(probe) == measurements.possible_in(config)
+    for group in set(ANALYSES) - set(measurements.possible_in(config)):
         with pytest.raises(ValueError, match="training.method|training.freeze_forward"):
             measurements.require(probe, [group])
 
 
 def test_every_kind_of_analysis_has_measurements_and_needs():
     assert (
-        {one.group for one in measurements.MEASUREMENTS.values()} == set(ANALYSES) == set(measurements.NEEDED)
+        set(MEASURES) == set(ANALYSES) and all(measure.columns for measure in MEASURES.values())
     )
 
 

@@ -14,7 +14,7 @@ from dfc_numba.analysis.alignment import alignment
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import VERDICTS, stability
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.configuration.config_usage import ANALYSES
+from dfc_numba.registry import MEASURES
 from dfc_numba.display import reports
 from dfc_numba.runs.experiment import Experiment
 from dfc_numba.storage.reader import open_trajectories
@@ -88,7 +88,7 @@ def test_everything_that_there_is_is_measured_by_default(run):
     headings = [
         line.split(":")[0] for line in result.stdout.splitlines() if ": " in line and not line.startswith(" ")
     ]
-    assert headings[1:] == list(ANALYSES) and "probe batch of 3 training samples" in result.stdout
+    assert headings[1:] == list(MEASURES) and "probe batch of 3 training samples" in result.stdout
 
 
 def test_the_file_of_a_run_is_opened_by_xarray(run, tmp_path):

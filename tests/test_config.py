@@ -17,9 +17,8 @@ from dfc_numba.configuration.config_file import (
     tomllib,
     validated,
 )
-from dfc_numba.configuration.config_usage import OPTIMIZER_KEYS
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.registry import METHODS
+from dfc_numba.registry import METHODS, OPTIMIZERS
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
 OFF_BY_DEFAULT = {
@@ -210,7 +209,7 @@ def test_another_data_set_does_not_inherit_the_options_of_the_first():
     assert config.data.options == {}
 
 
-@pytest.mark.parametrize("name", OPTIMIZER_KEYS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_optimisers_are_those_of_the_configuration(name):
     assert load_config(None, [f"optimizer.name={name}"])[0].optimizer.name == name
 

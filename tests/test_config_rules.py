@@ -266,10 +266,3 @@ def test_what_is_logged_unless_told_otherwise():
     assert not load_config(None, ["log.minibatches=[3]"])[0].log.last_of_epoch
     assert not load_config(None, ["log.recipe_only=true"])[0].log.updates
     assert not Config().log.on
-
-
-def test_the_variables_that_can_be_logged_are_those_of_a_record():
-    from dfc_numba.dynamics.simulation import Variable
-
-    known = Config.model_fields["log"].annotation.model_fields["variables"].annotation.__args__[0].__args__
-    assert set(known) == set(Variable.__args__)

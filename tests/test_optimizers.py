@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dfc_numba.learning.descent import Optimizer, clip_factors, per_layer, squared_norm
+from dfc_numba.learning.descent import Descent, clip_factors, per_layer, squared_norm
 
 SHAPES = [[(4, 3), (4,)], [(2, 4), (2,)]]
 STEPS = 5
@@ -33,7 +33,7 @@ def layers(seed, dtype=np.float64):
 
 def run(parameters, settings, **arguments):
     """Five steps of the optimiser under test, along fixed gradients."""
-    optimizer = Optimizer(parameters, settings, **arguments)
+    optimizer = Descent(parameters, settings, **arguments)
     for step in range(STEPS):
         optimizer.step(layers(100 + step, parameters[0][0].dtype))
     return optimizer
@@ -116,7 +116,7 @@ def test_float32_stays_float32_and_close_to_float64(name):
 def test_views_are_changed_in_place_and_gradients_stay():
     pack = np.arange(12.0)
     gradient = np.ones((2, 3))
-    optimizer = Optimizer([[pack[6:].reshape(2, 3)]], options("sgd", clip_norm=0.5))
+    optimizer = Descent([[pack[6:].reshape(2, 3)]], options("sgd", clip_norm=0.5))
     optimizer.step([[gradient]])
     assert np.array_equal(pack[:6], np.arange(6.0)) and np.all(pack[6:] < np.arange(6.0, 12.0))
     assert np.array_equal(gradient, np.ones((2, 3)))
@@ -124,7 +124,7 @@ def test_views_are_changed_in_place_and_gradients_stay():
 
 def test_an_empty_layer_is_frozen():
     parameters = layers(0)
-    optimizer = Optimizer([parameters[0], []], options(learning_rate=[0.1, 0.2]))
+    optimizer = Descent([parameters[0], []], options(learning_rate=[0.1, 0.2]))
     optimizer.step([layers(1)[0], []])
     assert np.array_equal(parameters[1][0], layers(0)[1][0])
     assert not np.array_equal(parameters[0][0], layers(0)[0][0])
@@ -134,13 +134,13 @@ def test_an_empty_layer_is_frozen():
 @pytest.mark.parametrize("keep_norm", [None, 3.0])
 def test_restored_state_continues_bit_for_bit(name, keep_norm):
     settings, whole, parts = options(name, momentum=0.5, weight_decay=0.01), layers(0), layers(0)
-    reference = Optimizer(whole, settings, keep_norm=keep_norm)
-    first = Optimizer(parts, settings, keep_norm=keep_norm)
+    reference = Descent(whole, settings, keep_norm=keep_norm)
+    first = Descent(parts, settings, keep_norm=keep_norm)
     for step in range(3):
         reference.step(layers(step))
         first.step(layers(step))
     stored = {key: array.copy() for key, array in first.arrays().items()}
-    second = Optimizer(parts, settings, keep_norm=None if keep_norm is None else squared_norm(parts))
+    second = Descent(parts, settings, keep_norm=None if keep_norm is None else squared_norm(parts))
     for key, array in second.arrays().items():
         array[...] = stored[key]
     for step in range(3, 6):
@@ -157,7 +157,7 @@ def test_homeostatic_decay_adds_the_parameters_in_proportion_to_the_excess_of_th
     kept, decay, rate = 2.5, 0.03, 0.1
     o = options(name, weight_decay=decay, **changes)
     ours, theirs = layers(0), [array for layer in layers(0) for array in layer]
-    optimizer, moments = Optimizer(ours, o, keep_norm=kept), [[0.0, 0.0] for _ in theirs]
+    optimizer, moments = Descent(ours, o, keep_norm=kept), [[0.0, 0.0] for _ in theirs]
     for step in range(1, STEPS + 1):
         gradients = layers(100 + step)
         optimizer.step(gradients)
@@ -180,7 +180,7 @@ def test_homeostatic_decay_adds_the_parameters_in_proportion_to_the_excess_of_th
 @pytest.mark.parametrize("start", [0.3, 3.0])
 def test_homeostatic_decay_brings_the_norm_to_what_it_keeps(start):
     parameters = [[start * array for array in layer] for layer in layers(0)]
-    optimizer = Optimizer(parameters, options("sgd", learning_rate=0.01, weight_decay=0.2), keep_norm=4.0)
+    optimizer = Descent(parameters, options("sgd", learning_rate=0.01, weight_decay=0.2), keep_norm=4.0)
     directions = [array / np.linalg.norm(array) for layer in parameters for array in layer]
     assert abs(squared_norm(parameters) - 4.0) > 1.5
     for _ in range(3000):
@@ -217,7 +217,7 @@ def test_short_gradients_are_not_clipped():
 def test_clipping_acts_before_weight_decay():
     parameters, gradients = layers(0), layers(3)
     factor = clip_factors(gradients, 0.2, "layer")[0][0]
-    Optimizer(parameters, options("sgd", weight_decay=0.5, clip_norm=0.2)).step(gradients)
+    Descent(parameters, options("sgd", weight_decay=0.5, clip_norm=0.2)).step(gradients)
     start = layers(0)[0][0]
     expected = start - 0.1 * (factor * gradients[0][0] + 0.5 * start)
     np.testing.assert_allclose(parameters[0][0], expected, rtol=1e-14)
@@ -225,7 +225,7 @@ def test_clipping_acts_before_weight_decay():
 
 def test_centred_rmsprop_survives_a_constant_gradient():
     parameters = [[np.zeros(3)]]
-    optimizer = Optimizer(parameters, options("rmsprop", beta2=0.5, epsilon=0.03))
+    optimizer = Descent(parameters, options("rmsprop", beta2=0.5, epsilon=0.03))
     for _ in range(200):  # the variance falls to 0 and rounding may take it below
         optimizer.step([[np.full(3, 0.1)]])
     assert np.isfinite(parameters[0][0]).all()
@@ -234,7 +234,7 @@ def test_centred_rmsprop_survives_a_constant_gradient():
 @pytest.mark.parametrize("name", FORMULAS)
 def test_non_finite_gradients_are_not_hidden(name):
     parameters = [[np.zeros(3)]]
-    Optimizer(parameters, options(name)).step([[np.array([0.0, np.nan, 1.0])]])
+    Descent(parameters, options(name)).step([[np.array([0.0, np.nan, 1.0])]])
     assert np.isnan(parameters[0][0][1])
 
 
@@ -249,13 +249,13 @@ def test_non_finite_gradients_are_not_hidden(name):
 )
 def test_wrong_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Optimizer(layers(0), options(**arguments))
+        Descent(layers(0), options(**arguments))
 
 
 def test_wrong_arrays_are_refused():
     with pytest.raises(ValueError, match="C-contiguous"):
-        Optimizer([[np.zeros((3, 4)).T]], options())
-    optimizer = Optimizer(layers(0), options())
+        Descent([[np.zeros((3, 4)).T]], options())
+    optimizer = Descent(layers(0), options())
     with pytest.raises(ValueError, match="gradient of shape"):
         optimizer.step([[np.zeros((3, 4)), np.zeros(4)], layers(0)[1]])
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import cli
-from dfc_numba.analysis.measurements import MEASUREMENTS
+from dfc_numba.analysis.measurements import all_measurements
 from dfc_numba.display import plots, trajectory_figures
 from dfc_numba.runs.run_directory import METRICS
 from dfc_numba.storage import analysis_file
@@ -288,8 +288,8 @@ def test_a_run_shows_what_was_measured(run, drawn):
 def test_every_measurement_of_a_whole_probe_has_a_place():
     drawn_names = {name for *_, names in plots.PANELS for name in names}
     beside = {"input_norm", "gamma"}  # norms are drawn as their deviation; gamma may be infinite
-    means = {name for name in MEASUREMENTS if name.startswith("angle_q_mean")}
-    assert drawn_names | beside | means == {*MEASUREMENTS}
+    means = {name for name in all_measurements() if name.startswith("angle_q_mean")}
+    assert drawn_names | beside | means == {*all_measurements()}
 
 
 def test_figures_of_a_run_are_written(run, tmp_path):

@@ -13,8 +13,9 @@ import pytest
 from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
+from dfc_numba.configuration.config import Config
 from dfc_numba.configuration.config_file import load_config, preset_names, preset_text, preset_title, tomllib
-from dfc_numba.learning.descent import Gradients
+from dfc_numba.learning.method import Gradients
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
 
@@ -81,7 +82,21 @@ def test_every_published_configuration_has_a_preset():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_states_the_published_numbers_and_nothing_else(name):
-    assert tomllib.loads(preset_text(name)) == published.expected(name)
+    resolved, expected = tomllib.loads(preset_text(name)), published.expected(name)
+    others = {
+        (section, key): value
+        for section, keys in resolved.items()
+        for key, value in keys.items()
+        if key not in expected.get(section, {})
+    }
+    stated = {
+        section: {key: resolved.get(section, {}).get(key) for key in keys}
+        for section, keys in expected.items()
+    }
+    assert stated == expected
+    defaults = Config().model_dump(mode="json")
+    given = {path: None if value == "none" else value for path, value in others.items()}
+    assert given == {(section, key): defaults[section][key] for section, key in others}
 
 
 def test_titles_tell_the_presets_apart_and_fit_on_a_line():

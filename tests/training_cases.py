@@ -19,7 +19,8 @@ from reference_files import Comparison, read
 import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
 from dfc_numba.learning.methods import find
-from dfc_numba.learning.descent import Gradients, clip_factors
+from dfc_numba.learning.descent import clip_factors
+from dfc_numba.learning.method import Gradients
 from dfc_numba.learning.schedule import plan_passes
 from dfc_numba.learning.training import Trainer
 

@@ -6,7 +6,8 @@ from dfc_numba.analysis import least_norm
 from dfc_numba.analysis.linear_response import LinearResponse
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.model.activations import phi
-from dfc_numba.model.targets import LOSSES, as_targets, output_gradient
+from dfc_numba.model.targets import as_targets, output_gradient
+from dfc_numba.registry import LOSSES
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, flag, number, samples
 
@@ -79,7 +80,7 @@ def _check(kind, damping, per, solver, presynaptic, nonlinear):
 
 def _output_step(response, y, loss, step):
     """delta = -step B d(mean loss) / d r_L, (B, n_L)."""
-    choice("loss", loss, LOSSES)
+    LOSSES.find(loss, key="loss")
     output = response.r[-1]
     y = as_targets(y, output.shape[1], count=len(output))
     return -step * len(output) * output_gradient(output, y, loss)

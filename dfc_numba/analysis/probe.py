@@ -13,11 +13,10 @@ from dfc_numba.analysis.conditions import conditions
 from dfc_numba.analysis.control import effort_update
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import stability
-from dfc_numba.configuration.config_usage import possible_analyses
 from dfc_numba.dynamics.plasticity import ForwardUpdate, forward_update
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.phases import is_controlled, solves
+from dfc_numba.learning.phases import has_feedback_weights, is_controlled, solves
 from dfc_numba.learning.schedule import PROBE, shuffled_minibatches
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.steady.equilibrium import steady_state
@@ -180,7 +179,7 @@ def probe_of(network, minibatch, config, *, damping=None, own=None):
         indices=minibatch.indices,
         simulates=controlled and not solves(config),
         damping=config.analysis.damping if damping is None else damping,
-        missing=_reasons(config),
+        missing=reasons(config),
     )  # fmt: skip
 
 
@@ -198,7 +197,7 @@ def _own_update(network, minibatch, config, own):
     return ForwardUpdate([-array for array in gradients.weights], biases)
 
 
-def _reasons(config):
+def reasons(config):
     """Why there is no update, controller or feedback, where the configuration has none."""
     training = config.training
     method = f"training.method = {training.method!r}"
@@ -208,6 +207,6 @@ def _reasons(config):
         found["update"] = f"{run} makes no update of the forward weights"
     if not is_controlled(config):
         found["controller"] = f"{run} runs no controller in the forward phase"
-    if "conditions" not in possible_analyses(config):
+    if not has_feedback_weights(config):
         found["feedback"] = f"{method} with these settings has no feedback weights"
     return found

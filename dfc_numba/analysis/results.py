@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dfc_numba.analysis.measurements import MEASUREMENTS, measure, parts_name
+from dfc_numba.analysis.measurements import all_measurements, measure, measurement, parts_name
 from dfc_numba.learning.phases import PHASES as LEARNING_PHASES
 from dfc_numba.storage.schema import FILL, Variable
 
@@ -57,10 +57,11 @@ def _about(name, leading, coordinates):
         return Variable(INDICES[name], (leading,), meanings=_meanings(CODES.get(name, ())))
     if name == SAMPLE_INDEX:
         return Variable("index of the sample in the training set; -1: none", (leading, "sample"))
-    if name in MEASUREMENTS:
-        one = MEASUREMENTS[name]
+    known = all_measurements()
+    if name in known:
+        one = known[name]
         return Variable(one.long_name, (leading,), one.units, coordinates)
-    one = MEASUREMENTS[_whole(name)]
+    one = known[_whole(name)]
     text = f"{one.parts or one.long_name}: of each {one.along}"
     return Variable(
         text, (leading, one.along), "1" if one.codes else one.units, coordinates, _meanings(one.codes)
@@ -85,10 +86,10 @@ def rows(notes):
     """The rows of the long table: a dict for each number, with what tells its probe from the others."""
     for note in notes:
         where = {name: _text(CODES.get(name), note[name]) for name in INDICES if name in note}
-        for name in filter(MEASUREMENTS.__contains__, note):
-            units = MEASUREMENTS[name].units
+        for name in filter(all_measurements().__contains__, note):
+            units = measurement(name).units
             yield {**where, "measurement": name, "value": note[name], "units": units}
-            if MEASUREMENTS[name].along:
+            if measurement(name).along:
                 yield from ({**where, **part} for part in _parts(name, note))
 
 
@@ -100,7 +101,7 @@ def sample_numbers(note):
 
 def _parts(name, note):
     """The rows of the parts of a measurement; layers count from 1."""
-    one, values = MEASUREMENTS[name], note[parts_name(name)]
+    one, values = measurement(name), note[parts_name(name)]
     places = range(1, len(values) + 1) if one.along == "layer" else sample_numbers(note)
     for place, value in zip(places, values, strict=True):
         yield {

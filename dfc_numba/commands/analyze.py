@@ -5,9 +5,9 @@ from pathlib import Path
 
 from dfc_numba.analysis.measurements import available, possible, require
 from dfc_numba.analysis.results import DIMENSIONS, columns, noted, rows, stacked, variables
-from dfc_numba.configuration.config_usage import ANALYSES
 from dfc_numba.display import reports
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.registry import MEASURES
 from dfc_numba.runs.analysis_subjects import opened
 from dfc_numba.storage import analysis_file
 from dfc_numba.support.wording import nearest
@@ -20,7 +20,7 @@ def analyze(path, *, what=None, out=None, **options):
 
     Args:
         path: a run directory, a checkpoint or a trajectory file.
-        what: text with kinds of measurements, of `ANALYSES`, between commas; None for all that can be measured there.
+        what: text with kinds of measurements, of registered measures, between commas; None for all that can be measured there.
         out: .csv or .h5 file to write, which does not exist; None for none.
         options: of `subjects.opened`.
 
@@ -50,10 +50,11 @@ def _groups(what):
     """The kinds that a text lists."""
     names = [name.strip() for name in what.split(",")]
     for name in names:
-        if name not in ANALYSES:
-            hint = nearest(name, ANALYSES)
+        if name not in MEASURES:
+            hint = nearest(name, MEASURES)
             raise ConfigurationError(
-                f"--what {what}: {name!r} is no measurement{hint}; there are {', '.join(ANALYSES)}"
+                f"--what {what}: {name!r} is no measurement{hint}; there are {', '.join(MEASURES)} (one of an extension: "
+                "--extension FILE)"
             )
     return list(dict.fromkeys(names))
 

@@ -102,7 +102,7 @@ def command(function):
     for hint in function.__annotations__.values():
         for option in getattr(hint, "__metadata__", ()):
             option.help = option.help and _plain(option.help)
-    return app.command()(function)
+    return app.command(name=function.__name__.rstrip("_"))(function)
 
 
 def _plain(text):

@@ -19,16 +19,21 @@ from dfc_numba.configuration.values import (
     BelowOne,
     CountOrZero,
     FeedbackInitialisation,
+    FeedbackRule,
+    ForwardRule,
     Initialisation,
+    OptimizerName,
+    LossName,
     MethodName,
     PerLayer,
     Phase,
     Samples,
     Variable,
     Widths,
+    completed,
 )
 from dfc_numba.model.controller import Controller
-from dfc_numba.registry import METHODS
+from dfc_numba.registry import METHODS, OPTIMIZERS
 from dfc_numba.support.options import Count, NotNegative, Positive
 
 
@@ -85,9 +90,7 @@ class NetworkSection(Section):
 class TargetSection(Section):
     """The loss, and the output target r* that the controller pursues."""
 
-    loss: Literal["cross_entropy", "mse"] = Field(
-        "cross_entropy", description="mean loss over the minibatch (mse: and the outputs)"
-    )
+    loss: LossName = Field("cross_entropy", description="mean loss over the minibatch (mse: and the outputs)")
     feedback: Literal["weak", "strong"] = Field(
         "weak", description="weak: nudge the output; strong: the target itself"
     )
@@ -105,9 +108,7 @@ class TrainingSection(Section):
     """What is learned, how long, with which numbers."""
 
     method: MethodName = Field("dfc", description="learning method")
-    rule: Literal["nonlinear_difference", "voltage_difference", "derivative_matrix"] = Field(
-        "nonlinear_difference", description="plasticity rule of the forward weights"
-    )
+    rule: ForwardRule = Field("nonlinear_difference", description="plasticity rule of the forward weights")
     samples: Literal["all", "converged"] = Field(
         "all", description="converged: samples that did not converge are left out"
     )
@@ -134,10 +135,10 @@ class FeedbackSection(Section):
     """Learning of the feedback weights from noise."""
 
     train: bool = Field(True, description="whether the feedback weights learn")
-    rule: Literal["noise_driven", "one_shot"] = Field(
+    rule: FeedbackRule = Field(
         "noise_driven",
         description="what the feedback epochs do: noise_driven simulates the controller, one_shot correlates noise with "
-        "its effect on a forward pass",
+        "its effect on a forward pass; or a plasticity rule of feedback weights, in the simulation of noise_driven",
     )
     pursue: Literal["output", "target"] | None = Field(
         None,
@@ -161,15 +162,10 @@ RATE = "one number, or a list with one per layer"
 DECAY = "L2 term added to the gradient, per unit weight"
 
 
-RMSPROP = {"beta2": 0.95, "epsilon": 0.03}
-
-
 class _Optimizer(Section):
     """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
 
-    name: Literal["sgd", "adam", "rmsprop"] = Field(
-        "adam", description="sgd (with momentum), adam, or centred rmsprop"
-    )
+    name: OptimizerName = Field("adam", description="sgd (with momentum), adam, or centred rmsprop")
     learning_rate: PerLayer = Field(0.005, description=RATE)
     momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
     beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
@@ -185,12 +181,21 @@ class _Optimizer(Section):
         "layer", description="what clip_norm is the norm of"
     )
 
+    options: dict[str, Any] = Field({}, description="options that only this optimiser has")
+
     @model_validator(mode="before")
     @classmethod
-    def _published_rmsprop(cls, table):
-        """What a table that chooses rmsprop leaves open is as published."""
-        chosen = isinstance(table, dict) and table.get("name") == "rmsprop"
-        return {**RMSPROP, **table} if chosen else table
+    def _fill_defaults(cls, table):
+        """Gives keys that a table leaves open the defaults of the optimiser that it chooses, such as the published ones."""
+        name = table.get("name") if isinstance(table, dict) else None
+        chosen = OPTIMIZERS.get(name) if isinstance(name, str) else None
+        return table if chosen is None else {**chosen.defaults, **table}
+
+    @model_validator(mode="after")
+    def _complete_options(self):
+        values = completed(OPTIMIZERS[self.name], self.options, "options")
+        object.__setattr__(self, "options", values)
+        return self
 
 
 class OptimizerSection(_Optimizer):
@@ -238,7 +243,8 @@ class LogSection(Section):
     )
     every_step: Count = Field(1, description="store every n-th time point, from the initial state")
     variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
-        Variable.__args__[:-1], description="what is stored; v, v_ff, v_fb, r and noise of every layer"
+        ("u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb"),
+        description="what is stored; v, v_ff, v_fb, r and noise of every layer",
     )
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="numbers that trajectories are stored in"
@@ -382,10 +388,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _complete_options(self):
         """Checks the options of the method, and fills in the defaults."""
-        options = {option.name: option for option in METHODS[self.training.method].options}
-        values = {name: option.checked_or_default(self.method, "method") for name, option in options.items()}
-        others = {name: value for name, value in self.method.items() if name not in options}
-        object.__setattr__(self, "method", MethodOptions(values | others))
+        method = METHODS[self.training.method]
+        known = {option.name for option in method.options}
+        stated = {name: value for name, value in self.method.items() if name in known}
+        others = {name: value for name, value in self.method.items() if name not in known}
+        object.__setattr__(self, "method", MethodOptions(completed(method, stated, "method") | others))
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ TOML has no word for "nothing", so the string "none" stands for it (`clip_norm =
 
 import ast
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -31,7 +32,7 @@ else:
     import tomli as tomllib
 
 NONE = "none"
-EXTENSIONS, RUN_NAME = "extensions", "run.json"
+EXTENSIONS, RUN_NAME, BASE = "extensions", "run.json", "base"
 COMMENT_COLUMN, LINE_LENGTH = 40, 120
 
 
@@ -50,7 +51,7 @@ def load_config(source=None, overrides=()):
         ConfigurationError: an unknown preset, a file that cannot be read, an unknown key, a value that is not
             allowed, a contradiction, or a key that this configuration does not use.
     """
-    base = _read_table(source) if source else {}
+    base = read_table(source) if source else {}
     table = _override_table(overrides)
     _load_extensions(base.pop(EXTENSIONS, {}), None if isinstance(source, Config) else source)
     _load_extensions(table.pop(EXTENSIONS, {}))
@@ -72,8 +73,8 @@ def preset_names():
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def preset_text(name):
-    """A preset as TOML text; raises ConfigurationError where there is none of this name."""
+def preset_source(name):
+    """The text of a preset's file, which states what differs from its base; ConfigurationError where there is none."""
     if name not in preset_names():
         raise ConfigurationError(
             f"unknown preset {name!r}{nearest(name, preset_names())}; presets: {', '.join(preset_names())}"
@@ -81,9 +82,16 @@ def preset_text(name):
     return (resources.files("dfc_numba.presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 
+def preset_text(name):
+    """A preset as TOML text with every key that it uses, resolved; raises ConfigurationError where there is none."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), preset_source(name).splitlines())
+    heading = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+    return to_toml(load_config(name)[0], heading)
+
+
 def preset_title(name):
     """The first line of a preset's leading comment."""
-    return preset_text(name).splitlines()[0].lstrip("# ")
+    return preset_source(name).splitlines()[0].lstrip("# ")
 
 
 def to_toml(config, heading=""):
@@ -154,9 +162,33 @@ def _toml_value(value):
     return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip("\n")
 
 
-def _read_table(source):
+def read_table(source):
+    """The table of sections of a preset or TOML file, over that of the preset that it names as its `base`.
+
+    Keys of the base that the table makes meaningless are left out.
+
+    Raises:
+        ConfigurationError: an unknown preset, a file that cannot be read, or a base that is none.
+    """
     if isinstance(source, Config):
         return tomllib.loads(to_toml(source))
+    table = _stated_table(source)
+    name = table.pop(BASE, None)
+    if name is None:
+        return table
+    if not isinstance(name, str) or name not in preset_names():
+        hint = nearest(name, preset_names()) if isinstance(name, str) else ""
+        raise ConfigurationError(
+            f"{source}: base = {name!r}: must be the name of a preset{hint}; see `dfc presets`"
+        )
+    extensions = table.pop(EXTENSIONS, {})
+    _load_extensions(extensions, source)
+    merged, _ = _merged_over(read_table(name), table, where=f"{source}: ")
+    return merged
+
+
+def _stated_table(source):
+    """What a preset or a TOML file states."""
     path = Path(source)
     if path.suffix.lower() in DATA_SUFFIXES:
         raise ConfigurationError(
@@ -164,12 +196,12 @@ def _read_table(source):
         )
     if path.suffix == ".toml" or path.is_file():
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigurationError(f"{source}: cannot be read ({error.strerror})") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{source}: is not a TOML file ({error})") from None
-    return tomllib.loads(preset_text(source))
+    return tomllib.loads(preset_source(source))
 
 
 def _load_extensions(section, source=None):
@@ -272,14 +304,21 @@ def parsed_value(text):
 
 def _overridden(base, table):
     """The configuration of a table over a base, without the keys of the base that this made meaningless."""
-    if "name" in table.get("data", {}):
-        base.get("data", {}).pop("options", None)
+    merged, left_out = _merged_over(base, table)
+    return validated(merged), _by_section(left_out, base)
+
+
+def _merged_over(base, table, where=""):
+    """(table over a base without the keys of the base that this made meaningless, those keys)."""
+    for section in ("data", "optimizer", "feedback_optimizer"):
+        if "name" in table.get(section, {}):
+            base.get(section, {}).pop("options", None)
     merged = _merged(base, table)
-    unused = validated(merged, refuse_unused=False).unused_keys()
+    unused = validated(merged, where, refuse_unused=False).unused_keys()
     left_out = [path for path in key_paths(base) if path in unused and path not in key_paths(table)]
     for section, key in (path.split(".") for path in left_out):
         del merged[section][key]
-    return validated(merged), _by_section(left_out, base)
+    return merged, left_out
 
 
 def _by_section(paths, base):

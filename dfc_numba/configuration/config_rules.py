@@ -3,7 +3,7 @@
 A rule is a pair (whether it fires, the sentence).
 """
 
-from dfc_numba.configuration.config_usage import possible_analyses, selects_minibatches
+from dfc_numba.configuration.config_usage import selects_minibatches
 from dfc_numba.learning.phases import (
     feedback_simulations,
     is_single_phase,
@@ -18,6 +18,7 @@ from dfc_numba.learning.phases import (
     trains_feedback,
 )
 from dfc_numba.model.controller import FLOAT32_RTOL
+from dfc_numba.registry import LOSSES
 
 NOTHING_LEARNS = (
     "training.freeze_forward = true leaves nothing to learn where the feedback weights do not; "
@@ -239,7 +240,7 @@ def _softmax_of_output(config):
 
 def _misplaced_softmax(config, section):
     """The rule that r* - softmax(r_L) is an error only for strong feedback towards classes."""
-    suits = config.target.feedback == "strong" and config.target.loss == "cross_entropy"
+    suits = config.target.feedback == "strong" and LOSSES[config.target.loss].softmax
     return getattr(config, section).error == "softmax" and not suits, (
         f"{section}.error = 'softmax' needs target.feedback = 'strong' and target.loss = 'cross_entropy'; "
         f"set these, or {section}.error = 'difference'"
@@ -281,7 +282,11 @@ def _noisy(phase, config):
 
 
 def _analysis(config):
-    training, possible = config.training, possible_analyses(config)
+    from dfc_numba.analysis.measurements import (
+        possible_in,
+    )  # which takes longer to import than a run without needs
+
+    training, possible = config.training, possible_in(config)
     others = [name for name in config.analysis.what if name not in possible]
     if others:
         run = (

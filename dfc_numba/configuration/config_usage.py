@@ -2,24 +2,17 @@
 
 from dfc_numba.learning.method import READABLE
 from dfc_numba.learning.phases import (
-    is_controlled,
     is_single_phase,
     later_feedback_epochs,
     logged_phases,
     method_of,
     simulation_of,
 )
+from dfc_numba.learning.optimizer import SHARED
+from dfc_numba.registry import MEASURES, OPTIMIZERS
 from dfc_numba.support.wording import nearest
 
 LOOP_KEYS = {"alpha", "dt", "steps", "nonlinearity", "restabilise", "feedback"}
-# what can be measured, and what of it depends on analysis.damping
-ANALYSES = ("alignment", "loss_decrease", "null_space", "conditions", "control", "stability")
-DAMPED = {"alignment", "loss_decrease"}
-OPTIMIZER_KEYS = {
-    "sgd": {"momentum"},
-    "adam": {"beta1", "beta2", "epsilon"},
-    "rmsprop": {"momentum", "beta2", "epsilon"},
-}
 FEEDBACK_INIT_KEYS = ["network.feedback_init", "network.feedback_noise", "network.feedback_damping"]
 # initialisations that have a number of their own
 SPECIAL_INIT_KEYS = {
@@ -31,16 +24,6 @@ SPECIAL_INIT_KEYS = {
 def selects_minibatches(log):
     """Whether a section `[log]` chooses any minibatches, beside the last of each pass."""
     return log.every is not None or len(log.minibatches) > 0
-
-
-def possible_analyses(config):
-    """What of `ANALYSES` has a meaning for a run with this configuration."""
-    method, training = method_of(config), config.training
-    without = method.controlled and config.controller.jacobian_feedback
-    has_feedback = method.reads_any("network.feedback_init") and not without
-    controls = is_controlled(config)
-    runs = {"conditions": has_feedback, "control": controls and has_feedback, "stability": controls}
-    return [name for name in ANALYSES if runs.get(name, not training.freeze_forward)]
 
 
 def published_pursuit(config):
@@ -176,8 +159,9 @@ def _unused_by_feedback_rule(config):
 def _unused_by_optimizers(config):
     for section in ("optimizer", "feedback_optimizer"):
         optimizer = getattr(config, section)
-        others = set.union(*OPTIMIZER_KEYS.values()) - OPTIMIZER_KEYS[optimizer.name]
-        yield [f"{section}.{key}" for key in sorted(others)], f"{section}.name = {optimizer.name!r}"
+        chosen = OPTIMIZERS[optimizer.name]
+        others = [key for key in SHARED if key not in chosen.keys] + ["options"] * (not chosen.options)
+        yield [f"{section}.{key}" for key in others], f"{section}.name = {optimizer.name!r}"
         if optimizer.clip_norm is None:
             yield [f"{section}.clip_scope"], f"{section}.clip_norm = 'none'"
     if config.feedback_optimizer.decay != "homeostatic":
@@ -200,7 +184,7 @@ def _unused_by_analysis(config):
     if config.analysis.every == 0:
         keys = [f"analysis.{key}" for key in type(config.analysis).model_fields if key != "every"]
         yield keys, "analysis.every = 0 measures nothing"
-    if not DAMPED & {*config.analysis.what}:
+    if not any(MEASURES[name].damped for name in config.analysis.what):
         yield ["analysis.damping"], f"analysis.what = {list(config.analysis.what)} does not depend on it"
 
 

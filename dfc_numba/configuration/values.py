@@ -4,12 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
-from dfc_numba.configuration.config_usage import ANALYSES
-from dfc_numba.learning.phases import PHASES, phase_name
-from dfc_numba.registry import METHODS
+from dfc_numba.learning.phases import ONE_SHOT, PHASES, phase_name
+from dfc_numba.model import recording
+from dfc_numba.registry import (
+    ACTIVATIONS,
+    HOW_TO_LOAD,
+    LOSSES,
+    MEASURES,
+    METHODS,
+    OPTIMIZERS,
+    PLASTICITY_RULES,
+    VARIABLES,
+)
 from dfc_numba.support.options import Count
+from dfc_numba.support.wording import nearest
 
-Activation = Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"]
 Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform"]
 FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
@@ -19,26 +28,63 @@ Phase = Annotated[
     Literal[PHASES],
     BeforeValidator(lambda value: phase_name(value) if isinstance(value, str) else value),
 ]
-Analysis = Literal[ANALYSES]
-Variable = Literal["u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb", "noise"]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
-ACTIVATIONS = Activation.__args__
 
+def registered(registry, suits=None, others=()):
+    """The type of a name in a registry.
 
-def registered(registry):
-    """The type of a name in a registry."""
+    Args:
+        suits: function of the registered object that says whether it is allowed; None allows all.
+        others: further names that are allowed.
+    """
 
     def check(value):
-        if isinstance(value, str) and value in registry:
+        names = [*others, *(name for name, item in registry.items() if suits is None or suits(item))]
+        if isinstance(value, str) and value in names:
             return value
-        raise ValueError(registry.must_be(value))
+        raise ValueError(must_be(registry, value, names))
 
     return Annotated[str, PlainValidator(check)]
 
 
+def must_be(registry, value, names):
+    """The sentence about a name that is not one of these."""
+    *first, last = map(repr, names)
+    texts = f"{', '.join(first)} or {last}" if first else last
+    hint = nearest(value, names) if isinstance(value, str) else ""
+    return f"must be {texts}{hint} (if an extension brings this {registry.kind}, load it: {HOW_TO_LOAD})"
+
+
+Activation = registered(ACTIVATIONS)
+ForwardRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "forward")
+FeedbackRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "feedback", others=(ONE_SHOT,))
+Variable = registered(VARIABLES, others=recording.Variable.__args__)
 MethodName = registered(METHODS)
+LossName = registered(LOSSES)
+Analysis = registered(MEASURES)
+OptimizerName = registered(OPTIMIZERS)
+
+
+def completed(item, stated, section):
+    """The values of the options of a registered object: what is stated, checked, and the defaults.
+
+    Args:
+        stated: a dict. section: what messages call it, such as "method".
+
+    Raises:
+        ValueError: for an option that it does not have, or a value that is not allowed.
+    """
+    options = {option.name: option for option in item.options}
+    for name in stated:
+        if name not in options:
+            known = f"its options are {', '.join(options)}" if options else "it has none"
+            raise ValueError(
+                f"{section}.{name}: {item.registry.kind} {item.name!r} has no such option{nearest(name, options)}; {known}"
+            )
+    return {name: option.checked_or_default(stated, section) for name, option in options.items()}
+
 
 # a value that is one of several types by a validator of ours needs a serializer of ours, too
 AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
@@ -63,11 +109,24 @@ def _is_positive(value):
 PerLayer = Annotated[
     float | tuple[float, ...], one_or_per_layer(_is_positive, "a number greater than 0"), AS_IT_IS
 ]
-Activations = Annotated[
-    str | tuple[str, ...],
-    one_or_per_layer(ACTIVATIONS.__contains__, "one of " + ", ".join(ACTIVATIONS)),
-    AS_IT_IS,
-]
+
+
+def _check_activations(value):
+    """One activation, or a list with one per layer (kept as a tuple)."""
+    names = value if isinstance(value, list | tuple) else [value]
+    for name in names:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
+            hint = nearest(name, ACTIVATIONS) if isinstance(name, str) else ""
+            raise ValueError(
+                f"must be one of {', '.join(ACTIVATIONS)}, or a list of them, one per layer{hint} (if an extension brings "
+                f"this activation, load it: {HOW_TO_LOAD})"
+            )
+    if not names:
+        raise ValueError("must be an activation, or a list of them, one per layer")
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+Activations = Annotated[str | tuple[str, ...], PlainValidator(_check_activations), AS_IT_IS]
 
 
 def _check_samples(value):

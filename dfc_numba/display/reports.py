@@ -5,11 +5,12 @@ import sys
 import numpy as np
 
 from dfc_numba.analysis import offline
-from dfc_numba.analysis.measurements import MEASUREMENTS, parts_name
+from dfc_numba.analysis.measurements import measurement, parts_name
 from dfc_numba.analysis.offline import as_phase
 from dfc_numba.analysis.results import sample_numbers
 from dfc_numba.analysis.stability import STABLE, TOO_LARGE, VERDICTS
 from dfc_numba.display.progress import choose_display, expected_time
+from dfc_numba.registry import MEASURES
 from dfc_numba.runs import summary
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
@@ -19,14 +20,6 @@ from dfc_numba.storage.replay import chosen
 COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
 SUMMARIES = {"mean": np.mean, "least": np.min, "greatest": np.max}
 NAMED = 8  # samples that are named
-TITLES = {
-    "alignment": "alignment: angles in degrees of the update of the forward weights",
-    "loss_decrease": "loss_decrease: of the loss, to first order, per unit of the norm of the step",
-    "null_space": "null_space: of the update of the forward weights",
-    "conditions": "conditions: of the theorems, means over samples; angles in degrees",
-    "control": "control: in the steady state, by Newton's method",
-    "stability": "stability: of the controlled network in its steady state, the worst sample; times in units of tau_u",
-}
 
 
 def watched(subjects):
@@ -46,8 +39,8 @@ def analysis_lines(notes, names, groups):
     """
     for group in groups:
         yield ""
-        yield TITLES[group]
-        yield from _analysis_table(notes, [name for name in names if MEASUREMENTS[name].group == group])
+        yield f"{group}: {MEASURES[group].summary}".rstrip(": ")
+        yield from _analysis_table(notes, [name for name in names if name in MEASURES[group].columns])
         if group == "stability" and "verdict" in names:
             yield from _verdicts(notes)
 
@@ -55,8 +48,8 @@ def analysis_lines(notes, names, groups):
 def _analysis_table(notes, names):
     """A row for each measurement, and each of its layers; a column for each note, or for a summary of many."""
     few = len(notes) <= COLUMNS
-    body = [[name, *_cells(notes, name, few), MEASUREMENTS[name].long_name] for name in names]
-    layered = {name: _layers(notes, name, few) for name in names if MEASUREMENTS[name].along == "layer"}
+    body = [[name, *_cells(notes, name, few), measurement(name).long_name] for name in names]
+    layered = {name: _layers(notes, name, few) for name in names if measurement(name).along == "layer"}
     table = [["", *(notes if few else SUMMARIES), ""]]
     for row in body:
         table += [row, *layered.get(row[0], [])]

@@ -1,15 +1,17 @@
 """Dynamic inversion of one minibatch of a network: its options, and the states of its loops on record."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import AfterValidator
 
 from dfc_numba.inversion.rules import loop_errors
 from dfc_numba.model.activations import slope
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import InversionVariable, Recipe, Record
 from dfc_numba.model.targets import as_targets, output_gradient, unit_of_error
+from dfc_numba.registry import LOSSES
 from dfc_numba.support.options import Count, NotNegative, Positive, options
 from dfc_numba.support.validation import instance, samples
 
@@ -22,7 +24,7 @@ class Inversion:
 
     Args:
         rule: "di", one loop for each layer, or "sldi", one loop through all layers: see `backward_errors`.
-        loss: "mse" or "cross_entropy": whether the error at the output is y - r_L or y - softmax(r_L).
+        loss: "mse" or "cross_entropy": whether the error at the output is y - r_L or y - softmax(r_L); or a registered `Loss`.
         alpha: leak of the error populations.
         dt: Euler step, in units of the hidden layers' time constant. steps: their number.
         nonlinearity: psi of the loops: "linear", "tanh" or "linearized".
@@ -32,7 +34,7 @@ class Inversion:
     """
 
     rule: Literal["di", "sldi"] = "di"
-    loss: Literal["mse", "cross_entropy"] = "mse"
+    loss: Annotated[str, AfterValidator(lambda name: LOSSES.find(name, key="loss").name)] = "mse"
     alpha: NotNegative = 0.0
     dt: Positive = 0.5
     steps: Count = 999

@@ -1,10 +1,12 @@
 """Training: methods, optimisers, passes over the data, and the loop that runs them.
 
-training.py                  `Trainer`: epochs of phases of minibatches
-methods.py, baselines.py     the table of methods; backpropagation and direct feedback alignment
-inversion.py, errors.py      learning by dynamic inversion; from errors of layers to gradients
-optimizers.py                SGD, Adam and decay of packed parameters
-schedule.py                  orders of samples
-evaluation.py, divergence.py    losses and accuracies; when a run is stopped
-state.py                     everything that evolves
+training.py                      `Trainer`: epochs of phases of minibatches
+method.py, phases.py             `Method`, `Minibatch`, `Gradients`; which phases there are, and what each simulates
+methods.py, baselines.py         the methods of the DFC family; backpropagation and direct feedback alignment
+inversion_methods.py             learning by dynamic inversion
+signals.py                       from errors of layers to gradients
+optimizer.py, descent.py         `Optimizer`, SGD, Adam and RMSprop; the descent of a network's arrays with clipping and decay
+schedule.py                      orders of samples
+evaluation.py, divergence.py     losses and accuracies; when a run is stopped
+state.py                         everything that evolves
 """

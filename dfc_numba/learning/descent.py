@@ -1,39 +1,27 @@
-"""Optimisers: SGD with momentum, Adam and centred RMSprop, stepping a network's arrays in place.
+"""The descent of a network's arrays along their gradients, stepped in place by a registered optimiser.
 
 Each layer has its own learning rate, epsilon and moments. The gradient is clipped first; weight decay is
 added to it afterwards, biases included: an L2 term, or one that keeps a norm. The state is a set of plain
-arrays, named by `Optimizer.arrays`, so that a checkpoint can store it.
+arrays, named by `Descent.arrays`, so that a checkpoint can store it.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from dfc_numba.kernels import optimizers as kernels
-from dfc_numba.learning.method import Gradients as Gradients
+from dfc_numba.registry import OPTIMIZERS
 from dfc_numba.support.validation import choice
 
 CLIP_SCOPES = ("layer", "tensor", "all")
 
 
-@dataclass(frozen=True)
-class Rule:
-    """An optimiser as data: kernel, names of its arrays per parameter array, the kernel's last arguments."""
-
-    kernel: Callable
-    state: tuple
-    numbers: Callable
-
-
-class Optimizer:
+class Descent:
     """Steps the parameters of a network, layer by layer.
 
     Args:
         layers: per layer the list of its parameter arrays (C-contiguous, changed in place); an empty list for
             a frozen layer.
-        options: an object with the attributes of the configuration's section `[optimizer]`: `name` ("sgd",
-            "adam", "rmsprop"), `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
+        options: an object with the attributes of the configuration's section `[optimizer]`: `name` of a registered
+            `Optimizer`, `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
             rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
             published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no
             clipping), `clip_scope`.
@@ -57,11 +45,11 @@ class Optimizer:
         )
         self.epsilons = per_layer(options.epsilon, len(layers), "epsilon")
         self.steps = np.zeros(1, np.int64)
+        self._optimizer = OPTIMIZERS.find(options.name, key="optimizer.name")
         self._keep_norm = None if keep_norm is None else np.array([keep_norm], np.float64)
-        self._rule = RULES[choice("optimizer.name", options.name, tuple(RULES))]
         self._layers = [list(layer) for layer in layers]
-        names = self._rule.state
-        self._state = [[[np.zeros_like(array) for _ in names] for array in layer] for layer in layers]
+        names = self._optimizer.state
+        self._state = [[{name: np.zeros_like(array) for name in names} for array in layer] for layer in layers]
 
     def step(self, gradients):
         """Takes one step down `gradients`, which are nested like `layers` and stay as they are."""
@@ -84,7 +72,7 @@ class Optimizer:
             named["keep_norm"] = self._keep_norm
         for layer, tensors in enumerate(self._state):
             for tensor, state in enumerate(tensors):
-                for name, array in zip(self._rule.state, state, strict=True):
+                for name, array in state.items():
                     named[f"{name}/{layer}/{tensor}"] = array
         return named
 
@@ -99,11 +87,17 @@ class Optimizer:
             raise ValueError(
                 f"layer {layer + 1}: gradient of shape {gradient.shape}, parameters {theta.shape}"
             )
-        rule, options = self._rule, self.options
-        numbers = rule.numbers(options, self.learning_rates[layer], self.epsilons[layer], int(self.steps[0]))
-        numbers = map(theta.dtype.type, (factor, decay, *numbers))
         gradient = np.ascontiguousarray(gradient, theta.dtype)
-        rule.kernel(*(array.reshape(-1) for array in (theta, gradient, *state)), *numbers)
+        rate, number = self.learning_rates[layer], int(self.steps[0])
+        self._optimizer.update(theta, gradient, state, factor, decay, rate, number, self._values(layer))
+
+    def _values(self, layer):
+        """The options of the optimiser for a layer: shared keys of the section, and its own."""
+        keys = self._optimizer.keys
+        values = {key: getattr(self.options, key) for key in keys}
+        if "epsilon" in keys:
+            values["epsilon"] = self.epsilons[layer]
+        return values | dict(getattr(self.options, "options", {}))
 
 
 def clip_factors(gradients, clip_norm, scope):
@@ -141,24 +135,3 @@ def per_layer(value, layers, name):
     if len(value) != layers:
         raise ValueError(f"{name} has {len(value)} values for {layers} layers; give one, or one per layer")
     return [float(item) for item in value]
-
-
-def _sgd_numbers(options, rate, _epsilon, _steps):
-    return options.momentum, rate
-
-
-def _adam_numbers(options, rate, epsilon, steps):
-    """The bias corrections are folded into the learning rate and into a factor of the root."""
-    beta1, beta2 = options.beta1, options.beta2
-    return beta1, 1 - beta1, beta2, 1 - beta2, rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5, epsilon
-
-
-def _rmsprop_numbers(options, rate, epsilon, _steps):
-    return options.beta2, 1 - options.beta2, options.momentum, rate, epsilon
-
-
-RULES = {
-    "sgd": Rule(kernels.sgd, ("buffer",), _sgd_numbers),
-    "adam": Rule(kernels.adam, ("first_moment", "second_moment"), _adam_numbers),
-    "rmsprop": Rule(kernels.rmsprop, ("mean", "mean_square", "buffer"), _rmsprop_numbers),
-}

@@ -16,13 +16,13 @@ from dfc_numba.dynamics.plasticity import (
     one_shot_feedback_update,
 )
 from dfc_numba.learning import baselines
-from dfc_numba.learning.descent import Gradients
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.inversion_methods import create_backward, from_errors, from_loops, restabilise
-from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Method, Minibatch, PlannedUpdate
-from dfc_numba.learning.phases import simulation_of
+from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Gradients, Method, Minibatch, PlannedUpdate
+from dfc_numba.learning.phases import ONE_SHOT, simulation_of
 from dfc_numba.learning.signals import update_options
 from dfc_numba.model.targets import output_target
+from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import METHODS, register_built_ins
 
 
@@ -79,7 +79,8 @@ def single_phase(network, minibatch, config):
 
 def from_noise(network, minibatch, config):
     """Minus the update of the feedback weights in a feedback phase, by the rule of the configuration."""
-    return FEEDBACK_RULES[config.feedback.rule](network, minibatch, config)
+    learn = one_shot if config.feedback.rule == ONE_SHOT else noise_driven
+    return learn(network, minibatch, config)
 
 
 def noise_driven(network, minibatch, config):
@@ -131,8 +132,9 @@ def _output(network, minibatch, _config):
 
 
 def _feedback_options(config):
-    options = config.feedback
-    return {key: getattr(options, key) for key in ("scaling", "high_pass", "sigma_floor")}
+    options = {key: getattr(config.feedback, key) for key in ("scaling", "high_pass", "sigma_floor")}
+    rule = config.feedback.rule
+    return options if rule == NOISE_DRIVEN else {**options, "feedback_rule": rule}
 
 
 def _forward_gradients(update):
@@ -154,9 +156,6 @@ def _scaled(arrays, factor):
     for array in arrays:
         array *= factor
     return arrays
-
-
-FEEDBACK_RULES = {"noise_driven": noise_driven, "one_shot": one_shot}
 
 
 # --- the methods ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dfc_numba.registry import METHODS
 # the phases in the order of a run; the value is the stream of the random order of samples, which never changes its meaning
 ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3}
 PHASES = tuple(ORDER_STREAM)
+ONE_SHOT = "one_shot"  # the rule of feedback weights that simulates nothing
 
 
 def phase_name(text):
@@ -48,6 +49,13 @@ def is_controlled(config):
     return method_of(config).controlled and not config.training.freeze_forward
 
 
+def has_feedback_weights(config):
+    """Whether the network's feedback weights bring errors to the hidden layers."""
+    method = method_of(config)
+    without = method.controlled and config.controller.jacobian_feedback
+    return method.reads_any("network.feedback_init") and not without
+
+
 def logs(config):
     """Whether trajectories are logged in a run."""
     return config.log.on and method_of(config).reads_any("log")
@@ -85,14 +93,14 @@ def logged_phases(config):
 
 def simulation_of(phase, config):
     """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
-    if phase != "forward" and config.feedback.rule == "one_shot":
+    if phase != "forward" and config.feedback.rule == ONE_SHOT:
         return None
     return method_of(config).simulations.get(phase)
 
 
 def feedback_simulations(config):
     """Sections of the controllers whose noisy simulations the feedback weights learn from."""
-    if not trains_feedback(config) or config.feedback.rule == "one_shot":
+    if not trains_feedback(config) or config.feedback.rule == ONE_SHOT:
         return []
     if not is_single_phase(config):
         return ["feedback_controller"]

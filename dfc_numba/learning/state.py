@@ -41,7 +41,7 @@ class State:
 
     Attributes:
         network, best_network: the last `Network`, and that of the best epoch.
-        optimizers: the arrays of each optimiser by its name, see `Optimizer.arrays`.
+        optimizers: the arrays of each optimiser by its name, see `Descent.arrays`.
         counters: the `Counters`.
         rows: one dict per complete epoch.
         analysis: the arrays of `Monitor.arrays`; empty where nothing is measured.

@@ -15,7 +15,7 @@ import numpy as np
 
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
-from dfc_numba.learning.descent import Optimizer, per_layer, squared_norm
+from dfc_numba.learning.descent import Descent, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
@@ -23,6 +23,7 @@ from dfc_numba.learning.state import Counters, State
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.storage.network_file import KINDS
+from dfc_numba.registry import LOSSES
 from dfc_numba.support import ranks, threads
 
 
@@ -89,7 +90,7 @@ class Trainer:
     Attributes:
         network, best_network: last weights, and those of the best epoch: highest validation accuracy
             (regression: lowest validation loss), without a validation set the same of the training set.
-        optimizers: dict of `Optimizer`: "forward", and with feedback learning "pretraining" and "feedback"; for parameters of
+        optimizers: dict of `Descent`: "forward", and with feedback learning "pretraining" and "feedback"; for parameters of
             the method's own "own_pretraining" and "own".
         parameters, method_state: the method's own arrays by name: those that learn, and those that evolve otherwise.
         schedule: the list of `Pass`.
@@ -370,7 +371,7 @@ def _create_optimizers(network, config, parameters):
     if config.optimizer.divide_by_step:
         rates = [rate / config.target.step for rate in rates]
     layers = _forward_layers(network.weights, network.biases)
-    optimizers = {"forward": Optimizer(layers, config.optimizer, learning_rate=rates)}
+    optimizers = {"forward": Descent(layers, config.optimizer, learning_rate=rates)}
     options = config.feedback_optimizer
     rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
     groups = {}
@@ -382,7 +383,7 @@ def _create_optimizers(network, config, parameters):
         groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
     for name, (layers, rate) in groups.items():
         keep_norm = _norm_to_keep(layers, options)
-        optimizers[name] = Optimizer(layers, options, learning_rate=rate, keep_norm=keep_norm)
+        optimizers[name] = Descent(layers, options, learning_rate=rate, keep_norm=keep_norm)
     return optimizers
 
 
@@ -412,8 +413,8 @@ def _check_fit(network, dataset, loss):
             f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network "
             f"{needed[0]} and {needed[1]}; create the network with the sizes of the data set"
         )
-    if loss == "cross_entropy" and dataset.task != "classification":
+    if LOSSES.find(loss, key="target.loss").classes and dataset.task != "classification":
         raise ValueError(
-            f"target.loss = 'cross_entropy' needs classes, but data set {dataset.name!r} is a regression; "
+            f"target.loss = {loss!r} needs classes, but data set {dataset.name!r} is a regression; "
             "set target.loss = 'mse'"
         )

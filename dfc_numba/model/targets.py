@@ -1,12 +1,81 @@
 """Losses, and the output targets that the controller drives the network to. B samples, n_L outputs."""
 
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 from scipy.special import log_softmax
 
 from dfc_numba.model.network import feedforward_state
-from dfc_numba.support.validation import as_array, choice, floats, labels, number
+from dfc_numba.registry import LOSSES, Extension, register_built_ins
+from dfc_numba.support.validation import as_array, floats, labels, number
 
-LOSSES = ("mse", "cross_entropy")
+SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Loss(Extension):
+    """A loss of the outputs r_L, a mean over the samples of a minibatch.
+
+    Args:
+        name: by which `target.loss` chooses it. summary: one line of documentation.
+        value: function of (output, y), two float64 arrays (B, n_L), that returns the mean loss, a number.
+        gradient: function of (output, y) that returns d(mean loss) / d output, (B, n_L); checked by finite differences.
+        classes: whether it is for classes only: y are one-hot, or soft labels, whose rows sum to 1.
+        softmax: whether softmax(r_L) - y is its gradient, so that a controller may pursue y with error = "softmax".
+        unit: function of n_L: size of the gradient of a sample's loss for an error of 1, by which errors are scaled.
+
+    Raises (when it is registered):
+        ValueError: for functions whose results have other shapes, or a gradient that finite differences contradict.
+    """
+
+    name: str
+    _: KW_ONLY
+    summary: str = ""
+    value: Callable
+    gradient: Callable
+    classes: bool = False
+    softmax: bool = False
+    unit: Callable = lambda outputs: 1.0
+
+    registry = LOSSES
+
+    def check(self):
+        """ValueError where value or gradient are not what they have to be."""
+        random = np.random.RandomState(0)
+        output, y = random.uniform(0.1, 0.9, (2, SAMPLES, OUTPUTS))
+        y /= y.sum(axis=1, keepdims=True)
+        value, gradient = self._evaluated("value", output, y), self._evaluated("gradient", output, y)
+        if np.ndim(value) != 0 or not np.isfinite(value):
+            raise ValueError(
+                f"loss {self.name!r}: value returns {value!r}; a finite number is needed, the mean over samples"
+            )
+        if np.shape(gradient) != output.shape:
+            raise ValueError(
+                f"loss {self.name!r}: gradient returns shape {np.shape(gradient)} for outputs (B, n_L) = {output.shape}; the "
+                "same shape is needed"
+            )
+        differences = np.empty_like(output)
+        for place in np.ndindex(output.shape):
+            above, below = output.copy(), output.copy()
+            above[place] += STEP
+            below[place] -= STEP
+            differences[place] = (self.value(above, y) - self.value(below, y)) / (2 * STEP)
+        error = np.max(np.abs(gradient - differences))
+        if not error <= TOLERANCE:
+            raise ValueError(
+                f"loss {self.name!r}: gradient differs from finite differences of value by {error:.2g}; it has to be d(mean "
+                "loss) / d output, with the division by the number of samples"
+            )
+
+    def _evaluated(self, part, output, y):
+        try:
+            return getattr(self, part)(output.copy(), y.copy())
+        except Exception as error:
+            raise ValueError(
+                f"loss {self.name!r}: {part}(output, y) fails for arrays (B, n_L) = {output.shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def as_targets(y, n_outputs, *, count=None):
@@ -25,28 +94,25 @@ def mean_loss(output, y, loss):
     """Return the mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output).
 
     Args:
-        output: output rates (B, n_L). y: targets (B, n_L), or class labels (B,). loss: "mse" or "cross_entropy".
+        output: output rates (B, n_L). y: targets (B, n_L), or class labels (B,). loss: "mse", "cross_entropy", or the name of
+            a registered `Loss`.
 
     Raises:
         ValueError, TypeError: for an unknown loss, or arrays that do not fit.
     """
-    output, y = _checked(output, y, loss)
-    if loss == "mse":
-        return float(np.mean((output - y) ** 2))
-    return float(-np.mean(np.sum(y * log_softmax(output, axis=1), axis=1)))
+    loss = LOSSES.find(loss, key="loss")
+    return float(loss.value(*_checked(output, y)))
 
 
 def output_gradient(output, y, loss):
     """Return d(mean loss) / d output, (B, n_L) in float64; arguments and errors as for `mean_loss`."""
-    output, y = _checked(output, y, loss)
-    if loss == "mse":
-        return 2.0 * (output - y) / output.size
-    return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
+    loss = LOSSES.find(loss, key="loss")
+    return loss.gradient(*_checked(output, y))
 
 
 def unit_of_error(loss, count, outputs):
     """s / B: what an error r_L - y, or softmax(r_L) - y, of 1 of one of B samples is in `output_gradient`."""
-    return (2.0 / outputs if loss == "mse" else 1.0) / count
+    return LOSSES.find(loss, key="loss").unit(outputs) / count
 
 
 def output_target(network, x, y, *, loss="mse", step=0.1):
@@ -56,7 +122,7 @@ def output_target(network, x, y, *, loss="mse", step=0.1):
 
     Args:
         x: inputs (B, n_0); y: targets (B, n_L), or integer labels (B,).
-        loss: "mse" or "cross_entropy" (of softmax(r_L)).
+        loss: "mse", "cross_entropy" (of softmax(r_L)), or a registered `Loss`, by its name.
         step: the nudge lambda per sample, a number >= 0; 0 gives the feedforward output itself.
 
     Returns:
@@ -66,14 +132,44 @@ def output_target(network, x, y, *, loss="mse", step=0.1):
         ValueError, TypeError: for arguments that do not fit.
     """
     number("step", step)
-    choice("loss", loss, LOSSES)
+    LOSSES.find(loss, key="loss")
     x, activity = feedforward_state(network, x)
     y = as_targets(y, network.sizes[-1], count=len(x))
     output = activity.r[-1]
     return output - step * len(x) * output_gradient(output, y, loss)
 
 
-def _checked(output, y, loss):
-    choice("loss", loss, LOSSES)
+def _checked(output, y):
     output = np.asarray(output, np.float64)
     return output, as_targets(y, output.shape[1], count=len(output))
+
+
+# --- the built-in losses -------------------------------------------------------------------------------------------------
+
+
+def _squared_error(output, y):
+    return np.mean((output - y) ** 2)
+
+
+def _squared_error_gradient(output, y):
+    return 2.0 * (output - y) / output.size
+
+
+def _cross_entropy(output, y):
+    return -np.mean(np.sum(y * log_softmax(output, axis=1), axis=1))
+
+
+def _cross_entropy_gradient(output, y):
+    return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
+
+
+register_built_ins(
+    Loss(
+        "mse", summary="squared error, mean over samples and outputs", value=_squared_error,
+        gradient=_squared_error_gradient, unit=lambda outputs: 2.0 / outputs,
+    ),
+    Loss(
+        "cross_entropy", summary="cross-entropy of softmax(r_L), mean over samples", value=_cross_entropy,
+        gradient=_cross_entropy_gradient, classes=True, softmax=True,
+    ),
+)  # fmt: skip

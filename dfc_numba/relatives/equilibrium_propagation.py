@@ -21,7 +21,7 @@ from dfc_numba.kernels.forms import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise import as_key
-from dfc_numba.model.targets import LOSSES, as_targets
+from dfc_numba.model.targets import as_targets
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import Count, Flag, Positive, options
 from dfc_numba.support.validation import floats, instance, samples
@@ -382,7 +382,7 @@ class _Nudges:
         return NudgedState(self.beta, views(self.deviations), views(self.rate_deviations), trajectory)
 
 
-LOSSES_OF_KERNEL = dict(zip(LOSSES, (kernel.SQUARED_ERROR, kernel.CROSS_ENTROPY), strict=True))
+LOSSES_OF_KERNEL = {"mse": kernel.SQUARED_ERROR, "cross_entropy": kernel.CROSS_ENTROPY}
 
 
 def _packed(network, options, dtype):

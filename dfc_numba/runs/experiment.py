@@ -18,6 +18,7 @@ from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.model.products import shards_of
 from dfc_numba.runs.checkpoint import MINUTES
+from dfc_numba.registry import LOSSES
 from dfc_numba.runs import follower
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.resumption import refuse_other_extensions
@@ -181,9 +182,9 @@ def load_data(config):
 
 def check_data(config, dataset):
     """Refuse a loss or a target that does not suit a data set."""
-    if dataset.task == "regression" and config.target.loss == "cross_entropy":
+    if dataset.task == "regression" and LOSSES[config.target.loss].classes:
         raise ConfigurationError(
-            f"target.loss = 'cross_entropy' needs classes, which {dataset.name} has not; set target.loss = "
+            f"target.loss = {config.target.loss!r} needs classes, which {dataset.name} has not; set target.loss = "
             "'mse'"
         )
     if dataset.task == "regression" and config.target.class_value != 1:
