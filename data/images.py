@@ -5,6 +5,7 @@ import math
 import os
 import struct
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 
 from dfc_numba.data import dataset, download
 from dfc_numba.data.dataset import DataSet, DataUnavailableError, Split
+from dfc_numba.support import foreign
 
 # --- the IDX format -----------------------------------------------------------------------------------------
 
 GZIP_MAGIC = b"\x1f\x8b"
+MOST_BYTES, MOST_EXCESS = 2**30, 2**20  # of the content; of what may be looked at beyond it
 
 
 def read_images(path, height=28, width=28):
@@ -44,26 +47,45 @@ def read_labels(path, n_classes=10):
 
 
 def _read_values(path, dimensions, content):
-    data = _unpacked(path)
-    shape = _shape(path, data, dimensions, content)
     start = 4 + 4 * dimensions
-    _check_length(path, len(data) - start, shape)
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    with _opened(path) as file:
+        head = _taken(path, file, start)
+        shape = _shape(path, head, dimensions, content)
+        size = math.prod(shape)
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"{path}: truncated; the header {shape} promises {size:,} bytes, and no such file has more than {MOST_BYTES:,}"
+            )
+        data = _taken(path, file, size + 1)
+        rest = len(data) - size
+        if rest > 0:
+            rest += len(_taken(path, file, MOST_EXCESS))
+    _check_length(path, size + rest, shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _unpacked(path):
-    """Content of a file, gunzipped where it begins like a gzip file, whatever its name."""
+@contextmanager
+def _opened(path):
+    """The content of a file, gunzipped where it begins like a gzip file, whatever its name."""
     try:
-        data = Path(path).read_bytes()
-        return gzip.decompress(data) if data[:2] == GZIP_MAGIC else data
+        with foreign.open_regular(path) as file:
+            packed = file.read(2) == GZIP_MAGIC
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if packed else file
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _taken(path, file, count):
+    """Up to `count` bytes of an open file."""
+    try:
+        return file.read(count)
     except EOFError:
         raise ValueError(
             f"{path}: truncated, the gzip stream ends too early; copy or download it again"
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged gzip file ({error}); copy or download it again") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _shape(path, data, dimensions, content):
@@ -164,7 +186,7 @@ FASHION_MNIST = FileSet(
     folders=("fashion_mnist", "FashionMNIST/raw"),
     mirrors=(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
     ),
     md5=(
         "8d4fb7e6c68d591d4c3dfef9ec88bf0d",

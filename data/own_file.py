@@ -1,7 +1,7 @@
 """A user's own data: a .npz or .h5 file with x_train, y_train, x_test, y_test and perhaps x_val, y_val."""
 
+import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,19 @@ from dfc_numba.data.dataset import (
     DataSet,
     DataUnavailableError,
     Split,
-    check_labels,
     check_matrix,
     check_same_length,
     unknown_name,
     whole_number,
 )
+from dfc_numba.errors import UnusableFileError
+from dfc_numba.support import foreign, memory
 
 NPZ, HDF5 = (".npz",), (".h5", ".hdf5")
 SUFFIXES = NPZ + HDF5
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 VALIDATION = ("x_val", "y_val")
+KINDS = "biuf"  # of numbers
 MOST_CLASSES = 100_000  # a larger label needs n_classes: it is rather a mistake than the size of a network
 
 
@@ -61,10 +63,11 @@ def _existing(path):
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}")
+    if not path.exists():
+        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        raise DataUnavailableError(f"{path}: there is no such file{where}")
     if not path.is_file():
-        raise DataUnavailableError(
-            f"{path}: " + ("is not a file" if path.exists() else "there is no such file")
-        )
+        raise DataUnavailableError(f"{path}: is not a file; name a regular file, no folder or pipe")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     return path
@@ -75,32 +78,89 @@ def _read(path):
     reader = _read_npz if path.suffix.lower() in NPZ else _read_hdf5
     try:
         return reader(path)
-    except (OSError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read, damaged or not a {path.suffix} file ({error})") from None
+    except (UnusableFileError, MemoryError) as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except Exception as error:  # noqa: BLE001 (a damaged file makes libraries raise anything)
+        reason = str(error).removeprefix(f"{path} ").removeprefix("cannot be read: ")
+        raise ValueError(f"{path}: cannot be read, damaged or not a {path.suffix} file ({reason})") from None
 
 
 def _read_npz(path):
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: truncated or not a .npz file (write it with numpy.savez)")
-    with np.load(path, allow_pickle=False) as archive:
-        return {
-            name: _npz_array(path, archive, name) for name in archive.files if name.startswith(("x_", "y_"))
-        }
+    with foreign.open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise UnusableFileError(f"{path}: truncated or not a .npz file (write it with numpy.savez)")
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            chosen = {name: info for name, info in members.items() if name.startswith(("x_", "y_"))}
+            if not chosen:
+                raise UnusableFileError(_nothing_found(path, members))
+            _require_memory(path, sum(info.file_size for info in chosen.values()))
+            return {name: _npz_array(path, archive, name, info) for name, info in chosen.items()}
 
 
-def _npz_array(path, archive, name):
-    try:
-        return np.asarray(archive[name])
-    except ValueError as error:
-        raise ValueError(f"{path}: {name} cannot be read ({error}); store plain numbers") from None
+def _npz_array(path, archive, name, info):
+    """An array whose header says what the archive holds."""
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        reader = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        try:
+            shape, transposed, dtype = reader(file)
+        except Exception as error:  # noqa: BLE001 (the header is Python source, which may be anything)
+            raise UnusableFileError(f"{path}: the header of {name} is damaged ({error})") from None
+        if dtype.hasobject or dtype.kind not in "biufcSU":
+            raise UnusableFileError(
+                f"{path}: {name} cannot be read ({dtype}, not allowed); store plain numbers"
+            )
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - file.tell():
+            raise UnusableFileError(
+                f"{path}: {name} declares {size} bytes of shape {shape}, but holds {info.file_size - file.tell()}; it is damaged"
+            )
+        content = bytearray(file.read(size + 1))
+    if len(content) != size:
+        raise UnusableFileError(f"{path}: {name} is truncated ({len(content)} of {size} bytes)")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if transposed else "C")
 
 
 def _read_hdf5(path):
+    with foreign.open_hdf5(path, alone=True) as file:
+        names = foreign.names(file)
+        chosen = [name for name in names if name.startswith(("x_", "y_"))]
+        if not chosen:
+            raise UnusableFileError(_nothing_found(path, names))
+        found = {name: _numbers(path, file, name) for name in chosen if name in REQUIRED + VALIDATION}
+        _require_memory(path, sum(item.nbytes for item in found.values()))
+        arrays = {name: foreign.read(file, name, kinds=KINDS) for name in found}
+        return arrays | dict.fromkeys(set(chosen) - set(found))
+
+
+def _numbers(path, file, name):
+    """The data set of an array; anything else is refused with what it is."""
     import h5py
 
-    with h5py.File(path, "r", locking=False) as file:
-        arrays = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        return {name: np.asarray(item[()]) for name, item in arrays.items() if name.startswith(("x_", "y_"))}
+    item = foreign.member(file, name)
+    if isinstance(item, h5py.Group):
+        held = ", ".join(foreign.names(item)) or "nothing"
+        raise UnusableFileError(
+            f"{path}: {name} missing: it is a group (with {held}), as pandas and PyTables make it; store it as one array"
+        )
+    if isinstance(item, h5py.Dataset) and item.dtype.kind not in KINDS:
+        raise UnusableFileError(f"{path}: {name} is {item.dtype}; must be numbers")
+    return foreign.dataset(file, name, kinds=KINDS)
+
+
+def _nothing_found(path, names):
+    held = ", ".join(sorted(map(str, names))[:12]) or "nothing"
+    return (
+        f"{path}: {', '.join(REQUIRED)} missing; the file holds no array whose name begins with x_ or y_, but {held}; "
+        "write the arrays under these names, at the top level"
+    )
+
+
+def _require_memory(path, size):
+    memory.require(size, f"the data in {path}", "use a smaller part of them")
 
 
 def _check_names(path, arrays):
@@ -177,8 +237,28 @@ def _n_outputs(path, task, splits, n_classes):
         return labels.shape[1]
     if n_classes is not None:
         return whole_number("n_classes", n_classes, least=1)
-    check_labels(labels, f"{path}: y_train", MOST_CLASSES)
-    return int(labels.max()) + 1
+    _refuse_labels(
+        path, "y_train", labels, labels < 0, "labels are counted from 0: take numpy.unique(y, return_inverse=True)[1]"
+    )
+    _refuse_labels(
+        path, "y_train", labels, labels >= MOST_CLASSES,
+        f"labels must be 0 to {MOST_CLASSES - 1} unless n_classes is stated",
+    )  # fmt: skip
+    count = int(labels.max()) + 1
+    for part, split in splits.items():
+        needed = f"a class that y_train lacks needs the data option n_classes = {int(split.y.max(initial=0)) + 1}"
+        wrong = split.y >= count
+        _refuse_labels(path, f"y_{part}", split.y, wrong, f"labels must be 0 to {count - 1}; {needed}")
+    return count
+
+
+def _refuse_labels(path, name, labels, wrong, allowed):
+    """Refuse labels where some are wrong, with the first of them."""
+    found = np.flatnonzero(wrong)
+    if found.size:
+        raise ValueError(
+            f"{path}: {name} holds the label {labels[found[0]]} (sample {found[0]}, {found.size:,} in all); {allowed}"
+        )
 
 
 def _with_validation(path, splits, validation_size, split_seed):

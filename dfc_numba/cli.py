@@ -24,11 +24,29 @@ from dfc_numba.commands.shell import (
     train_run,
 )
 from dfc_numba.errors import MissingExtra
-from dfc_numba.support import ranks
+from dfc_numba.support import output, ranks
+
+LONG = ("train", "compare", "sweep")  # commands whose work goes on where nobody can read what they say
 
 
 def main():
     """Runs the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
+    output.prepare_streams()
+    if sys.argv[1:2] and sys.argv[1] in LONG:
+        with output.steady():
+            _run()
+        return
+    try:
+        _run()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # else Python says so at its end, with a code of its own
+                output.abandon(stream)
+
+
+def _run():
     if ranks.expected() == 1:
         app(prog_name="dfc")
         return

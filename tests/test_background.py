@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from dfc_numba.runs import logger
-from dfc_numba.runs.logger import Background
+from dfc_numba.storage import background as background_module
+from dfc_numba.storage.background import Background
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_an_end_at_once_leaves_out_what_waits(monkeypatch):
     worker, found = Background(100), []
     go_on = stalled(worker)
     worker.submit(found.append, "never")
-    monkeypatch.setattr(logger, "PATIENCE", 0.05)
+    monkeypatch.setattr(background_module, "PATIENCE", 0.05)
     worker.end(discard=True, last=lambda: found.append("last"))
     assert found == []  # the call under way takes longer than that
     go_on.set()

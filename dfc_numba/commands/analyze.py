@@ -10,6 +10,7 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.registry import MEASURES
 from dfc_numba.runs.analysis_subjects import opened
 from dfc_numba.storage import analysis_file
+from dfc_numba.support.output import show
 from dfc_numba.support.wording import nearest
 
 FORMATS = (".csv", ".h5")
@@ -34,15 +35,15 @@ def analyze(path, *, what=None, out=None, **options):
     groups = None if what is None else _groups(what)
     _check_out(out)
     with opened(path, **options) as subjects:
-        print(subjects.description, flush=True)
+        show(subjects.description, flush=True)
         found, problems = _measured(subjects.all, groups)
         if found:
             groups, names, notes = found
-            print("\n".join(reports.analysis_lines(notes, names, groups)))
+            show("\n".join(reports.analysis_lines(notes, names, groups)))
             _write(out, list(notes.values()), subjects)
     problems = [*subjects.damaged, *problems]
     for problem in problems:
-        print(f"dfc: {problem}", file=sys.stderr)
+        show(f"dfc: {problem}", file=sys.stderr)
     return not problems
 
 
@@ -100,4 +101,4 @@ def _write(out, notes, subjects):
     else:
         about = variables(stacked(notes), subjects.leading)
         analysis_file.write(out, about, dimensions=DIMENSIONS, config=subjects.config)
-    print(f"written: {out}")
+    show(f"written: {out}")

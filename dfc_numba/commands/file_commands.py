@@ -21,6 +21,7 @@ from dfc_numba.commands.shell import (
     exit_codes,
     overrides,
 )
+from dfc_numba.support.output import show
 
 
 @command
@@ -247,4 +248,4 @@ def plot(
         from dfc_numba.display import plots
 
         units = [plots.unit(text) for text in unit or []]
-        print(plots.plot(source, out, phase=phase, record=record, sample=sample, units=units))
+        show(plots.plot(source, out, phase=phase, record=record, sample=sample, units=units))

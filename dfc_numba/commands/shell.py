@@ -1,10 +1,12 @@
 """What the commands of `dfc` share: the application, common options, messages, exit codes."""
 
+import functools
 import inspect
 import re
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from signal import SIGINT
 from typing import Annotated
 
@@ -13,6 +15,7 @@ import typer
 from dfc_numba._version import __version__
 from dfc_numba.errors import Interrupted, MissingExtra
 from dfc_numba.support import ranks
+from dfc_numba.support.output import show
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, SIGNALLED = 0, 1, 2, 75, 128
 DEFAULT_PRESET = "digits"
@@ -76,7 +79,7 @@ Extensions = Annotated[
 
 def _show_version(wanted: bool):
     if wanted:
-        print(f"dfc-numba {__version__}")
+        show(f"dfc-numba {__version__}")
         raise typer.Exit(DONE)
 
 
@@ -102,7 +105,20 @@ def command(function):
     for hint in function.__annotations__.values():
         for option in getattr(hint, "__metadata__", ()):
             option.help = option.help and _plain(option.help)
-    return app.command(name=function.__name__.rstrip("_"))(function)
+
+    @functools.wraps(function)
+    def call(**arguments):
+        return function(**{name: _expanded(value) for name, value in arguments.items()})
+
+    return app.command(name=function.__name__.rstrip("_"))(call)
+
+
+def _expanded(value):
+    """A path with `~` as the home folder, which a shell leaves alone in `--out=~/x`; anything else as it is."""
+    try:
+        return value.expanduser() if isinstance(value, Path) else value
+    except RuntimeError:  # there is no home folder
+        return value
 
 
 def _plain(text):
@@ -238,4 +254,4 @@ def _kind(error):
 def say(*messages):
     """Prints messages on standard error, those that there are."""
     for message in filter(None, messages):
-        print(f"dfc: {message}", file=sys.stderr, flush=True)
+        show(f"dfc: {message}", file=sys.stderr, flush=True)

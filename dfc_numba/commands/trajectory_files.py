@@ -31,6 +31,7 @@ from dfc_numba.storage.replay import (
 )
 from dfc_numba.storage.writer import save
 from dfc_numba.support import memory
+from dfc_numba.support.output import show
 
 # --- inspect ------------------------------------------------------------------------------------------------
 
@@ -48,17 +49,17 @@ def inspect(path, *, quick=False):
     """
     with open_trajectories(path) as file:
         for line in inspection.description(file):
-            print(line)
+            show(line)
         for note in file.notes:
-            print(f"dfc: {note}", file=sys.stderr)
+            show(f"dfc: {note}", file=sys.stderr)
         if quick:
             return not file.damaged
         damages = list(inspection.damages(file))
     for damage in damages[:SHOWN]:
-        print(f"dfc: {damage}", file=sys.stderr)
+        show(f"dfc: {damage}", file=sys.stderr)
     if len(damages) > SHOWN:
-        print(f"dfc: ... and {len(damages) - SHOWN} more", file=sys.stderr)
-    print("\n" + (f"damaged: {len(damages)} parts" if damages else "every checksum fits"))
+        show(f"dfc: ... and {len(damages) - SHOWN} more", file=sys.stderr)
+    show("\n" + (f"damaged: {len(damages)} parts" if damages else "every checksum fits"))
     return not damages
 
 
@@ -83,7 +84,7 @@ def compare(path, *, phase=None, record=None, **unused):
         statuses = [_compare(stored) for stored in chosen(file, phase, record)]
         statuses += ["unusable" for _ in file.damaged]
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
-    print(f"records: {len(statuses)}, of which {', '.join(counts)}")
+    show(f"records: {len(statuses)}, of which {', '.join(counts)}")
     if set(statuses) == {"nothing to compare"}:
         _complain("there are recipes alone; `dfc replay FILE --expand OUT.h5` computes their trajectories")
     return statuses
@@ -113,7 +114,7 @@ def write(
     else:
         section, changes = _changes(settings)
         written = what_if(path, out, changes, section=section, **options)
-    print(f"{expand_to or out}: {written.records} records")
+    show(f"{expand_to or out}: {written.records} records")
     if written.damaged:
         _complain(f"damaged files, whose records are missing in it: {len(written.damaged)}")
     return not written.damaged
@@ -152,14 +153,14 @@ def _positions(text):
 
 def _announce(file):
     counts = [f"{len(file[name])} of {file[name].phase}" for name in file.phases]
-    print(f"{file.path}: records: {', '.join(counts)}; status: {file.status}")
+    show(f"{file.path}: records: {', '.join(counts)}; status: {file.status}")
     for note in file.notes:
         _complain(note)
     elsewhere = sorted(recorded_elsewhere(file))
     if elsewhere:
-        print(f"recorded with {', '.join(elsewhere)}: bits may differ")
+        show(f"recorded with {', '.join(elsewhere)}: bits may differ")
     if has_earlier_arithmetic(file):
-        print(
+        show(
             "written by an earlier version, which took sums in another order: numbers agree within rounding, not in all bits"
         )
 
@@ -171,15 +172,15 @@ def _compare(stored):
     if replayed.status == "unusable":
         _complain(f"{where}: {replayed.problem}")
     elif replayed.status == "nothing to compare":
-        print(f"{where}: a recipe, nothing to compare")
+        show(f"{where}: a recipe, nothing to compare")
     elif replayed.status == "identical":
-        print(f"{where}: identical bits, {len(replayed.compared)} variables")
+        show(f"{where}: identical bits, {len(replayed.compared)} variables")
     else:
         extent = f", by at most {ROUNDING:g} of their largest value" if replayed.within_rounding else ""
-        print(f"{where}: {len(replayed.deviations)} of {len(replayed.compared)} variables differ{extent}")
-        print("\n".join(table(replayed.deviations)))
+        show(f"{where}: {len(replayed.deviations)} of {len(replayed.compared)} variables differ{extent}")
+        show("\n".join(table(replayed.deviations)))
     if replayed.left_out:
-        print(
+        show(
             f"{where}: not compared, since the file does not say how they were made: {', '.join(replayed.left_out)}"
         )
     sys.stdout.flush()
@@ -203,7 +204,7 @@ def _place(place):
 
 
 def _complain(text):
-    print(f"dfc: {text}", file=sys.stderr, flush=True)
+    show(f"dfc: {text}", file=sys.stderr, flush=True)
 
 
 # --- simulate -----------------------------------------------------------------------------------------------
@@ -245,9 +246,9 @@ def simulate(config, *, out, samples, command=()):
     save(trajectory, path, attributes=attributes, status="complete" if well else "diverged")
     if not well:
         remedies = REMEDIES[kind.name].format(path=path)
-        print(f"dfc: the simulation diverged; what helps: {remedies}", file=sys.stderr)
-    print(outcome)
-    print(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
+        show(f"dfc: the simulation diverged; what helps: {remedies}", file=sys.stderr)
+    show(outcome)
+    show(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
     return well
 
 
@@ -290,7 +291,7 @@ def _announce_size(kind, recipe, path):
     """Tells the size; refuses what does not fit."""
     count, points = len(recipe.x), recipe.dynamics.time_points
     size = kind.recorded_bytes(recipe.network, recipe.dynamics, count, Record())
-    print(
+    show(
         f"{count} samples, {points} time points, {sum(recipe.network.sizes[1:])} units: "
         f"{memory.readable(size)} in memory and in {path}",
         flush=True,

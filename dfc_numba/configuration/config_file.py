@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -20,10 +21,11 @@ from pydantic import ValidationError
 from dfc_numba import data
 from dfc_numba.configuration.config import Config, key_paths, section_keys
 from dfc_numba.data.own_file import SUFFIXES as DATA_SUFFIXES
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.extensions import load_extension
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS
+from dfc_numba.support import foreign
 from dfc_numba.support.wording import allowed, nearest
 
 if sys.version_info >= (3, 11):
@@ -189,19 +191,49 @@ def read_table(source):
 
 def _stated_table(source):
     """What a preset or a TOML file states."""
-    path = Path(source)
+    path = expanded(source)
     if path.suffix.lower() in DATA_SUFFIXES:
         raise ConfigurationError(
             f"{source}: is not a TOML file; to train on data of your own: --set data.name={source}"
         )
-    if path.suffix == ".toml" or path.is_file():
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigurationError(f"{source}: cannot be read ({error.strerror})") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{source}: is not a TOML file ({error})") from None
-    return tomllib.loads(preset_source(source))
+    is_preset = str(source) in preset_names()
+    if is_preset and path.exists():
+        warnings.warn(
+            f"{source} is taken for the preset; for the file of this name write ./{source}", stacklevel=3
+        )
+    if path.suffix == ".toml" or (path.exists() and not is_preset):
+        return _read_file(path)
+    return tomllib.loads(preset_source(str(source)))
+
+
+def _read_file(path):
+    try:
+        table = tomllib.loads(foreign.read_text(path, most=2**22))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: cannot be read (No such file or directory); it was looked for in {Path.cwd()}"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (tomllib.TOMLDecodeError, UnusableFileError) as error:
+        raise ConfigurationError(f"{path}: is not a TOML file ({error})") from None
+    except RecursionError:
+        raise ConfigurationError(
+            f"{path}: is not a TOML file that can be read (it is nested too deeply)"
+        ) from None
+    if not table:
+        raise ConfigurationError(
+            f"{path}: is empty; state what differs from the defaults, such as [training] with epochs = 5, or name a preset"
+        )
+    return table
+
+
+def expanded(path):
+    """A path with `~` as the home folder, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _load_extensions(section, source=None):
@@ -292,12 +324,14 @@ def parsed_value(text):
     bare_words = r"\b(?!(?:true|false|inf|nan)\b)[A-Za-z_][\w.-]*"
     for candidate in (text, re.sub(bare_words, r'"\g<0>"', text) if text.startswith("[") else text):
         try:
-            return tomllib.loads(f"value = {candidate}")["value"]
-        except tomllib.TOMLDecodeError:
+            table = tomllib.loads(f"value = {candidate}")
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue
+        if len(table) == 1:  # no line break has begun another key
+            return table["value"]
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     return NONE if value is None else value
 

@@ -13,6 +13,7 @@ from math import isnan
 from dfc_numba.learning.divergence import CONTROL_REMEDY
 from dfc_numba.support import ranks
 from dfc_numba.support.memory import readable
+from dfc_numba.support.output import show
 
 MINUTE = 60.0
 TIME_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
@@ -36,7 +37,7 @@ class LabelledDisplay(NoDisplay):
 
     def on_divergence(self, epoch, tally):
         """Warns that feedback phases of the epoch diverged."""
-        print(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
+        show(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
 
 
 class PlainDisplay(LabelledDisplay):
@@ -65,11 +66,11 @@ class PlainDisplay(LabelledDisplay):
                 f"{self._label}{progress_text(progress, self._epochs)}, {where}",
                 *progress_numbers(progress),
             ]
-            print("  ".join(texts), file=sys.stderr, flush=True)
+            show("  ".join(texts), file=sys.stderr, flush=True)
 
     def on_epoch(self, row):
         """Prints the epoch's results."""
-        print(epoch_line(row, self._epochs), flush=True)
+        show(epoch_line(row, self._epochs), flush=True)
 
 
 class LiveDisplay(LabelledDisplay):
@@ -117,7 +118,7 @@ class LiveDisplay(LabelledDisplay):
 
     def on_epoch(self, row):
         """Prints the epoch's results above the bar."""
-        print(epoch_line(row, self._epochs), flush=True)
+        show(epoch_line(row, self._epochs), flush=True)
 
     def __exit__(self, *_):
         self._bar.stop()
@@ -140,22 +141,22 @@ def announce(experiment, left_out=()):
     """Says on standard output what will run, where it is written to, and what it is expected to need."""
     training, sizes = experiment.config.training, "-".join(map(str, experiment.network.sizes))
     if left_out:
-        print(f"left out, because these settings do not use it: {', '.join(left_out)}")
-    print(experiment.dataset.summary)
-    print(
+        show(f"left out, because these settings do not use it: {', '.join(left_out)}")
+    show(experiment.dataset.summary)
+    show(
         f"{training.method}, {sizes}, {training.dtype}, epochs: {training.epochs}, minibatches of "
         f"{training.batch_size}, seed {training.seed}; run directory {experiment.directory.path}"
     )
     if experiment.directory.resumed:
-        print(f"resumed after {_standing(experiment.trainer)}")
-    print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
+        show(f"resumed after {_standing(experiment.trainer)}")
+    show("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
     expected = experiment.expect()
     needs = f"time {expected_time(expected.seconds)}; memory about {size(expected.memory)}"
-    print(f"expected, from a short trial: {needs}", flush=True)
+    show(f"expected, from a short trial: {needs}", flush=True)
     if experiment.trainer.log is not None:
-        print(log_text(experiment), flush=True)
+        show(log_text(experiment), flush=True)
     if experiment.trainer.analysis is not None:
-        print(analysis_text(experiment.trainer), flush=True)
+        show(analysis_text(experiment.trainer), flush=True)
 
 
 def analysis_text(trainer):
@@ -194,18 +195,18 @@ def conclude(result):
     """Says on standard output how the run ended and where its files are."""
     outcome, directory = result.outcome, result.directory
     if outcome.status != "done":
-        print(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
+        show(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
     if outcome.status == "interrupted":
-        print(f"dfc: {resume_text(directory)}", file=sys.stderr)
+        show(f"dfc: {resume_text(directory)}", file=sys.stderr)
     if result.rows:
         last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
         judge = "training" if isnan(best["val_loss"]) else "validation"
-        print(
+        show(
             f"test {_test_text(last)} at the end, {_test_text(best)} after epoch {outcome.best_epoch}, "
             f"the best on the {judge} set"
         )
     files = sorted(file.name for file in directory.iterdir() if not file.name.startswith("."))
-    print(f"results: {directory} ({', '.join(files)})", flush=True)
+    show(f"results: {directory} ({', '.join(files)})", flush=True)
 
 
 def _test_text(row):

@@ -14,6 +14,7 @@ from dfc_numba.registry import MEASURES
 from dfc_numba.runs import summary
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
+from dfc_numba.support.output import show
 
 # --- dfc analyze --------------------------------------------------------------------------------------------
 
@@ -124,58 +125,58 @@ def announce(plan):
     """Says on standard output which runs there are and where they are written to."""
     for source in plan.sources:
         if source.left_out:
-            print(
+            show(
                 f"left out of {source.name}, because its settings do not use it: {', '.join(source.left_out)}"
             )
-    print(
+    show(
         f"runs: {len(plan.runs)}, of {', '.join(source.name for source in plan.sources)}; in {plan.directory}"
     )
-    print("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
+    show("preparing (the first time on a machine, the kernels are compiled) ...", flush=True)
 
 
 def announce_outlook(outlook):
     """Says on standard output which data there are, what is done already, and how long the rest may take."""
-    print("\n".join(outlook.datasets))
+    show("\n".join(outlook.datasets))
     if outlook.kept:
-        print(f"runs that are done already, and kept: {outlook.kept}")
-    print(f"expected, from short trials: time {expected_time(outlook.seconds)}", flush=True)
+        show(f"runs that are done already, and kept: {outlook.kept}")
+    show(f"expected, from short trials: time {expected_time(outlook.seconds)}", flush=True)
 
 
 def display(run, number, n_runs):
     """Says which run starts, and returns what shows its progress."""
-    print(f"run {number}/{n_runs}: {run}", flush=True)
+    show(f"run {number}/{n_runs}: {run}", flush=True)
     return choose_display(f"run {number}/{n_runs}, ")
 
 
 def tell_comparison(ended):
     """Says on standard error how a run ended that is not done."""
     if ended.status != "done":
-        print(f"dfc: {ended.run}: {ended.message} ({ended.status})", file=sys.stderr, flush=True)
+        show(f"dfc: {ended.run}: {ended.message} ({ended.status})", file=sys.stderr, flush=True)
 
 
 def conclude(plan, ended, no_figure):
     """Says on standard output what the runs gave and where the files are."""
     _print_table(*summary.table(summary.summarize(plan, ended)))
-    print(summary.CAPTION)
+    show(summary.CAPTION)
     if no_figure:
-        print(f"figure left out: {no_figure}")
+        show(f"figure left out: {no_figure}")
     if ended[-1].signal is not None:
-        print("interrupted; the same command goes on with the runs that are left")
+        show("interrupted; the same command goes on with the runs that are left")
     files = [name for name in summary.FILES if (plan.directory / name).exists()]
-    print(f"results: {plan.directory} ({', '.join(files)})", flush=True)
+    show(f"results: {plan.directory} ({', '.join(files)})", flush=True)
 
 
 def conclude_merged(plan, ended, merged):
     """Say on standard output what merged runs gave and where the files are."""
     _print_table(*summary.table(summary.summarize(plan, ended)))
-    print(summary.CAPTION)
-    print(f"runs: {len(ended)}; with all settings: {merged}", flush=True)
+    show(summary.CAPTION)
+    show(f"runs: {len(ended)}; with all settings: {merged}", flush=True)
 
 
 def _print_table(heading, rows):
     """A table as Markdown, or on a terminal in the form that suits its width."""
     if not sys.stdout.isatty():
-        print(summary.markdown(heading, rows), end="")
+        show(summary.markdown(heading, rows), end="")
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -200,7 +201,7 @@ def tell_records(path, *, phase=None, record=None):
     """Says on standard output what is found in the records that have trajectories; for the arguments see `replay.replay`."""
     with open_trajectories(path) as file:
         for stored in chosen(file, phase, record):
-            print("\n".join(record_lines(stored)), flush=True)
+            show("\n".join(record_lines(stored)), flush=True)
 
 
 def record_lines(record):

@@ -54,6 +54,10 @@ class ForwardUpdate:
     estimated_error: np.ndarray | None = None
     fallback: np.ndarray | None = None
 
+    def __post_init__(self):
+        if self.diverged is not None and not self.diverged.any() and not all_finite(self.weights, self.biases):
+            object.__setattr__(self, "diverged", np.ones_like(self.diverged))  # a sum of finite parts overflowed
+
 
 @dataclass(frozen=True)
 class FeedbackUpdate:
@@ -61,10 +65,21 @@ class FeedbackUpdate:
 
     Attributes:
         trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
+        diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated.
     """
 
     feedback: list
     trajectory: Trajectory | None = None
+    diverged: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.diverged is not None and not self.diverged.any() and not all_finite(self.feedback):
+            object.__setattr__(self, "diverged", np.ones_like(self.diverged))
+
+
+def all_finite(*lists):
+    """Whether all numbers are finite in lists of arrays; None is an empty one."""
+    return all(np.isfinite(array).all() for arrays in lists for array in arrays or [])
 
 
 def forward_update(
@@ -408,4 +423,4 @@ def _feedback_update(phase, sums, divisors, rule, trajectory):
     for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
         transposed = unpack(sums.outer_feedback[places.outer_feedback[i] :], sizes[-1], n)
         updates.append(np.ascontiguousarray(transposed.T) * dtype.type(sign / (count * divisor)))
-    return FeedbackUpdate(updates, trajectory)
+    return FeedbackUpdate(updates, trajectory, sums.diverged)

@@ -15,6 +15,7 @@ from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.targets import unit_of_error
+from dfc_numba.support.validation import flag, number
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
 LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
@@ -58,6 +59,9 @@ def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=Fal
         ValueError, TypeError: for arguments that do not fit.
     """
     x, y = checked(network, x, y, inversion)
+    if clip_error is not None:
+        clip_error = number("clip_error", clip_error, exclusive=True)
+    flag("normalise", normalise)
     activity = network.forward(x)
     drive = driven(network, activity, y, inversion.loss)
     errors, trajectory = hidden_errors(network, drive, inversion, record)

@@ -407,6 +407,9 @@ def feedforward_state(network, x):
         ValueError, TypeError: for a network that is none, inputs that do not fit, or voltages that are not finite.
     """
     x, activity = exact_forward(network, x)
+    if network.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            finite("x", x.astype(np.float32))
     for i, v in enumerate(activity.v):
         finite(f"feedforward voltage of layer {i + 1}, ", v)
     return x, activity

@@ -220,6 +220,7 @@ def _optimizers(file):
 
 NEWEST, PREVIOUS, DAMAGED = "checkpoint.h5", "checkpoint_previous.h5", "checkpoint_damaged.h5"
 FILES = (NEWEST, PREVIOUS)
+OTHERS = (DAMAGED,)
 MINUTES = 10.0
 
 

@@ -17,14 +17,14 @@ from dfc_numba.learning.phases import logs, method_of, solves_in_time
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.model.products import shards_of
-from dfc_numba.runs.checkpoint import MINUTES
 from dfc_numba.registry import LOSSES
 from dfc_numba.runs import follower
+from dfc_numba.runs.checkpoint import MINUTES
 from dfc_numba.runs.expectations import expect
+from dfc_numba.runs.logger import Logger
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory
 from dfc_numba.runs.signals import leave_on_signals, stop_on_signals
-from dfc_numba.runs.logger import Logger
 from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
 

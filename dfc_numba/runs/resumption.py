@@ -6,7 +6,8 @@ from dfc_numba.configuration.config_file import load_config, used_values
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.extensions import differences, explained, used_extensions
 from dfc_numba.runs.checkpoint import allowed_changes, contradictions
-from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, holds_run, last_of, read_record
+from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, OWN, holds_run, last_of, read_record
+from dfc_numba.support.files import refuse_links
 
 
 def find(out, name, required):
@@ -17,8 +18,9 @@ def find(out, name, required):
         name: name of the run.
         required: whether to raise a ConfigurationError instead of returning None.
     """
-    path = last_of(name) if out is None else Path(out)
+    path = last_of(name) if out is None else Path(out).expanduser()
     if path is not None and holds_run(path):
+        refuse_links(path, OWN)
         return path
     if required:
         raise ConfigurationError(
@@ -97,6 +99,6 @@ def ended(path, config):
     if record.get("status") == "done" and epochs >= config.training.epochs:
         return "done", f"{path} is finished, with {epochs} epochs; to go on with the run, raise --epochs"
     if record.get("status") == "diverged":
-        reason = record["stop_reason"]
+        reason = record.get("stop_reason") or "it is not known why"
         return "diverged", f"{path} holds a run that diverged, and would again: {reason}"
     return None

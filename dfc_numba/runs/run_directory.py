@@ -15,6 +15,7 @@ import io
 import json
 import re
 import time
+import warnings
 from datetime import datetime, timezone
 from itertools import chain, count
 from math import isfinite, nan
@@ -27,7 +28,9 @@ from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.runs.scratch import Scratch
-from dfc_numba.support.files import remove_leftovers, write_text
+from dfc_numba.storage.segments import COMPACTED, FOLDER
+from dfc_numba.support import foreign
+from dfc_numba.support.files import refuse_links, remove_leftovers, write_text
 from dfc_numba.support.locks import Lock
 
 SCORES = [f"{split}_{score}" for split in ("train", "val", "test") for score in ("loss", "accuracy")]
@@ -35,6 +38,13 @@ METRICS = ("epoch", *SCORES, "seconds")
 CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME = "config.toml", "run.json", "metrics.csv", "analysis.h5"
 BEST_NAME, LAST_NAME, LOCK_NAME = "weights_best.h5", "weights_last.h5", ".lock"
 FILES = (CONFIG_NAME, RUN_NAME, METRICS_NAME, ANALYSIS_NAME, BEST_NAME, LAST_NAME, *checkpoint.FILES)
+OWN = (
+    *FILES,
+    LOCK_NAME,
+    *checkpoint.OTHERS,
+    FOLDER,
+    COMPACTED,
+)  # names that a run writes or reads in its directory
 DEFAULT_PARENT = "runs"
 # what run.json tells about each session
 SESSION = (
@@ -42,6 +52,11 @@ SESSION = (
     "checkpoints", "traceback",
 )  # fmt: skip
 KILLED = "killed"
+# types of the entries of run.json that are read
+KINDS = {
+    "status": str, "stop_reason": str, "name": str, "results": dict, "earlier_sessions": list, "extensions": list,
+    "resumed": int, "seconds": int | float,
+}  # fmt: skip
 
 
 class RunDirectory:
@@ -58,6 +73,7 @@ class RunDirectory:
 
     def __init__(self, path, config, record, checkpoint_minutes, wait=0.0, scratch=None):
         self.path = Path(path)
+        refuse_links(self.path, OWN)
         self._lock = _locked(self.path, wait)
         try:
             self._scratch = None if scratch is None else Scratch(self.path, scratch)
@@ -172,7 +188,7 @@ class RunDirectory:
             self._write_metrics(trainer.rows)
             self._write_analysis()
             if trainer.rows:
-                trainer.best_network.save(self.folder / BEST_NAME)
+                self._save(trainer.best_network, BEST_NAME)
             self.record["resumed_after"] = {
                 "epochs": len(trainer.rows),
                 "minibatches": trainer.counters.minibatches,
@@ -193,16 +209,16 @@ class RunDirectory:
         """Adds a row to metrics.csv, and saves analysis, network, the best one if it changed, and a checkpoint."""
         self._write_metrics(self._trainer.rows)
         self._write_analysis()
-        self._trainer.network.save(self.folder / LAST_NAME)
+        self._save(self._trainer.network, LAST_NAME)
         if self._trainer.counters.best_epoch == row["epoch"]:
-            self._trainer.best_network.save(self.folder / BEST_NAME)
+            self._save(self._trainer.best_network, BEST_NAME)
         self.checkpoints.write(self._trainer)
         self._copy_back()
 
     def on_end(self, outcome):
         """Saves an interrupted network (a diverged one would replace a sound one); closes run.json."""
         if outcome.status == "interrupted":
-            self._trainer.network.save(self.folder / LAST_NAME)
+            self._save(self._trainer.network, LAST_NAME)
             self.checkpoints.write(self._trainer)
         self._write_analysis()
         results = {"epochs": outcome.epochs, "best_epoch": outcome.best_epoch}
@@ -242,9 +258,14 @@ class RunDirectory:
         if self._scratch is not None:
             self._scratch.copy_back()
 
+    def _save(self, network, name):
+        """Saves a network within the directory: `Network.save` would follow a link."""
+        refuse_links(self.folder, [name])
+        network.save(self.folder / name)
+
     def _replace_config(self):
         path = self.folder / CONFIG_NAME
-        self._config_before = path.read_text(encoding="utf-8") if path.exists() else None
+        self._config_before = foreign.read_text(path) if path.exists() else None
         self._write_config()
 
     def _write_config(self):
@@ -278,11 +299,39 @@ def holds_run(path):
 
 
 def read_record(path):
-    """The content of run.json; None where it is missing, or the run was killed before it began."""
+    """The content of run.json; None where it is missing or damaged, or the run was killed before it began.
+
+    Entries of another type than they have are left out, with a warning.
+    """
+    file = Path(path) / RUN_NAME
+    refuse_links(path, [RUN_NAME])
     try:
-        return json.loads((Path(path) / RUN_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        text = foreign.read_text(file)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        return _damaged_record(error)
+    if not text.strip():
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return _damaged_record(f"{file} is damaged: it is not JSON")
+    if not isinstance(record, dict):
+        return _damaged_record(f"{file} is damaged: it does not hold the record of a run")
+    wrong = [key for key, kind in KINDS.items() if key in record and not isinstance(record[key], kind)]
+    sessions, results = record.get("earlier_sessions"), record.get("results")
+    if isinstance(sessions, list) and not all(isinstance(session, dict) for session in sessions):
+        wrong.append("earlier_sessions")
+    if isinstance(results, dict) and not isinstance(results.get("epochs", 0), int):
+        wrong.append("results")
+    if wrong:
+        _damaged_record(f"{file} is damaged: {', '.join(wrong)}; these entries are left out")
+    return {key: value for key, value in record.items() if key not in wrong}
+
+
+def _damaged_record(problem):
+    warnings.warn(str(problem), stacklevel=3)
 
 
 def last_of(name):
@@ -325,13 +374,14 @@ def _locked(path, wait):
 def _claim(path, name):
     """Creates the directory, and run.json in it, which no other run may have."""
     try:
-        path = _next_free(name) if path is None else Path(path)
+        path = _next_free(name) if path is None else Path(path).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         if holds_run(path):
             raise ConfigurationError(
                 f"{path} holds a run, which is never overwritten; go on with it with --resume, or choose another "
                 "directory with --out"
             )
+        refuse_links(path, OWN)
         with open(path / RUN_NAME, "x", encoding="utf-8"):
             return path
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Signals that stop a run: Ctrl-C, SIGTERM and SIGUSR1. Only the main thread gets them; in others nothing is changed."""
+"""Signals that stop a run: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, unless `nohup` has it ignored. Only the main thread gets them; in others nothing is changed."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dfc_numba.errors import Interrupted
 from dfc_numba.support import ranks
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class TimeLimit:
@@ -90,7 +90,8 @@ def stop_on_signals(trainer):
 @contextmanager
 def _handled(handler):
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in STOPPING if is_main}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    before = {number: signal.signal(number, handler) for number in STOPPING if is_main and number not in ignored}
     try:
         yield
     finally:

@@ -12,9 +12,9 @@ ATTRIBUTES = ("sizes", "hidden_activations", "output_activation", "bias", "dtype
 KINDS = ("weights", "feedback", "biases", "backward")
 
 
-def write(network, path):
-    """Write a network to an HDF5 file; an older file of that name is replaced as a whole."""
-    with hdf5.replacing(path) as file:
+def write(network, path, *, follow=True):
+    """Write a network to an HDF5 file; an older file of that name is replaced as a whole; for `follow` see `files.replacing`."""
+    with hdf5.replacing(path, follow=follow) as file:
         file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION)
         store(network, file)
         file.attrs.update(hdf5.checksums(dict(file.attrs)))

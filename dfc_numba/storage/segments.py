@@ -13,7 +13,8 @@ import numpy as np
 
 from dfc_numba.storage import schema
 from dfc_numba.storage.writer import Joined, TrajectoryWriter, opened
-from dfc_numba.support.files import force_to_disk, publish, release_memory
+from dfc_numba.support import foreign
+from dfc_numba.support.files import force_to_disk, publish, refuse_links, release_memory
 
 FOLDER, COMPACTED, PART = "trajectories", "trajectories.h5", ".part"
 SEGMENT = re.compile(r"(\d{6,})\.h5")
@@ -28,7 +29,7 @@ def find(path):
     Raises:
         OSError: if there is nothing. ValueError: for a file that is not closed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         return _find_in_directory(path)
     if path.suffix == PART:
@@ -40,8 +41,10 @@ def find(path):
 
 def _find_in_directory(path):
     run = path.parent if path.name == FOLDER else path
+    refuse_links(run, (FOLDER, COMPACTED))
     folder = run / FOLDER if (run / FOLDER).is_dir() else path
     segments, compacted = numbered(folder), run / COMPACTED
+    refuse_links(folder, [file.name for file in segments.values()])
     first = _next_number(compacted)
     files = [compacted] if compacted.is_file() else []
     files += [file for number, file in segments.items() if number >= first]
@@ -84,6 +87,7 @@ class SegmentWriter:
     def __init__(self, directory, **options):
         self._run, self._options = Path(directory), options
         self._folder = self._run / FOLDER
+        refuse_links(self._run, (FOLDER, COMPACTED))
         self._writer = None
         fresh = not numbered(self._folder) and not (self._run / COMPACTED).exists()
         self._whole = Joined(self._run / COMPACTED) if fresh else None
@@ -193,12 +197,14 @@ def _remove_segments(run):
 def keep_before(directory, number):
     """Begin to resume a run: forget its records from a minibatch on, by its running number, and what was not closed."""
     run = Path(directory)
+    refuse_links(run, (FOLDER, COMPACTED))
+    refuse_links(run / FOLDER, [file.name for file in numbered(run / FOLDER).values()])
     for left in (*(run / FOLDER).glob(f"*{PART}"), *run.glob(f".{COMPACTED}.*.tmp")):
         left.unlink()
     files = [*numbered(run / FOLDER).values(), *run.glob(COMPACTED)]
     for file in files:
         with opened(file) as source:
-            numbers = [group["number"][...] for group in schema.phase_groups(source).values()]
+            numbers = [foreign.read(group, "number") for group in schema.phase_groups(source).values()]
         numbers = np.concatenate(numbers or [np.array([], int)])
         if (numbers < number).all():
             continue

@@ -300,7 +300,11 @@ class StoredRecord:
         bases = {name.rpartition("_")[0] for name in self.variables if name.startswith(schema.FORMULA)}
         if "formulas" not in {field.name for field in fields(kind.trajectory)}:
             return {}
-        return {"formulas": {base.removeprefix(schema.FORMULA): self._recorded(base, places) for base in sorted(bases)}}
+        return {
+            "formulas": {
+                base.removeprefix(schema.FORMULA): self._recorded(base, places) for base in sorted(bases)
+            }
+        }
 
     def update(self):
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""

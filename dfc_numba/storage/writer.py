@@ -21,7 +21,7 @@ from dfc_numba.support.validation import dtype_of
 
 def save(trajectory, path, *, status="complete", **options):
     """Write one trajectory to a file, which is replaced if there is one; options are those of a `TrajectoryWriter`."""
-    with replacing(path) as temporary, TrajectoryWriter(temporary, **options) as writer:
+    with replacing(path, follow=True) as temporary, TrajectoryWriter(temporary, **options) as writer:
         writer.append(trajectory.recipe, trajectory)
         writer.close(status)
 

@@ -1,5 +1,8 @@
 """Figures, drawn with matplotlib (the extra `plot`) into files; the state of pyplot is never touched."""
 
+import os
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +43,31 @@ def new_figure(width, height):
         MissingExtra: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        Figure = _figure_class()
     except ImportError:
         raise MissingExtra(
             "figures need matplotlib, which the extra plot installs: pip install 'dfc-numba[plot]'"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _figure_class():
+    """matplotlib's figure; a backend that a notebook has left in the environment, and that is not here, does not matter."""
+    if "matplotlib" in sys.modules:
+        from matplotlib.figure import Figure
+
+        return Figure
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib import rcParams
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):  # the notebook's own
+            rcParams["backend"] = backend
+    return Figure
 
 
 def save(figure, path):

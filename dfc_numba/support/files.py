@@ -1,13 +1,19 @@
 """Files that are never half written: a new version appears under its name in one step, or not at all."""
 
+import errno
 import os
 import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dfc_numba.errors import UnusableFileError
+
+LONGEST_NAME = 200  # bytes of a name that leave room for what a temporary one has beside it
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
 
 @contextmanager
-def replacing(path, keep=None):
+def replacing(path, keep=None, *, follow=False):
     """Yields the path of a temporary file in the same directory, which takes the place of `path` at the end.
 
     The body writes the file; it is forced to disk and then renamed. If the body raises, the temporary file is
@@ -15,11 +21,14 @@ def replacing(path, keep=None):
 
     Args:
         keep: name in the same directory that the older file, if there is one, gets.
+        follow: where `path` is a symbolic link, write what it leads to; else the link is replaced.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    path = Path(os.path.realpath(path)) if follow else path
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else path.name[: LONGEST_NAME // 4]
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         publish(temporary, path, keep)
@@ -55,12 +64,38 @@ def write_text(path, text):
 
 
 def force_to_disk(path):
-    """Make sure that a file, or the names in a directory, survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make sure that a file, or the names in a directory, survive a loss of power, as far as the file system can.
+
+    Some (CIFS, FUSE) refuse that for directories, or altogether; what is written is as safe there as it gets.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if os.path.isdir(path):  # one may write into a directory that one may not read
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not os.path.isdir(path) and error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)
+
+
+def refuse_links(directory, names):
+    """Refuse a directory of a run in which one of these names is a symbolic link: what it leads to is not of the run.
+
+    Raises:
+        UnusableFileError: with the name.
+    """
+    for name in names:
+        path = Path(directory) / name
+        if path.is_symlink():
+            raise UnusableFileError(
+                f"{path} is a symbolic link, which is not followed within a run; put the file itself there (the directory "
+                "of the run may be a link)"
+            )
 
 
 def release_memory(path):

@@ -30,6 +30,7 @@ FILTER_NAMES = {number: name for name, number in BUILT_IN.items()} | {
 MOST_INFLATED = 2000  # times the bytes that are stored: deflate reaches 1032
 MOST_PACKED = 100_000  # the same for other compressions
 UNSUSPICIOUS = 2**26  # bytes that anything may declare
+REFUSED = b"\xa5"  # no compression or checksum takes it for something
 HEAP, HEAP_HEAD = b"GCOL\x01", 16
 OPEN_FAILED = re.compile(
     r"Unable to (?:synchronously )?open file \(([^:)]*).*"
@@ -43,7 +44,7 @@ def open_regular(path):
     Raises:
         OSError: if it is missing, cannot be read, or is no regular file: a pipe would be waited for without end.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -101,7 +102,7 @@ def damage_named(where, passing=()):
 class _Guarded:
     """The file below HDF5: a heap of texts that is damaged is not handed on, nor a chunk that would inflate without bound.
 
-    HDF5 reads zeros in their place, which it refuses.
+    HDF5 reads something else in their place, which it refuses.
     """
 
     live = {}  # what is open, by the name that HDF5 knows it by
@@ -143,7 +144,7 @@ class _Guarded:
         self._guard_heaps(view, content)
         size, sound = self.packed.get(self._at, (None, None))
         if size == len(view) and not sound(content):
-            view[:] = bytes(len(view))
+            view[:] = REFUSED * len(view)
         self._at += len(view)
         return len(view)
 
@@ -206,8 +207,11 @@ class _Guarded:
         return True
 
 
-def open_hdf5(path):
+def open_hdf5(path, *, alone=False):
     """Open an HDF5 file for reading.
+
+    Args:
+        alone: refuse a file that a program has open for writing, as far as its file system has locks.
 
     Raises:
         OSError: if it is missing, cannot be read, or is damaged. UnusableFileError: if a program is writing it.
@@ -215,7 +219,7 @@ def open_hdf5(path):
     import h5py
 
     guarded = _Guarded(path)
-    if guarded.is_being_written():
+    if alone and guarded.is_being_written():
         raise UnusableFileError(
             f"{path} is open for writing in another program; close it there, or copy the file"
         )
@@ -371,7 +375,7 @@ def _check_filters(where, found):
             f"{memory.readable(stored)}; it is damaged, or made to exhaust the memory"
         )
     if packing and found.chunks:
-        _look_up_chunks(where, found, packing[0])
+        _look_up_chunks(where, found, packing[0], numbers.index(packing[0]))
 
 
 def _require_filter(where, number):
@@ -394,8 +398,12 @@ def _require_filter(where, number):
         )
 
 
-def _look_up_chunks(where, found, number):
-    """Compare the sizes of stored chunks with what they unpack to, and note those whose content is to be looked into."""
+def _look_up_chunks(where, found, number, place):
+    """Compare the sizes of stored chunks with what they unpack to, and note those whose content is to be looked into.
+
+    Args:
+        number: of the filter that compresses. place: its place in the pipeline; chunks may be stored without it.
+    """
     import h5py
 
     sources, address = _Guarded.live.get(found.file.filename, ()), h5py.h5o.get_info(found.id).addr
@@ -410,7 +418,7 @@ def _look_up_chunks(where, found, number):
             raise UnusableFileError(
                 f"{where} has a chunk of {info.size} bytes for {size} bytes of numbers; it is damaged"
             )
-        for source in sources:
+        for source in sources if not info.filter_mask >> place & 1 else ():
             source.packed[info.byte_offset] = info.size, sound
 
     found.id.chunk_iter(look)

@@ -22,14 +22,14 @@ SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08
 
 
 @contextmanager
-def replacing(path, *, keep=None, sealed=False):
+def replacing(path, *, keep=None, sealed=False, follow=False):
     """Yields a new file that takes the place of `path` at the end, as `files.replacing` does for any file.
 
     It is in memory until then, since HDF5 does not survive a write that fails, on a full disk, or is interrupted: it
     takes the process with it.
 
     Args:
-        keep: see `files.replacing`.
+        keep, follow: see `files.replacing`.
         sealed: whether a checksum of everything goes before it, for `check_seal`.
     """
     import h5py
@@ -43,7 +43,7 @@ def replacing(path, *, keep=None, sealed=False):
     if sealed:
         seal = _seal(len(content) - SEAL_BYTES, zlib.crc32(content[SEAL_BYTES:]))
         content[:SEAL_BYTES] = seal
-    with files.replacing(path, keep) as temporary:
+    with files.replacing(path, keep, follow=follow) as temporary:
         temporary.write_bytes(content)
 
 

@@ -8,7 +8,6 @@ import itertools
 import os
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
@@ -17,6 +16,7 @@ from dfc_numba.support.jobs import cpus
 from dfc_numba.support.validation import whole_number
 
 SHARD_SAMPLES = 16
+PATIENCE = 5.0  # seconds that a thread may take to begin
 # Bytes of weights up to which a shard has no more samples than that: a step that reads them from a cache is as fast with
 # 16 samples as with more. Beyond, memory has to deliver them once per shard and step.
 CACHED_WEIGHTS = 8e6
@@ -44,20 +44,66 @@ def current():
     return getattr(_bounds, "count", None) or available()
 
 
+class _Limits:
+    """Bounds on the threads of the linear algebra libraries, which are the whole process's, for blocks in any of its threads.
+
+    The innermost block of each thread counts, and of several threads the smallest; after the last block each library has as
+    many as before the first.
+    """
+
+    def __init__(self):
+        self._lock, self._counts, self._before = threading.Lock(), {}, {}
+
+    @contextmanager
+    def bounded(self, count, libraries):
+        """At most `count` threads for these libraries (controllers of threadpoolctl) within a `with` block."""
+        owner = threading.get_ident()
+        with self._lock:
+            for library in libraries:
+                self._before.setdefault(library.filepath, (library, library.num_threads))
+            self._counts.setdefault(owner, []).append(count)
+            self._apply()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._counts[owner].pop()
+                if not self._counts[owner]:
+                    del self._counts[owner]
+                self._apply()
+
+    def _apply(self):
+        if self._counts:
+            count = min(counts[-1] for counts in self._counts.values())
+            for library, _ in self._before.values():
+                library.set_num_threads(count)
+            return
+        while self._before:
+            library, before = self._before.popitem()[1]
+            library.set_num_threads(before)
+
+
+_limits = _Limits()
+
+
 @contextmanager
 def limit_threads(count):
     """Bound the threads of kernels, and of the linear algebra library, to `count` within a `with` block.
+
+    The bound on kernels holds for the Python thread that enters the block; blocks may be nested, and the innermost counts. The
+    linear algebra library belongs to the whole process: where several Python threads are in such blocks at once, it has the
+    smallest number of them, and after the last block as many threads as before the first.
 
     Raises:
         ValueError, TypeError: for a count that is no positive whole number.
     """
     count = whole_number("threads", count, least=1, bits=31)
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     before = getattr(_bounds, "count", None)
     _bounds.count = count
     try:
-        with threadpool_limits(count):
+        with _limits.bounded(count, ThreadpoolController().lib_controllers):
             yield
     finally:
         _bounds.count = before
@@ -65,15 +111,32 @@ def limit_threads(count):
 
 def one_thread():
     """Return a context in which products of NumPy's library have the same bits however many threads there are."""
-    return _libraries().limit(limits=1, user_api="blas")
+    return _limits.bounded(1, _libraries())
 
 
 @cache
 def _libraries():
-    """Finding the libraries takes milliseconds, so it is done once."""
+    """The linear algebra libraries; finding them takes milliseconds, so it is done once."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return [one for one in ThreadpoolController().lib_controllers if one.user_api == "blas"]
+
+
+class _Started(threading.Event):
+    """What `Thread.start` waits for: not for ever, since a thread without memory ends before it begins."""
+
+    def wait(self, timeout=None):
+        return super().wait(PATIENCE if timeout is None else timeout)
+
+
+def start(thread):
+    """Start a `threading.Thread`, and return whether it runs: it does not where memory or a limit of the system is reached."""
+    thread._started = _Started()
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return False
+    return thread._started.is_set()
 
 
 def shards(samples, weights=0):
@@ -96,7 +159,7 @@ def run(pieces, function, *, work):
         for piece in range(pieces):
             function(piece)
         return
-    left = iter(range(pieces))
+    left, errors = iter(range(pieces)), []
 
     def take():
         try:
@@ -106,8 +169,22 @@ def run(pieces, function, *, work):
             deque(left, maxlen=0)  # after an error, or Ctrl-C, nobody begins another piece
             raise
 
-    with ThreadPoolExecutor(workers - 1) as pool:
-        helpers = [pool.submit(take) for _ in range(workers - 1)]
+    def help():
+        try:
+            take()
+        except BaseException as error:  # noqa: BLE001 (it is raised where the work was ordered)
+            errors.append(error)
+
+    helpers = []
+    for _ in range(workers - 1):  # where no more threads can be started, those that there are do the work
+        helper = threading.Thread(target=help, name="dfc-worker")
+        if not start(helper):
+            break
+        helpers.append(helper)
+    try:
         take()
+    finally:
         for helper in helpers:
-            helper.result()
+            helper.join()
+    if errors:
+        raise errors[0]

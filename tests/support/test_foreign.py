@@ -148,7 +148,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 def test_a_file_that_is_being_written_is_refused(path):
     with h5py.File(path, "r+"), pytest.raises(UnusableFileError, match="open for writing in another program"):
-        foreign.open_hdf5(path)
+        foreign.open_hdf5(path, alone=True)
 
 
 def test_no_descriptor_is_left_open(path):
