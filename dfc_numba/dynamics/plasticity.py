@@ -129,9 +129,10 @@ def forward_update(
         return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
     task, only_converged = Task(READOUT_CODES[readout], rule), samples == "converged"
-    if controller.integrator == "waveform" and record is None:
+    if controller.integrator == "waveform":
         make_update = partial(_forward_update, phase, readout=readout, rule=rule, trajectory=None)
-        return waveform.solve(phase, task, make_update, only_converged=only_converged)
+        update = waveform.solve(phase, task, make_update, only_converged=only_converged)
+        return update if record is None else replace(update, trajectory=run_recorded(phase, task, record)[1])
     sums, trajectory = run_recorded(phase, task, record, only_converged=only_converged)
     return _forward_update(phase, sums, readout, rule, trajectory)
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from dfc_numba import registry
 from dfc_numba.dynamics.phase import Task, prepare, run
+from dfc_numba.dynamics.waveform import solve_course
+from dfc_numba.dynamics.waveform_trajectory import interpolate
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
@@ -89,11 +91,11 @@ def run_recorded(phase, task, record, *, only_converged=False):
     Raises:
         ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
     """
-    if phase.controller.integrator == "waveform":
-        raise ValueError(
-            "integrator = 'waveform' has no states between its nodes to record, and learns no feedback weights; use "
-            "integrator = 'euler'"
-        )
+    solved = phase.controller.integrator == "waveform"
+    if solved and task.feedback_rule is not None:
+        raise ValueError("integrator = 'waveform' learns no feedback weights; use integrator = 'euler'")
+    if solved and record is not None:
+        return None, _interpolated(phase, instance("record", record, Record))
     if record is None:
         return run(*task.assign(phase), only_converged=only_converged), None
     instance("record", record, Record).require_only((*Variable.__args__, *registry.VARIABLES), "a feedback phase")
@@ -108,6 +110,45 @@ def run_recorded(phase, task, record, *, only_converged=False):
     phase, assigned = replace(task, variables=formulas).assign(phase, record.every)
     sums = run(phase, assigned, records=records, only_converged=only_converged)
     return sums, _trajectory(phase, record, records, sums)
+
+
+def _interpolated(phase, record):
+    """The `Trajectory` of a phase that is solved in time; samples that have to be stepped are recorded by Euler steps."""
+    record.require_only(Variable.__args__[:-1], "a feedback phase that is solved by integrator = 'waveform'")
+    controller, chosen = phase.controller, record.positions(phase.count)
+    step = np.arange(0, controller.time_points, record.every)
+    memory.require(
+        2 * recorded_bytes(phase.network, controller, len(chosen), replace(record, variables=None)),
+        f"a trajectory of {len(step)} time points, {len(chosen)} samples",
+        "record fewer samples or time points with record=Record(...)",
+    )
+    flags, outcome, nodes = solve_course(phase)
+    arrays = {}
+    for number in np.unique(nodes[chosen]):
+        rows = np.flatnonzero(nodes[chosen] == number)
+        if number:
+            part = interpolate(phase, outcome, int(number), chosen[rows], record.every)
+        else:
+            stepped = phase.of_samples(chosen[rows]).with_controller(replace(controller, integrator="euler"))
+            part = vars(run_recorded(stepped, Task(), replace(record, samples=None))[1])
+        for name in record.names():
+            _enter(arrays, name, part[name], rows, len(chosen), phase.network.dtype)
+    arrays = {name: arrays.get(name) for name in VARIABLES}
+    return Trajectory(
+        time=step * controller.dt, step=step, **arrays, samples=chosen,
+        converged=flags[0][chosen], diverged=flags[1][chosen],
+    )  # fmt: skip
+
+
+def _enter(arrays, name, part, rows, count, dtype):
+    """Enter what is known of some samples into the arrays (T, B, ...) of a variable."""
+    layers, parts = name in LAYER_VARIABLES, part if name in LAYER_VARIABLES else [part]
+    if name not in arrays:
+        kind = dtype if layers else np.float64
+        empty = [np.empty((len(p), count, *p.shape[2:]), kind) for p in parts]
+        arrays[name] = empty if layers else empty[0]
+    for target, values in zip(arrays[name] if layers else [arrays[name]], parts, strict=True):
+        target[:, rows] = values
 
 
 def recorded_bytes(network, controller, count, record):

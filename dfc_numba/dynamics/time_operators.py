@@ -110,6 +110,10 @@ class _Published(_Limit):
         self.grid = _Grid(nodes, controller.dt * np.arange(controller.time_points), stretch(controller))
         self.weights = np.ones(controller.time_points)
 
+    def at_steps(self, values, steps):
+        """Values at some Euler steps, from those at all of them."""
+        return values[steps].copy()
+
     def transmitted(self, basal):
         """The basal voltages that a layer has at each time point, from what the layer below sends."""
         return basal if self.controller.transmission_is_instant else _from_rest(basal[:-1])
@@ -156,6 +160,14 @@ class _Continuous(_Limit):
         self.derivative = _differentiation(points) / speed[:, np.newaxis]
         self.weights = _quadrature(points) * speed * (controller.time_points / duration)
         self.grid = _Grid(nodes, time, c)
+        self.points, self.half = points, half
+
+    def at_steps(self, values, steps):
+        """Values at some Euler steps, from those on the grid."""
+        c, degree = self.controller, len(self.points) - 1
+        points = np.log1p(c.dt * steps / stretch(c)) / self.half - 1.0
+        coefficients = np.linalg.solve(chebyshev.chebvander(self.points, degree), values)
+        return chebyshev.chebvander(points, degree) @ coefficients
 
     def transmitted(self, basal):
         """As they are: a delay of one step vanishes with dt."""
@@ -209,3 +221,33 @@ def _quadrature(points):
     moments = np.zeros(len(points))
     moments[degrees] = 2.0 / (1.0 - degrees**2)
     return np.linalg.solve(chebyshev.chebvander(points, len(points) - 1).T, moments)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """What gives the course in time from values at the nodes: matrices (T, m + 1), whose first column belongs to t = 0.
+
+    Attributes:
+        values: any function of time. basal: W r_{i-1} -> basal voltages. u, u_int: from the control error.
+        apical: the control signal in the apical compartment, from the control error.
+    """
+
+    values: np.ndarray
+    basal: np.ndarray
+    u: np.ndarray
+    u_int: np.ndarray
+    apical: np.ndarray
+
+
+@lru_cache(maxsize=16)
+def interpolation(controller, nodes, every):
+    """The `Interpolation` at every n-th Euler step; cached and shared, read only."""
+    make = _Continuous if controller.limit == "continuous" else _Published
+    limit = make(controller, nodes)
+    at_steps, cardinal = limit.at_steps, limit.grid.cardinal
+    u, u_int = limit.control(cardinal)
+    values = cardinal, limit.transmitted(cardinal), u, u_int, limit.apical(u)
+    values = [at_steps(array, np.arange(0, controller.time_points, every)) for array in values]
+    for array in values[2:]:  # the initial state, before the first step
+        array[0] = 0.0
+    return Interpolation(*values)

@@ -324,6 +324,16 @@ def solve(phase, task, make_update, *, only_converged=False):
     )
 
 
+def solve_course(phase):
+    """((converged, diverged), `Outcome`, (B,) nodes) of a feedback phase; 0 nodes for samples that have to be stepped."""
+    require_support(phase.controller, phase.network.sizes, phase.network.dtype)
+    engine = _Solver(phase, euler.Task())
+    sums, outcome = engine.sums(SAFETY * phase.controller.rtol, frozenset())
+    stepped = engine.of_shard(outcome.status != state.SOLVED)
+    flags = _flags(engine, sums, outcome, stepped)
+    return flags, outcome, np.where(engine.of_shard(outcome.status == state.SOLVED), engine.of_shard(outcome.nodes), 0)
+
+
 def _flags(engine, sums, outcome, stepped):
     """(converged, diverged) of all samples; enters in `stepped` for which of them Euler steps were needed.
 
