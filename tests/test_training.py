@@ -11,7 +11,7 @@ import dfc_numba as dfc
 from dfc_numba import data
 from dfc_numba.learning import methods
 from dfc_numba.registry import METHODS
-from dfc_numba.learning.evaluation import evaluate
+from dfc_numba.learning.evaluation import score
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.targets import mean_loss
 
@@ -332,8 +332,8 @@ def test_rows_have_the_columns_of_the_metrics_file():
     names = [f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("loss", "accuracy")]
     assert [list(row) for row in trainer.rows] == [["epoch", *names, "seconds"]] * 2
     target = trainer.config.target
-    score = evaluate(trainer.network, trainer.dataset.test, loss=target.loss, task="classification")
-    assert (trainer.rows[-1]["test_loss"], trainer.rows[-1]["test_accuracy"]) == (score.loss, score.accuracy)
+    measured = score(trainer.network, trainer.dataset.test, loss=target.loss, task="classification")
+    assert (trainer.rows[-1]["test_loss"], trainer.rows[-1]["test_accuracy"]) == (measured.loss, measured.accuracy)
 
 
 def test_training_metrics_are_measured_before_each_step_and_weighted_by_samples():

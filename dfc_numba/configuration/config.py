@@ -389,6 +389,12 @@ class Config(Section):
     def _complete_options(self):
         """Checks the options of the method, and fills in the defaults."""
         method = METHODS[self.training.method]
+        for section, _, key in (place.partition(".") for place in method.reads):
+            if key and key not in vars(getattr(self, section)):
+                raise ValueError(
+                    f"method {method.name!r} reads {section}.{key}, which is no key; keys of [{section}]: "
+                    f"{', '.join(vars(getattr(self, section)))}"
+                )
         known = {option.name for option in method.options}
         stated = {name: value for name, value in self.method.items() if name in known}
         others = {name: value for name, value in self.method.items() if name not in known}
