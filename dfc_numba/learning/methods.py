@@ -21,6 +21,7 @@ from dfc_numba.learning.inversion_methods import create_backward, from_errors, f
 from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Gradients, Method, Minibatch, PlannedUpdate
 from dfc_numba.learning.phases import ONE_SHOT, simulation_of
 from dfc_numba.learning.signals import update_options
+from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.targets import output_target
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import METHODS, register_built_ins
@@ -128,7 +129,7 @@ def pursued_target(network, minibatch, config):
 
 def _output(network, minibatch, _config):
     """The feedforward output, in the precision that an output target needs."""
-    return network.predict(minibatch.x, dtype="float64")
+    return feedforward_state(network, minibatch.x)[1].r[-1]
 
 
 def _feedback_options(config):

@@ -20,6 +20,7 @@ from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, State
+from dfc_numba.model.network import exact_forward, sharing_feedforward
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.storage.network_file import KINDS
@@ -240,16 +241,17 @@ class Trainer:
 
     def _learn(self, minibatch, count):
         """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
-        if minibatch.phase == "forward":
-            minibatch = self._measured(minibatch)
-            if self.config.training.freeze_forward:
-                return
-        logged = self.log is not None and self.log.wants(
-            minibatch.phase, minibatch.position, minibatch.number, count
-        )
-        gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
-        gradients.check(self.method, self.network, self.parameters)
-        divergence.check_gradients(gradients, minibatch, self._gradients)
+        with sharing_feedforward():
+            if minibatch.phase == "forward":
+                minibatch = self._measured(minibatch)
+                if self.config.training.freeze_forward:
+                    return
+            logged = self.log is not None and self.log.wants(
+                minibatch.phase, minibatch.position, minibatch.number, count
+            )
+            gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
+            gradients.check(self.method, self.network, self.parameters)
+            divergence.check_gradients(gradients, minibatch, self._gradients)
         self._step(gradients, minibatch.phase)
         self.method.follow_step(self.network, self.config, self.own)
         divergence.check_parameters(self.network, minibatch)
@@ -273,7 +275,10 @@ class Trainer:
 
     def _measured(self, minibatch):
         """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
-        activity = self.network.forward(minibatch.x)
+        if "target.feedback" in self.method.reads:  # the phase starts from the same pass, in float64
+            _, activity = exact_forward(self.network, minibatch.x)
+        else:
+            activity = self.network.forward(minibatch.x)
         output, counters = activity.r[-1], self.counters
         loss = mean_loss(output, minibatch.y, self.config.target.loss)
         divergence.check_loss(loss, activity, minibatch)
