@@ -104,8 +104,8 @@ def tanh(x):
     """Hyperbolic tangent."""
     x = value_of(x)
     limit = EXPONENT_LIMIT[x.dtype.itemsize]
-    e, _ = expm1_and_exp(clamp(x + x, -limit, limit))
-    return e / (e + 2.0)
+    expm1, _ = expm1_and_exp(clamp(x + x, -limit, limit))
+    return expm1 / (expm1 + 2.0)
 
 
 def sigmoid(x):
