@@ -22,7 +22,7 @@ from dfc_numba.registry import METHODS, OPTIMIZERS
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
 OFF_BY_DEFAULT = {
-    "log.on", "analysis.every", "training.clip_error", "training.normalise_updates",
+    "optimizer.modulation", "log.on", "analysis.every", "training.clip_error", "training.normalise_updates",
     "controller.integrator", "controller.terms", "feedback_controller.terms",
 }  # fmt: skip
 
@@ -48,14 +48,14 @@ def test_every_key_has_a_description(section):
 def test_every_method_of_the_family_runs_a_controller_and_has_feedback_phases():
     family = {name for name in METHODS if name.split("-")[0] == "dfc"}
     assert {name for name, method in METHODS.items() if method.controlled} == family
-    assert {name for name, method in METHODS.items() if method.feedback} == family
+    assert {name for name, method in METHODS.items() if method.feedback and not method.parameters} == family
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_states_every_key_that_it_uses_and_no_other(name):
     config, _ = load_config(name)
     stated = set(key_paths(tomllib.loads(preset_text(name))))
-    used = set(ALL_PATHS) - set(config.unused_keys())
+    used = {*ALL_PATHS, *(f"method.{key}" for key in config.method)} - set(config.unused_keys())
     assert used - OFF_BY_DEFAULT <= stated <= used
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import published
 import published_inversion
+import published_relatives
 import pytest
 from dfc_numba.data.dataset import DataSet, Split
 
@@ -76,7 +77,7 @@ def used(name, overrides):
 
 
 def test_every_published_configuration_has_a_preset():
-    assert sorted([*PRESETS, "digits"]) == preset_names()
+    assert sorted([*PRESETS, *published_relatives.PRESETS, "digits"]) == preset_names()
     assert set(published.ENTRIES.values()) == set(published.PUBLISHED)
 
 
@@ -97,6 +98,13 @@ def test_a_preset_states_the_published_numbers_and_nothing_else(name):
     defaults = Config().model_dump(mode="json")
     given = {path: None if value == "none" else value for path, value in others.items()}
     assert given == {(section, key): defaults[section][key] for section, key in others}
+
+
+@pytest.mark.parametrize("name", published_relatives.PRESETS)
+def test_a_preset_of_a_relative_states_the_published_numbers(name):
+    stated = tomllib.loads(preset_text(name))
+    values = {f"{section}.{key}": value for section, keys in stated.items() for key, value in keys.items()}
+    assert {key: values.get(key) for key in published_relatives.expected(name)} == published_relatives.expected(name)
 
 
 def test_titles_tell_the_presets_apart_and_fit_on_a_line():

@@ -201,6 +201,11 @@ class _Optimizer(Section):
 class OptimizerSection(_Optimizer):
     """The optimiser of the forward weights."""
 
+    modulation: Literal["none", "grapes", "grapes-clipped"] = Field(
+        "none",
+        description="grapes: the gradient of a hidden unit times its responsibility (GRAPES, local form), in (0, 2]; clipped: "
+        "in [1, 2]",
+    )
     divide_by_step: bool = Field(False, description="divide the learning rate by target.step")
 
 

@@ -129,9 +129,12 @@ def _unused_by_feedback(config):
         yield [*keys, "feedback_controller", "feedback_optimizer"], "feedback.train = false"
     if feedback.pretraining_epochs == 0:
         yield ["feedback_optimizer.pretraining_learning_rate"], "feedback.pretraining_epochs = 0"
+    if "pretraining" not in method_of(config).phases:
+        reason = f"training.method = {config.training.method!r} has no pre-training"
+        yield ["feedback_optimizer.pretraining_learning_rate"], reason
     if is_single_phase(config):
         yield from _unused_by_single_phase(feedback, config.training.method)
-    elif later_feedback_epochs(config) == 0:
+    elif later_feedback_epochs(config) == 0 and method_of(config).parameters is None:
         yield ["feedback_optimizer.learning_rate"], "feedback.epochs = feedback.extra_epochs = 0"
     if method_of(config).controlled and (is_single_phase(config) or later_feedback_epochs(config) == 0):
         reason = "the pre-training, which alone runs this controller, controls the difference r* - r_L"

@@ -19,7 +19,7 @@ from dfc_numba.registry import (
 from dfc_numba.support.options import Count
 from dfc_numba.support.wording import nearest
 
-Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform"]
+Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform"]
 FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",

@@ -140,7 +140,7 @@ def is_one_hot(y):
     return y.ndim == 2 and y.shape[1] > 1 and bool(np.all((y == 0) | (y == 1)) and np.all(y.sum(axis=1) == 1))
 
 
-def score(network, split, *, loss, task, class_value=1.0):
+def score(network, split, *, loss, task, class_value=1.0, predict=None):
     """Return the `Score` of a network on a split, sample-weighted.
 
     Args:
@@ -149,9 +149,11 @@ def score(network, split, *, loss, task, class_value=1.0):
         loss: "mse" or "cross_entropy".
         task: "classification" or "regression".
         class_value: see `soft_targets`.
+        predict: function of inputs that returns the outputs; None for `network.predict`.
     """
     options = {"loss": loss, "task": task, "class_value": class_value, "n_outputs": network.sizes[-1]}
-    return _score(lambda start: network.predict(split.x[start : start + CHUNK]), split.y, **options)
+    predict = network.predict if predict is None else predict
+    return _score(lambda start: predict(split.x[start : start + CHUNK]), split.y, **options)
 
 
 def _score(output_from, y, *, loss, task, class_value, n_outputs):

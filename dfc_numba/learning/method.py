@@ -149,6 +149,8 @@ class Method(Extension):
             gradients, and the optimiser of [feedback_optimizer] steps them. They and the state are in checkpoints.
         state: function of (network, config) that returns a dict of other arrays that evolve.
         after_step: function of (network, config) that follows each step of the forward weights.
+        predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass, such
+            as those of its equilibrium; None for `Network.predict`.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
             change).
     """
@@ -167,6 +169,7 @@ class Method(Extension):
     parameters: Callable | None = None
     state: Callable | None = None
     after_step: Callable | None = None
+    predict: Callable | None = None
     rules: Callable | None = None
 
     registry = METHODS
@@ -228,6 +231,12 @@ class Method(Extension):
         update = gradients.compute(network, minibatch) if compute is None else compute(gradients, minibatch)
         return gradients.gradients(update)
 
+    def outputs(self, network, x, config, own=None):
+        """The outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
+        if self.predict is None:
+            return network.predict(x)
+        return self.predict(network, x, config, *self._own(network, config, own))
+
     def follow_step(self, network, config, own=None):
         """Do what follows a step of the optimisers."""
         if self.after_step is not None:
@@ -245,7 +254,7 @@ class Method(Extension):
         """ValueError for phases, sections or functions that there are not."""
         functions = {
             name: getattr(self, name)
-            for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "rules")
+            for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "predict", "rules")
         }
         missing = [name for name, value in functions.items() if not callable(value)]
         wrong = [name for name in missing if functions[name] is not None or name == "forward"]
@@ -297,6 +306,7 @@ def _check_signatures(method, functions):
         "forward": gradient,
         "feedback": gradient,
         "after_step": gradient - 1,
+        "predict": gradient,
         "prepare": 2,
         "parameters": 2,
         "state": 2,
@@ -311,6 +321,8 @@ def _check_signatures(method, functions):
             arguments = {1: "(config)", 2: "(network, config)", 3: "(network, minibatch, config)"}.get(
                 count, "(network, minibatch, config, arrays)"
             )
+            if name == "predict":
+                arguments = arguments.replace("minibatch", "x")
             if name == "after_step" and count == 3:
                 arguments = "(network, config, arrays)"
             raise ValueError(

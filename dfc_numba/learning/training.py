@@ -23,6 +23,7 @@ from dfc_numba.learning.state import Counters, State
 from dfc_numba.model.network import exact_forward, sharing_feedforward
 from dfc_numba.model.noise import NoiseKey
 from dfc_numba.model.targets import mean_loss
+from dfc_numba.relatives.grapes import modulated
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.registry import LOSSES
 from dfc_numba.support import ranks, threads
@@ -280,6 +281,8 @@ class Trainer:
         else:
             activity = self.network.forward(minibatch.x)
         output, counters = activity.r[-1], self.counters
+        if self.method.predict is not None:
+            output = self._predict(minibatch.x)
         loss = mean_loss(output, minibatch.y, self.config.target.loss)
         divergence.check_loss(loss, activity, minibatch)
         counters.samples += len(output)
@@ -290,13 +293,23 @@ class Trainer:
     def _step(self, gradients, phase):
         """One step of each optimiser whose parameters have a gradient."""
         if gradients.weights is not None:
-            self.optimizers["forward"].step(_forward_layers(gradients.weights, gradients.biases))
+            self.optimizers["forward"].step(self._modulated(gradients.weights, gradients.biases))
         if gradients.feedback is not None:
             optimizer = self.optimizers["pretraining" if phase == "pretraining" else "feedback"]
             optimizer.step(_feedback_layers(gradients.feedback, self.config.feedback.freeze_output))
         if gradients.own is not None:
             optimizer = self.optimizers["own_pretraining" if phase == "pretraining" else "own"]
             optimizer.step([[gradients.own[name]] for name in self.parameters])
+
+    def _modulated(self, weights, biases):
+        """The gradients per layer, as `optimizer.modulation` has them."""
+        modulation = getattr(self.config.optimizer, "modulation", "none")
+        if modulation != "none":
+            clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
+            weights, biases = (
+                arrays and modulated(arrays, self.network.weights, clip=clip) for arrays in (weights, biases)
+            )
+        return _forward_layers(weights, biases)
 
     def _end_epoch(self, epoch):
         """Evaluates the epoch, keeps its weights if they are the best so far, and returns its row."""
@@ -320,7 +333,12 @@ class Trainer:
         if split is None:
             return Score()
         target, task = self.config.target, self.dataset.task
-        return score(self.network, split, loss=target.loss, task=task, class_value=target.class_value)
+        return score(
+            self.network, split, loss=target.loss, task=task, class_value=target.class_value, predict=self._predict
+        )
+
+    def _predict(self, x):
+        return self.method.outputs(self.network, x, self.config, self.own if self.method.has_arrays else None)
 
     def _keep_best(self, epoch, measured):
         score = measured.accuracy if self.dataset.task == "classification" else -measured.loss

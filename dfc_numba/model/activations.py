@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import expit
 
 from dfc_numba.kernels import forms, units
+from dfc_numba.kernels import functions as formulas
 from dfc_numba.model.formula_checks import require_formula, require_traceable
 from dfc_numba.registry import ACTIVATIONS, Extension, register_built_ins
 
@@ -205,5 +206,18 @@ register_built_ins(
         second_derivative=lambda v: expit(v) * expit(-v) * (1 - 2 * expit(v)),
         summary="1 / (1 + exp(-v))",
         _form=forms.Logistic(1.0),
+    ),
+    Activation(
+        "hardsigmoid",
+        phi=lambda v: formulas.clip(v, 0.0, 1.0),
+        derivative=lambda v: formulas.where(v < 0.0, 0.0 * v, formulas.where(v > 1.0, 0.0 * v, 1.0 + 0.0 * v)),
+        second_derivative=lambda v: 0.0 * v,
+        summary="v between 0 and 1, which bound it",
+    ),
+    Activation(
+        "steepsigmoid",
+        phi=lambda v: formulas.sigmoid(4.0 * v - 2.0),
+        derivative=lambda v: 4.0 * formulas.sigmoid(4.0 * v - 2.0) * formulas.sigmoid(2.0 - 4.0 * v),
+        summary="1 / (1 + exp(-4 (v - 0.5)))",
     ),
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from dfc_numba.support.validation import choice
 
-WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform")
+WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform")
 FEEDBACK_INITS = ("xavier_normal", "xavier", "orthogonal", "weight_product")
 
 
@@ -13,13 +13,13 @@ def initial_matrix(kind, rows, columns, rng, half_width=0.01):
 
     "xavier_normal" has standard deviation sqrt(2 / (rows + columns)), "xavier" is uniform in
     +- sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), "orthogonal" has orthonormal rows or columns times that bound,
-    "orthonormal" has them as they are, and "uniform" is uniform in +- half_width.
+    "orthonormal" has them as they are, "uniform" is uniform in +- half_width, "he_uniform" in +- sqrt(6 / columns).
     """
     bound = np.sqrt(6.0 / (rows + columns))
     if choice("init", kind, WEIGHT_INITS) == "xavier_normal":
         return rng.standard_normal((rows, columns)) * np.sqrt(2.0 / (rows + columns))
-    if kind in ("xavier", "uniform"):
-        bound = bound if kind == "xavier" else half_width
+    if kind in ("xavier", "uniform", "he_uniform"):
+        bound = {"xavier": bound, "uniform": half_width, "he_uniform": np.sqrt(6.0 / columns)}[kind]
         return rng.uniform(-bound, bound, (rows, columns))
     return (bound if kind == "orthogonal" else 1.0) * _orthogonal(rows, columns, rng)
 

@@ -327,10 +327,7 @@ class Phases:
             return np.zeros(total)
         key = as_key(initial)
         if key is not None:
-            draws = [np.zeros((1, self.count, n)) for n in sizes]
-            for i, out in enumerate(draws, 1):
-                keyed_draws(out, key.word(), np.ones(1, np.uint64), key.numbers(self.count), i)
-            return _flat([out[0] for out in draws])
+            return _flat(keyed_states(key, self.count, sizes))
         if not isinstance(initial, list | tuple) or len(initial) != len(sizes):
             raise TypeError(
                 f"initial is {type(initial).__name__}; expected a list of {len(sizes)} arrays (B, n_i)"
@@ -380,6 +377,14 @@ class _Nudges:
         views = self.phases._views
         trajectory = views(self.records, self.steps + 1) if self.records.size else None
         return NudgedState(self.beta, views(self.deviations), views(self.rate_deviations), trajectory)
+
+
+def keyed_states(key, count, sizes):
+    """Standard normal draws for every unit of `count` samples: list of (B, n) for the layers 1, 2, ..."""
+    draws = [np.zeros((1, count, n)) for n in sizes]
+    for i, out in enumerate(draws, 1):
+        keyed_draws(out, key.word(), np.ones(1, np.uint64), key.numbers(count), i)
+    return [out[0] for out in draws]
 
 
 LOSSES_OF_KERNEL = {"mse": kernel.SQUARED_ERROR, "cross_entropy": kernel.CROSS_ENTROPY}

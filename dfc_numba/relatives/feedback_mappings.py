@@ -118,6 +118,14 @@ class FeedbackMappings:
             self.random_biases = floats("random_biases", given, (units,), dtype=dtype).copy()
 
     @classmethod
+    def sharing(cls, weights, biases=None, random_weights=None, random_biases=None):
+        """Mappings that have the given arrays themselves as parameters, not copies, unchecked."""
+        mappings = object.__new__(cls)
+        mappings.weights, mappings.biases = weights, biases
+        mappings.random_weights, mappings.random_biases = random_weights, random_biases
+        return mappings
+
+    @classmethod
     def create(cls, network, options, *, units=1024, bias=True, init="xavier_normal", seed=0):
         """Random mappings for a network, with zero biases.
 

@@ -1,0 +1,448 @@
+"""The relatives of DFC as learning methods: target propagation, equilibrium propagation, least control, GRAPES.
+
+Their rules are the pure functions of `dfc_numba.relatives`; here they meet the configuration. What they add to the weights is
+handed to the optimisers as a gradient, with a minus sign. docs/relatives.md explains them.
+"""
+
+from functools import partial
+from statistics import NormalDist
+
+import numpy as np
+
+from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
+from dfc_numba.learning.method import Gradients, Method
+from dfc_numba.model.noise import NoiseKey
+from dfc_numba.registry import Option, register_built_ins
+from dfc_numba.relatives import control_learning, equilibrium_propagation, least_control, target_propagation
+from dfc_numba.relatives.equilibrium_newton import newton_update
+from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation
+from dfc_numba.relatives.feedback_mappings import (
+    INVERTIBLE,
+    FeedbackMappings,
+    TargetPropagation,
+    reconstruction_update,
+)
+from dfc_numba.relatives.grapes import Grapes, grapes_update
+from dfc_numba.relatives.least_control import LeastControl
+
+STREAM = 2  # of the random numbers of training.seed; 0 and 1 draw weights and the feedback of inversion
+
+
+def _negative(arrays):
+    return None if arrays is None else [-array for array in arrays]
+
+
+def _numbered(prefix, arrays):
+    """Arrays by name: Q1, Q2, ..."""
+    return {f"{prefix}{i}": array for i, array in enumerate(arrays or [], 1)}
+
+
+def _listed(prefix, own):
+    """The inverse of `_numbered`; None if there are none."""
+    found = [own[name] for name in (f"{prefix}{i}" for i in range(1, len(own) + 1)) if name in own]
+    return found or None
+
+
+def _seed(config):
+    return [config.training.seed, STREAM]
+
+
+# --- target propagation ---------------------------------------------------------------------------------------------------
+
+
+def _tp_options(config, rule, step=None):
+    return TargetPropagation(
+        rule=rule,
+        step=config.target.step if step is None else step,
+        sigma=config.method.sigma,
+        loss=config.target.loss,
+        feedback_activation=config.method.get("feedback_activation"),
+    )
+
+
+def _tp_mappings(network, config, *, rule):
+    mappings = FeedbackMappings.create(
+        network, _tp_options(config, rule), units=config.method.get("units", 1024),
+        bias=network.biases is not None, init=config.network.init, seed=_seed(config),
+    )  # fmt: skip
+    return {**_numbered("Q", mappings.weights), **_numbered("d", mappings.biases)}, mappings
+
+
+def _tp_parameters(network, config, *, rule):
+    return _tp_mappings(network, config, rule=rule)[0]
+
+
+def _tp_state(network, config, *, rule):
+    mappings = _tp_mappings(network, config, rule=rule)[1]
+    return {"R": mappings.random_weights, "c": mappings.random_biases}
+
+
+def _tp_of(own):
+    return FeedbackMappings.sharing(_listed("Q", own), _listed("d", own), own.get("R"), own.get("c"))
+
+
+def _tp_forward(network, minibatch, config, own, *, rule):
+    """Minus the updates towards the targets, and of the mappings by noise, both at the parameters before the step."""
+    options = _tp_options(config, rule, minibatch.nudge * len(minibatch.x))
+    update = target_propagation.target_update(network, _tp_of(own), minibatch.x, minibatch.y, options)
+    learned = _tp_feedback(network, minibatch, config, own, rule=rule).own if config.feedback.train else None
+    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+
+
+def _tp_feedback(network, minibatch, config, own, *, rule):
+    """Minus the update of the mappings by the difference reconstruction loss."""
+    noise = minibatch.noise
+    update = reconstruction_update(
+        network, _tp_of(own), minibatch.x, _tp_options(config, rule), noise=noise, activity=minibatch.activity
+    )
+    return Gradients(
+        own={**_numbered("Q", _negative(update.weights)), **_numbered("d", _negative(update.biases))}
+    )
+
+
+def _gauss_newton(network, minibatch, config):
+    targets = target_propagation.gauss_newton_targets(
+        network, minibatch.x, minibatch.y, loss=config.target.loss, damping=config.method.damping
+    )
+    weights, biases = target_propagation.local_updates(network, minibatch.x, targets)
+    return Gradients(_negative(weights), _negative(biases))
+
+
+def _invertible(config):
+    output, loss = config.network.output_activation, config.target.loss
+    yield (
+        output not in INVERTIBLE,
+        f"target propagation inverts the output, and network.output_activation = {output!r} has no inverse here; set it to "
+        "'linear' or 'sigmoid'",
+    )
+    yield (
+        loss == "cross_entropy" and output != "linear",
+        "target.loss = 'cross_entropy' is that of softmax; set network.output_activation = 'linear'",
+    )
+
+
+SIGMA = Option(
+    "sigma",
+    0.1,
+    "standard deviation of the noise that the feedback mappings learn from",
+    least=0.0,
+    exclusive=True,
+)
+ACTIVATION = Option(
+    "feedback_activation", "tanh", "nonlinearity of the feedback mappings",
+    choices=("linear", "tanh", "relu", "leakyrelu", "sigmoid"),
+)  # fmt: skip
+UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", least=1)
+
+
+def _target_propagation(name, summary, options=(SIGMA,)):
+    rule = name.replace("-", "_")
+    return Method(
+        name, summary=summary, forward=partial(_tp_forward, rule=rule), feedback=partial(_tp_feedback, rule=rule),
+        phases=("pretraining", "forward", "extra feedback"), parameters=partial(_tp_parameters, rule=rule),
+        state=partial(_tp_state, rule=rule) if rule == "ddtp_rhl" else None, options=options,
+        reads=("target.step", "target.step_per"), rules=_invertible,
+    )  # fmt: skip
+
+
+# --- equilibrium propagation ----------------------------------------------------------------------------------------------
+
+
+def _ep_options(config, form, separate=False):
+    names = ("beta", "sides", "free_steps", "nudged_steps", "dt", "tau", "tolerance", "same_update")
+    values = {name: config.method[name] for name in names if name in config.method}
+    return EquilibriumPropagation(
+        form=form, nonlinearity=config.network.hidden_activation, loss=config.target.loss,
+        backward="separate" if separate else "transposed", **values,
+    )  # fmt: skip
+
+
+def _ep_forward(network, minibatch, config, *, form):
+    options = _ep_options(config, form)
+    rule = (
+        newton_update
+        if config.method.get("solver") == "newton"
+        else equilibrium_propagation.equilibrium_update
+    )
+    update = rule(network, minibatch.x, minibatch.y, options)
+    return Gradients(_negative(update.weights), _negative(update.biases))
+
+
+def _ep_predict(network, x, config, *, form):
+    return equilibrium_propagation.free_phase(network, x, _ep_options(config, form)).states[-1]
+
+
+def _vf_network(network, own):
+    return network.sharing(backward=_listed("B", own))
+
+
+def _vf_parameters(network, config):
+    rng = np.random.default_rng(_seed(config))
+    shapes = zip(network.sizes[1:-1], network.sizes[2:], strict=True)
+    arrays = [rng.standard_normal(shape) * np.sqrt(2.0 / sum(shape)) for shape in shapes]
+    return _numbered("B", [array.astype(network.dtype) for array in arrays])
+
+
+def _vf_forward(network, minibatch, config, own):
+    options = _ep_options(config, "prototypical", separate=True)
+    update = equilibrium_propagation.equilibrium_update(
+        _vf_network(network, own), minibatch.x, minibatch.y, options
+    )
+    learned = _numbered("B", _negative(update.backward))
+    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+
+
+def _vf_predict(network, x, config, own):
+    options = _ep_options(config, "prototypical", separate=True)
+    return equilibrium_propagation.free_phase(_vf_network(network, own), x, options).states[-1]
+
+
+def _one_nonlinearity(config):
+    name = config.network.hidden_activation
+    known = tuple(NONLINEARITIES)
+    yield (
+        not isinstance(name, str) or name not in known,
+        f"equilibrium propagation has one nonlinearity for all layers, and network.hidden_activation = {name!r}; set it to one "
+        f"of {', '.join(known)}",
+    )
+    yield (
+        config.method.beta == 0,
+        "method.beta = 0 leaves nothing to divide by; set it to a number such as 0.1",
+    )
+    low, high = (
+        equilibrium_propagation.BOUNDS.get(name, (-np.inf, np.inf)) if isinstance(name, str) else (0.0, 1.0)
+    )
+    yield (
+        config.target.loss == "mse" and config.target.class_value > high,
+        f"target.class_value = {config.target.class_value:g} lies outside the range of {name!r}; lower it",
+    )
+
+
+BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target")
+SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
+FREE = Option("free_steps", 30, "most steps of the free phase", least=1)
+NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", least=1)
+TOLERANCE = Option(
+    "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps", type=float,
+    least=0.0, exclusive=True,
+)  # fmt: skip
+SOLVER = Option(
+    "solver", "steps", "newton: solve for both equilibria (small networks)", choices=("steps", "newton")
+)
+STEP = Option("dt", 0.1, "Euler step", least=0.0, exclusive=True)
+TAU = Option("tau", 1.0, "time constant", least=0.0, exclusive=True)
+
+
+def _energy(name, summary, form, options):
+    return Method(
+        name, summary=summary, forward=partial(_ep_forward, form=form), predict=partial(_ep_predict, form=form),
+        options=options, rules=_one_nonlinearity,
+    )  # fmt: skip
+
+
+# --- least control --------------------------------------------------------------------------------------------------------
+
+
+def _lc_options(config, rule):
+    names = (
+        "dt", "steps", "k_i", "k_p", "alpha", "tolerance", "sigma", "speed", "tau_noise",
+    )  # fmt: skip
+    values = {name: config.method[name] for name in names if name in config.method}
+    return LeastControl(rule=rule, loss=config.target.loss, decay=0.0, **values)
+
+
+def _lc_forward(network, minibatch, config, own=None, *, rule):
+    """Minus the update at the rest of the controlled network, which alternating passes find."""
+    options, pairs = _lc_options(config, rule), own and [_double(s) for s in _listed("S", own)]
+    state = least_control.controlled_equilibrium(
+        network, minibatch.x, minibatch.y, options, transposed=pairs,
+        tolerance=config.method.tolerance, iterations=config.method.passes,
+    )  # fmt: skip
+    update = control_learning.control_update(
+        network, minibatch.x, minibatch.y, options, transposed=pairs, state=state
+    )
+    learned = None
+    if own:
+        learned = _numbered("S", [-s.astype(network.dtype) for s in update.transposed])
+    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+
+
+def _kp_parameters(network, config):
+    pairs = control_learning.initial_transposed(network, seed=_seed(config))
+    return _numbered("S", [s.astype(network.dtype) for s in pairs])
+
+
+def _kp_decay(network, config, own):
+    """Both sides of every pair shrink alike, so that what they differ by fades."""
+    keep = network.dtype.type(1.0 - config.method.pair_decay)
+    for array in [*network.weights[1:], *(network.biases or [])[1:], *own.values()]:
+        array *= keep
+
+
+def _lf_parameters(network, config):
+    feedback = control_learning.initial_feedback(network, seed=_seed(config))
+    return _numbered("Q", [q.astype(network.dtype) for q in feedback])
+
+
+def _lf_forward(network, minibatch, config, own):
+    """Minus the updates of forward and feedback weights, from a controlled phase and a noisy one."""
+    options = _lc_options(config, "lf")
+    feedback = [_double(q) for q in _listed("Q", own)]
+    state = least_control.controlled_phase(network, minibatch.x, minibatch.y, options, feedback=feedback)
+    update = control_learning.control_update(
+        network, minibatch.x, minibatch.y, options, feedback=feedback, state=state
+    )
+    noisy = control_learning.noisy_feedback_update(
+        network, minibatch.x, minibatch.y, options, state, feedback=feedback, noise=minibatch.noise
+    )
+    scale = -options.tau_q / options.dt  # the learning rate of [feedback_optimizer] stands for dt / tau_q
+    learned = [(scale * q).astype(network.dtype) for q in noisy.feedback]
+    return Gradients(_negative(update.weights), _negative(update.biases), own=_numbered("Q", learned))
+
+
+def _double(array):
+    return np.asarray(array, np.float64)
+
+
+def _linear_output(config):
+    yield (
+        config.network.output_activation != "linear",
+        f"least control reads out linearly, and network.output_activation = {config.network.output_activation!r}; set it to 'linear'",
+    )
+
+
+LEAK = Option(
+    "alpha",
+    0.1,
+    "leak of the controller; that of a sample is alpha times the batch size",
+    least=0.0,
+    exclusive=True,
+)
+INTEGRAL = Option("k_i", 1.0, "integral gain", least=0.0)
+PROPORTIONAL = Option("k_p", 0.0, "proportional gain, per batch size", least=0.0)
+PASSES = (
+    Option("tolerance", 1e-6, "of u at rest, relative", least=0.0, exclusive=True),
+    Option("passes", 100, "most alternating passes to find the rest", least=2),
+)
+
+
+# --- GRAPES ---------------------------------------------------------------------------------------------------------------
+
+
+def _grapes_forward(network, minibatch, config, own=None, *, rule):
+    method = config.method
+    options = Grapes(rule=rule, form=method.form, clip=method.clip, keep=method.keep)
+    update = grapes_update(
+        network, minibatch.x, minibatch.y, options, feedback=own and _listed("B", own),
+        masks=_masks(network, minibatch, method.keep),
+    )  # fmt: skip
+    return Gradients(_negative(update.weights), _negative(update.biases))
+
+
+def _masks(network, minibatch, keep):
+    """Which units each sample keeps, from the counter-based generator."""
+    if keep == 1.0:
+        return None
+    if not isinstance(minibatch.noise, NoiseKey):
+        raise ValueError("dropout draws its masks from training.seed; give no noise of your own")
+    key, limit = minibatch.noise, NormalDist().inv_cdf(keep)
+    draws = equilibrium_propagation.keyed_states(key, len(minibatch.x), network.sizes[1:-1])
+    return [(xi < limit).astype(np.float64) for xi in draws]
+
+
+def _grapes_feedback(network, config, *, rule):
+    """Fixed feedback weights, uniform in +- sqrt(6 / n_l) for the layer that receives them."""
+    rng = np.random.default_rng(_seed(config))
+    above = network.sizes[2:] if rule == "fa" else [network.sizes[-1]] * (len(network.sizes) - 2)
+    shapes = zip(network.sizes[1:-1], above, strict=True)
+    arrays = [rng.uniform(-1, 1, shape) * np.sqrt(6.0 / shape[0]) for shape in shapes]
+    return _numbered("B", [array.astype(network.dtype) for array in arrays])
+
+
+def _softmax_output(config):
+    yield (
+        config.target.loss != "cross_entropy" or config.network.output_activation != "linear",
+        "GRAPES' error is softmax - y; set target.loss = 'cross_entropy', network.output_activation = 'linear'",
+    )
+    clip = config.method.clip
+    yield (
+        clip is not None and (len(clip) != 2 or not 0 <= clip[0] <= clip[1]),
+        f'method.clip = {clip}; give two numbers 0 <= low <= high, such as [1.0, 2.0], or "none"',
+    )
+
+
+def _grapes(name, summary, rule):
+    own = {} if rule == "bp" else {"state": partial(_grapes_feedback, rule=rule)}
+    return Method(
+        name, summary=summary, forward=partial(_grapes_forward, rule=rule), rules=_softmax_output, **own,
+        options=(
+            Option("form", "propagating", "how factors act; none: without GRAPES", choices=("propagating", "local", "none")),
+            Option("clip", (1.0, 2.0) if rule == "bp" else None, "bounds of the factors", type=tuple, optional=True),
+            Option("keep", 1.0, "probability that a hidden unit is kept (dropout)", least=0.0, most=1.0),
+        ),
+    )  # fmt: skip
+
+
+register_built_ins(
+    _target_propagation("ddtp-linear", "direct difference target propagation with linear feedback mappings"),
+    _target_propagation(
+        "ddtp-rhl", "direct difference target propagation through a fixed random hidden layer", (SIGMA, ACTIVATION, UNITS)
+    ),
+    _target_propagation("ddtp-control", "direct linear target propagation whose mappings learn by plain reconstruction"),
+    _target_propagation(
+        "dtpdrl", "difference target propagation, layer by layer, with the difference reconstruction loss", (SIGMA, ACTIVATION)
+    ),
+    _target_propagation(
+        "dtp", "difference target propagation, layer by layer, with layerwise reconstruction", (SIGMA, ACTIVATION)
+    ),
+    Method(
+        "gnt", summary="Gauss-Newton targets, which target propagation approximates", forward=_gauss_newton, rules=_invertible,
+        options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", least=0.0),),
+    ),
+    _energy(
+        "ep", "equilibrium propagation, prototypical form", "prototypical", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
+    ),
+    _energy(
+        "ep-hopfield", "equilibrium propagation, Hopfield energy", "hopfield",
+        (BETA, SIDES, FREE, NUDGED, STEP, TAU, TOLERANCE, SOLVER),
+    ),
+    _energy(
+        "ep-gaussian", "equilibrium propagation, conditional Gaussian energy (predictive coding)", "gaussian",
+        (BETA, SIDES, NUDGED, STEP, TAU),
+    ),
+    Method(
+        "ep-vector-field", summary="equilibrium propagation with backward weights of their own", forward=_vf_forward,
+        parameters=_vf_parameters, predict=_vf_predict, rules=_one_nonlinearity,
+        options=(
+            BETA, SIDES, FREE, NUDGED, TOLERANCE,
+            Option("same_update", False, "backward weights receive the symmetric rule's update"),
+        ),
+    ),
+    Method(
+        "lcp-di", summary="least control by dynamic inversion: J^T u feedback at rest", forward=partial(_lc_forward, rule="di"),
+        options=(LEAK, INTEGRAL, PROPORTIONAL, *PASSES), rules=_linear_output,
+    ),
+    Method(
+        "lcp-kp", summary="least control with feedback that learns like its forward partner (Kolen-Pollack)",
+        forward=partial(_lc_forward, rule="kp"), parameters=_kp_parameters, after_step=_kp_decay, rules=_linear_output,
+        options=(
+            LEAK, INTEGRAL, PROPORTIONAL, *PASSES,
+            Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", least=0.0),
+        ),
+    ),
+    Method(
+        "lcp-lf", summary="least control by linear feedback that learns from noise", forward=_lf_forward, rules=_linear_output,
+        parameters=_lf_parameters,
+        options=(
+            LEAK, INTEGRAL, PROPORTIONAL,
+            Option("dt", 1.0, "Euler step", least=0.0, exclusive=True), Option("steps", 800, "most steps of a phase", least=1),
+            Option("tolerance", 1e-6, "relative change in a step at which the phase ends", least=0.0),
+            Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),
+            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", least=1.0),
+            Option("tau_noise", 1.0, "time constant of the noise", least=0.0, exclusive=True),
+        ),
+    ),
+    _grapes("grapes-bp", "backpropagation whose errors node responsibilities modulate (GRAPES)", "bp"),
+    _grapes("grapes-fa", "feedback alignment with GRAPES", "fa"),
+    _grapes("grapes-dfa", "direct feedback alignment with GRAPES", "dfa"),
+)  # fmt: skip
