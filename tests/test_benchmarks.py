@@ -248,7 +248,7 @@ def test_bench_float32(tmp_path):
 def test_bench_update(tmp_path):
     text, content = quick("bench_update", tmp_path)
     names = {time["name"] for time in content["times"]}
-    peers = {"dfc-numba", "matrix product", "NumPy loop"}
+    peers = {"dfc-numba", "dfc-numba, waveform", "matrix product", "NumPy loop"}
     assert names == (peers | {"JAX scan"} if find_spec("jax") else peers)
     assert {time["dtype"] for time in content["times"]} == {"float64", "float32"}
     assert {time["threads"] for time in content["times"]} == {1, threads.available()}
