@@ -201,8 +201,8 @@ class _Optimizer(Section):
 class OptimizerSection(_Optimizer):
     """The optimiser of the forward weights."""
 
-    modulation: Literal["none", "grapes", "grapes-clipped"] = Field(
-        "none",
+    modulation: Literal["grapes", "grapes-clipped"] | None = Field(
+        None,
         description="grapes: the gradient of a hidden unit times its responsibility (GRAPES, local form), in (0, 2]; clipped: "
         "in [1, 2]",
     )

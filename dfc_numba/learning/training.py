@@ -303,8 +303,8 @@ class Trainer:
 
     def _modulated(self, weights, biases):
         """The gradients per layer, as `optimizer.modulation` has them."""
-        modulation = getattr(self.config.optimizer, "modulation", "none")
-        if modulation != "none":
+        modulation = getattr(self.config.optimizer, "modulation", None)
+        if modulation is not None:
             clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
             weights, biases = (
                 arrays and modulated(arrays, self.network.weights, clip=clip) for arrays in (weights, biases)
