@@ -105,7 +105,7 @@ class DataSet:
     Args:
         name: what it is called in messages.
         task: "classification" (labels) or "regression" (targets).
-        train, validation, test: the parts; `validation` is None where there is none.
+        train, validation, test: the parts; `validation` and `test` are None where there is none.
         n_outputs: number of classes or of target values, the n_L of a network for this data set.
         source: one line that says where the data come from.
         classes: names of the classes, as texts; empty for a regression, and where they are the numbers 0, 1, ...
@@ -120,7 +120,7 @@ class DataSet:
     task: Literal["classification", "regression"]
     train: Split
     validation: Split | None
-    test: Split
+    test: Split | None
     n_outputs: int
     source: str
     classes: tuple = ()

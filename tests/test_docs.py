@@ -30,7 +30,7 @@ SMALL = [
     "--set=controller.steps=9",
     "--set=feedback.pretraining_epochs=0",
 ]
-EXTRAS = ["xarray", "h5netcdf", "hdf5plugin", "matplotlib"]  # a block that imports one needs it
+EXTRAS = ["xarray", "h5netcdf", "hdf5plugin", "matplotlib", "sklearn"]  # a block that imports one needs it
 
 
 def blocks(path, *languages):
@@ -42,7 +42,7 @@ def blocks(path, *languages):
 
 def has_its_extras(block):
     """Whether the extras that a block imports are installed."""
-    wanted = [name for name in EXTRAS if re.search(rf"^import {name}", block, flags=re.MULTILINE)]
+    wanted = [name for name in EXTRAS if re.search(rf"^(?:import|from) (?:dfc_numba\.)?{name}", block, flags=re.MULTILINE)]
     return all(find_spec(name) for name in wanted)
 
 
