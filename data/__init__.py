@@ -13,11 +13,14 @@
     images.py     mnist, fashion_mnist, mnist_autoencoder: the IDX format, where the files are, preprocessing and splits
     download.py   one file from several mirrors, checked, or not at all
     own_file.py   a user's .npz or .h5 file
+    arrays.py     arrays and data frames in memory (`from_arrays`): inputs of any shape, classes of any type
+    tables.py     a CSV table with a target column; folders of IDX files
 
 A new data set is a function `load(*, dtype, **options) -> DataSet`, registered as a `DataSource`. Everything
 here is NumPy only; h5py, pooch and rich are imported when a file needs them.
 """
 
+from dfc_numba.data.arrays import from_arrays
 from dfc_numba.data.dataset import DataSet, DataUnavailableError, Split
 from dfc_numba.data.sources import check_options, describe, load, names, options
 
@@ -27,6 +30,7 @@ __all__ = [
     "Split",
     "check_options",
     "describe",
+    "from_arrays",
     "load",
     "names",
     "options",

@@ -28,7 +28,7 @@ def read_images(path, height=28, width=28):
         ValueError: naming the file, for one that is empty, damaged, truncated, too long, not IDX, or of other
             images.
     """
-    pixels = _read_values(path, dimensions=3, content="images")
+    pixels = read_values(path, dimensions=3, content="images")
     if pixels.shape[1:] != (height, width):
         got = " x ".join(map(str, pixels.shape[1:]))
         raise ValueError(f"{path}: the images are {got} pixels; expected {height} x {width}")
@@ -37,7 +37,7 @@ def read_images(path, height=28, width=28):
 
 def read_labels(path, n_classes=10):
     """Labels of a file as int64 (N,); errors as for `read_images`, and for labels of `n_classes` or more."""
-    labels = _read_values(path, dimensions=1, content="labels").astype(np.int64)
+    labels = read_values(path, dimensions=1, content="labels").astype(np.int64)
     if labels.max() >= n_classes:
         sample = int(np.argmax(labels >= n_classes))
         raise ValueError(
@@ -46,7 +46,7 @@ def read_labels(path, n_classes=10):
     return labels
 
 
-def _read_values(path, dimensions, content):
+def read_values(path, dimensions, content):
     start = 4 + 4 * dimensions
     with _opened(path) as file:
         head = _taken(path, file, start)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfc_numba.data import arrays as arrays_module
 from dfc_numba.data import dataset
 from dfc_numba.data.dataset import (
     DataSet,
@@ -30,8 +31,9 @@ MOST_CLASSES = 100_000  # a larger label needs n_classes: it is rather a mistake
 def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
     """Your own data from a .npz or .h5 file: x_train, y_train, x_test, y_test, and optionally x_val, y_val.
 
-    Inputs x are numbers of shape (samples, inputs), used as they are: scale them to a few units. Integer y of
-    shape (samples,) are class labels counted from 0 (classification); float y of shape (samples, outputs) are
+    Inputs x are numbers of shape (samples, inputs), used as they are: scale them to a few units. Images, of shape (samples,
+    height, width), are flattened, and divided by 255 if they are bytes. Integer y of shape (samples,) are class labels counted
+    from 0; texts, booleans, whole floats and one-hot rows are classes, too. Other float y of shape (samples, outputs) are
     targets (regression). Objects that would need pickle are refused.
 
     Args:
@@ -44,6 +46,7 @@ def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
     path = _existing(path)
     arrays = _read(path)
     _check_names(path, arrays)
+    arrays, classes, notes = _prepared(path, arrays, dtype)
     task = _task(path, arrays)
     splits = {
         part: _split(path, part, arrays, task, dtype)
@@ -52,7 +55,29 @@ def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
     }
     n_outputs = _n_outputs(path, task, splits, n_classes)
     train, validation = _with_validation(path, splits, validation_size, split_seed)
-    return DataSet(str(path), task, train, validation, splits["test"], n_outputs, f"file {path}")
+    notes += arrays_module.unscaled(train.x, "scale them in the file")
+    names = classes if classes is not None and len(classes) == n_outputs else ()
+    return DataSet(
+        str(path), task, train, validation, splits["test"], n_outputs, f"file {path}", names, tuple(notes)
+    )
+
+
+def _prepared(path, arrays, dtype):
+    """The arrays with images flattened and classes numbered, the names of the classes or None, and notes on both."""
+    parts = [part for part in ("train", "val", "test") if f"x_{part}" in arrays]
+    notes, classes = [], None
+    if all(arrays[f"x_{part}"].ndim > 2 and arrays[f"x_{part}"].dtype.kind in "biuf" for part in parts):
+        xs, more = arrays_module.inputs(
+            {part: arrays[f"x_{part}"] for part in parts}, str(path), "auto", dtype
+        )
+        notes += [note for note in more if "unscaled" not in note]
+        arrays = {**arrays, **{f"x_{part}": x for part, x in xs.items()}}
+    if arrays_module.needs_numbering(arrays["y_train"]):
+        answers = {part: arrays[f"y_{part}"] for part in parts}
+        ys, classes, more = arrays_module.answers(answers, str(path), task="classification")
+        notes += more
+        arrays = {**arrays, **{f"y_{part}": y for part, y in ys.items()}}
+    return arrays, classes, notes
 
 
 def _existing(path):

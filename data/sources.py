@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfc_numba.data import dataset, images, own_file, teachers
+from dfc_numba.data import dataset, images, own_file, tables, teachers
 from dfc_numba.data.dataset import DataSet, Split, float_type, unknown_name, whole_number
 from dfc_numba.registry import DATA_SOURCES, HOW_TO_LOAD, Extension, Option, register_built_ins
 
@@ -140,6 +140,8 @@ register_built_ins(
     DataSource("fashion_mnist", load=images.fashion_mnist),
     DataSource("mnist_autoencoder", load=images.mnist_autoencoder),
     DataSource("file", load=own_file.load),
+    DataSource("csv", load=tables.table),
+    DataSource("idx", load=tables.idx),
 )
 
 
@@ -203,19 +205,34 @@ def describe(name: str | Path) -> str:
 
 def _resolve(name, options):
     """Turn the path of a user's own file into the data set "file"; refuse unknown names."""
-    if isinstance(name, Path) or (isinstance(name, str) and name.lower().endswith(own_file.SUFFIXES)):
-        if "path" in options:
+    kind = _kind_of_path(name)
+    if kind is not None:
+        key = "folder" if kind == "idx" else "path"
+        if key in options:
             raise ValueError(
-                f"data set {str(name)!r} is a path already; leave out the option path = {options['path']!r}"
+                f"data set {str(name)!r} is a path already; leave out the option {key} = {options[key]!r}"
             )
-        return "file", {"path": name, **options}
+        return kind, {key: name, **options}
     if name not in names():
-        suffixes = ", ".join(own_file.SUFFIXES)
+        suffixes = ", ".join(own_file.SUFFIXES + tables.SUFFIXES)
         others = (
             f"; or the path of a file that ends in {suffixes} (a data set of an extension: {HOW_TO_LOAD})"
         )
         raise unknown_name("data set", name, names(), others)
     return name, options
+
+
+def _kind_of_path(name):
+    """The data set that reads what a path names: "file", "csv" or "idx"; None for a name."""
+    if not isinstance(name, str | Path):
+        return None
+    text = str(name).lower()
+    if text.endswith(tables.SUFFIXES):
+        return "csv"
+    if text.endswith(own_file.SUFFIXES):
+        return "file"
+    folder = str(name) not in names() and (isinstance(name, Path) or "/" in text)
+    return None if not folder else "idx" if Path(name).expanduser().is_dir() else "file"
 
 
 def _shown(default):

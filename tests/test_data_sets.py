@@ -34,6 +34,8 @@ def test_every_data_set_has_a_name_options_and_a_description():
         "fashion_mnist",
         "mnist_autoencoder",
         "file",
+        "csv",
+        "idx",
     } == set(data.names())
     for name in data.names():
         text = data.describe(name)

@@ -59,7 +59,7 @@ def evaluate(
         options = {"weights": weights, "data_name": data, "split": split, "loss": loss}
         network, dataset, evaluation = trained.evaluate_trained(source, **options)
         print(f"{network.path}: {'-'.join(map(str, network.network.sizes))}, {network.network.dtype.name}")
-        print(dataset.summary)
+        print("\n".join([dataset.summary, *(f"data: {note}" for note in dataset.notes)]))
         print("\n".join(evaluation_lines(evaluation, split)))
         if out is not None:
             trained.write_predictions(evaluation, out)

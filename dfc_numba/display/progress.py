@@ -143,6 +143,8 @@ def announce(experiment, left_out=()):
     if left_out:
         show(f"left out, because these settings do not use it: {', '.join(left_out)}")
     show(experiment.dataset.summary)
+    for note in experiment.dataset.notes:
+        show(f"data: {note}")
     show(
         f"{training.method}, {sizes}, {training.dtype}, epochs: {training.epochs}, minibatches of "
         f"{training.batch_size}, seed {training.seed}; run directory {experiment.directory.path}"

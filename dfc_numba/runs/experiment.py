@@ -109,6 +109,10 @@ class Experiment:
         with self._preparing():
             checkpoint = ranks.root_first(self.directory.find_checkpoint) if resume else None
             self.dataset = ranks.root_first(load_data, config)
+            if ranks.is_root():
+                self.directory.record["data"] = {
+                    "summary": self.dataset.summary, "classes": list(self.dataset.classes), "notes": list(self.dataset.notes),
+                }  # fmt: skip
             new = checkpoint is None
             self.network = create_network(config, self.dataset) if new else checkpoint.state.network
             log = self._log(command) if logs(config) else None
