@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.display.plots import plot as plot
     from dfc_numba.dynamics.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.dynamics.plasticity import ForwardUpdate as ForwardUpdate
+    from dfc_numba.dynamics.expected_feedback import expected_feedback_update as expected_feedback_update
     from dfc_numba.dynamics.plasticity import feedback_update as feedback_update
     from dfc_numba.dynamics.plasticity import forward_and_feedback_update as forward_and_feedback_update
     from dfc_numba.dynamics.plasticity import forward_update as forward_update
@@ -112,6 +113,7 @@ _HOMES = {
     "NoiseKey": "model.noise",
     "forward_update": "dynamics.plasticity",
     "feedback_update": "dynamics.plasticity",
+    "expected_feedback_update": "dynamics.expected_feedback",
     "forward_and_feedback_update": "dynamics.plasticity",
     "one_shot_feedback_update": "dynamics.plasticity",
     "ForwardUpdate": "dynamics.plasticity",

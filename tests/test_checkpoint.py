@@ -22,6 +22,8 @@ CASES = {
     "dfc": {"feedback": {"extra_epochs": 1}},
     "dfc, sgd": {"optimizer": SGD, "feedback_optimizer": SGD},
     "dfc, one shot": {"feedback": {"rule": "one_shot", "extra_epochs": 1}},
+    "dfc, expected": {"feedback": {"rule": "expected", "extra_epochs": 1}},
+    "dfc, one probe": {"feedback": {"rule": "expected", "form": "one_probe", "extra_epochs": 1}},
     "dfc, frozen": {"feedback": {"freeze_output": True}, "training": {"freeze_forward": True}},
     "dfc-ss": {"training": {"method": "dfc-ss"}, "optimizer": RMSPROP, "feedback_optimizer": RMSPROP},
     "dfc-ssa": {"training": {"method": "dfc-ssa"}, "feedback": {"extra_epochs": 2}, "optimizer": SGD},

@@ -18,6 +18,7 @@ SINGLE_PHASE = "dfc-single-phase"
 STRONG = ["target.feedback=strong", "target.class_value=0.9"]
 SINGLE = ["training.method=dfc-single-phase", "controller.sigma=0.05", "controller.tau_noise=0.1"]
 ONE_SHOT = ["feedback.rule=one_shot"]
+EXPECTED = ["feedback.rule=expected"]
 
 CONTRADICTIONS = [
     # forward learning
@@ -42,6 +43,10 @@ CONTRADICTIONS = [
     (["feedback.high_pass=0.001"], "shorter than feedback_controller.dt = 0.002"),
     ([*ONE_SHOT, "feedback_controller.sigma=0"], "feedback.rule = 'one_shot' needs noise to learn from"),
     ([*ONE_SHOT, "controller.jacobian_feedback=true"], "set feedback.train = false"),
+    ([*EXPECTED, "feedback.pursue=target"], "feedback.rule = 'expected' holds around the feedforward output"),
+    ([*EXPECTED, "target.feedback=strong"], "set feedback.pursue = 'output'"),
+    ([*EXPECTED, "feedback_controller.sigma=0"], "set feedback_controller.sigma above 0"),
+    ([*EXPECTED, *SINGLE], "learns the feedback weights from simulations; set feedback.rule = 'noise_driven'"),
     (["feedback_optimizer.decay=homeostatic", "feedback_optimizer.weight_decay=0"], "keeps nothing; set"),
     (["network.feedback_init=jacobian_damped_pinv"], "set network.feedback_damping above 0"),
     # single phase

@@ -34,6 +34,8 @@ METHODS = {
     "dfc, feedforward only": {"feedback": {"train": False}},
     "dfc, float32": {"training": {"dtype": "float32"}},
     "dfc, one shot": {"feedback": {"rule": "one_shot"}},
+    "dfc, expected": {"feedback": {"rule": "expected"}},
+    "dfc, one probe": {"feedback": {"rule": "expected", "form": "one_probe"}},
     "dfc-ss": {"training": {"method": "dfc-ss"}},
     "dfc-ssa": {"training": {"method": "dfc-ssa"}},
     "dfc-ss-newton": {"training": {"method": "dfc-ss-newton"}},

@@ -138,7 +138,13 @@ class FeedbackSection(Section):
     rule: FeedbackRule = Field(
         "noise_driven",
         description="what the feedback epochs do: noise_driven simulates the controller, one_shot correlates noise with "
-        "its effect on a forward pass; or a plasticity rule of feedback weights, in the simulation of noise_driven",
+        "its effect on a forward pass, expected computes the mean of noise_driven over its noise; or a plasticity rule of feedback "
+        "weights, in the simulation of noise_driven",
+    )
+    form: Literal["mean_field", "exact", "one_probe"] = Field(
+        "mean_field",
+        description="of rule = expected: mean_field from the minibatch's mean Jacobian, exact sample by sample, one_probe a "
+        "random estimate from one backward pass",
     )
     pursue: Literal["output", "target"] | None = Field(
         None,

@@ -5,6 +5,8 @@ A rule is a pair (whether it fires, the sentence).
 
 from dfc_numba.configuration.config_usage import selects_minibatches
 from dfc_numba.learning.phases import (
+    EXPECTED,
+    ONE_SHOT,
     feedback_simulations,
     is_single_phase,
     later_feedback_epochs,
@@ -142,7 +144,7 @@ def _single_phase(config):
         ),
     )
     yield (
-        config.feedback.rule == "one_shot",
+        config.feedback.rule in (ONE_SHOT, EXPECTED),
         (
             f"{method} learns the feedback weights from simulations; set feedback.rule = 'noise_driven', or "
             "training.method = 'dfc'"
@@ -165,6 +167,13 @@ def _feedback_learning(config):
         (
             "feedback.rule = 'one_shot' needs noise to learn from; set feedback_controller.sigma above 0, or "
             "feedback.train = false"
+        ),
+    )
+    yield (
+        feedback.rule == "expected" and feedback.pursue == "target",
+        (
+            "feedback.rule = 'expected' holds around the feedforward output, from which the state moves away where the "
+            "feedback epochs pursue the target; set feedback.pursue = 'output', or feedback.rule = 'noise_driven'"
         ),
     )
     yield (

@@ -157,6 +157,13 @@ def _unused_by_feedback_rule(config):
         keys = [f"feedback_controller.{key}" for key in vars(config.feedback_controller) if key != "sigma"]
         keys += ["feedback.scaling", "feedback.pursue", "feedback.high_pass"]
         yield keys, "feedback.rule = 'one_shot' simulates no controller"
+    if config.feedback.rule == "expected":
+        yield (
+            ["feedback_controller.convergence_epsilon"],
+            "feedback.rule = 'expected' simulates no controller",
+        )
+    else:
+        yield ["feedback.form"], "only feedback.rule = 'expected' has several forms"
 
 
 def _unused_by_optimizers(config):

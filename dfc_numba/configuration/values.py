@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
-from dfc_numba.learning.phases import ONE_SHOT, PHASES, phase_name
+from dfc_numba.learning.phases import EXPECTED, ONE_SHOT, PHASES, phase_name
 from dfc_numba.model import recording
 from dfc_numba.registry import (
     ACTIVATIONS,
@@ -59,7 +59,7 @@ def must_be(registry, value, names):
 
 Activation = registered(ACTIVATIONS)
 ForwardRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "forward")
-FeedbackRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "feedback", others=(ONE_SHOT,))
+FeedbackRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "feedback", others=(ONE_SHOT, EXPECTED))
 Variable = registered(VARIABLES, others=recording.Variable.__args__)
 MethodName = registered(METHODS)
 LossName = registered(LOSSES)

@@ -313,7 +313,7 @@ def feedback_update(
     phase = prepare(network, x, target, controller, noise)
     task = Task(
         feedback_rule=find_rule("feedback_rule", feedback_rule, "feedback"),
-        high_pass_gain=_high_pass_gain(controller, high_pass),
+        high_pass_gain=high_pass_gain(controller, high_pass),
     )
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record)
@@ -373,14 +373,14 @@ def forward_and_feedback_update(
     choice("samples", samples, SAMPLES)
     rule, feedback_rule = find_rule("rule", rule), find_rule("feedback_rule", feedback_rule, "feedback")
     phase = prepare(network, x, target, controller, noise)
-    task = Task(kernel.AVERAGE, rule, feedback_rule, _high_pass_gain(controller, high_pass))
+    task = Task(kernel.AVERAGE, rule, feedback_rule, high_pass_gain(controller, high_pass))
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record, only_converged=samples == "converged")
     forward = _forward_update(phase, sums, "average", rule, trajectory)
     return forward, _feedback_update(phase, sums, divisors, feedback_rule, trajectory)
 
 
-def _high_pass_gain(controller, high_pass):
+def high_pass_gain(controller, high_pass):
     """dt / tau_f of the feedback weights' filter, 0 without one."""
     if controller.jacobian_feedback:
         raise ValueError(

@@ -110,7 +110,7 @@ class PlannedUpdate:
 
     Attributes:
         function: one of `forward_update`, `feedback_update`, `forward_and_feedback_update`, `one_shot_feedback_update`,
-            `inversion_update`: it is called with network, inputs, `arguments` and `options`.
+            `expected_feedback_update`, `inversion_update`: it is called with network, inputs, `arguments` and `options`.
         gradients: function from what it returns to the `Gradients`.
         arguments: target and controller, or `Inversion`; none for the one-shot rule. options: keyword arguments.
     """

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from dfc_numba.dynamics.expected_feedback import expected_feedback_update
 from dfc_numba.dynamics.plasticity import (
     feedback_update,
     forward_and_feedback_update,
@@ -19,7 +20,7 @@ from dfc_numba.learning import baselines
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.inversion_methods import create_backward, from_errors, from_loops, restabilise
 from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Gradients, Method, Minibatch, PlannedUpdate
-from dfc_numba.learning.phases import ONE_SHOT, simulation_of
+from dfc_numba.learning.phases import EXPECTED, ONE_SHOT, simulation_of
 from dfc_numba.learning.signals import update_options
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.targets import output_target
@@ -80,7 +81,7 @@ def single_phase(network, minibatch, config):
 
 def from_noise(network, minibatch, config):
     """Minus the update of the feedback weights in a feedback phase, by the rule of the configuration."""
-    learn = one_shot if config.feedback.rule == ONE_SHOT else noise_driven
+    learn = {ONE_SHOT: one_shot, EXPECTED: expected}.get(config.feedback.rule, noise_driven)
     return learn(network, minibatch, config)
 
 
@@ -106,6 +107,19 @@ def one_shot(network, minibatch, config):
         "sigma_floor": config.feedback.sigma_floor,
     }
     return PlannedUpdate(one_shot_feedback_update, _feedback_gradients, options=options)
+
+
+def expected(network, minibatch, config):
+    """The mean of the noise-driven update over the noise, with the feedforward output as target, without simulating.
+
+    The controlled error is the difference r* - r_L: no other has the feedforward output as its target.
+    """
+    form = config.feedback.form
+    noise = minibatch.noise if form == "one_probe" else None
+    options = {"form": form, "noise": noise, **_feedback_options(config)}
+    controller = replace(config.feedback_controller, error="difference")
+    arguments = (_output(network, minibatch, config), controller)
+    return PlannedUpdate(expected_feedback_update, _feedback_gradients, arguments, options)
 
 
 def from_loss(network, minibatch, config, *, gradient):
@@ -135,7 +149,7 @@ def _output(network, minibatch, _config):
 def _feedback_options(config):
     options = {key: getattr(config.feedback, key) for key in ("scaling", "high_pass", "sigma_floor")}
     rule = config.feedback.rule
-    return options if rule == NOISE_DRIVEN else {**options, "feedback_rule": rule}
+    return options if rule in (NOISE_DRIVEN, EXPECTED) else {**options, "feedback_rule": rule}
 
 
 def _forward_gradients(update):

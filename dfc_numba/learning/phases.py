@@ -5,7 +5,7 @@ from dfc_numba.registry import METHODS
 # the phases in the order of a run; the value is the stream of the random order of samples, which never changes its meaning
 ORDER_STREAM = {"pretraining": 0, "feedback": 1, "forward": 2, "extra feedback": 3}
 PHASES = tuple(ORDER_STREAM)
-ONE_SHOT = "one_shot"  # the rule of feedback weights that simulates nothing
+ONE_SHOT, EXPECTED = "one_shot", "expected"  # the rules of feedback weights that simulate nothing
 
 
 def phase_name(text):
@@ -93,13 +93,13 @@ def logged_phases(config):
 
 def simulation_of(phase, config):
     """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
-    if phase != "forward" and config.feedback.rule == ONE_SHOT:
+    if phase != "forward" and config.feedback.rule in (ONE_SHOT, EXPECTED):
         return None
     return method_of(config).simulations.get(phase)
 
 
 def feedback_simulations(config):
-    """Sections of the controllers whose noisy simulations the feedback weights learn from."""
+    """Sections of the controllers whose noisy simulations, or their mean, the feedback weights learn from."""
     if not trains_feedback(config) or config.feedback.rule == ONE_SHOT:
         return []
     if not is_single_phase(config):

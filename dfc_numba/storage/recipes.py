@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from dfc_numba.dynamics import plasticity
+from dfc_numba.dynamics import expected_feedback, plasticity
 from dfc_numba.dynamics import simulation as control
 from dfc_numba.inversion import simulation as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
@@ -184,8 +184,9 @@ def update_arrays(update):
 
 # --- trajectory and update ----------------------------------------------------------------------------------
 
-ONE_SHOT, INVERTING = "one_shot_feedback_update", "inversion_update"
-FUNCTIONS = ("forward_update", "feedback_update", "forward_and_feedback_update", INVERTING, ONE_SHOT)
+ONE_SHOT, EXPECTED, INVERTING = "one_shot_feedback_update", "expected_feedback_update", "inversion_update"
+SIMULATING = ("forward_update", "feedback_update", "forward_and_feedback_update", INVERTING)
+FUNCTIONS = (*SIMULATING, ONE_SHOT, EXPECTED)
 
 
 def computed(recipe, keep=None):
@@ -215,7 +216,7 @@ def computed(recipe, keep=None):
 
 def simulates(update):
     """Whether an update, described as in a `Recipe`, is made from a simulation."""
-    return update.get("function") in FUNCTIONS[:-1] and update.get("readout") not in plasticity.SOLVED
+    return update.get("function") in SIMULATING and update.get("readout") not in plasticity.SOLVED
 
 
 def _made(recipe, **options):
@@ -227,7 +228,8 @@ def _made(recipe, **options):
         return (inversion_update(*arguments, **options),)
     if name == ONE_SHOT:
         arguments = arguments[:2]
-    made = getattr(plasticity, name)(*arguments, noise=recipe.noise, **options)
+    module = expected_feedback if name == EXPECTED else plasticity
+    made = getattr(module, name)(*arguments, noise=recipe.noise, **options)
     return made if isinstance(made, tuple) else (made,)
 
 
