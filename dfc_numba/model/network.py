@@ -326,7 +326,12 @@ class Network:
         Raises:
             OSError: if the file cannot be read. ValueError: if it is no network file of this project.
         """
-        return cls(**filing.load("network", path))
+        try:
+            return cls(**filing.load("network", path))
+        except ValueError as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from None
 
 
 def _common_dtype(weights):

@@ -1,0 +1,306 @@
+#!/usr/bin/env python
+"""Damage files of every kind that the package reads, and count what reading them gives.
+
+    python scripts/fuzz_files.py [--flips 2000] [--mutants 500] [--kinds network,trajectory,...] [--seed 0]
+
+Each kind of file is written once and then damaged again and again: by a single flipped bit, or by a structural change (cut off,
+zeros, noise, moved or repeated blocks, huge numbers). Every damaged file is read in a process of its own with a time limit.
+Allowed are the same contents as before and an error of ours that names the file; of a file without checksums (texts, HDF5 as
+others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by a signal, or was silently something else.
+"""
+
+import argparse
+import hashlib
+import os
+import pickle
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+SECONDS = 10
+SAME, OTHER, REFUSED, INTERNAL = "same", "something else", "refused", "internal error"
+CODES = {0: SAME, 1: OTHER, 2: REFUSED, 3: INTERNAL}
+# files without checksums on all that they say: HDF5 as h5py writes it by default has none on its heads
+UNSEALED = ("record", "config", "own_h5")
+
+
+def network(path):
+    """Write a network; return the function that reads it."""
+    import dfc_numba as dfc
+
+    dfc.Network.create([12, 6, 3], seed=0).save(path)
+
+    def read():
+        found = dfc.Network.load(path)
+        return [*found.weights, *found.biases, *found.feedback, found.activations]
+
+    return read
+
+
+def trajectory(path, compression="none"):
+    """Write a trajectory; its parts are read one by one, and one that is refused leaves the others readable."""
+    import dfc_numba as dfc
+
+    created = dfc.Network.create([12, 6, 3], seed=0)
+    x = np.random.default_rng(0).normal(size=(4, 12))
+    target = dfc.output_target(created, x, np.eye(3)[[0, 1, 2, 0]])
+    dfc.simulate(created, x, target, dfc.Controller(steps=30)).save(path, compression=compression)
+
+    def read():
+        found = {}
+        with dfc.open_trajectories(path) as file:
+            records = file[file.phases[0]]
+            for name in records.variables:
+                found[name] = part(lambda name=name: records.variable(name)[...])
+            found["network"] = part(lambda: records[0].recipe().network.weights)
+            found["status"], found["seed"] = file.status, file.attributes.get("seed")
+        return found
+
+    return read
+
+
+def compressed(path):
+    """The same with gzip."""
+    return trajectory(path, "gzip")
+
+
+def part(function):
+    """What a function returns, or its error, where that is one of ours."""
+    try:
+        return function()
+    except (OSError, ValueError):
+        return None
+
+
+def checkpoint(path):
+    """Write a checkpoint of a trainer."""
+    from dfc_numba.configuration.config_file import load_config
+    from dfc_numba.learning.training import Trainer
+    from dfc_numba.runs import checkpoint as checkpoints
+    from dfc_numba.runs.experiment import create_network, load_data
+
+    config, _ = load_config(
+        "digits", ["training.method=bp", "network.hidden=[4]", "data.options.train_size=40"]
+    )
+    dataset = load_data(config)
+    checkpoints.save(Trainer(create_network(config, dataset), dataset, config), path)
+
+    def read():
+        state = checkpoints.load(path).state
+        return [*state.network.weights, state.counters.minibatches]
+
+    return read
+
+
+def arrays():
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    return {"x_train": x[:20], "y_train": np.arange(20) % 3, "x_test": x[20:], "y_test": np.arange(10) % 3}
+
+
+def own_h5(path):
+    """Write data of one's own, compressed with gzip and a checksum."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in arrays().items():
+            file.create_dataset(name, data=array, chunks=array.shape, compression="gzip", fletcher32=True)
+    return data_reader(path)
+
+
+def own_npz(path):
+    """Write data of one's own as a .npz archive, whose members have checksums."""
+    np.savez_compressed(path, **arrays())
+    return data_reader(path)
+
+
+def data_reader(path):
+    def read():
+        from dfc_numba import data
+
+        found = data.load(path)
+        return [found.train.x, found.train.y, found.test.x, found.test.y]
+
+    return read
+
+
+def idx(path):
+    """Write images as MNIST's are: IDX, in gzip."""
+    import gzip
+    import struct
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    path.write_bytes(gzip.compress(struct.pack(">IIII", 0x803, 4, 28, 28) + pixels.tobytes()))
+
+    def read():
+        from dfc_numba.data import images
+
+        return images.read_images(path)
+
+    return read
+
+
+def record(path):
+    """Write a run.json in a directory of its own."""
+    from dfc_numba.runs import run_directory
+
+    path.write_text(
+        '{"status": "done", "stop_reason": "", "results": {"epochs": 3}, "earlier_sessions": [], "name": "a"}'
+    )
+
+    def read():
+        import json
+
+        return json.dumps(run_directory.read_record(path.parent), sort_keys=True)
+
+    return read
+
+
+def config(path):
+    """Write a configuration in TOML."""
+    from dfc_numba.configuration.config_file import load_config
+
+    path.write_text('[training]\nepochs = 3\nmethod = "bp"\n[network]\nhidden = [20, 20]\n')
+
+    def read():
+        return str(load_config(str(path))[0])
+
+    return read
+
+
+KINDS = {
+    "network": (network, "a.h5"), "trajectory": (trajectory, "a.h5"), "compressed": (compressed, "a.h5"),
+    "checkpoint": (checkpoint, "checkpoint.h5"), "own_h5": (own_h5, "own.h5"), "own_npz": (own_npz, "own.npz"),
+    "idx": (idx, "images.gz"), "record": (record, "run.json"), "config": (config, "a.toml"),
+}  # fmt: skip
+
+
+def flipped(whole, random):
+    """The bytes of a file with one bit changed."""
+    place = int(random.integers(0, 8 * len(whole)))
+    changed = bytearray(whole)
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
+
+
+def mutated(whole, random):
+    """The bytes of a file after a structural change."""
+    size = len(whole)
+    start, length = int(random.integers(0, size)), int(random.integers(1, max(2, size // 4)))
+    block, head, tail = whole[start : start + length], whole[:start], whole[start + length :]
+    noise = random.integers(0, 256, len(block), dtype=np.uint8).tobytes()
+    number = (b"\xff" * 8, b"\x7f" + b"\xff" * 7, bytes(8), b"\1" + bytes(7))[int(random.integers(0, 4))]
+    aligned = start // 8 * 8
+    choices = (
+        head, head + bytes(len(block)) + tail, head + noise + tail, head + tail, head + block + block + tail,
+        whole[:aligned] + number + whole[aligned + 8 :], tail + block + head, whole + noise,
+    )  # fmt: skip
+    return choices[int(random.integers(0, len(choices)))]
+
+
+def digest(found):
+    """What was read, as a text."""
+    return hashlib.sha256(pickle.dumps(found)).hexdigest()
+
+
+def differs(found, sound):
+    """Whether a part that could be read is not what it was; of a trajectory, parts may be refused."""
+    if isinstance(sound, dict) and isinstance(found, dict):
+        shared = [name for name in sound if found.get(name) is not None]
+        return any(
+            digest(found[name]) != digest(sound[name]) and found[name] != "(damaged)" for name in shared
+        )
+    return digest(found) != digest(sound)
+
+
+def outcome(read, sound, path):
+    """What reading a damaged file gives, in a process of its own."""
+    child = os.fork()
+    if not child:
+        os._exit(attempt(read, sound, path))
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return (
+                f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else CODES[os.WEXITSTATUS(status)]
+            )
+        time.sleep(0.0005)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return "hang"
+
+
+def attempt(read, sound, path):
+    """The code of what reading gives."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not os.environ.get("FUZZ_SHOW"):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    warnings.simplefilter("ignore")
+    try:
+        return int(differs(read(), sound))
+    except (OSError, ValueError, MemoryError) as error:
+        return 2 if path.name in str(error) or str(path.parent) in str(error) else 3
+    except BaseException as error:  # noqa: BLE001 (that is what is looked for)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 3
+
+
+def campaign(kind, flips, mutants, seed, folder):
+    """(`Counter` of the outcomes, sentences about those that are not allowed) of one kind of file."""
+    write, name = KINDS[kind]
+    path = Path(folder) / kind / name
+    path.parent.mkdir(parents=True)
+    read = write(path)
+    whole, sound, random = path.read_bytes(), read(), np.random.default_rng([seed, list(KINDS).index(kind)])
+    outcomes, failures = Counter(), []
+    for number in range(flips + mutants):
+        changed = (flipped if number < flips else mutated)(whole, random)
+        path.write_bytes(changed)
+        found = outcome(read, sound, path)
+        outcomes[found] += 1
+        allowed = (SAME, REFUSED, *([OTHER] if kind in UNSEALED else []))
+        if found not in allowed:
+            kept = Path(folder) / f"{kind}-{number}{path.suffix}"
+            shutil.copy(path, kept)
+            failures.append(f"{kind} {number}: {found}")
+    return outcomes, failures
+
+
+def main(arguments=None):
+    """Print the counts and return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--flips", type=int, default=2000)
+    parser.add_argument("--mutants", type=int, default=500)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    folder, bad = tempfile.mkdtemp(prefix="fuzz-"), []
+    for kind in options.kinds.split(","):
+        outcomes, failures = campaign(kind, options.flips, options.mutants, options.seed, folder)
+        print(
+            f"{kind:<12}",
+            ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())),
+            flush=True,
+        )
+        bad += failures
+    for failure in bad:
+        print("not allowed:", failure)
+    if bad:
+        print("kept in", folder)
+    else:
+        shutil.rmtree(folder)
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
