@@ -115,7 +115,7 @@ def test_a_failed_run_stays_failed_and_its_job_too(cluster, submit, tmp_path):
     cluster.until(lambda: cluster.jobs()[element] == "FAILED")
     assert status(cluster, folder) == "1 failed" and "start_from" in log(folder, "0")
     (tmp_path / "gone.h5").rename(tmp_path / "net.h5")
-    submit(**keys)
+    submit(code=1, **keys)
     assert elements(folder) == [element]
     submit("--retry-failed", **keys)
     cluster.until(lambda: status(cluster, folder) == "1 done")
