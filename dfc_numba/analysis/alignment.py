@@ -6,6 +6,7 @@ import numpy as np
 
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.model.targets import mean_loss
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number
 
@@ -20,6 +21,8 @@ class Alignment:
         weights, biases: (L,) of each layer; biases is None for networks without. layers: (L,) both together.
         total: of all parameters. total_weights: of all weights.
     """
+
+    __repr__ = short_repr
 
     weights: np.ndarray
     biases: np.ndarray | None

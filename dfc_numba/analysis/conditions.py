@@ -15,6 +15,7 @@ from dfc_numba.analysis.linear_response import (
     jacobian_bytes,
 )
 from dfc_numba.support import memory
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number
 
@@ -36,6 +37,8 @@ class Conditions:
         mean_angle_transpose, mean_angle_pinv, mean_angle_damped, mean_damping: floats, likewise for the means over samples
             of these matrices.
     """
+
+    __repr__ = short_repr
 
     input_norms: np.ndarray
     dev_r: np.ndarray

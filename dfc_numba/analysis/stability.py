@@ -22,6 +22,7 @@ from dfc_numba.model.jacobian import PIECE_BYTES
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.model.recording import Record
 from dfc_numba.steady.equilibrium import steady_state
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
@@ -46,6 +47,8 @@ class Stability:
         status: how the state was found: `SteadyState.status`, or "feedforward", or for a simulated state "settled" (the
             norm of e - alpha u is 1e-5 of what the norm of e was), "not settled", "not finite".
     """
+
+    __repr__ = short_repr
 
     instantaneous: np.ndarray
     integral: np.ndarray

@@ -21,6 +21,7 @@ from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.steady import newton
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.deferred import Deferred
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import choice, flag, floats, instance, number
 
 READOUTS = ("average", "final", "analytic", "newton")
@@ -46,6 +47,8 @@ class ForwardUpdate:
             read for the first time, for which samples near a threshold may be stepped as well.
     """
 
+    __repr__ = short_repr
+
     weights: list
     biases: list | None
     converged: np.ndarray | None = Deferred()
@@ -67,6 +70,8 @@ class FeedbackUpdate:
         trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
         diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated.
     """
+
+    __repr__ = short_repr
 
     feedback: list
     trajectory: Trajectory | None = None

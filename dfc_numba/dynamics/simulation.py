@@ -14,6 +14,7 @@ from dfc_numba.kernels.layout import dense_views
 from dfc_numba.model.noise import as_key
 from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import instance
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
@@ -38,6 +39,8 @@ class Trajectory(Storable):
 
     A variable that was not recorded is None.
     """
+
+    __repr__ = short_repr
 
     time: np.ndarray
     step: np.ndarray

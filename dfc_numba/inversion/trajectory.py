@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dfc_numba.model.recording import Recipe, Storable
+from dfc_numba.support.shapes import short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class InversionTrajectory(Storable):
 
     A variable that was not recorded is None.
     """
+
+    __repr__ = short_repr
 
     time: np.ndarray
     step: np.ndarray

@@ -15,6 +15,7 @@ from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.targets import unit_of_error
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import flag, number
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
@@ -31,6 +32,8 @@ class InversionUpdate:
         errors: delta_i of the hidden layers, list of (B, n_i). What has diverged is not finite.
         trajectory: the `InversionTrajectory`, without its recipe; None where it was not recorded.
     """
+
+    __repr__ = short_repr
 
     weights: list
     biases: list | None

@@ -18,6 +18,7 @@ from dfc_numba.online.memory import OnlineState
 from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.simulation import Simulation
 from dfc_numba.online.stream import read
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import choice, instance, number
 
 RESETS = ("none", "segment")
@@ -37,6 +38,8 @@ class OnlineRun:
             None if nothing was recorded. Its `converged` and `diverged` are None.
         weights: `WeightTrajectory`, or None if none were recorded.
     """
+
+    __repr__ = short_repr
 
     network: Network
     state: OnlineState | None

@@ -9,6 +9,7 @@ from dfc_numba.model.activations import phi
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.steady import newton
+from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
@@ -27,6 +28,8 @@ class SteadyState:
         status: (B,) how the search ended, or None for "linear"; see `steady_state`.
         stable: (B,) whether the controlled network returns there, or None for "linear"; see `steady_state`.
     """
+
+    __repr__ = short_repr
 
     u: np.ndarray
     v: list
