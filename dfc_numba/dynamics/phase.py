@@ -181,7 +181,7 @@ def _pack_parameters(network, places, transposed):
     weights = memory.in_large_pages(places.weights[-1], dtype)
     pack(network.weights[1:], places.stride[2:], dtype, out=weights[places.weights[2] :])
     return kernel.Parameters(
-        loops=_loops(network, Task()),
+        loops=None,  # those of a task: `Task.assign`
         weights=weights,
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
