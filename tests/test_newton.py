@@ -561,10 +561,6 @@ def test_a_sample_does_not_depend_on_those_beside_it():
     ("options", "message"),
     [
         (
-            {"jacobian_feedback": True},
-            r"receives J\(v\)\^T u.*use method='linear', readout='analytic', or simulate",
-        ),
-        (
             {"sigma": 0.1},
             "sigma = 0.1, sigma_output = 0.1, and under noise nothing comes to rest; set sigma to 0",
         ),

@@ -18,7 +18,7 @@ from dfc_numba.model.noise import as_key, given_draws
 from dfc_numba.model.products import bias_means, outer_means, outer_sums, shards_of
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import PLASTICITY_RULES
-from dfc_numba.steady import newton
+from dfc_numba.steady import newton, transposed
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.deferred import Deferred
 from dfc_numba.support.shapes import short_repr
@@ -58,8 +58,14 @@ class ForwardUpdate:
     fallback: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.diverged is not None and not self.diverged.any() and not all_finite(self.weights, self.biases):
-            object.__setattr__(self, "diverged", np.ones_like(self.diverged))  # a sum of finite parts overflowed
+        if (
+            self.diverged is not None
+            and not self.diverged.any()
+            and not all_finite(self.weights, self.biases)
+        ):
+            object.__setattr__(
+                self, "diverged", np.ones_like(self.diverged)
+            )  # a sum of finite parts overflowed
 
 
 @dataclass(frozen=True)
@@ -249,9 +255,28 @@ def unit_symbols(activation, v, dv, v_fb, start, dr=None):
 
 def _newton_update(network, x, target, controller, rule, only_converged):
     """The update at the exact steady state."""
+    if instance("controller", controller, Controller).jacobian_feedback:
+        controller.require_no_terms("the steady state")
+        return _transposed_update(network, x, target, controller, rule, only_converged)
     found = newton.solve(network, x, target, controller)
     kept = found.converged if only_converged else None
     return replace(_update_at_rest(found, network, rule, kept), converged=found.converged)
+
+
+def _transposed_update(network, x, target, controller, rule, only_converged):
+    """The same with J^T u feedback."""
+    rest = transposed.solve(network, x, target, controller)
+    kept = rest.converged if only_converged else None
+    states = zip(network.activations, rest.v, rest.delta_v, rest.feedforward.v, strict=True)
+    factors = [
+        postsynaptic_factor(rule, unit_symbols(name, v, delta, delta, start))
+        for name, v, delta, start in states
+    ]
+    below = presynaptic_factors(rule, [rest.x, *rest.r[:-1]])
+    factors, below = ([_only(array, kept) for array in arrays] for arrays in (factors, below))
+    return replace(
+        ForwardUpdate(*outer_means(network, factors, below, len(rest.x))), converged=rest.converged
+    )
 
 
 def _update_at_rest(solution, network, rule, kept=None):

@@ -197,14 +197,6 @@ def _linearised_around_output(config):
     )
 
 
-def _needs_feedback_weights(config):
-    yield (
-        config.controller.jacobian_feedback,
-        "training.method = 'dfc-ss-newton' solves for u by the feedback weights, which controller.jacobian_feedback = true "
-        "goes without; set it to false, or training.method = 'dfc-ss'",
-    )
-
-
 def _two_phases(name, summary, *, readout, reads=SIMULATED, **options):
     """A method with feedback phases of its own; such methods differ in what they read the forward update from."""
     return Method(
@@ -238,7 +230,7 @@ register_built_ins(
     _two_phases("dfc-ss", "DFC-SS: the update is taken at the end of the feedback phase", readout="final"),
     _two_phases(
         "dfc-ss-newton", "DFC-SS at the steady state of the feedback phase, found by Newton's method", readout="newton",
-        reads=(*SOLVED, "controller.error", "training.samples"), rules=_needs_feedback_weights,
+        reads=(*SOLVED, "controller.error", "controller.jacobian_feedback", "training.samples"),
     ),
     _two_phases(
         "dfc-ssa", "DFC-SSA: the update is taken at the linearised steady state, without simulating", readout="analytic",

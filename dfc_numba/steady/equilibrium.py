@@ -8,7 +8,7 @@ from dfc_numba.model import jacobian
 from dfc_numba.model.activations import phi
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
-from dfc_numba.steady import newton
+from dfc_numba.steady import newton, transposed
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
@@ -72,7 +72,8 @@ def steady_state(
         e - alpha u = 0,  e = r* - r_L or r* - softmax(r_L),  v_i = W_i r_{i-1} + b_i + Q_i u,  r_i = phi(v_i)
 
     by damped Newton steps from u = 0; samples that these leave unsolved start again and follow du/dt = e - alpha u in
-    implicit steps, which ends where a slow controller would.
+    implicit steps, which ends where a slow controller would. With jacobian_feedback, J(v)^T u in the place of Q_i u, it
+    alternates passes down and up with quasi-Newton steps of u (see `transposed`).
 
     Args:
         x: inputs (B, n_0). target: r*, (B, n_L).
@@ -92,15 +93,25 @@ def steady_state(
             "no steady state"                       the softmax error with alpha = 0, and a target that is no softmax
             "not finite"                            the error of the feedforward state overflows
 
+        (with jacobian_feedback "converged", "out of iterations" or "not finite", and .stable is None)
+
         and .stable tells whether the controller returns there if the layers are instantaneous: 1 + k_p lambda and
         (lambda + alpha) / (1 + k_p lambda) have positive real parts for every eigenvalue lambda of -de/du. With k_p = 0 that
         means: all eigenvalues of d(e - alpha u)/du have negative ones. Where a sample has not converged it is False.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit; "linear" with error="softmax", whose steady state is not linear
-            in u; "newton" with noise or jacobian_feedback.
+            in u; "newton" with noise.
     """
-    if choice("method", method, METHODS) == "newton":
+    if choice("method", method, METHODS) == "newton" and _transposes(controller):
+        controller.require_no_terms("the steady state")
+        rest = transposed.solve(
+            network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
+        )
+        return SteadyState(
+            rest.u, rest.v, rest.r, rest.delta_v, rest.converged, rest.iterations, rest.residual, rest.status
+        )
+    if method == "newton":
         found = newton.solve(
             network, x, target, controller, tolerance=tolerance, max_iterations=max_iterations
         )
@@ -109,6 +120,10 @@ def steady_state(
     if controller.jacobian_feedback:
         return _transposed(network, x, target, controller)
     return _of_solution(linearised(network, x, target, controller))
+
+
+def _transposes(controller):
+    return instance("controller", controller, Controller).jacobian_feedback
 
 
 def _of_solution(solution, **judgement):
