@@ -43,10 +43,10 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.inversion.feedback import initial_feedback as initial_feedback
     from dfc_numba.inversion.feedback import stabilised_feedback as stabilised_feedback
     from dfc_numba.inversion.rules import backward_errors as backward_errors
-    from dfc_numba.inversion.simulation import Inversion as Inversion
-    from dfc_numba.inversion.simulation import simulate_inversion as simulate_inversion
-    from dfc_numba.inversion.stability import InversionStability as InversionStability
-    from dfc_numba.inversion.stability import inversion_stability as inversion_stability
+    from dfc_numba.inversion.dynamic_inversion import Inversion as Inversion
+    from dfc_numba.inversion.dynamic_inversion import simulate_inversion as simulate_inversion
+    from dfc_numba.inversion.loop_stability import InversionStability as InversionStability
+    from dfc_numba.inversion.loop_stability import inversion_stability as inversion_stability
     from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
     from dfc_numba.learning.evaluation import Evaluation as Evaluation
     from dfc_numba.learning.evaluation import accuracy as accuracy
@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.controller_terms import ControllerTerm as ControllerTerm
     from dfc_numba.model.network import Activity as Activity
     from dfc_numba.model.network import Network as Network
-    from dfc_numba.model.noise import NoiseKey as NoiseKey
+    from dfc_numba.model.noise_key import NoiseKey as NoiseKey
     from dfc_numba.model.recording import Record as Record
     from dfc_numba.model.targets import Loss as Loss
     from dfc_numba.model.targets import mean_loss as mean_loss
@@ -73,7 +73,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.model.unit_formulas import Variable as Variable
     from dfc_numba.online.learning import OnlineRun as OnlineRun
     from dfc_numba.online.learning import simulate_online as simulate_online
-    from dfc_numba.online.memory import OnlineState as OnlineState
+    from dfc_numba.online.online_memory import OnlineState as OnlineState
     from dfc_numba.online.records import WeightTrajectory as WeightTrajectory
     from dfc_numba.registry import Option as Option
     from dfc_numba.registry import register as register
@@ -110,7 +110,7 @@ _HOMES = {
     "simulate": "dynamics.simulation",
     "Record": "model.recording",
     "Trajectory": "dynamics.simulation",
-    "NoiseKey": "model.noise",
+    "NoiseKey": "model.noise_key",
     "forward_update": "dynamics.plasticity",
     "feedback_update": "dynamics.plasticity",
     "expected_feedback_update": "dynamics.expected_feedback",
@@ -120,19 +120,19 @@ _HOMES = {
     "FeedbackUpdate": "dynamics.plasticity",
     "simulate_online": "online.learning",
     "OnlineRun": "online.learning",
-    "OnlineState": "online.memory",
+    "OnlineState": "online.online_memory",
     "WeightTrajectory": "online.records",
     "steady_state": "steady.equilibrium",
     "SteadyState": "steady.equilibrium",
     "output_jacobian": "steady.equilibrium",
     "backward_errors": "inversion.rules",
-    "simulate_inversion": "inversion.simulation",
-    "Inversion": "inversion.simulation",
+    "simulate_inversion": "inversion.dynamic_inversion",
+    "Inversion": "inversion.dynamic_inversion",
     "InversionTrajectory": "inversion.trajectory",
     "inversion_update": "learning.inversion_methods",
     "InversionUpdate": "learning.inversion_methods",
-    "inversion_stability": "inversion.stability",
-    "InversionStability": "inversion.stability",
+    "inversion_stability": "inversion.loop_stability",
+    "InversionStability": "inversion.loop_stability",
     "initial_feedback": "inversion.feedback",
     "stabilised_feedback": "inversion.feedback",
     "reference_update": "analysis.directions",

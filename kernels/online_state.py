@@ -92,7 +92,7 @@ class Learning(NamedTuple):
     high_pass_gain: float  # dt / tau_f, or 0 for the control signal as it is
 
 
-class Plan(NamedTuple):
+class OnlinePlan(NamedTuple):
     """All that stays the same."""
 
     places: Places
@@ -109,7 +109,7 @@ class Memory(NamedTuple):
     layers: np.ndarray
 
 
-class Noise(NamedTuple):
+class OnlineNoise(NamedTuple):
     """Where draws come from."""
 
     source: int
@@ -120,7 +120,7 @@ class Noise(NamedTuple):
     scratch: np.ndarray
 
 
-class Segment(NamedTuple):
+class PackedSegment(NamedTuple):
     """A piece of the stream: flat arrays [time][sample][unit], with one time where the value is held."""
 
     x: np.ndarray
@@ -133,7 +133,7 @@ class Segment(NamedTuple):
     restarts: bool  # whether it begins at the feedforward state of its first input
 
 
-class Records(NamedTuple):
+class OnlineRecords(NamedTuple):
     """Recorded trajectories; those of layers are flat `[layer][time][sample][unit]`, empty where not asked for."""
 
     row: np.ndarray  # (B,) place of a sample among the recorded ones, or -1

@@ -29,7 +29,7 @@ class Loops(NamedTuple):
     variables: np.ndarray  # (L+1, number of recorded variables that are formulas)
 
 
-class Parameters(NamedTuple):
+class PackedNetwork(NamedTuple):
     """The network in packed form."""
 
     loops: Loops
@@ -76,7 +76,7 @@ class Task(NamedTuple):
     records_formulas: bool
 
 
-class Minibatch(NamedTuple):
+class PhaseInputs(NamedTuple):
     """The minibatch; dense arrays are flat `[layer][sample][unit]`, in float64."""
 
     v_ff: np.ndarray

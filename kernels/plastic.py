@@ -32,7 +32,7 @@ from numba.extending import intrinsic, overload
 BLOCK_SIZES = (TILE_ROWS[0], 1)  # inner indices whose weights are in registers at a time
 
 
-class _Panel:
+class _LearningPanel:
     """Emits the sweep over one panel of packed weights, block by block."""
 
     def __init__(self, context, builder, signature, values):
@@ -154,7 +154,7 @@ def _compiled_sweep():
         )  # fmt: skip
 
         def generate(context, builder, sig, values):
-            _Panel(context, builder, sig, values).emit()
+            _LearningPanel(context, builder, sig, values).emit()
             return context.get_dummy_value()
 
         return signature, generate

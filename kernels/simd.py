@@ -5,7 +5,7 @@ turns it into a loop over arrays that compiled code can call: the formula is tra
 emits one packed machine instruction, so that vectorisation does not depend on what the compiler can prove. Where the
 compiler is switched off (NUMBA_DISABLE_JIT=1) the same formula runs on NumPy arrays.
 
-`loops` compiles formulas that are only known at run time, such as an activation of the user's, into functions that
+`formula_loops` compiles formulas that are only known at run time, such as an activation of the user's, into functions that
 kernels call by address.
 """
 

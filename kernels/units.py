@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from dfc_numba.kernels.forms import ARGUMENT_LIMIT, Piecewise
-from dfc_numba.kernels.loops import Kind
+from dfc_numba.kernels.formula_loops import LoopKind
 from dfc_numba.kernels.simd import FormulaError
 
 # names that formulas of a unit may use
@@ -99,29 +99,29 @@ def _online_symbols(form, difference, basal, apical, rates):
 # v, basal, apical, rate are deviations from the feedforward state; factor: the postsynaptic factor of a plasticity rule;
 # seen: what its presynaptic factor deviates by; start: voltage, rate and derivative at the feedforward state.
 
-RATE = Kind("rate_loop", ["rate"], ["v"])
-CONSTANTS = Kind("constants_loop", ["constants*3"], ["v"])
-STEP = Kind(
+RATE = LoopKind("rate_loop", ["rate"], ["v"])
+CONSTANTS = LoopKind("constants_loop", ["constants*3"], ["v"])
+STEP = LoopKind(
     "step_loop",
     ["v_new", "rate", "factor", "seen"],
     ["v", "basal", "apical", "constants*3", "start*3"],
     ["gain"],
 )
-UNIT = Kind("unit_loop", ["out"], ["v", "basal", "apical", "constants*3", "start*3"])
-DERIVATIVE_OF_RATE = Kind("derivative_of_rate_loop", ["derivative"], ["v", "rate", "constants*3"])
-ONLINE_STEP = Kind(
+UNIT = LoopKind("unit_loop", ["out"], ["v", "basal", "apical", "constants*3", "start*3"])
+DERIVATIVE_OF_RATE = LoopKind("derivative_of_rate_loop", ["derivative"], ["v", "rate", "constants*3"])
+ONLINE_STEP = LoopKind(
     "online_step_loop",
     ["difference_new", "basal_new", "rate", "factor", "seen"],
     ["difference", "basal", "before", "apical"],
     ["gain", "weight_gain"],
 )
-ONLINE_UNIT = Kind("online_unit_loop", ["out"], ["difference", "basal", "apical"])
-CONTROL = Kind(
+ONLINE_UNIT = LoopKind("online_unit_loop", ["out"], ["difference", "basal", "apical"])
+CONTROL = LoopKind(
     "control_loop",
     ["u_new", "u_int_new", "e_int_new", "u_free_new"],
     ["e", "e_before", "e_int", "u", "u_int", "u_before", "u_free"],
 )
-PAIR = Kind("pair_loop", ["out"], ["u", "u_slow"])
+PAIR = LoopKind("pair_loop", ["out"], ["u", "u_slow"])
 
 # their calls from kernels: run_...(address, count, array, start, ..., number, ...)
 run_rate, run_constants, run_step, run_unit = RATE.call, CONSTANTS.call, STEP.call, UNIT.call

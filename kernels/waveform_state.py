@@ -23,7 +23,7 @@ class Backward(NamedTuple):
     feedback_start: np.ndarray  # (L+1,)
 
 
-class Outcome(NamedTuple):
+class WaveformOutcome(NamedTuple):
     """How the solution of each shard went, one row per shard."""
 
     status: np.ndarray  # SOLVED, or why not
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     matrices: np.ndarray  # (B, L n_L n_L padded) M_{L-k} transposed
 
 
-class State(NamedTuple):
+class WaveformState(NamedTuple):
     """The arrays of a shard, flat; `rung` and `nodes` say which operators of the ladder hold."""
 
     first: int

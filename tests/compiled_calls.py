@@ -5,7 +5,7 @@ from functools import cache
 import numba
 import numpy as np
 from dfc_numba.kernels.jit import FLAGS
-from dfc_numba.kernels.loops import function_at
+from dfc_numba.kernels.formula_loops import function_at
 from numba import types
 
 LONGEST_REGISTER = (

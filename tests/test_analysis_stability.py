@@ -10,7 +10,7 @@ from problems import inputs, label, parameters, stable_parameters
 import dfc_numba as dfc
 from dfc_numba.analysis import spectrum
 from dfc_numba.analysis import stability as module
-from dfc_numba.analysis.closed_loop import Flow, Loop
+from dfc_numba.analysis.closed_loop import Flow, ClosedLoop
 from dfc_numba.analysis.linearisation import Layers
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.spectrum import FINE, largest_stable_step
@@ -329,7 +329,7 @@ def test_large_states_are_judged_by_products(monkeypatch):
     monkeypatch.setattr(module, "DENSE_SIZE", 5)
     monkeypatch.setattr(spectrum, "DENSE_SIZE", 5)
     monkeypatch.setattr(spectrum, "VECTORS", 10)
-    monkeypatch.setattr(Loop, "matrices", None)
+    monkeypatch.setattr(ClosedLoop, "matrices", None)
     products = stability(net, x, target, c)
     for name, rtol in (("integral", 1e-8), ("proportional", 1e-8), ("euler", 1e-8), ("largest_dt", 1e-2)):
         assert np.allclose(getattr(products, name), getattr(dense, name), rtol=rtol), name

@@ -118,3 +118,18 @@ def test_no_module_is_longer_than_500_lines():
     assert [
         name for name, path in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500
     ] == []
+
+
+def test_no_base_name_stands_for_two_modules():
+    stems = [path.stem for _, path in modules() if path.stem != "__init__"]
+    assert sorted({stem for stem in stems if stems.count(stem) > 1}) == []
+
+
+def test_no_class_name_stands_for_two_classes():
+    names = [
+        node.name
+        for _, path in modules()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -11,7 +11,7 @@ from dfc_numba.inversion.feedback import (
     restabilised_feedback,
     stabilised_feedback,
 )
-from dfc_numba.inversion.stability import feedback_loops, inversion_stability
+from dfc_numba.inversion.loop_stability import feedback_loops, inversion_stability
 
 SIZES = (5, 4, 3, 2)
 

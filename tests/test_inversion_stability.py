@@ -7,7 +7,7 @@ import pytest
 from reference_files import RESOURCES
 
 import dfc_numba as dfc
-from dfc_numba.inversion.stability import inversion_stability
+from dfc_numba.inversion.loop_stability import inversion_stability
 
 SHAPES = [(4, 3), (3, 4), (4, 4), (5, 4, 3), (3, 4, 5), (5, 2, 4), (4, 3, 5, 6)]
 PUBLISHED = dict(np.load(RESOURCES / "inversion" / "training" / "stability.npz"))

@@ -10,7 +10,7 @@ import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.inversion.stability import inversion_stability
+from dfc_numba.inversion.loop_stability import inversion_stability
 from dfc_numba.learning import methods
 from dfc_numba.learning.inversion_methods import create_backward
 from dfc_numba.learning.training import Trainer

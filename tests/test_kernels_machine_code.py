@@ -15,7 +15,7 @@ from dfc_numba.kernels import elementwise as loops
 from dfc_numba.kernels import multiply as products
 from dfc_numba.kernels import units
 from dfc_numba.kernels.jit import JIT_DISABLED
-from dfc_numba.kernels.loops import assembly_at
+from dfc_numba.kernels.formula_loops import assembly_at
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 from numba import types
 

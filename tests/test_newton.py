@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dfc_numba.kernels import newton as kernel
+from dfc_numba.kernels import steady_response as kernel
 from oracle import ACTIVATIONS
 from problems import inputs, label, parameters, probabilities, relative_deviation, stable_parameters
 from scipy.optimize import root

@@ -14,7 +14,7 @@ from online_streams import LEARNING, PARAMETERS, SHORT, SIZES, length, make_stre
 
 import dfc_numba as dfc
 from dfc_numba.online.learning import simulate_online
-from dfc_numba.online.memory import OnlineMemory
+from dfc_numba.online.online_memory import OnlineMemory
 
 each_controller = pytest.mark.parametrize("controller", streams.CONTROLLERS)
 each_learner = pytest.mark.parametrize("learner", streams.LEARNERS)

@@ -17,7 +17,7 @@ from dfc_numba.display import plots, trajectory_figures
 from dfc_numba.runs.run_directory import METRICS
 from dfc_numba.storage import analysis_file
 from dfc_numba.storage.reader import open_trajectories
-from dfc_numba.storage.schema import Variable
+from dfc_numba.storage.schema import VariableDescription
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG"
@@ -257,9 +257,9 @@ def test_a_run_with_trajectories_shows_the_last_one_of_the_forward_phase(run, dr
 def write_analysis(directory, names, times=(0, 10, 20)):
     """The analysis.h5 of a run with these measurements; the numbers."""
     values = dict(zip(names, 1.0 + np.arange(len(names) * len(times)).reshape(-1, len(times)), strict=True))
-    about = {name: Variable(name, ("minibatches",)) for name in names}
-    per_layer = Variable("per layer", ("minibatches", "layer"))
-    axis = Variable("number of minibatches", ("minibatches",))
+    about = {name: VariableDescription(name, ("minibatches",)) for name in names}
+    per_layer = VariableDescription("per layer", ("minibatches", "layer"))
+    axis = VariableDescription("number of minibatches", ("minibatches",))
     analysis_file.write(
         directory / "analysis.h5",
         {

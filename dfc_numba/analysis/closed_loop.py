@@ -8,7 +8,7 @@ voltages (with tau_apical), `w` of u_int, `u` of the last control signal (where 
 import numpy as np
 
 
-class Loop:
+class ClosedLoop:
     """Where the parts of a state lie, and the matrix of a loop."""
 
     def __init__(self, layers, controller, names):
@@ -40,7 +40,7 @@ class Loop:
         return np.concatenate([np.broadcast_to(a, (count, *a.shape[1:])) for a in arrays], axis=1)
 
 
-class EulerMap(Loop):
+class EulerMap(ClosedLoop):
     """One Euler step of the feedback phase, in the order of the simulation and for every option of `Controller`.
 
         w += dt (e - alpha u),  u = w + k_p e,  c += (dt / tau_control) (u - c)
@@ -102,7 +102,7 @@ def _keeps_control(options):
     return options.k_p > 0 and (leaks or delayed)
 
 
-class Flow(Loop):
+class Flow(ClosedLoop):
     """The limit dt -> 0 of the Euler map: d state/dt in units of tau_u.
 
     dw/dt = e - alpha u,  u = w + k_p e,  tau_control dc/dt = u - c

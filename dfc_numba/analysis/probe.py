@@ -18,7 +18,7 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.phases import has_feedback_weights, is_controlled, solves
 from dfc_numba.learning.schedule import PROBE, shuffled_minibatches
-from dfc_numba.model.noise import NoiseKey
+from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.support.threads import one_thread
 

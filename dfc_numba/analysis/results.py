@@ -4,7 +4,7 @@ import numpy as np
 
 from dfc_numba.analysis.measurements import all_measurements, measure, measurement, parts_name
 from dfc_numba.learning.phases import PHASES as LEARNING_PHASES
-from dfc_numba.storage.schema import FILL, Variable
+from dfc_numba.storage.schema import FILL, VariableDescription
 
 PHASES = ("start", *LEARNING_PHASES, "simulation")  # the codes of `phase`, in order
 WEIGHTS = ("last", "best")  # the codes of `weights`, in order
@@ -43,7 +43,7 @@ def _stacked(arrays):
 
 
 def variables(arrays, leading):
-    """(`Variable`, array) by the names in a file.
+    """(`VariableDescription`, array) by the names in a file.
 
     Args:
         arrays: from `stacked`. leading: name of the first dimension, one of `INDICES`.
@@ -54,16 +54,16 @@ def variables(arrays, leading):
 
 def _about(name, leading, coordinates):
     if name in INDICES:
-        return Variable(INDICES[name], (leading,), meanings=_meanings(CODES.get(name, ())))
+        return VariableDescription(INDICES[name], (leading,), meanings=_meanings(CODES.get(name, ())))
     if name == SAMPLE_INDEX:
-        return Variable("index of the sample in the training set; -1: none", (leading, "sample"))
+        return VariableDescription("index of the sample in the training set; -1: none", (leading, "sample"))
     known = all_measurements()
     if name in known:
         one = known[name]
-        return Variable(one.long_name, (leading,), one.units, coordinates)
+        return VariableDescription(one.long_name, (leading,), one.units, coordinates)
     one = known[_whole(name)]
     text = f"{one.parts or one.long_name}: of each {one.along}"
-    return Variable(
+    return VariableDescription(
         text, (leading, one.along), "1" if one.codes else one.units, coordinates, _meanings(one.codes)
     )
 

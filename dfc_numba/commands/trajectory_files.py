@@ -14,7 +14,7 @@ from dfc_numba.learning import methods
 from dfc_numba.learning.divergence import CONTROL_REMEDY
 from dfc_numba.learning.phases import simulation_of
 from dfc_numba.learning.schedule import shuffled_minibatches
-from dfc_numba.model.noise import NoiseKey
+from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.recording import Recipe, Record
 from dfc_numba.runs.experiment import create_network, load_data
 from dfc_numba.storage import inspection, recipes, schema

@@ -51,7 +51,7 @@ from dfc_numba.kernels.multiply import multiply, panel_width
 from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.products import outer_sums, row_products, shards_of
 from dfc_numba.support import threads
 from dfc_numba.support.summation import tree_sum

@@ -15,7 +15,7 @@ from dfc_numba.kernels.multiply import add_outer
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
-from dfc_numba.model.noise import as_key, given_draws
+from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.model.products import shards_of
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN, PlasticityRule
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
@@ -34,9 +34,9 @@ class Phase:
     controller: object
     x: np.ndarray
     places: Layout
-    parameters: kernel.Parameters
+    parameters: kernel.PackedNetwork
     dynamics: kernel.Dynamics
-    minibatch: kernel.Minibatch
+    minibatch: kernel.PhaseInputs
     seen: list | None = None
 
     @property
@@ -78,7 +78,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Task:
+class UpdateTask:
     """What is asked of a simulation beside its dynamics.
 
     Attributes:
@@ -139,7 +139,7 @@ def prepare(network, x, target, controller, noise):
     instance("controller", controller, Controller)
     places = layout(network.sizes, network.dtype)
     source, key, numbers, draws = _noise(network, controller, noise, len(x))
-    minibatch = kernel.Minibatch(
+    minibatch = kernel.PhaseInputs(
         v_ff=np.concatenate([v.ravel() for v in activity.v]),
         r_ff=np.concatenate([r.ravel() for r in activity.r]),
         gap=target - activity.r[-1],
@@ -180,8 +180,8 @@ def _pack_parameters(network, places, transposed):
     # the feedback phase needs no W_1, what it contributes does not change: its place is left as it is
     weights = memory.in_large_pages(places.weights[-1], dtype)
     pack(network.weights[1:], places.stride[2:], dtype, out=weights[places.weights[2] :])
-    return kernel.Parameters(
-        loops=None,  # those of a task: `Task.assign`
+    return kernel.PackedNetwork(
+        loops=None,  # those of a task: `UpdateTask.assign`
         weights=weights,
         feedback=pack(network.feedback, places.stride[1:], dtype),
         transposed=pack(back, places.stride[1:-1], dtype) if transposed and back else np.zeros(0, dtype),
@@ -189,7 +189,7 @@ def _pack_parameters(network, places, transposed):
 
 
 def _loops(network, task):
-    """The loops of all layers for a `Task`."""
+    """The loops of all layers for a `UpdateTask`."""
     dtype, none = network.dtype, np.zeros(len(network.sizes), np.int64)
     rule, feedback_rule = task.rule, task.feedback_rule
     averages = task.readout == kernel.AVERAGE

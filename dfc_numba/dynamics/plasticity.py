@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from dfc_numba.dynamics import waveform
-from dfc_numba.dynamics.phase import Task, evaluated, prepare
+from dfc_numba.dynamics.phase import UpdateTask, evaluated, prepare
 from dfc_numba.dynamics.simulation import Trajectory, run_recorded
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels import units
@@ -14,7 +14,7 @@ from dfc_numba.kernels.layout import unpack
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import feedforward_state
-from dfc_numba.model.noise import as_key, given_draws
+from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.model.products import bias_means, outer_means, outer_sums, shards_of
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import PLASTICITY_RULES
@@ -139,7 +139,7 @@ def forward_update(
     if readout == "newton":
         return _newton_update(network, x, target, controller, rule, samples == "converged")
     phase = prepare(network, x, target, controller, noise)
-    task, only_converged = Task(READOUT_CODES[readout], rule), samples == "converged"
+    task, only_converged = UpdateTask(READOUT_CODES[readout], rule), samples == "converged"
     if controller.integrator == "waveform":
         make_update = partial(_forward_update, phase, readout=readout, rule=rule, trajectory=None)
         update = waveform.solve(phase, task, make_update, only_converged=only_converged)
@@ -341,7 +341,7 @@ def feedback_update(
         ValueError, TypeError: for arguments that do not fit.
     """
     phase = prepare(network, x, target, controller, noise)
-    task = Task(
+    task = UpdateTask(
         feedback_rule=find_rule("feedback_rule", feedback_rule, "feedback"),
         high_pass_gain=high_pass_gain(controller, high_pass),
     )
@@ -403,7 +403,7 @@ def forward_and_feedback_update(
     choice("samples", samples, SAMPLES)
     rule, feedback_rule = find_rule("rule", rule), find_rule("feedback_rule", feedback_rule, "feedback")
     phase = prepare(network, x, target, controller, noise)
-    task = Task(kernel.AVERAGE, rule, feedback_rule, high_pass_gain(controller, high_pass))
+    task = UpdateTask(kernel.AVERAGE, rule, feedback_rule, high_pass_gain(controller, high_pass))
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record, only_converged=samples == "converged")
     forward = _forward_update(phase, sums, "average", rule, trajectory)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dfc_numba import registry
-from dfc_numba.dynamics.phase import Task, prepare, run
+from dfc_numba.dynamics.phase import UpdateTask, prepare, run
 from dfc_numba.dynamics.waveform import solve_course
 from dfc_numba.dynamics.waveform_trajectory import interpolate
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
 from dfc_numba.support.shapes import short_repr
@@ -80,7 +80,7 @@ def simulate(network, x, target, controller, *, noise=None, record=None):
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
-    _, trajectory = run_recorded(phase, Task(), record)
+    _, trajectory = run_recorded(phase, UpdateTask(), record)
     recipe = Recipe(
         network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
         noise=_kept_noise(phase, noise),
@@ -133,7 +133,7 @@ def _interpolated(phase, record):
             part = interpolate(phase, outcome, int(number), chosen[rows], record.every)
         else:
             stepped = phase.of_samples(chosen[rows]).with_controller(replace(controller, integrator="euler"))
-            part = vars(run_recorded(stepped, Task(), replace(record, samples=None))[1])
+            part = vars(run_recorded(stepped, UpdateTask(), replace(record, samples=None))[1])
         for name in record.names():
             _enter(arrays, name, part[name], rows, len(chosen), phase.network.dtype)
     arrays = {name: arrays.get(name) for name in VARIABLES}

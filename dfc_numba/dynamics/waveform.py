@@ -18,7 +18,7 @@ from dfc_numba.kernels import waveform_state as state
 from dfc_numba.kernels.control_space import Ladder, most_nodes, padded, step_linear
 from dfc_numba.kernels.layout import dense_views, pack
 from dfc_numba.kernels.multiply import panel_width
-from dfc_numba.kernels.waveform import solve_shard
+from dfc_numba.kernels.waveform_shard import solve_shard
 from dfc_numba.model.controller import FLOAT32_RTOL, RTOL_RANGE
 from dfc_numba.model.products import shards_of
 from dfc_numba.support import memory, ranks, threads
@@ -215,7 +215,7 @@ class _Solver:
     def _room_for_outcome(self):
         shards, sizes, dtype = len(self.pieces), self.phase.network.sizes, self.phase.network.dtype
         depth, outputs = len(sizes) - 1, sizes[-1]
-        return state.Outcome(
+        return state.WaveformOutcome(
             *(np.zeros(shards, np.int64) for _ in range(4)),
             *(np.zeros(shards) for _ in range(5)),
             product_error=np.zeros((shards, depth + 1)),
@@ -327,7 +327,7 @@ def solve(phase, task, make_update, *, only_converged=False):
 def solve_course(phase):
     """((converged, diverged), `Outcome`, (B,) nodes) of a feedback phase; 0 nodes for samples that have to be stepped."""
     require_support(phase.controller, phase.network.sizes, phase.network.dtype)
-    engine = _Solver(phase, euler.Task())
+    engine = _Solver(phase, euler.UpdateTask())
     sums, outcome = engine.sums(SAFETY * phase.controller.rtol, frozenset())
     stepped = engine.of_shard(outcome.status != state.SOLVED)
     flags = _flags(engine, sums, outcome, stepped)

@@ -6,7 +6,7 @@ from functools import reduce
 import numpy as np
 from scipy.linalg import eig
 
-from dfc_numba.inversion.stability import RULES, distances, excess, feedback_loops, spectrum
+from dfc_numba.inversion.loop_stability import RULES, distances, excess, feedback_loops, spectrum
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, whole_number
 

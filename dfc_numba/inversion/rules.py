@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.errors import DivergenceError
-from dfc_numba.inversion.equilibrium import layer_at_rest, network_at_rest, pseudo_inverse_product
+from dfc_numba.inversion.fixed_point import layer_at_rest, network_at_rest, pseudo_inverse_product
 from dfc_numba.inversion.loops import LINEAR, SCALED, TANH, Loop, run
 from dfc_numba.inversion.problem import check
 from dfc_numba.inversion.trajectory import InversionTrajectory

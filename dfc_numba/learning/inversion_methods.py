@@ -10,7 +10,7 @@ import numpy as np
 from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
 from dfc_numba.inversion.rules import backward_errors, refuse_divergence
-from dfc_numba.inversion.simulation import Inversion, checked, driven, hidden_errors
+from dfc_numba.inversion.dynamic_inversion import Inversion, checked, driven, hidden_errors
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.signals import gradients, update_options

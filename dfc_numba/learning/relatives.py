@@ -11,7 +11,7 @@ import numpy as np
 
 from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
 from dfc_numba.learning.method import Gradients, Method
-from dfc_numba.model.noise import NoiseKey
+from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.registry import Option, register_built_ins
 from dfc_numba.relatives import control_learning, equilibrium_propagation, least_control, target_propagation
 from dfc_numba.relatives.equilibrium_newton import newton_update

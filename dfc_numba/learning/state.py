@@ -34,7 +34,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """All that evolves in a run: what `Trainer.state` returns and `Trainer.restore` takes.
 
     Orders of samples and noise are functions of the seed and the counters.

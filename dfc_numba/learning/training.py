@@ -19,9 +19,9 @@ from dfc_numba.learning.descent import Descent, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
-from dfc_numba.learning.state import Counters, State
+from dfc_numba.learning.state import Counters, TrainingState
 from dfc_numba.model.network import exact_forward, sharing_feedforward
-from dfc_numba.model.noise import NoiseKey
+from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.targets import mean_loss
 from dfc_numba.relatives.grapes import modulated
 from dfc_numba.storage.network_file import KINDS
@@ -128,10 +128,10 @@ class Trainer:
         self._requested = reason
 
     def state(self):
-        """The `State` of the run: its own arrays, not copies."""
+        """The `TrainingState` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
-        return State(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
+        return TrainingState(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
 
     @property
     def own(self):
@@ -139,7 +139,7 @@ class Trainer:
         return {**self.parameters, **self.method_state}
 
     def restore(self, state):
-        """Goes back to a `State`, which is copied; `run` then continues to the same bits as if it had never stopped.
+        """Goes back to a `TrainingState`, which is copied; `run` then continues to the same bits as if it had never stopped.
 
         Raises:
             ValueError: for the state of another network, other optimisers or a longer run.

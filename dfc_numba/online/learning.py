@@ -12,11 +12,11 @@ from dfc_numba.kernels.online_state import Learning
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
 from dfc_numba.kernels.units import signal_loop
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
-from dfc_numba.online.memory import OnlineState
+from dfc_numba.online.online_memory import OnlineState
 from dfc_numba.online.records import WeightTrajectory
-from dfc_numba.online.simulation import Simulation
+from dfc_numba.online.online_steps import Simulation
 from dfc_numba.online.stream import read
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import choice, instance, number

@@ -7,7 +7,7 @@ import numpy as np
 from dfc_numba import registry
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.layout import dense_views
-from dfc_numba.kernels.online_state import Records
+from dfc_numba.kernels.online_state import OnlineRecords
 from dfc_numba.kernels.units import online_unit_loop
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
@@ -99,7 +99,7 @@ def _allocate(wanted, rows, times, network):
     arrays = {name: np.zeros(sizes[name], kinds[name]) for name in VARIABLES}
     formulas = [registry.VARIABLES[name].formula for name in wanted if name not in VARIABLES]
     loops = [addresses(network, online_unit_loop, network.dtype, formula) for formula in formulas]
-    return Records(
+    return OnlineRecords(
         rows, count, times, **arrays, formulas=np.zeros(len(formulas) * times * count * units, network.dtype),
         variables=np.array(loops, np.int64).reshape(-1, len(network.sizes)).T.copy(),
     )  # fmt: skip

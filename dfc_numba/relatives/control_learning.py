@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dfc_numba.kernels.draws import keyed_draws
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.targets import output_gradient
 from dfc_numba.relatives.least_control import (
     Controlled,

@@ -6,7 +6,7 @@
 
 One-sided: free and +beta states, D = beta. Two-sided: -beta and +beta, D = 2 beta, whose bias is of second order in beta
 (Laborieux et al. 2021, arXiv:2006.03824). Vector field: backward weights B_i of their own (Scellier et al. 2018,
-arXiv:1808.04873). `kernels/equilibrium_propagation.py` has the dynamics of the three forms.
+arXiv:1808.04873). `kernels/nudged_phases.py` has the dynamics of the three forms.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.kernels import equilibrium_propagation as kernel
+from dfc_numba.kernels import nudged_phases as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
 from dfc_numba.kernels.forms import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.model.network import Network
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.targets import as_targets
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import Count, Flag, Positive, options

@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 
 from dfc_numba.kernels.layout import dense_views, layout, pack
-from dfc_numba.kernels.target_propagation import Chain, Noise, propagate
+from dfc_numba.kernels.layer_passes import LayerChain, Noise, propagate
 from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.network import Network
-from dfc_numba.model.noise import as_key
+from dfc_numba.model.noise_key import as_key
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import threads
 from dfc_numba.support.options import NotNegative, Positive, options
@@ -340,7 +340,7 @@ def _forward_chain(network):
     if network.biases is not None:
         biases = np.concatenate(network.biases)
     activations = addresses(network, rate_loop, network.dtype)
-    return Chain(places, activations, pack(network.weights, places.stride[1:], network.dtype), biases)
+    return LayerChain(places, activations, pack(network.weights, places.stride[1:], network.dtype), biases)
 
 
 def feedback_chain(network, mappings, options, dtype):
@@ -351,7 +351,7 @@ def feedback_chain(network, mappings, options, dtype):
     biases = np.zeros(places.dense[-1], dtype)
     if mappings.biases is not None:
         biases = np.concatenate(mappings.biases[::-1]).astype(dtype)
-    return Chain(places, activations, pack(mappings.weights[::-1], places.stride[1:], dtype), biases)
+    return LayerChain(places, activations, pack(mappings.weights[::-1], places.stride[1:], dtype), biases)
 
 
 def run_chain(chain, begin, end, x, *, shifts=None, noise=None):

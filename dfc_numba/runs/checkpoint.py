@@ -26,7 +26,7 @@ import numpy as np
 from dfc_numba.configuration.config_file import differences, used_values
 from dfc_numba.errors import CheckpointError
 from dfc_numba.extensions import used_extensions
-from dfc_numba.learning.state import Counters, State
+from dfc_numba.learning.state import Counters, TrainingState
 from dfc_numba.model.network import Network
 from dfc_numba.storage import network_file
 from dfc_numba.support import hdf5
@@ -45,14 +45,14 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Attributes:
-        state: the `State`.
+        state: the `TrainingState`.
         settings: the `used_values` of the run's configuration.
         data: checksums of the parts of the data set, by name.
         origin: versions of what computed the state, and the processor.
         extensions: facts of the extensions that the run depends on, see `dfc_numba.extensions`.
     """
 
-    state: State
+    state: TrainingState
     settings: dict
     data: dict
     origin: dict
@@ -134,7 +134,7 @@ def load(path):
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
         networks = [Network(**network_file.contents(file[name])) for name in ("network", "best_network")]
         others = ({name: item[...] for name, item in file.get(group, {}).items()} for group in ("analysis", "method"))
-        state = State(*networks, _optimizers(file), _counters(file), _rows(file), *others)
+        state = TrainingState(*networks, _optimizers(file), _counters(file), _rows(file), *others)
         facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
         facts["extensions"] = json.loads(file.attrs.get("extensions", "[]"))
         return Checkpoint(state, **facts)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba.kernels import newton as kernel
+from dfc_numba.kernels import steady_response as kernel
 from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.units import constants_loop, derivative_of_rate_loop, step_loop
 from dfc_numba.model.activations import addresses
@@ -13,7 +13,7 @@ from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.support import memory, threads
 
 
-class State(NamedTuple):
+class RestState(NamedTuple):
     """A state at rest: lists of (B, n_i), deviations from the feedforward state."""
 
     v: list
@@ -128,7 +128,7 @@ class Response:
         self._run(run, count, rows)
 
     def state(self):
-        """The present `State`."""
+        """The present `RestState`."""
         chain = self._chain(np.dtype(np.float64))
         drive, rate, factor = (np.empty_like(self._v) for _ in range(3))
 
@@ -138,7 +138,7 @@ class Response:
             )
 
         self._run_in_workspaces(run, len(self.x), 1, chain)
-        return State(*(self._layers(flat) for flat in (self._v, rate, drive, factor)))
+        return RestState(*(self._layers(flat) for flat in (self._v, rate, drive, factor)))
 
     def _layers(self, flat):
         return dense_views(flat, len(self.x), self._network.sizes)

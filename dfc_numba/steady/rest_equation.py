@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import softmax
 
-from dfc_numba.kernels import newton as kernel
+from dfc_numba.kernels import steady_response as kernel
 from dfc_numba.steady.krylov import edge_eigenvalues, least_residuals
 from dfc_numba.steady.response import Response
 from dfc_numba.support.threads import one_thread

@@ -7,11 +7,11 @@ import numpy as np
 
 from dfc_numba.dynamics import expected_feedback, plasticity
 from dfc_numba.dynamics import simulation as control
-from dfc_numba.inversion import simulation as inversion
+from dfc_numba.inversion import dynamic_inversion as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.inversion_methods import inversion_of, inversion_update
 from dfc_numba.model.controller import Controller
-from dfc_numba.model.noise import NoiseKey, as_key
+from dfc_numba.model.noise_key import NoiseKey, as_key
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.registry import VARIABLES
 from dfc_numba.storage import schema

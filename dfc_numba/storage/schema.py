@@ -42,7 +42,7 @@ NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Variable:
+class VariableDescription:
     """What a variable is; "#" in a dimension stands for the layer, "below" and "above" for the units of its neighbours."""
 
     long_name: str
@@ -53,13 +53,13 @@ class Variable:
 
 
 def _trajectory(long_name, *last):
-    return Variable(
+    return VariableDescription(
         long_name, (RECORD, "step", "sample", *last), coordinates="time epoch minibatch number position"
     )
 
 
 def _per_record(long_name, *dims, meanings=""):
-    return Variable(long_name, (RECORD, *dims), meanings=meanings)
+    return VariableDescription(long_name, (RECORD, *dims), meanings=meanings)
 
 
 DIMENSIONS = {
@@ -74,7 +74,7 @@ DIMENSIONS = {
     "unit": "units of layer #",
 }
 PLAIN = {
-    "time": Variable("time", ("step",), units="tau_u"),
+    "time": VariableDescription("time", ("step",), units="tau_u"),
     "u": _trajectory("control signal u", "output"),
     "u_int": _trajectory("integral part of the control signal", "output"),
     "e": _trajectory("control error e = r* - r_L, or r* - softmax(r_L)", "output"),
@@ -97,7 +97,7 @@ PLAIN = {
     "noise_seed": _per_record("seed of the noise key"),
     "noise_minibatch": _per_record("minibatch number of the noise key"),
     "noise_sample": _per_record("sample number of the noise key; -1: the position", "minibatch_sample"),
-    "B_single": Variable("feedback matrix B of a loop through all layers", (SNAPSHOT, "unit_1", "output")),
+    "B_single": VariableDescription("feedback matrix B of a loop through all layers", (SNAPSHOT, "unit_1", "output")),
     "weights_snapshot": _per_record("number of the forward parameters in /weights_snapshots; -1: not stored"),
     "feedback_snapshot": _per_record("number of the feedback weights in /feedback_snapshots; -1: not stored"),
 }
@@ -113,10 +113,10 @@ LAYERED = {
     "dW": _per_record("update of W_# per unit learning rate", "unit_#", "below"),
     "db": _per_record("update of b_# per unit learning rate", "unit_#"),
     "dQ": _per_record("update of Q_# per unit learning rate", "unit_#", "output"),
-    "W": Variable("weights of layer #", (SNAPSHOT, "unit_#", "below")),
-    "b": Variable("biases of layer #", (SNAPSHOT, "unit_#")),
-    "Q": Variable("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
-    "B": Variable(
+    "W": VariableDescription("weights of layer #", (SNAPSHOT, "unit_#", "below")),
+    "b": VariableDescription("biases of layer #", (SNAPSHOT, "unit_#")),
+    "Q": VariableDescription("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
+    "B": VariableDescription(
         "feedback matrix B to layer # from the layer above, of dynamic inversion",
         (SNAPSHOT, "unit_#", "above"),
     ),
@@ -129,7 +129,7 @@ TRAJECTORY = tuple(
 
 
 def variable(name):
-    """The `Variable` of a name in the file, such as "u" or "v_ff_2".
+    """The `VariableDescription` of a name in the file, such as "u" or "v_ff_2".
 
     Raises:
         ValueError: for a name that the schema does not have.
@@ -143,11 +143,11 @@ def variable(name):
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}
     dims = tuple(neighbours.get(dim, dim.replace("#", layer)) for dim in general.dims)
-    return Variable(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
+    return VariableDescription(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
 
 
 def _general(base):
-    """The `Variable` of a layered name without its layer."""
+    """The `VariableDescription` of a layered name without its layer."""
     if base in LAYERED:
         return LAYERED[base]
     name = base.removeprefix(FORMULA)

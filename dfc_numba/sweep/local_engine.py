@@ -9,7 +9,7 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 
-from dfc_numba.runs.signals import STOPPING
+from dfc_numba.runs.interruption import STOPPING
 from dfc_numba.support import threads as machine
 
 PAUSE = 0.1  # seconds between two looks at the processes

@@ -51,7 +51,7 @@ from dfc_numba.analysis.linear_response import LinearResponse, by_layer
 from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.inversion.feedback import initial_feedback
 from dfc_numba.inversion.rules import backward_errors
-from dfc_numba.inversion.simulation import driven
+from dfc_numba.inversion.dynamic_inversion import driven
 from dfc_numba.runs.experiment import create_network, load_data
 from dfc_numba.support import figures
 

@@ -491,7 +491,7 @@ def test_a_feedback_rule_is_no_forward_rule():
 
 PROGRAM = """
 import dfc_numba as dfc
-from dfc_numba.kernels import cache, loops
+from dfc_numba.kernels import cache, formula_loops as loops
 compiled = []
 original = loops._compiled_library
 loops._compiled_library = lambda *arguments: compiled.append(arguments) or original(*arguments)

@@ -1,7 +1,7 @@
 """Loops over arrays, compiled from formulas when the program runs and called by kernels through their address.
 
-A `Kind` of loop says which arrays and numbers a loop takes; `Kind.call(address, count, array, start, ..., number, ...)` is
-what kernels call, `Kind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
+A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)` is
+what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
 is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
 trace emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
 
@@ -40,7 +40,7 @@ from numba.extending import intrinsic
 DOUBLE = ir.DoubleType()
 
 
-class Kind:
+class LoopKind:
     """The arguments that all loops of a kind have in common.
 
     Args:

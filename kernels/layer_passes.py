@@ -20,7 +20,7 @@ from dfc_numba.kernels.rows import add, move
 from dfc_numba.kernels.units import run_rate
 
 
-class Chain(NamedTuple):
+class LayerChain(NamedTuple):
     """Layers in packed form, all of one dtype."""
 
     layout: Layout

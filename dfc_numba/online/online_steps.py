@@ -9,7 +9,7 @@ from dfc_numba.kernels.online import run_steps, settle
 from dfc_numba.kernels.phase_state import KEYED_NOISE
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
-from dfc_numba.online.memory import OnlineMemory, OnlineState
+from dfc_numba.online.online_memory import OnlineMemory, OnlineState
 from dfc_numba.online.records import Recorder, WeightRecorder
 from dfc_numba.support.validation import instance
 
@@ -42,7 +42,7 @@ class Simulation:
         self._total, self._dt = total, phase.controller.dt
         self._first_step = int(self.memory.arrays.clock[kernel.STEP])
         self._network = phase.network.copy()
-        self._plan = kernel.Plan(self.memory.places, phase.dynamics, learning)
+        self._plan = kernel.OnlinePlan(self.memory.places, phase.dynamics, learning)
         self._noise = _noise(phase)
         self._recorder = Recorder(record, phase.network, phase.count, total)
         self._weights = None
@@ -111,7 +111,7 @@ class Simulation:
 
 def _noise(phase):
     minibatch = phase.minibatch
-    return kernel.Noise(
+    return kernel.OnlineNoise(
         minibatch.noise_source, minibatch.noise_key, minibatch.noise_samples, minibatch.noise_given,
         phase.controller.time_points, scratch(phase.places.widest),
     )  # fmt: skip
@@ -143,7 +143,7 @@ def _packed_segment(segment, target, learning, presynaptic, restarts):
         held, factors = x[0].astype(np.float64), seen[0].astype(np.float64)
         gram = np.einsum("ik,jk->ij", held, factors).ravel() + learning.biases
     seen = _flat(seen) if presynaptic is not None else np.zeros(0, x.dtype)
-    return kernel.Segment(_flat(x), seen, _flat(target), moves, len(target) > 1, still, gram, restarts)
+    return kernel.PackedSegment(_flat(x), seen, _flat(target), moves, len(target) > 1, still, gram, restarts)
 
 
 def _flat(array):

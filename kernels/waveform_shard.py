@@ -37,7 +37,7 @@ from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
     UNSTABLE,
-    State,
+    WaveformState,
     clear_padding,
     evaluate,
     filtered_control,
@@ -424,7 +424,7 @@ def solve_shard(
     start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
     saturated = np.zeros(depth + 1, np.bool_)
     parts = [workspace[ends[k] : ends[k + 1]] for k in range(12)]
-    state = State(
+    state = WaveformState(
         first, count, 0, 0, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
         parts[8], parts[9], parts[10], np.zeros(0, np.int64), start, nothing, nothing,
     )  # fmt: skip
@@ -448,7 +448,7 @@ def solve_shard(
     nodes = fine.nodes[rung]
     outcome.nodes[number] = nodes
     error, change = np.zeros((count, nodes * outputs)), np.zeros((count, nodes * outputs))
-    solving = State(
+    solving = WaveformState(
         first, count, rung, nodes, saturated, state.constants, state.reference, state.slope, state.rate, state.factor,
         state.seen, state.v, state.spare, state.control, state.matrices, state.systems,
         np.zeros(count * nodes * outputs, np.int64), start, error, change,
