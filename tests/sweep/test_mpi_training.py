@@ -102,10 +102,10 @@ def test_an_error_of_one_rank_ends_all_with_its_message(tmp_path, failing):
         "from dfc_numba.learning.training import Trainer\n"
         "from dfc_numba.support import ranks\n"
         "learn = Trainer._learn\n"
-        "def fail(self, minibatch):\n"
+        "def fail(self, *arguments):\n"
         f"    if ranks.rank() == {failing} and self.log is not None and self.counters.minibatches == 5:\n"
         "        raise OSError('a bolt is loose')\n"
-        "    return learn(self, minibatch)\n"
+        "    return learn(self, *arguments)\n"
         "Trainer._learn = fail\n"
     )
     start = time.monotonic()
