@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,11 +164,17 @@ def test_sighup_leaves_a_checkpoint(tmp_path):
         "--out",
         str(tmp_path / "r"),
     ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        while not (tmp_path / "r" / "weights_last.h5").exists() and running.poll() is None:
-            time.sleep(0.05)
-        running.send_signal(signal.SIGHUP)
-        assert running.wait(60) == 75
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # a parent that was started by nohup would hand on that the signal is ignored
+    hears = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=hears, **quiet) as running:
+        try:
+            while not (tmp_path / "r" / "weights_last.h5").exists() and running.poll() is None:
+                time.sleep(0.05)
+            running.send_signal(signal.SIGHUP)
+            assert running.wait(60) == 75
+        finally:
+            running.kill()
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "interrupted"
 
 
