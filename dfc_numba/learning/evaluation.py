@@ -67,7 +67,7 @@ def _ratio(part, whole):
     return float(part / whole) if whole else nan
 
 
-def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None):
+def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predict=None):
     """Evaluate a network on labelled samples.
 
     Args:
@@ -78,6 +78,8 @@ def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None):
         loss: "mse" or "cross_entropy" (of softmax(r_L)).
         class_value: target of the true class, as `target.class_value` of the configuration.
         classes: names of the classes; by default their numbers.
+        predict: function of inputs that returns the outputs, for a network without a feedforward pass; by default
+            `network.predict`.
 
     Returns:
         An `Evaluation`.
@@ -92,7 +94,8 @@ def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None):
     validation.number("class_value", class_value, exclusive=True)
     by_class = y.ndim == 1 or loss == "cross_entropy" or is_one_hot(targets)
     task = "classification" if by_class else "regression"
-    outputs = np.concatenate([network.predict(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
+    predict = network.predict if predict is None else predict
+    outputs = np.concatenate([predict(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
     answers = labels_of(y, n_outputs) if y.ndim == 1 else targets
     measured = _score(
         lambda start: outputs[start : start + CHUNK],

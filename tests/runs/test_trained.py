@@ -140,3 +140,14 @@ def test_evaluate_refuses_what_does_not_fit(change, message):
     arguments = {"x": np.ones((9, 3)), "y": np.arange(9) % 4, **change}
     with pytest.raises((ValueError, TypeError), match=message):
         dfc.evaluate(net, arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_a_network_without_a_feedforward_pass_is_evaluated_by_its_method(tmp_path):
+    config = dfc.load_config(
+        "digits", {"training.method": "ep", "training.epochs": 1, "network.hidden": [16], "training.batch_size": 64}
+    )
+    dfc.train(config, out=tmp_path / "run")
+    _, _, found = trained.evaluate_trained(tmp_path / "run")
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert found.accuracy == float(row["test_accuracy"]) and found.loss == float(row["test_loss"])
