@@ -26,14 +26,14 @@ EVERY_NAME = "import dfc_numba\nfor name in dfc_numba.__all__: getattr(dfc_numba
 TRAIN = """
 import os
 from dfc_numba import cli
-from dfc_numba.display import reporting
+from dfc_numba.display import progress
 
-class FirstMinibatch(reporting.NoDisplay):
+class FirstMinibatch(progress.NoDisplay):
     def on_minibatch(self, progress):
         print(progress.phase, "minibatch done", flush=True)
         os._exit(0)
 
-reporting.choose_display = FirstMinibatch
+progress.choose_display = FirstMinibatch
 cli.main()
 """
 
