@@ -40,8 +40,8 @@ class Tally:
         return self.diverged > WARNED * self.samples
 
     def count(self, *updates):
-        """Adds the samples of the updates that tell of their simulation."""
-        for update in updates:
+        """Add the samples of the forward updates that were simulated; a feedback update may share their simulation."""
+        for update in (update for update in updates if hasattr(update, "weights")):
             flags = getattr(update, "diverged", None)
             if flags is not None:
                 self.samples += len(flags)
