@@ -13,7 +13,8 @@ import slurm_cluster
 import sweeps
 
 REASON = slurm_cluster.missing()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+# each starts processes of its own and waits for them
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 OPTIONS = '\n[slurm]\ntime = "00:30:00"\nat_once = 4\n'
 
 
