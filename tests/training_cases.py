@@ -20,7 +20,7 @@ import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
 from dfc_numba.learning.methods import find
 from dfc_numba.learning.descent import clip_factors
-from dfc_numba.learning.method import Gradients
+from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.schedule import plan_passes
 from dfc_numba.learning.training import Trainer
 
@@ -134,7 +134,7 @@ class Recorder:
     def _recorded(self, function):
         def gradients(network, minibatch, config):
             self.visited.append((network.copy(), minibatch))
-            self.gradients = function(network, minibatch, config)
+            self.gradients = computed(function(network, minibatch, config), network, minibatch)
             return self.gradients
 
         return gradients
@@ -177,6 +177,11 @@ class Recorder:
         return max((comparison.deviation, comparison.name) for comparison in self.comparisons)
 
 
+def computed(found, network, minibatch):
+    """The gradients that a function of a method returns, or plans."""
+    return found.gradients(found.compute(network, minibatch)) if isinstance(found, PlannedUpdate) else found
+
+
 def with_slips(method, run):
     """The method with the slips that the published code has in its gradients."""
     kind = run.config.training.method
@@ -205,7 +210,7 @@ def with_mixed_phases(network, minibatch, config, *, function, options):
         config = config.model_copy(update={"feedback": feedback})
     else:
         ratios = division_ratios(options, config.feedback.sigma_floor)
-    gradients = function(network, minibatch, config).feedback
+    gradients = computed(function(network, minibatch, config), network, minibatch).feedback
     return Gradients(feedback=[ratio * q for ratio, q in zip(ratios, gradients, strict=True)])
 
 
