@@ -267,7 +267,7 @@ def write_tables(options, rows):
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: "" if value is None else value for key, value in row.items()})
+            writer.writerow({key: "" if value is None else _short(value) for key, value in row.items()})
     lines = [
         "| task | method | ours | at the last epoch | published | seeds | epochs | hours per run | verdict |"
     ]
@@ -283,6 +283,10 @@ def write_tables(options, rows):
     draw(options.results, f"curves{suffix(options)}.png")
 
 
+def _short(value):
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 def draw(results, name):
     """The measure over epochs of all runs that are kept, a panel for each task, means with bands over seeds."""
     import matplotlib
@@ -295,7 +299,7 @@ def draw(results, name):
     for panel, (task, methods) in zip(panels.flat, TABLE.items(), strict=True):
         for method, (preset, published, _) in methods.items():
             curves = []
-            for path in sorted(results.glob(f"{preset}-*/metrics.csv")):
+            for path in sorted(results.glob(f"{preset}*/metrics.csv")):
                 if run_preset(path.parent, {}) != preset:
                     continue
                 with open(path, newline="") as file:
