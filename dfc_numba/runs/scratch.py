@@ -44,6 +44,8 @@ class Scratch:
             )
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=f"dfc-{self._home.name[:80]}-", dir=expanded))
+            for leftover in self._home.rglob(".*.tmp"):  # of a copy back that was killed
+                leftover.unlink(missing_ok=True)
             for file in self._files(self._home):
                 target = self.folder / file
                 target.parent.mkdir(parents=True, exist_ok=True)
