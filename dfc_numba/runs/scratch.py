@@ -14,6 +14,7 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.support.files import publish
 
 UNFINISHED = (".tmp", ".part")
+COPY = ".copy.tmp"  # ends the name of a copy under way, which no other temporary file has: a killed one leaves it behind
 LAST = (
     "checkpoint_previous.h5",
     "checkpoint.h5",
@@ -44,7 +45,7 @@ class Scratch:
             )
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=f"dfc-{self._home.name[:80]}-", dir=expanded))
-            for leftover in self._home.rglob(".*.tmp"):  # of a copy back that was killed
+            for leftover in self._home.rglob(f".*{COPY}"):
                 leftover.unlink(missing_ok=True)
             for file in self._files(self._home):
                 target = self.folder / file
@@ -68,7 +69,7 @@ class Scratch:
             if self._seen.get(file) != state:
                 target = self._home / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+                temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{COPY}")
                 try:
                     shutil.copyfile(self.folder / file, temporary)
                     publish(temporary, target)

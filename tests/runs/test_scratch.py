@@ -63,3 +63,11 @@ def test_variables_are_replaced_and_unset_ones_refused(home, tmp_path, monkeypat
         Scratch(home, "$NO_SUCH_DISK/x")
     with pytest.raises(ConfigurationError, match="cannot write to"):
         Scratch(home, tmp_path / "nowhere")
+
+
+def test_what_a_killed_copy_left_goes_and_what_belongs_to_others_stays(home, tmp_path):
+    (home / ".checkpoint.h5.0123abcd.copy.tmp").write_text("half")
+    (home / ".lock.0123abcd.tmp").write_text("of a process that waits")
+    Scratch(home, tmp_path)
+    assert not (home / ".checkpoint.h5.0123abcd.copy.tmp").exists()
+    assert (home / ".lock.0123abcd.tmp").exists()
