@@ -38,6 +38,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 DOUBLE = ir.DoubleType()
+PLACEHOLDER = "dfc_formula"  # name of the function while its digest is not known
 
 
 class LoopKind:
@@ -104,26 +105,19 @@ class LoopKind:
 
     @global_compiler_lock
     def emitted(self, formula, dtype, compute):
-        """(name, module): the LLVM code of a formula, under a name that is a digest of it."""
-        placeholder = "formula"
-        module = ir.Module(name=placeholder)
-        _emit(module, placeholder, self, formula, np.dtype(dtype), np.dtype(compute))
-        key = "\n".join([str(module), *_surroundings()])
+        """(name, text): the LLVM code of a formula, in which its function has a digest of it as name."""
+        codegen = cpu_target.target_context.codegen()
+        module = codegen.create_library(PLACEHOLDER).create_ir_module(PLACEHOLDER)
+        _emit(module, PLACEHOLDER, self, formula, np.dtype(dtype), np.dtype(compute))
+        text, surroundings = str(module), (str(codegen.magic_tuple()), str(REGISTER_BYTES))
+        key = "\n".join([text, numba.__version__, llvmlite.__version__, *surroundings])
         name = "dfc_" + hashlib.sha256(key.encode()).hexdigest()
-        module = ir.Module(name=name)
-        _emit(module, name, self, formula, np.dtype(dtype), np.dtype(compute))
-        return name, module
+        return name, text.replace(PLACEHOLDER, name)
 
 
 def _parsed(declared):
     name, _, planes = declared.partition("*")
     return name, int(planes or 1)
-
-
-def _surroundings():
-    """What machine code depends on beside the formula."""
-    codegen = cpu_target.target_context.codegen()
-    return numba.__version__, llvmlite.__version__, str(codegen.magic_tuple()), str(REGISTER_BYTES)
 
 
 class _Inputs:
@@ -203,16 +197,16 @@ def _output_planes(kind, results):
 
 # --- machine code, by what it computes -------------------------------------------------------------------------------
 
-_ADDRESSES, _LIBRARIES, _MODULES = {}, {}, {}  # by name; by address the libraries that own the code, and its source
+_ADDRESSES, _LIBRARIES, _SOURCES = {}, {}, {}  # by name; by address the libraries that own the code, and its source
 
 
 @global_compiler_lock
-def _machine_code(name, module):
-    """The address of a function of a module, which is compiled once per machine and loaded once per process."""
+def _machine_code(name, text):
+    """The address of a function, which is compiled once per machine and loaded once per process."""
     if name not in _ADDRESSES:
-        library = _kept_library(name) or _compiled_library(name, module)
-        _ADDRESSES[name] = library.get_pointer_to_function(name)
-        _LIBRARIES[_ADDRESSES[name]], _MODULES[_ADDRESSES[name]] = library, (name, module)
+        library = _kept_library(name) or _compiled_library(name, text)
+        address = _ADDRESSES[name] = library.get_pointer_to_function(name)
+        _LIBRARIES[address], _SOURCES[address] = library, (name, text)
     return _ADDRESSES[name]
 
 
@@ -227,12 +221,10 @@ def _kept_library(name):
         return None
 
 
-def _compiled_library(name, module):
+def _compiled_library(name, text):
     library = cpu_target.target_context.codegen().create_library(name)
-    template = library.create_ir_module(name)
-    module.triple, module.data_layout = template.triple, template.data_layout
     library.enable_object_caching()
-    library.add_ir_module(module)
+    library.add_llvm_module(llvmlite.binding.parse_assembly(text))
     library.finalize()
     keep_formula(name, library.serialize_using_object_code(), Path(__file__))
     return library
@@ -241,9 +233,9 @@ def _compiled_library(name, module):
 @global_compiler_lock
 def assembly_at(address):
     """The machine code of the loop at an address, as text: compiled once more, since kept code cannot be shown."""
-    name, module = _MODULES[address]
+    name, text = _SOURCES[address]
     library = cpu_target.target_context.codegen().create_library(f"shown_{name}")
-    library.add_llvm_module(llvmlite.binding.parse_assembly(str(module).replace(name, f"shown_{name}")))
+    library.add_llvm_module(llvmlite.binding.parse_assembly(text.replace(name, f"shown_{name}")))
     library.finalize()
     return library.get_asm_str()
 

@@ -264,11 +264,6 @@ def slope_at_soma(slope):
     return slope
 
 
-def slope_at_basal(slope_ff):
-    """phi'(v_ff), as a formula of units."""
-    return slope_ff
-
-
 def _once(function):
     """The function, called at most once."""
     values = []
