@@ -51,13 +51,13 @@ def _rates(model, i, size, out, out_start, v, v_start):
 
 
 @jit_part
-def _slopes(model, i, size, out, out_start, v, rate, start):
+def _slopes(model, i, size, out, out_start, v, v_start, rate, rate_start):
     """out = phi_i'(v)."""
     n = model.numbers[i]
     if model.families[i] == LOGISTIC:
-        units.logistic_slope(size, out, out_start, v, start, rate, start, n[0], n[2], n[3])
+        units.logistic_slope(size, out, out_start, v, v_start, rate, rate_start, n[0], n[2], n[3])
     else:
-        units.clipped_slope(size, out, out_start, v, start, n[0], n[1])
+        units.clipped_slope(size, out, out_start, v, v_start, n[0], n[1])
 
 
 # --- products and copies ------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
             if model.form == PROTOTYPICAL:
                 _rates(model, i, size, now, start, drives, start)
             else:
-                _slopes(model, i, size, rate, start, now, rate, start)
+                _slopes(model, i, size, rate, start, now, start, rate, start)
                 units.hopfield_step(size, now, start, now, start, rate, start, drives, start, gain)
                 _rates(model, i, size, rate, start, now, start)
         if records.size > 0:
@@ -286,19 +286,10 @@ def _set_base(model, base, free, wide, rows, first, samples, state, drive, limit
                 move(n, base.residual, start, wide, r)
             elif model.form == HOPFIELD:
                 move(n, base.drive, start, wide, d)
-                _slopes_of_row(free, i, own, wide, c, u, r)
+                _slopes(free, i, own, wide, c, wide, u, wide, r)
                 units.hopfield_step(own, wide, r, wide, u, wide, c, wide, d, 1.0)  # slope D
                 units.subtract(own, wide, r, wide, r, wide, u)
                 move(n, base.residual, start, wide, r)
-
-
-@jit_part
-def _slopes_of_row(model, i, size, wide, out, v, rate):
-    n = model.numbers[i]
-    if model.families[i] == LOGISTIC:
-        units.logistic_slope(size, wide, out, wide, v, wide, rate, n[0], n[2], n[3])
-    else:
-        units.clipped_slope(size, wide, out, wide, v, n[0], n[1])
 
 
 @jit_part

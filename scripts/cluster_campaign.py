@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -76,18 +77,9 @@ def done(folder):
 def disturbed(folder, file):
     """Do the sweep on SLURM, and disturb it; return what was done, as lines."""
     with slurm_cluster.Cluster(nodes=2, cpus=2) as cluster:
-        print(
-            dfc(
-                "sweep",
-                file,
-                "--out",
-                folder,
-                "--on",
-                "slurm",
-                cwd=folder.parent,
-                environment=cluster.environment,
-            )
-        )
+        command = ["sweep", file, "--out", folder, "--on", "slurm"]
+        submit = partial(dfc, *command, cwd=folder.parent, environment=cluster.environment)
+        print(submit())
         lines = []
         for number in range(1, PREEMPTIONS + 1):
             cluster.until(lambda: training(folder) >= 2, 300)
@@ -105,16 +97,7 @@ def disturbed(folder, file):
         cluster.until(lambda: done(folder) == RUNS or not cluster.run("squeue", "-h").strip(), 900)
         if done(folder) < RUNS:
             lines.append(f"SLURM gave up {RUNS - done(folder)} runs; the sweep was started again")
-            dfc(
-                "sweep",
-                file,
-                "--out",
-                folder,
-                "--on",
-                "slurm",
-                cwd=folder.parent,
-                environment=cluster.environment,
-            )
+            submit()
             cluster.until(lambda: done(folder) == RUNS, 900)
         print(dfc("sweep", "status", folder, cwd=folder.parent, environment=cluster.environment))
     return lines

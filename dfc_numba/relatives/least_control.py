@@ -22,6 +22,7 @@ from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, output_gradient
 from dfc_numba.registry import ACTIVATIONS
+from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import Count, NotNegative, Positive, options
 from dfc_numba.support.validation import floats, instance, samples
@@ -327,21 +328,10 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
             converged = np.abs(residual).max(axis=1) <= tolerance * scale
             if converged.all() and steps > 2:
                 break
-            u, before = _relaxed(u, residual, before)
+            u, before = extrapolated(u, residual, before)
     u_int = -output_gradient(o, y, options.loss) / options.alpha
     finite = np.isfinite(o).all(axis=1)
     return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite)
-
-
-def _relaxed(u, residual, before):
-    """(u + step, what the next step needs): each sample's residual, extrapolated along its last change (Anderson, depth 1)."""
-    step = residual
-    if before is not None:
-        du, dr = u - before[0], residual - before[1]
-        norm = np.sum(dr * dr, axis=1)
-        weight = np.where(norm > 0, np.sum(residual * dr, axis=1) / np.where(norm > 0, norm, 1.0), 0.0)
-        step = residual - weight[:, None] * (du + dr)
-    return u + step, (u, residual)
 
 
 def checked(network, x, y, options, transposed, feedback):

@@ -80,7 +80,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=200
         still = x @ weights[0].T + biases[0]
         for _ in range(max_iterations):
             residual = error(r[-1]) - alpha * u
-            new_u, before = _extrapolated(u, np.einsum("bij,bj->bi", inverse, residual), before)
+            new_u, before = extrapolated(u, np.einsum("bij,bj->bi", inverse, residual), before, largest=5.0)
             moved = np.where(finished[:, None], u, new_u)
             back, new = moved, []
             for i in reversed(range(len(v))):
@@ -118,12 +118,18 @@ def _typical_inverse(network, activity, alpha, soft):
     return np.linalg.pinv(gram + alpha * np.eye(gram.shape[1]))
 
 
-def _extrapolated(u, step, before):
-    """(u + step, what the next call needs): the step, extrapolated along the last change of each sample."""
+def extrapolated(u, step, before, *, largest=None):
+    """(u + step, what the next call needs): the step, extrapolated along the last change of each sample (Anderson, depth 1).
+
+    Args:
+        u, step: (B, n). before: what the call before returned, None at first. largest: size of the weight that the last
+            change has at most; None for any.
+    """
     taken = step
     if before is not None:
         du, ds = u - before[0], step - before[1]
         norm = np.sum(ds * ds, axis=1)
         weight = np.where(norm > 0, np.sum(step * ds, axis=1) / np.where(norm > 0, norm, 1.0), 0.0)
-        taken = step - np.clip(weight, -5.0, 5.0)[:, None] * (du + ds)
+        weight = weight if largest is None else np.clip(weight, -largest, largest)
+        taken = step - weight[:, None] * (du + ds)
     return u + taken, (u, step)
