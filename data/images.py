@@ -136,8 +136,8 @@ class FileSet:
         folders: where it may be within DFC_DATA_DIR, in the order of the search.
         mirrors: base addresses, tried in turn.
         md5: published MD5 checksums of the gzipped files, in the order of `FILES`.
-        first_labels: the first 16 labels of the train and t10k files, by which the set can be told from
-            another.
+        first_labels: the first 16 labels of the train and t10k files, which identify the
+            set.
     """
 
     title: str

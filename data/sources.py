@@ -198,8 +198,8 @@ def describe(name: str | Path) -> str:
     """A text for people: what the data set is, and its options with their defaults and meaning."""
     name, _ = _resolve(name, {})
     source = DATA_SOURCES[name]
-    told = {option.name: f"  # {option.description}" for option in source.options if option.description}
-    lines = (f"    {key} = {_shown(default)}{told.get(key, '')}" for key, default in options(name).items())
+    comments = {option.name: f"  # {option.description}" for option in source.options if option.description}
+    lines = (f"    {key} = {_shown(default)}{comments.get(key, '')}" for key, default in options(name).items())
     return f"{name}: {inspect.getdoc(source.load) or source.summary}\n\nDefaults:\n" + "\n".join(lines)
 
 

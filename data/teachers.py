@@ -20,7 +20,7 @@ from dfc_numba.data.dataset import (
 def regression(
     name, source, sizes, draw, outputs, *, dtype, input_seed, train_size, validation_size, test_size
 ):
-    """A `DataSet`; its parts have streams of their own, so the size of one does not alter another.
+    """Return a `DataSet`; its parts have separate random streams, so the size of one does not alter another.
 
     Args:
         name, source: of the data set. sizes: (n_0, ..., n_L) of the teacher.

@@ -26,7 +26,7 @@ from dfc_numba.commands.shell import (
 from dfc_numba.errors import MissingExtra
 from dfc_numba.support import output, ranks
 
-LONG = ("train", "compare", "sweep")  # commands whose work goes on where nobody can read what they say
+LONG = ("train", "compare", "sweep")  # commands that keep working when their output can no longer be read
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except OSError:  # else Python says so at its end, with a code of its own
+            except OSError:  # otherwise Python reports it at exit and changes the exit code
                 output.abandon(stream)
 
 
@@ -81,7 +81,7 @@ def train(
         bool,
         typer.Option(
             "--log",
-            help="Log trajectories, as [log] says: 16 samples of the last minibatch of each pass, unless told otherwise.",
+            help="Log trajectories, as [log] says: 16 samples of the last minibatch of each pass by default.",
         ),
     ] = False,
     recipe_only: Annotated[

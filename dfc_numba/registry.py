@@ -241,7 +241,7 @@ class Registry(Mapping):
         raise ValueError(f"{key or self.kind} is {name!r}; {self.allowed(name)}")
 
     def allowed(self, name):
-        """Say which names there are beside an unknown one, and which is nearest to it."""
+        """List the known names, and suggest the nearest to an unknown one."""
         names = self.names()
         return (
             f"allowed are {', '.join(map(repr, names))}{nearest(name, names)} "

@@ -112,7 +112,7 @@ class _Estimator(BaseEstimator):
         return self
 
     def fit(self, X, y, **unsupported):
-        """Train anew.
+        """Train from scratch.
 
         Args:
             X: inputs (N, n_0). y: class labels (N,), or targets (N,) or (N, n_L) of a regression.

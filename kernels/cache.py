@@ -1,9 +1,9 @@
 """Compiled kernels on disk, such that stale machine code never runs.
 
-An entry is a file of its own, named by a hash of all that its machine code depends on: the sources of all kernels, the
+An entry is a separate file, named by a hash of all that its machine code depends on: the sources of all kernels, the
 function and its argument types, the processor, the versions of Python, numba, llvmlite and NumPy, and the compiler's settings.
 It is written under a temporary name and then renamed, so that processes may start side by side, and begins with a checksum:
-what is damaged, or of somebody else, is compiled anew. Where nothing can be written, kernels are compiled in every process,
+what is damaged, or belongs to another user, is recompiled. Where nothing can be written, kernels are compiled in every process,
 and a warning says so once.
 
 This module alone knows the interfaces of numba that are not public: `install` checks that they are there.
@@ -86,7 +86,7 @@ class KernelCache(_Cache):
             if reduced is not None:
                 try:
                     return CompileResult._rebuild(target_context, *reduced)
-                except Exception:  # noqa: BLE001 (whatever is wrong with it, it is compiled anew)
+                except Exception:  # noqa: BLE001 (whatever is wrong with it, it is recompiled)
                     continue
         return None
 

@@ -217,7 +217,7 @@ def _kept_library(name):
         return None
     try:
         return cpu_target.target_context.codegen().unserialize_library(state)
-    except Exception:  # noqa: BLE001 (whatever is wrong with it, it is compiled anew)
+    except Exception:  # noqa: BLE001 (whatever is wrong with it, it is recompiled)
         return None
 
 

@@ -1,7 +1,7 @@
 """Free and nudged phases of equilibrium propagation for one shard of samples.
 
 Layers i = 1..L, rates r_i, input r_0 = x clamped, drive D_i = W_i r_{i-1} + B_i r_{i+1} + b_i, where B_i = W_{i+1}^T or
-weights of its own; all layers step at once from the states before.
+separate weights; all layers step at once from the states before.
 
     prototypical   s_i <- phi(D_i), r = s; squared error: phi(D_L + beta (y - s_L)); cross-entropy: a linear output,
                    s_L <- D_L + beta (y - softmax(s_L))                                 (Ernoult et al. 2019)

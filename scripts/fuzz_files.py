@@ -4,7 +4,7 @@
     python scripts/fuzz_files.py [--flips 2000] [--mutants 500] [--kinds network,trajectory,...] [--seed 0]
 
 Each kind of file is written once and then damaged again and again: by a single flipped bit, or by a structural change (cut off,
-zeros, noise, moved or repeated blocks, huge numbers). Every damaged file is read in a process of its own with a time limit.
+zeros, noise, moved or repeated blocks, huge numbers). Every damaged file is read in a separate process with a time limit.
 Allowed are the same contents as before and an error of ours that names the file; of a file without checksums (texts, HDF5 as
 others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by a signal, or was silently something else.
 """
@@ -147,7 +147,7 @@ def idx(path):
 
 
 def record(path):
-    """Write a run.json in a directory of its own."""
+    """Write a run.json into a new directory."""
     from dfc_numba.runs import run_directory
 
     path.write_text(
@@ -220,7 +220,7 @@ def differs(found, sound):
 
 
 def outcome(read, sound, path):
-    """What reading a damaged file gives, in a process of its own."""
+    """Read a damaged file in a separate process and return the outcome."""
     child = os.fork()
     if not child:
         os._exit(attempt(read, sound, path))

@@ -18,7 +18,7 @@ from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs import comparison
 
 ROOT = Path(__file__).parents[1]
-# tests/test_extending.py runs extending.md, each example in processes of its own
+# tests/test_extending.py runs extending.md, each example in separate processes
 FILES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "extending.md"})]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SHORTHANDS = {"epochs": "training.epochs", "seed": "training.seed", "dtype": "training.dtype"}

@@ -22,7 +22,7 @@ SCALE = 2.0
 
 @pytest.fixture
 def thing():
-    """A kind of extension with a registry of its own."""
+    """A kind of extension with a separate registry."""
 
     class Thing(Extension):
         registry = Registry("thing")

@@ -63,7 +63,7 @@ def simulate(
 @command
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="What to look into.", show_default=False)
+        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False)
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read everything to look for damage.")
@@ -139,7 +139,7 @@ def analyze(
     threads: Threads = None,
     extension: Extensions = None,
 ):  # fmt: skip
-    """Measure what the theory is about, without training again: of a run's last and best weights, or of logged minibatches.
+    """Measure the quantities of the theory without retraining, on a run's last and best weights or on logged minibatches.
 
     alignment: angles of the update with backpropagation, Gauss-Newton and others. loss_decrease: along each of them.
     null_space: the part of the update without effect. conditions: of the theorems. control: how strong it is. stability: of

@@ -41,13 +41,13 @@ Epochs = Annotated[
     int | None, typer.Option(help="Epochs of forward learning (training.epochs).", show_default=False)
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads to use; all that there are by default.", show_default=False)
+    int | None, typer.Option(min=1, help="Number of threads (default: all available).", show_default=False)
 ]
 Dtype = Annotated[str | None, typer.Option(help="float64 or float32 (training.dtype).", show_default=False)]
 
 
 def _load_extensions(extensions: list[str] | None):
-    """Load what --extension names, before anything else of the command line is looked at."""
+    """Load what --extension names, before the rest of the command line is parsed."""
     if not extensions:
         return extensions
     from dfc_numba.errors import ConfigurationError
@@ -99,7 +99,7 @@ def _options(
 
 
 def command(function):
-    """Make a function a command of `dfc`; its help is its docstring, where brackets are brackets and lines are filled anew."""
+    """Make a function a command of `dfc`; its help is its docstring, with literal brackets and re-wrapped lines."""
     function.__doc__ = "\n\n".join(" ".join(part.split()) for part in inspect.getdoc(function).split("\n\n"))
     function.__doc__ = _plain(function.__doc__)
     for hint in function.__annotations__.values():
@@ -134,7 +134,7 @@ def overrides(settings, epochs, seed, dtype):
 
 
 def leave_if_ended(ended):
-    """Ends the program where `ended`, from `resumption.ended`, says that there is nothing to go on with."""
+    """Exit where `ended`, from `resumption.ended`, says that there is nothing left to resume."""
     if ended is not None:
         status, sentence = ended
         say(sentence)
@@ -203,7 +203,7 @@ def bounded(threads):
 
 @contextmanager
 def resumable():
-    """Says how to go on with a run that was interrupted before its training."""
+    """Print how to resume a run that was interrupted before its training."""
     try:
         yield
     except Interrupted as interrupt:
@@ -252,6 +252,6 @@ def _kind(error):
 
 
 def say(*messages):
-    """Prints messages on standard error, those that there are."""
+    """Print the given messages on standard error."""
     for message in filter(None, messages):
         show(f"dfc: {message}", file=sys.stderr, flush=True)

@@ -62,7 +62,7 @@ LARGEST_OUTPUT = 64  # units: every sample needs one backward pass for each of t
 OUTPUT_TOLERANCE = {
     "float64": 1e-6,
     "float32": 1e-4,
-}  # of a target that is to be the output, relative to it or to 1
+}  # allowed difference of target and output, relative to the output or to 1
 BENT = 0.01  # change of a mean slope by the noise, relative, from which on linearity is in doubt
 PIECE_BYTES = 16e6  # of the responses of samples that the exact form holds at a time
 CHECKED_SAMPLES = 8  # whose slopes are looked at for that

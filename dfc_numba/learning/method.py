@@ -130,7 +130,7 @@ class Method(Extension):
     """A learning method.
 
     A gradient function takes (network, minibatch, config) and returns the `Gradients` that an optimiser descends along (they
-    point uphill), or a `PlannedUpdate`. A method with `parameters` or `state` has arrays of its own: its functions take them
+    point uphill), or a `PlannedUpdate`. A method with `parameters` or `state` has its own arrays: its functions take them
     as a further, last argument, a dict by name, and may write into those of `state`.
 
     Args:
@@ -196,7 +196,7 @@ class Method(Extension):
 
     @property
     def has_arrays(self):
-        """Whether it has arrays of its own."""
+        """Whether it has its own arrays."""
         return self.parameters is not None or self.state is not None
 
     @property

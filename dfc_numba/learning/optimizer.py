@@ -1,4 +1,4 @@
-"""Optimisers as registered objects: how one array is stepped down its gradient, and which arrays that needs beside it.
+"""Optimisers as registered objects: how a gradient changes one array, and the state that this needs.
 
     def step(theta, gradient, state, rate, number, options):
         theta -= rate * np.sign(gradient)

@@ -1,4 +1,4 @@
-"""The phases of a training, and what a configuration makes of them: which are run, which simulate what, which are logged."""
+"""The phases of a training: which run, what they simulate and what they log, by configuration."""
 
 from dfc_numba.registry import METHODS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dfc_numba.learning.phases import ORDER_STREAM
 
-PROBE = "probe"  # the order that is drawn for a probe batch, which has a stream of its own
+PROBE = "probe"  # the order that is drawn for a probe batch, which has a separate stream
 STREAMS = {**ORDER_STREAM, PROBE: len(ORDER_STREAM)}
 
 

@@ -1,4 +1,4 @@
-"""Equilibrium propagation: a network that rests, is nudged towards its target, and learns from the difference.
+"""Equilibrium propagation: a network settles, is nudged towards its target, and learns from the difference.
 
     free phase    states relax with the input clamped                     (Scellier & Bengio 2017, arXiv:1602.05179)
     nudged phase  from there, with beta C added to the energy, or beta (y - output) to the output's drive

@@ -23,7 +23,7 @@ class FollowerDirectory:
         self.path, self.resumed = Path(path), False
 
     def find_checkpoint(self):
-        """Return the `Checkpoint` that the root has found; problems are told by the root."""
+        """Return the `Checkpoint` that the root has found; the root reports problems."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return CheckpointPair(self.path).find()

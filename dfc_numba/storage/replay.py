@@ -354,7 +354,7 @@ def what_if(path, out, changes, *, section=None, keep=None, **options):
 
 
 def _resimulate(path, out, change, *, phase=None, record=None, compression=None, dtype=None, command=()):
-    """Write records anew; `change(stored, log)` gives the recipe, and the `Record` that says what to keep."""
+    """Rewrite records; `change(stored, log)` gives the recipe, and the `Record` that says what to keep."""
     if Path(out).exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten; choose another name")
     with open_trajectories(path) as file, replacing(out) as temporary:

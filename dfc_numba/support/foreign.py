@@ -399,7 +399,7 @@ def _require_filter(where, number):
 
 
 def _look_up_chunks(where, found, number, place):
-    """Compare the sizes of stored chunks with what they unpack to, and note those whose content is to be looked into.
+    """Compare the sizes of stored chunks with what they unpack to, and note those whose content has to be inspected.
 
     Args:
         number: of the filter that compresses. place: its place in the pipeline; chunks may be stored without it.

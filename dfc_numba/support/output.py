@@ -1,4 +1,4 @@
-"""What is printed: no control sequences from files, and no error where nobody can read it any more."""
+"""Printing: no control sequences from files, and no error where the output can no longer be read."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def prepare_streams():
 
 
 class _Steady:
-    """A stream whose errors are not told: a run goes on when its terminal is gone or the disk behind `>` is full."""
+    """A stream that ignores write errors: a run survives a closed terminal and a full disk behind `>`."""
 
     def __init__(self, stream):
         self._stream, self._lost = stream, False
@@ -75,7 +75,7 @@ def abandon(stream):
 
 @contextmanager
 def steady():
-    """Standard output and error whose errors are not told, within a `with` block."""
+    """Standard output and error that ignore write errors, within a `with` block."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Steady, before)
     try:

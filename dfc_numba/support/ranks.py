@@ -74,7 +74,7 @@ class World:
 
 
 def world():
-    """Return the `World`, or None in a process of its own."""
+    """Return the `World`, or None in a single process."""
     return _world
 
 
@@ -159,7 +159,7 @@ def _find_library(folder):
 def _abort(code):
     """End all ranks; what a rank has to say is said first."""
     if code == 0 and _world.size > 1:
-        # a command that ends well on every rank, such as --help: nobody waits for anybody
+        # a command that ends well on every rank, such as --help: no rank waits for another
         _world.communicator.Barrier()
         _world.finished = True
         return

@@ -31,7 +31,7 @@ OWN_TANH = dfc.Activation(
     second_derivative=lambda v: -2 * f.tanh(v) * (1 - f.tanh(v) ** 2),
     difference=lambda a, d: f.tanh(d) * (1 - f.tanh(a) ** 2) / (1 + f.tanh(a) * f.tanh(d)),
 )
-# every symbol, and a presynaptic factor of its own
+# every symbol, and a separate presynaptic factor
 EVERYTHING = dfc.PlasticityRule(
     "everything",
     postsynaptic=lambda v, v_ff, v_fb, dv, dr, r, r_ff, slope, slope_ff, slope_0: (

@@ -167,7 +167,7 @@ def test_no_descriptor_is_left_open(path):
     assert count() <= before
 
 
-def test_a_filter_that_nobody_knows_is_refused(path):
+def test_an_unknown_filter_is_refused(path):
     def store(file):
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk((10,))

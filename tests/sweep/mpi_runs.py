@@ -51,7 +51,7 @@ def train(count, out, *options, code=0, seconds=120):
 
 
 def start(count, out, *options):
-    """Start a training over some ranks in a process of its own."""
+    """Start a training over some ranks as a separate job."""
     command = line(count, "train", "digits", *SETTINGS, "--threads", 1, "--out", out, *options)
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment())

@@ -195,7 +195,7 @@ class Cluster:
 
 
 def _free_ports(count):
-    """The first of some ports in a row that nobody uses."""
+    """Return the first of some consecutive unused ports."""
     for first in range(20000 + os.getpid() % 5000, 60000, count):
         with suppress(OSError):
             for port in range(first, first + count):

@@ -26,7 +26,7 @@ def write(folder, *, seeds=(0, 1), epochs=2, samples=200, more=""):
 
 
 def dfc(*arguments, cwd=None, code=0, env=None):
-    """Run `dfc` in a process of its own, expect an exit code, and return what it said."""
+    """Run `dfc` in a separate process, expect an exit code, and return its output."""
     line = [sys.executable, "-m", "dfc_numba", *map(str, arguments)]
     environment = {**os.environ, **(env or {})}
     done = subprocess.run(
@@ -37,7 +37,7 @@ def dfc(*arguments, cwd=None, code=0, env=None):
 
 
 def start(*arguments, cwd=None):
-    """Start `dfc` in a process of its own."""
+    """Start `dfc` in a separate process."""
     line = [sys.executable, "-m", "dfc_numba", *map(str, arguments)]
     return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

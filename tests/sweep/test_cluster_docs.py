@@ -11,7 +11,7 @@ import sweeps
 
 ROOT = Path(__file__).parents[2]
 REASON = slurm_cluster.missing()
-# each starts processes of its own and waits for them
+# each starts processes and waits for them
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 

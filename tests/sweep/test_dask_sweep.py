@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def scheduler(tmp_path):
-    """Address of a scheduler of its own, and a function that starts a worker and returns its process."""
+    """Address of a new scheduler, and a function that starts a worker and returns its process."""
     file, processes = tmp_path / "scheduler.json", []
 
     def begin(*arguments):

@@ -16,7 +16,7 @@ import pytest
 import sweeps
 
 REASON = mpi_runs.missing()
-# each starts processes of its own and waits for them
+# each starts processes and waits for them
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 RESULTS = ("trajectories.h5", "weights_last.h5", "weights_best.h5", "checkpoint.h5")
 EPOCHS = ["--epochs", 2, *mpi_runs.LOG]

@@ -13,7 +13,7 @@ import slurm_cluster
 import sweeps
 
 REASON = slurm_cluster.missing()
-# each starts processes of its own and waits for them
+# each starts processes and waits for them
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 OPTIONS = '\n[slurm]\ntime = "00:30:00"\nat_once = 4\n'
 
