@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dfc_numba.commands.shell import UNUSABLE, Extensions, Threads, bounded, command, exit_codes
+from dfc_numba.support.output import show
 
 Source = Annotated[
     Path,
@@ -58,12 +59,12 @@ def evaluate(
             trained.check_new_file(out, ".npz")
         options = {"weights": weights, "data_name": data, "split": split, "loss": loss}
         network, dataset, evaluation = trained.evaluate_trained(source, **options)
-        print(f"{network.path}: {'-'.join(map(str, network.network.sizes))}, {network.network.dtype.name}")
-        print("\n".join([dataset.summary, *(f"data: {note}" for note in dataset.notes)]))
-        print("\n".join(evaluation_lines(evaluation, split)))
+        show(f"{network.path}: {'-'.join(map(str, network.network.sizes))}, {network.network.dtype.name}")
+        show("\n".join([dataset.summary, *(f"data: {note}" for note in dataset.notes)]))
+        show("\n".join(evaluation_lines(evaluation, split)))
         if out is not None:
             trained.write_predictions(evaluation, out)
-            print(f"predictions: {out}")
+            show(f"predictions: {out}")
 
 
 @command
@@ -85,4 +86,4 @@ def export(
         from dfc_numba.runs import trained
 
         network = trained.export(source, out, to=to, weights=weights).network
-        print(f"{out}: {'-'.join(map(str, network.sizes))}, {network.dtype.name}; opens with numpy.load")
+        show(f"{out}: {'-'.join(map(str, network.sizes))}, {network.dtype.name}; opens with numpy.load")

@@ -207,8 +207,22 @@ def _stated_table(source):
 
 
 def _read_file(path):
+    table = read_toml(path)
+    if not table:
+        raise ConfigurationError(
+            f"{path}: is empty; state what differs from the defaults, such as [training] with epochs = 5, or name a preset"
+        )
+    return table
+
+
+def read_toml(path):
+    """Return the table of a TOML file, as a dict.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is not TOML.
+    """
     try:
-        table = tomllib.loads(foreign.read_text(path, most=2**22))
+        return tomllib.loads(foreign.read_text(path, most=2**22))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: cannot be read (No such file or directory); it was looked for in {Path.cwd()}"
@@ -221,11 +235,6 @@ def _read_file(path):
         raise ConfigurationError(
             f"{path}: is not a TOML file that can be read (it is nested too deeply)"
         ) from None
-    if not table:
-        raise ConfigurationError(
-            f"{path}: is empty; state what differs from the defaults, such as [training] with epochs = 5, or name a preset"
-        )
-    return table
 
 
 def expanded(path):

@@ -1,6 +1,5 @@
 """What `dfc plot` draws: a record of a trajectory file, the learning curves of a run, or both."""
 
-import csv
 from contextlib import contextmanager
 from functools import partial
 from math import isnan, nan
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from dfc_numba.display import trajectory_figures
 from dfc_numba.display.trajectory_figures import wide_scale
-from dfc_numba.runs.run_directory import ANALYSIS_NAME, METRICS_NAME
+from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_metrics
 from dfc_numba.storage.analysis_file import read_course
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
@@ -109,7 +108,7 @@ def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
     """
     path = Path(path)
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
-    curves = _learning_curves(path / METRICS_NAME)
+    curves = _learning_curves(path)
     with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
         shown = [_measured(path / ANALYSIS_NAME)]
         if stored:
@@ -163,11 +162,9 @@ def _measured(path):
     return Measured(read_course(path)) if path.is_file() else None
 
 
-def _learning_curves(metrics):
+def _learning_curves(directory):
     """The `Panel`s of a metrics.csv; none where there is no such file, or no epoch in it."""
-    if not metrics.is_file():
-        return []
-    rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
+    rows = read_metrics(directory)
     found = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
     found = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in found]
     return [panel for panel in found if panel.curves]

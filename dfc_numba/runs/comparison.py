@@ -5,7 +5,6 @@ to do: a run that ended well, or diverged (it would again), is kept; any other i
 comparison goes on when it is started again, and more seeds or sources may be added later.
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -21,7 +20,7 @@ from dfc_numba.runs import summary
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import Experiment, create_network, load_data
 from dfc_numba.runs.resumption import refuse_other_extensions
-from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_record
+from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_metrics, read_record
 from dfc_numba.support.locks import try_lock
 
 KEPT = ("done", "diverged")
@@ -233,17 +232,17 @@ def merge(paths, out=None):
         raise ConfigurationError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
-    sources, runs, ended = {}, [], []
+    sources, runs, ended, settings = {}, [], [], []
     for path in found:
         config, _ = load_config(str(path / CONFIG_NAME))
         values = used_values(config)
+        settings.append(values)
         key = repr({name: value for name, value in values.items() if name != "training.seed"})
         name = re.sub(rf"-seed{config.training.seed}$", "", path.name)
         run = Run(sources.setdefault(key, Source(name, config)), config.training.seed, path)
         runs.append(run)
         ended.append(_recorded(run) or Ended(run, "running", ""))
     plan = Plan(tuple(sources.values()), tuple(runs), directory)
-    settings = [used_values(load_config(str(run.directory / CONFIG_NAME))[0]) for run in runs]
     summary.write_tables(plan, ended)
     return plan, ended, summary.write_runs(plan, ended, settings)
 
@@ -263,20 +262,15 @@ def _perform(run, observers, threads, command):
 
 def _recorded(run):
     """What the run directory says, or None where there is no run."""
-    record, metrics = read_record(run.directory), run.directory / METRICS_NAME
-    if record is None or not metrics.exists():
+    record = read_record(run.directory)
+    if record is None or not (run.directory / METRICS_NAME).exists():
         return None
-    rows = _rows(metrics.read_text(encoding="utf-8"))
+    rows = tuple(
+        {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+        for row in read_metrics(run.directory)
+    )
     best = record.get("results", {}).get("best_epoch", 0)
     return Ended(run, record["status"], record["stop_reason"], rows, best)
-
-
-def _rows(text):
-    """The rows of a metrics.csv, as numbers."""
-    rows = csv.DictReader(text.splitlines())
-    return tuple(
-        {key: int(value) if key == "epoch" else float(value) for key, value in row.items()} for row in rows
-    )
 
 
 def _source(name, source, *changes, settings):

@@ -118,9 +118,7 @@ def _first_samples(dataset, config):
 
 def _memory_to_come(network):
     """Bytes of what a run keeps beyond the trial: the best weights, and the optimisers' moments."""
-    kinds = (network.weights, network.biases, network.feedback, network.backward)
-    parameters = [array for kind in kinds for array in kind or []]
-    return COPIES * sum(array.nbytes for array in parameters)
+    return COPIES * network.n_parameters * network.dtype.itemsize
 
 
 def _memory_so_far():

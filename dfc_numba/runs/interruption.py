@@ -30,7 +30,7 @@ class TimeLimit:
         self._end = None if hours is None else time.monotonic() + 3600 * hours
 
     def on_start(self, trainer):
-        """Keep the trainer, which is told to stop."""
+        """Keep the trainer, which will be asked to stop."""
         self._trainer, self._last = trainer, time.monotonic()
 
     def on_minibatch(self, progress):
@@ -60,7 +60,7 @@ def leave_on_signals():
         if ranks.size() == 1:
             raise Interrupted(came[0])
 
-    with _handled(leave):
+    with handled(leave):
         yield
     reason = ranks.agree(came[0] if came else None)  # ranks leave together, at the end of what they prepare
     if reason is not None:
@@ -83,12 +83,13 @@ def stop_on_signals(trainer):
             f"interrupted by {signal.Signals(number).name}; the weights are those of the last minibatch"
         )
 
-    with _handled(stop):
+    with handled(stop):
         yield came
 
 
 @contextmanager
-def _handled(handler):
+def handled(handler):
+    """Let a function handle the signals that stop runs; where SIGHUP is ignored, as under nohup, it stays so."""
     is_main = threading.current_thread() is threading.main_thread()
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
     before = {number: signal.signal(number, handler) for number in STOPPING if is_main and number not in ignored}

@@ -298,6 +298,18 @@ def holds_run(path):
     return any((Path(path) / file).exists() for file in FILES)
 
 
+def read_metrics(path):
+    """The rows of metrics.csv, dicts of texts by column; none where it is missing.
+
+    Raises:
+        OSError, ValueError: if it cannot be read.
+    """
+    try:
+        return list(csv.DictReader(foreign.read_text(Path(path) / METRICS_NAME).splitlines()))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read_record(path):
     """The content of run.json; None where it is missing or damaged, or the run was killed before it began.
 

@@ -123,7 +123,7 @@ class Trajectories:
 
     def _look_up(self, number, group, name):
         def opened():
-            return schema.data_set(schema.group(self.handle(number), group), name)
+            return schema.data_set(self.handle(number)[group], name)  # `open_file` has checked the group
 
         dataset = opened()
         return Part(opened, self.files[number], dataset.shape, dataset.dtype)

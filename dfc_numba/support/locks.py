@@ -28,9 +28,11 @@ from dfc_numba.support.jobs import current_job
 BEAT = 10.0  # seconds after which a holder touches its file
 PATIENCE = 3.5  # beats that a silent holder on another host is waited for before it counts as dead
 SQUEUE_SECONDS = 20.0
+ASK_EVERY = 1.0  # seconds that an answer of the scheduler is taken for the present state
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, 524}  # 524: the kernel's own ENOTSUPP
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, 524}
 HELD_SUFFIX = ".held"
+_answers = {}  # of the scheduler, (time, whether the job has ended), by job
 WITHOUT_LINKS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -102,7 +104,7 @@ class Lock:
 
 
 def holder_of(path):
-    """Return the `Holder` of a lock file that is still alive as far as can be told at once, or None."""
+    """Return the `Holder` of a lock file that is still alive as far as can be seen at once, or None."""
     path = Path(path)
     holder = Holder.parse(_content(path))
     if holder is None:
@@ -115,7 +117,7 @@ def holder_of(path):
 
 
 def try_lock(handle):
-    """Return whether nobody else holds the lock of an open file; None on a file system without locks."""
+    """Return whether no other process holds the lock of an open file; None on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -284,7 +286,15 @@ def _known_dead(holder):
 
 
 def _job_ended(job):
-    """Return whether a job of SLURM runs no more; None where SLURM does not tell."""
+    """Return whether a job of SLURM has ended; None where SLURM does not answer. The last answer serves for `ASK_EVERY`."""
+    asked, answer = _answers.get(job, (float("-inf"), None))
+    if time.monotonic() >= asked + ASK_EVERY:
+        answer = _ask_scheduler(job)
+        _answers[job] = time.monotonic(), answer
+    return answer
+
+
+def _ask_scheduler(job):
     if shutil.which("squeue") is None:
         return None
     command = ["squeue", "-h", "-j", job, "-o", "%T"]
@@ -298,7 +308,7 @@ def _job_ended(job):
 
 
 def _silent(path):
-    """Return whether nobody touches a file while we wait; clocks of hosts differ, so only changes count."""
+    """Return whether a file stays untouched while we wait; clocks of hosts differ, so only changes count."""
     first = _touched(path)
     end = time.monotonic() + PATIENCE * BEAT
     while time.monotonic() < end:
@@ -309,7 +319,7 @@ def _silent(path):
 
 
 def _touched(path):
-    """Return when a file was touched, as the file server has it (opening asks it anew)."""
+    """Return when a file was touched, according to the file server (opening queries it again)."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

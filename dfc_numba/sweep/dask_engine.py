@@ -1,6 +1,6 @@
 """The engine of Dask, for clusters without SLURM: each task does one run in a child process of its worker.
 
-A task returns no more than an exit code: all that counts is in the run directory. So a run whose worker died goes on from
+A task returns no more than an exit code: all that counts is in the run directory. So a run whose worker died resumes from
 its last checkpoint on another worker, and a finished one that Dask does again is found done.
 """
 
@@ -36,7 +36,7 @@ def run_all(folder, runs, *, address, threads, at_once, display):
         MissingExtra: Dask is not installed. ConfigurationError: no scheduler answers, or workers cannot do the runs.
     """
     distributed = _import()
-    with _client(distributed, address, threads, at_once) as client, local_engine.signals() as came:
+    with _client(distributed, address, at_once) as client, local_engine.signals() as came:
         _check_workers(client, folder, address)
         client.register_plugin(_stopping(distributed), name="dfc-numba")
         tasks, token = {}, os.urandom(8).hex()
@@ -100,12 +100,12 @@ def describe_worker(folder):
 
 def _followed(client, tasks, token, came, display):
     """Exit codes by number of the run; after a signal, of the runs that could end."""
-    codes, told, waiting, stop_at = {}, 0, dict(tasks), None
+    codes, handled, waiting, stop_at = {}, 0, dict(tasks), None
     begun = set()
     while waiting:
-        if len(came) > told:
-            told = len(came)
-            if told > 1:
+        if len(came) > handled:
+            handled = len(came)
+            if handled > 1:
                 break
             client.run(stop_children, token, on_error="ignore")
             stop_at = local_engine.now() + STOP_SECONDS
@@ -152,11 +152,10 @@ def _import():
 
 
 @contextmanager
-def _client(distributed, address, threads, at_once):
+def _client(distributed, address, at_once):
     if address == "local":
-        count = len(local_engine.places(threads, at_once))
         cluster = distributed.LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=at_once, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
         )
         with cluster, distributed.Client(cluster) as client:
             yield client

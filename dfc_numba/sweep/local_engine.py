@@ -1,4 +1,4 @@
-"""The engine on this machine: as many runs at a time as its processors allow, each in a process of its own."""
+"""The engine on this machine: as many runs at a time as its processors allow, each in a separate process."""
 
 import ctypes
 import os
@@ -9,11 +9,10 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 
-from dfc_numba.runs.interruption import STOPPING
+from dfc_numba.runs.interruption import handled
 from dfc_numba.support import threads as machine
 
 PAUSE = 0.1  # seconds between two looks at the processes
-SHOWN_EVERY = 1.0
 INTERRUPTED, SIGNALLED = 75, 128
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -54,7 +53,7 @@ def start(folder, run, threads, cpus=None):
 
 
 def places(threads, at_once=None):
-    """Return the processors of each run that goes on at a time: a list of sets, or of None where they cannot be bound."""
+    """Return the processors of each concurrent run: a list of sets, or of None where processes cannot be bound."""
     count = max(1, machine.available() // threads)
     count = count if at_once is None else at_once
     if not hasattr(os, "sched_getaffinity"):
@@ -72,19 +71,19 @@ def run_all(folder, runs, *, threads, at_once, display):
     stop the others.
 
     Args:
-        display: object with `begin(run)`, `ended(run, code)`, `show(active)`.
+        display: object with `begin(run)`, `ended(run, code)`, `show(active)`, which is called at every look.
     """
     waiting, free = deque(runs), deque(places(threads, at_once))
-    active, codes, shown = {}, {}, 0.0
+    active, codes = {}, {}
     with signals() as came:
-        told = 0
+        handled = 0
         while active or (waiting and not came):
             while waiting and free and not came:
                 run, cpus = waiting.popleft(), free.popleft()
                 active[run.index] = run, start(folder, run, threads, cpus), cpus
                 display.begin(run)
-            if len(came) > told:
-                told = len(came)
+            if len(came) > handled:
+                handled = len(came)
                 _tell(active)
             for index, (run, process, cpus) in list(active.items()):
                 if process.poll() is not None:
@@ -94,9 +93,7 @@ def run_all(folder, runs, *, threads, at_once, display):
                         process.returncode if not _stopped(process.returncode, came) else INTERRUPTED
                     )
                     display.ended(run, codes[index])
-            if time.monotonic() >= shown + SHOWN_EVERY:
-                display.show([run for run, _, _ in active.values()])
-                shown = time.monotonic()
+            display.show([run for run, _, _ in active.values()])
             if active:
                 sleep()
     return codes, came[0] if came else None
@@ -127,9 +124,5 @@ def _tell(active):
 def signals():
     """Collect the signals that stop runs, in a list, instead of ending."""
     came = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
-    try:
+    with handled(lambda number, _frame: came.append(number)):
         yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

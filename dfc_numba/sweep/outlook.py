@@ -76,7 +76,7 @@ def try_out(planned, threads):
 
 
 def check_disk(path, outlook, runs):
-    """Refuse a sweep that does not fit on the disk; return (bytes needed, bytes free)."""
+    """Refuse a sweep that does not fit on the disk."""
     needed = outlook.total(runs)[1]
     folder = Path(path).absolute()
     while not folder.exists():
@@ -87,7 +87,6 @@ def check_disk(path, outlook, runs):
             f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are free there; log less, "
             "make room, or choose another disk with --out"
         )
-    return needed, free
 
 
 def fitting(outlook, runs, wanted):
@@ -128,8 +127,7 @@ def _need(config, dataset, threads):
     network = create_network(config, dataset)
     expected = expect(network, dataset, config, threads=threads)
     trainer = Trainer(network, dataset, config)
-    kinds = (network.weights, network.biases, network.feedback, network.backward)
-    parameters = sum(array.nbytes for kind in kinds for array in kind or [])
+    parameters = network.n_parameters * network.dtype.itemsize
     moments = sum(
         array.nbytes for optimizer in trainer.optimizers.values() for array in optimizer.arrays().values()
     )

@@ -1,6 +1,6 @@
 """The engine of a cluster: runs are elements of job arrays of SLURM, which starts, stops and requeues them.
 
-No process has to stay alive. A job that is told to stop, before its time limit or on preemption, writes a checkpoint, ends
+No process has to stay alive. A job that receives its signal, before its time limit or on preemption, writes a checkpoint, ends
 with code 75 and puts itself back into the queue; SLURM would count it as failed otherwise. SIGTERM is not trapped: a
 cancelled job must not come back.
 """
@@ -77,7 +77,7 @@ def script(folder, options, indices, offset, at_once):
 
 
 def signal_seconds(options):
-    """Return how long before its time limit a job is told to stop."""
+    """Return how long before its time limit a job receives its signal."""
     if options.signal_seconds is not None:
         return options.signal_seconds
     return SIGNAL_SECONDS if options.seconds is None else max(10, min(SIGNAL_SECONDS, options.seconds // 4))

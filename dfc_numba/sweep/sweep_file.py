@@ -18,21 +18,15 @@ time = "04:00:00"
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from dfc_numba.configuration.config_file import load_config, used_values
+from dfc_numba.configuration.config_file import load_config, read_toml, used_values
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.extensions import command_line, load_extension
 from dfc_numba.support.wording import nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SECTIONS = {
     "sweep": ("presets", "seeds", "set", "run", "extensions"),
@@ -66,7 +60,7 @@ class SlurmOptions:
     Attributes:
         time: limit of a job, as `sbatch --time` takes it. memory: as `sbatch --mem`. cpus: processors of a run.
         partition: where to run. at_once: how many runs at a time. options: further options of sbatch.
-        signal_seconds: how long before the limit a run is told to stop; None for two minutes, or less of a short limit.
+        signal_seconds: how long before the limit a run receives SIGUSR1; None for two minutes, or less of a short limit.
         setup: shell lines before the run. command: what to call in place of this installation's `dfc`.
         scratch: folder on a disk of the node to work in, such as "$TMPDIR".
     """
@@ -210,12 +204,7 @@ def seconds_of(text):
 
 def _table(path):
     """The content of the file, with known sections and keys of the right kinds."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: is not a TOML file ({error})") from None
+    table = read_toml(path)
     for section, keys in table.items():
         _known(section, SECTIONS, path, "section")
         _expect(isinstance(keys, dict), path, f"[{section}]", "a section with keys")
@@ -379,7 +368,7 @@ def _slurm(table, path):
 
 
 def _planned(runs, labels, sources, fixed, path):
-    """The `PlannedRun`s; what is wrong is told at once, each message once with the first run that it is about."""
+    """Return the `PlannedRun`s, or raise one error with every distinct message and the first run that gives it."""
     planned, problems = [], {}
     for preset, seed, own in runs:
         label = labels[preset]

@@ -8,7 +8,6 @@ runs.csv            all runs that there are with their results and settings, see
 NAME/               run directories
 """
 
-import csv
 import json
 import os
 import time
@@ -18,8 +17,9 @@ from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, to_toml, used_values
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, METRICS_NAME, holds_run, read_record
+from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, holds_run, read_metrics, read_record
 from dfc_numba.runs.checkpoint import EPOCHS, contradictions
+from dfc_numba.support import foreign
 from dfc_numba.support.files import write_text
 from dfc_numba.support.locks import Lock, holder_of
 
@@ -104,7 +104,7 @@ class SweepFolder:
         """
         file = Path(path) / TABLE_NAME
         try:
-            table = json.loads(file.read_text(encoding="utf-8"))
+            table = json.loads(foreign.read_text(file))
             if (
                 table["schema"] != SCHEMA
                 or table["schema_version"].split(".")[0] != SCHEMA_VERSION.split(".")[0]
@@ -207,7 +207,7 @@ class SweepFolder:
             state = FAILED if self._failure_file(run).exists() else WAITING
             reason = f"see {self.log(run)}" if state == FAILED else ""
             return RunState(run, QUEUED if run.index in queued else state, reason=reason)
-        record, rows = read_record(directory) or {}, _metrics(directory / METRICS_NAME)
+        record, rows = read_record(directory) or {}, _metrics(directory)
         facts = {"epochs": len(rows), "accuracy": _last_score(rows), "record": record}
         holder = holder_of(directory / LOCK_NAME)
         if holder is not None:
@@ -221,6 +221,10 @@ class SweepFolder:
         if run.index in queued and state in (STOPPED, FAILED):
             state = QUEUED
         return RunState(run, state, reason=reason, **facts)
+
+    def epochs(self, run):
+        """Return the number of epochs that a run has finished."""
+        return len(_metrics(self.directory(run)))
 
     def states(self, queued=()):
         """Return the `RunState` of every run that the sweep file has."""
@@ -291,7 +295,7 @@ def write_sources(folder, planned):
 
 
 def _refuse_foreign(directory, run):
-    """Refuse a directory with a run that this sweep has not made, unless it is the same run."""
+    """Refuse a directory with a run of another configuration."""
     own = directory / CONFIG_NAME
     if own.exists() and (
         text := contradictions(used_values(load_config(str(own))[0]), used_values(run.config))
@@ -322,12 +326,11 @@ def _note_changes(folder, old, run, changed):
         folder.forget_failure(old)
 
 
-def _metrics(path):
-    """The rows of a metrics.csv as texts; none where it cannot be read."""
+def _metrics(directory):
+    """The rows of metrics.csv as texts; none where it cannot be read, which must not hide the other runs."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError:
+        return read_metrics(directory)
+    except (OSError, ValueError):
         return []
 
 

@@ -7,26 +7,26 @@ import time
 from dfc_numba.display.progress import duration
 from dfc_numba.runs.summary import markdown
 from dfc_numba.support.memory import readable
+from dfc_numba.support.output import show
 from dfc_numba.sweep import slurm_engine
 from dfc_numba.sweep.sweep_folder import DIVERGED, DONE, FAILED, QUEUED, RUNNING, STATES, STOPPED
 
-MINUTE = 60.0
 CODES = {0: "done", 75: "stopped"}
 
 
 def announce(folder, planned, changes, outlook, states, runs):
     """Say what the sweep is, what changed, what is kept, and what the rest will need."""
-    print(f"sweep {planned.name}: {len(planned.runs)} runs, in {folder.path}")
+    show(f"sweep {planned.name}: {len(planned.runs)} runs, in {folder.path}")
     for change in changes:
-        print(f"changed since it was started: {change}")
+        show(f"changed since it was started: {change}")
     for line in dict.fromkeys(
         f"left out of {run.source}, because its settings do not use it: {', '.join(run.left_out)}"
         for run in planned.runs
         if run.left_out
     ):
-        print(line)
-    print("\n".join(outlook.datasets))
-    print(counted(states))
+        show(line)
+    show("\n".join(outlook.datasets))
+    show(counted(states))
     seconds, disk = outlook.total(runs)
     each = (
         "unknown, a trial did not end well"
@@ -34,14 +34,14 @@ def announce(folder, planned, changes, outlook, states, runs):
         else f"{duration(seconds)} in all, one after the other"
     )
     if runs:
-        print(
+        show(
             f"to start: {len(runs)}; expected, from {outlook.trials} short trials: time {each}; memory up to "
             f"{readable(outlook.memory(runs))} a run; disk {readable(disk)}",
             flush=True,
         )
     failed = [state for state in states if state.state == FAILED and state.run not in runs]
     if failed:
-        print(
+        show(
             f"failed and not started again without --retry-failed: {len(failed)}, such as {failed[0].run.name}"
         )
 
@@ -63,7 +63,7 @@ def show_table(folder, planned, outlook, states):
         rows.append(
             [str(numbers[run.name]), run.name, state, seconds, readable(need.memory), readable(need.disk)]
         )
-    print(markdown(["index", "run", "state", "time", "memory", "disk"], rows), end="")
+    show(markdown(["index", "run", "state", "time", "memory", "disk"], rows), end="")
 
 
 def show_status(folder, states, queue, unreachable=None):
@@ -79,24 +79,26 @@ def show_status(folder, states, queue, unreachable=None):
         epochs = f"{state.epochs}/{state.run.epochs}"
         known = log.relative_to(folder.path) if log.exists() else ""
         rows.append([state.run.name, text, epochs, accuracy, state.job, reason[2] or state.node, str(known)])
-    print(markdown(["run", "state", "epoch", "accuracy", "job", "node", "log"], rows), end="")
-    print(counted(states))
+    show(markdown(["run", "state", "epoch", "accuracy", "job", "node", "log"], rows), end="")
+    show(counted(states))
     for state in states:
         if state.state in (FAILED, DIVERGED):
-            print(f"{state.run.name} {state.state}: {state.reason}")
+            show(f"{state.run.name} {state.state}: {state.reason}")
     if unreachable:
-        print(f"dfc: the queue is not known: {unreachable}", file=sys.stderr)
+        show(f"dfc: the queue is not known: {unreachable}", file=sys.stderr)
     again = sum(state.state == STOPPED for state in states)
     if again:
-        print(f"{again} stopped; the same dfc sweep takes what is unfinished")
+        show(f"{again} stopped; the same dfc sweep takes what is unfinished")
 
 
 class PlainSweepDisplay:
     """A line on standard output for each run that ends, and a line every minute on standard error."""
 
+    INTERVAL = 60.0  # seconds between two looks at the runs under way
+
     def __init__(self, folder, total, done):
         self._folder, self._total, self._done = folder, total, done
-        self._next_line = time.monotonic() + MINUTE
+        self._next_look = time.monotonic() + self.INTERVAL
 
     def __enter__(self):
         return self
@@ -113,25 +115,30 @@ class PlainSweepDisplay:
         self._done += 1
         accuracy = "" if state.accuracy is None else f", accuracy {100 * state.accuracy:.2f} %"
         how = state.state if state.state != RUNNING else CODES.get(code, f"exit code {code}")
-        print(
+        show(
             f"{self._done}/{self._total}  {run.name}: {how}, epoch {state.epochs}/{run.epochs}{accuracy}",
             flush=True,
         )
 
     def show(self, active):
-        """Print the runs under way, if the last line is long enough ago."""
-        if time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + MINUTE
-            texts = [f"{run.name} {self._folder.state(run).epochs}/{run.epochs}" for run in active]
-            print(
-                f"{self._done}/{self._total} ended; running: {', '.join(texts) or 'none'}",
-                file=sys.stderr,
-                flush=True,
-            )
+        """Show how far the runs under way have come, if the last look is long enough ago."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.INTERVAL
+            self._show([(run, self._folder.epochs(run)) for run in active])
+
+    def _show(self, epochs):
+        texts = [f"{run.name} {count}/{run.epochs}" for run, count in epochs]
+        show(
+            f"{self._done}/{self._total} ended; running: {', '.join(texts) or 'none'}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class LiveSweepDisplay(PlainSweepDisplay):
     """A bar for the whole sweep and one for each run under way, in epochs, on standard error."""
+
+    INTERVAL = 1.0
 
     def __enter__(self):
         from rich.console import Console
@@ -161,11 +168,10 @@ class LiveSweepDisplay(PlainSweepDisplay):
         if run.index in self._bars:
             self._bar.remove_task(self._bars.pop(run.index))
 
-    def show(self, active):
-        """Move the bars."""
-        for run in active:
+    def _show(self, epochs):
+        for run, count in epochs:
             if run.index in self._bars:
-                self._bar.update(self._bars[run.index], completed=self._folder.state(run).epochs)
+                self._bar.update(self._bars[run.index], completed=count)
 
 
 def choose_display(folder, total, done):
@@ -175,21 +181,21 @@ def choose_display(folder, total, done):
 
 def conclude(folder, states, merged):
     """Say how the sweep stands."""
-    print(counted(states))
+    show(counted(states))
     for state in states:
         if state.state in (FAILED, DIVERGED):
-            print(f"dfc: {state.run.name} {state.state}: {state.reason}", file=sys.stderr)
+            show(f"dfc: {state.run.name} {state.state}: {state.reason}", file=sys.stderr)
     if all(state.state == DONE for state in states):
-        print(f"all runs with their settings: {merged}" if merged else "all runs are done")
+        show(f"all runs with their settings: {merged}" if merged else "all runs are done")
     else:
-        print(f"the same command takes what is unfinished; dfc sweep status {shlex.quote(str(folder.path))}")
+        show(f"the same command takes what is unfinished; dfc sweep status {shlex.quote(str(folder.path))}")
 
 
 def tell_jobs(folder, jobs, runs):
     """Say which jobs SLURM has now."""
     path = shlex.quote(str(folder.path))
-    print(f"handed to SLURM: {len(runs)} runs as job {', '.join(jobs)}")
-    print(
+    show(f"handed to SLURM: {len(runs)} runs as job {', '.join(jobs)}")
+    show(
         f"status: dfc sweep status {path}; stop all: scancel {' '.join(jobs)}; nothing else has to stay running"
     )
 
@@ -198,13 +204,13 @@ def warn_of_limits(options, outlook, runs):
     """Say where a job may be too small for its runs."""
     memory, seconds = outlook.memory(runs), [outlook.needs[run.name].seconds for run in runs]
     if options.bytes is not None and memory > options.bytes:
-        print(
+        show(
             f"dfc: a run is expected to need {readable(memory)}, but slurm.memory = {options.memory!r}; raise it",
             file=sys.stderr,
         )
     longest = max((one for one in seconds if one is not None), default=0.0)
     if options.seconds is not None and longest > options.seconds:
-        print(
+        show(
             f"a run is expected to take up to {duration(longest)} with one thread, more than slurm.time = "
-            f"{options.time!r}; it stops in time and goes on in the same job"
+            f"{options.time!r}; it will stop in time and continue in the same job"
         )

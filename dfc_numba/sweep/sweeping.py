@@ -7,12 +7,13 @@ import typer
 
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.runs.run_directory import LOCK_NAME
+from dfc_numba.support import output
 from dfc_numba.support.locks import holder_of
 from dfc_numba.sweep import local_engine, slurm_engine, sweep_folder, sweep_report
 from dfc_numba.sweep.sweep_folder import DIVERGED, DONE, FAILED, SweepFolder
 
 DEFAULT_PARENT = "sweeps"
-WAIT = 60.0  # seconds that a run waits for an earlier process of its own, which writes its last checkpoint
+WAIT = 60.0  # seconds that a run waits for its earlier process, which writes a last checkpoint
 ENGINES = "local, slurm, dask:ADDRESS or dask:local"
 OK, ERROR, WRONG, INTERRUPTED = 0, 1, 2, 75
 
@@ -35,7 +36,7 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
     path = out or Path(DEFAULT_PARENT) / planned.name
     folder, changes = sweep_folder.update(planned, path)
     largest = slurm_engine.largest_array() if kind == "slurm" else None
-    queue = slurm_engine.queued(folder) if kind == "slurm" or folder.jobs else {}
+    queue = slurm_engine.queued(folder)
     outlook = outlooks.try_out(planned, threads or 1)
     states = folder.states(queue)
     runs = sweep_folder.left(states, retry_failed)
@@ -47,7 +48,7 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
     if dry_run:
         sweep_report.show_table(folder, planned, outlook, states)
         for _, _, script in parts:
-            print(f"\n{script}", end="")
+            output.show(f"\n{script}", end="")
         return OK
     with folder.claimed():
         folder.jobs = SweepFolder.open(path).jobs if (Path(path) / sweep_folder.TABLE_NAME).exists() else []
@@ -63,7 +64,7 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
         wanted = at_once or len(local_engine.places(threads or 1))
         if kind == "local" or address == "local":
             wanted = outlooks.fitting(outlook, runs, wanted)
-            print(f"runs at a time: {min(wanted, len(runs))}, with {threads or 1} threads each", flush=True)
+            output.show(f"runs at a time: {min(wanted, len(runs))}, with {threads or 1} threads each", flush=True)
         options = {"threads": threads or 1, "at_once": wanted}
         if kind == "dask":
             from dfc_numba.sweep import dask_engine

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import sweeps
-from dfc_numba.sweep import sweep_folder
+from dfc_numba.sweep import local_engine, sweep_folder
 from dfc_numba.sweep.sweep_file import read_sweep
 
 from dfc_numba.errors import ConfigurationError
@@ -35,6 +35,29 @@ def test_finished_runs_are_not_started_again_and_the_status_shows_them(done):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("digits*/*")} == before
     status = sweeps.dfc("sweep", "status", folder)
     assert re.search(r"digits\+network.hidden=6-seed0 \| done +\| 2/2 +\| [\d.]+ % .*logs/0.log", status)
+
+
+def test_the_status_shows_no_control_characters_of_a_run(done):
+    folder, _ = done
+    file = folder / "digits+network.hidden=6-seed0" / "run.json"
+    text = file.read_text()
+    record = json.loads(text)
+    file.write_text(json.dumps({**record, "status": "failed", "stop_reason": "no \x1b[2J room"}))
+    try:
+        assert "failed: no \\x1b[2J room" in sweeps.dfc("sweep", "status", folder)
+    finally:
+        file.write_text(text)
+
+
+def test_a_sweep_started_with_nohup_survives_the_end_of_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with local_engine.signals() as came:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert came == [signal.SIGTERM]
 
 
 def test_one_table_has_all_runs_with_all_settings_whatever_else_lies_in_the_folder(done):
