@@ -3,7 +3,7 @@
 import sys
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfc_numba.analysis.monitor import Monitor
@@ -11,6 +11,7 @@ from dfc_numba.configuration import config_file
 from dfc_numba.configuration.config import Config
 from dfc_numba.data.dataset import DataSet
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import evaluate
 from dfc_numba.learning.phases import logs
 from dfc_numba.learning.training import Trainer
@@ -31,6 +32,7 @@ class TrainingResult:
         outcome: how it ended: `.status` "done", "diverged" or "interrupted", `.message`, `.epochs`, `.best_epoch`.
         config, dataset: what was trained on.
         directory: path of the run directory, None where nothing was written.
+        own: the method's own arrays by name, beside the last weights; empty without.
     """
 
     network: object
@@ -40,6 +42,7 @@ class TrainingResult:
     config: Config
     dataset: DataSet
     directory: Path | None = None
+    own: dict = field(default_factory=dict)
 
     @property
     def status(self):
@@ -47,11 +50,13 @@ class TrainingResult:
         return self.outcome.status
 
     def evaluate(self, split="test", weights="last"):
-        """Return the `Evaluation` on a part of the data: "test", "validation" or "train"; with weights "last" or "best"."""
+        """Return the `Evaluation` on a part of the data: "test", "validation" or "train"; with weights "last" or "best".
+
+        Outputs are those of the method, such as the free equilibrium of equilibrium propagation.
+        """
         choice("split", split, SPLITS)
-        network = (
-            self.network if choice("weights", weights, ("last", "best")) == "last" else self.best_network
-        )
+        last = choice("weights", weights, ("last", "best")) == "last"
+        network, own = (self.network, self.own) if last else (self.best_network, None)
         part = getattr(self.dataset, split)
         if part is None:
             raise ValueError(f"{self.dataset.name} has no {split} set")
@@ -59,6 +64,7 @@ class TrainingResult:
         return evaluate(
             network, part.x, part.y, loss=self.config.target.loss, classes=self.dataset.classes or None,
             class_value=self.config.target.class_value if classified else 1.0,
+            predict=methods.find(self.config.training.method).predictor(network, self.config, own),
         )  # fmt: skip
 
     def __repr__(self):
@@ -166,6 +172,7 @@ def _result(trainer, outcome, config, dataset, directory=None):
         config,
         dataset,
         directory,
+        {name: array.copy() for name, array in trainer.own.items()},
     )
 
 

@@ -30,6 +30,7 @@ from scipy.special import softmax
 
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config import section_keys
+from dfc_numba.learning import methods
 from dfc_numba.learning.phases import logs
 from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
@@ -237,9 +238,10 @@ class _Estimator(BaseEstimator):
     def _outputs(self, X):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.dtype(self.config_.training.dtype), order="C")
-        return np.concatenate(
-            [self.network_.predict(X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)]
-        ).astype(np.float64)
+        predict = methods.find(self.config_.training.method).predictor(
+            self.network_, self.config_, self._state.method
+        )
+        return np.concatenate([predict(X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)]).astype(np.float64)
 
 
 class DFCClassifier(ClassifierMixin, _Estimator):

@@ -55,6 +55,21 @@ def test_training_in_memory_has_the_bits_of_a_run_directory(tmp_path, monkeypatc
     assert len(repr(memory)) < 300
 
 
+@pytest.mark.parametrize("method", ["ep", "ep-vector-field"])
+def test_an_evaluation_has_the_outputs_of_the_method(method):
+    settings = {"training.method": method, "network.hidden": [8], "network.hidden_activation": "tanh"}
+    result = dfc.train(dfc.load_config(None, {**settings, "training.epochs": 1}))
+    evaluation = result.evaluate()
+    assert evaluation.accuracy == result.metrics[-1]["test_accuracy"]
+    assert evaluation.loss == result.metrics[-1]["test_loss"]
+    assert not np.array_equal(evaluation.outputs, result.network.predict(result.dataset.test.x))
+    if method == "ep":
+        assert np.isfinite(result.evaluate(weights="best").loss)
+    else:
+        with pytest.raises(ValueError, match="predicts with its own arrays"):
+            result.evaluate(weights="best")
+
+
 def test_what_a_run_directory_cannot_repeat_is_refused(tmp_path):
     config = dfc.load_config("digits", CHANGES)
     with pytest.raises(ValueError, match="data in memory cannot be found again"):

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
+from dfc_numba.learning import methods  # noqa: E402
 from dfc_numba.sklearn import DFCClassifier, DFCRegressor  # noqa: E402
 
 QUICK = {"method": "bp", "hidden": (8,), "epochs": 10, "random_state": 2, "learning_rate": 0.03}
@@ -104,6 +105,16 @@ def test_labels_of_any_type(names):
     assert estimator.classes_.tolist() == sorted(names) and set(estimator.predict(x)) <= set(names)
     assert estimator.score(x, labels) > 0.8
     np.testing.assert_allclose(estimator.predict_proba(x).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("method", ["ep", "ep-vector-field"])
+def test_predictions_are_those_of_the_method(method):
+    x, y = clusters()
+    fitted = DFCClassifier(method=method, hidden=(8,), epochs=2, network__hidden_activation="tanh").fit(x, y)
+    estimator = pickle.loads(pickle.dumps(fitted))
+    outputs = methods.find(method).outputs(estimator.network_, x, estimator.config_, estimator._state.method)
+    assert np.array_equal(estimator.predict(x), outputs.argmax(axis=1))
+    assert not np.array_equal(outputs, estimator.network_.predict(x))
 
 
 def test_mse_gives_probabilities_too():

@@ -13,6 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
+from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import PHASES
 from dfc_numba.registry import METHODS, Extension
 
@@ -236,6 +237,22 @@ class Method(Extension):
         if self.predict is None:
             return network.predict(x)
         return self.predict(network, x, config, *self._own(network, config, own))
+
+    def predictor(self, network, config, own=None):
+        """Return a function of inputs x (B, n_0) that gives the outputs (B, n_L) of a trained network.
+
+        Args:
+            own: the method's own arrays by name as training left them; None where they were not kept.
+
+        Raises:
+            ConfigurationError: for a method whose outputs need its own arrays, without them.
+        """
+        if self.predict is not None and self.has_arrays and own is None:
+            raise ConfigurationError(
+                f"training.method = {self.name!r} predicts with its own arrays, which are not kept beside these weights; "
+                "the metrics of the run have its results"
+            )
+        return lambda x: self.outputs(network, x, config, own)
 
     def follow_step(self, network, config, own=None):
         """Do what follows a step of the optimisers."""

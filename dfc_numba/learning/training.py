@@ -258,8 +258,7 @@ class Trainer:
         divergence.check_parameters(self.network, minibatch)
 
     def _gradients(self, minibatch, compute=None):
-        own = self.own if self.method.has_arrays else None
-        return self.method.gradients(self.network, minibatch, self.config, own, compute)
+        return self.method.gradients(self.network, minibatch, self.config, self.own, compute)
 
     def _counted(self, planned, minibatch):
         """The update of a `PlannedUpdate`, after its diverged feedback phases were counted."""
@@ -338,7 +337,7 @@ class Trainer:
         )
 
     def _predict(self, x):
-        return self.method.outputs(self.network, x, self.config, self.own if self.method.has_arrays else None)
+        return self.method.outputs(self.network, x, self.config, self.own)
 
     def _keep_best(self, epoch, measured):
         score = measured.accuracy if self.dataset.task == "classification" else -measured.loss

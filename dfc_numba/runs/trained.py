@@ -121,21 +121,9 @@ def evaluate_trained(source, *, weights="last", data_name=None, split="test", lo
     class_value = 1.0 if config is None or dataset.task == "regression" else config.target.class_value
     options = {"loss": loss, "class_value": class_value, "classes": dataset.classes or None}
     if config is not None:
-        options["predict"] = _predict(trained)
+        method = METHODS.find(config.training.method, "training.method")
+        options["predict"] = method.predictor(network, config)
     return trained, dataset, evaluate(network, part.x, part.y, **options)
-
-
-def _predict(trained):
-    """What the method of a run computes outputs with; None for the feedforward pass."""
-    config, method = trained.config, METHODS.find(trained.config.training.method, "training.method")
-    if method.predict is None:
-        return None
-    if method.has_arrays:
-        raise ConfigurationError(
-            f"training.method = {method.name!r} predicts with arrays of its own, which the weights in {trained.path} do not "
-            "hold; metrics.csv of the run has its results"
-        )
-    return lambda x: method.outputs(trained.network, x, config)
 
 
 def _data(trained, name):
