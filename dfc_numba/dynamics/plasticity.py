@@ -221,15 +221,11 @@ def _refuse_converged(samples):
 def _analytic_update(network, x, target, controller, rule):
     """The update at the linearised steady state."""
     if not instance("controller", controller, Controller).jacobian_feedback:
-        return _update_at_rest(linearised(network, x, target, controller), network, rule)
+        return _update_at_rest(network, rule, *_of_response(linearised(network, x, target, controller)))
     steady = steady_state(network, x, target, controller)
-    feedforward = network.forward(x, dtype="float64")
-    factors = []
-    for i, name in enumerate(network.activations):
-        symbols = unit_symbols(name, steady.v[i], steady.delta_v[i], steady.delta_v[i], feedforward.v[i])
-        factors.append(postsynaptic_factor(rule, symbols))
-    below = presynaptic_factors(rule, [np.asarray(x, np.float64), *steady.r[:-1]])
-    return ForwardUpdate(*outer_means(network, factors, below, len(below[0])))
+    inputs, feedforward = feedforward_state(network, x)
+    states = zip(steady.v, steady.delta_v, feedforward.v, strict=True)
+    return _update_at_rest(network, rule, states, [inputs, *steady.r[:-1]])
 
 
 def unit_symbols(activation, v, dv, v_fb, start, dr=None):
@@ -257,41 +253,40 @@ def _newton_update(network, x, target, controller, rule, only_converged):
     """The update at the exact steady state."""
     if instance("controller", controller, Controller).jacobian_feedback:
         controller.require_no_terms("the steady state")
-        return _transposed_update(network, x, target, controller, rule, only_converged)
-    found = newton.solve(network, x, target, controller)
+        found = transposed.solve(network, x, target, controller)
+        states = zip(found.v, found.delta_v, found.feedforward.v, strict=True)
+        below = [found.x, *found.r[:-1]]
+    else:
+        found = newton.solve(network, x, target, controller)
+        states, below = _of_response(found)
     kept = found.converged if only_converged else None
-    return replace(_update_at_rest(found, network, rule, kept), converged=found.converged)
+    return replace(_update_at_rest(network, rule, states, below, kept), converged=found.converged)
 
 
-def _transposed_update(network, x, target, controller, rule, only_converged):
-    """The same with J^T u feedback."""
-    rest = transposed.solve(network, x, target, controller)
-    kept = rest.converged if only_converged else None
-    states = zip(network.activations, rest.v, rest.delta_v, rest.feedforward.v, strict=True)
-    factors = [
-        postsynaptic_factor(rule, unit_symbols(name, v, delta, delta, start))
-        for name, v, delta, start in states
-    ]
-    below = presynaptic_factors(rule, [rest.x, *rest.r[:-1]])
-    factors, below = ([_only(array, kept) for array in arrays] for arrays in (factors, below))
-    return replace(
-        ForwardUpdate(*outer_means(network, factors, below, len(rest.x))), converged=rest.converged
-    )
+def _of_response(solution):
+    """Voltages of each layer, as `_update_at_rest` takes them, and rates below it, of a solution for u.
 
-
-def _update_at_rest(solution, network, rule, kept=None):
-    """The update of the samples `kept`, a mask, None for all; differences are those of the kernel, from which nothing has to be subtracted."""
+    Differences are those of the kernel, from which nothing has to be subtracted.
+    """
     response = solution.equation.response
     state, start = response.state(), response.feedforward
+    states = zip((v_0 + dv for v_0, dv in zip(start.v, state.v, strict=True)), state.drive, start.v, state.factor, strict=True)
+    return states, [response.x, *(r + dr for r, dr in zip(start.r[:-1], state.rate[:-1], strict=True))]
+
+
+def _update_at_rest(network, rule, states, rates, kept=None):
+    """The update at a steady state.
+
+    Args:
+        states: of each layer v, dv and the voltage of the feedforward pass, and phi(v) - phi(v_ff) where it is known.
+        rates: arrays (B, n_{i-1}): what each layer receives. kept: mask of the samples that count, None for all.
+    """
     factors = [
-        postsynaptic_factor(rule, unit_symbols(name, v_0 + change, drive, drive, v_0, factor))
-        for name, v_0, change, drive, factor in zip(
-            network.activations, start.v, state.v, state.drive, state.factor, strict=True
-        )
+        postsynaptic_factor(rule, unit_symbols(name, v, dv, dv, start, *dr))
+        for name, (v, dv, start, *dr) in zip(network.activations, states, strict=True)
     ]
-    rates = zip(start.r[:-1], state.rate[:-1], strict=True)
-    below = presynaptic_factors(rule, [response.x, *(r + change for r, change in rates)])
-    count = len(response.x)
+    below = presynaptic_factors(rule, rates)
+    count = len(rates[0])
     factors, below = ([_only(array, kept) for array in arrays] for arrays in (factors, below))
     return ForwardUpdate(*outer_means(network, factors, below, count))
 
@@ -370,11 +365,11 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
         ValueError, TypeError: for arguments that do not fit.
     """
     controller = replace(ONE_SHOT, sigma=number("sigma", sigma, exclusive=True))
-    x, activity = feedforward_state(network, x)
+    inputs, activity = feedforward_state(network, x)
     if as_key(noise) is None:
         noise = [
             np.stack([draws] * controller.time_points)
-            for draws in given_draws(noise, (len(x),), network.sizes)
+            for draws in given_draws(noise, (len(inputs),), network.sizes)
         ]
     update = feedback_update(network, x, activity.r[-1], controller, noise=noise, sigma_floor=sigma_floor)
     for q in update.feedback:
