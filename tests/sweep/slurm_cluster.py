@@ -151,16 +151,23 @@ class Cluster:
 
     def end(self, file, number=signal.SIGTERM):
         """End the daemon of a pid file, and wait until it is gone."""
+        if (process := self._daemon(file)) is None:
+            return
         try:
-            process = int((self.folder / file).read_text())
-            if str(self.folder) not in Path(f"/proc/{process}/cmdline").read_text():
-                return
             os.kill(process, number)
             self.until(lambda: not _runs(process), 10)
-        except (OSError, ValueError):
+        except ProcessLookupError:
             return
         except AssertionError:
             os.kill(process, signal.SIGKILL)
+
+    def _daemon(self, file):
+        """Number of the running daemon of a pid file; None without one."""
+        with suppress(OSError, ValueError):
+            process = int((self.folder / file).read_text())
+            if str(self.folder) in Path(f"/proc/{process}/cmdline").read_text() and _runs(process):
+                return process
+        return None
 
     def kill_node(self, node):
         """Kill a node: its daemon, and all that it has started, at once and without a word."""
@@ -174,6 +181,25 @@ class Cluster:
         for process in {daemon, *steps, *(p for p in managers if "slurmstepd" in _command(p))}:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+    def mend(self):
+        """Start what does not run, and take every node back into service."""
+        if self._daemon("slurmctld.pid") is None:
+            self.start_controller()
+        for node in self.nodes:
+            if self._daemon(f"slurmd-{node}.pid") is None:
+                self.start_node(node)
+        end = time.monotonic() + 60
+        while len(self.idle()) < len(self.nodes):
+            assert time.monotonic() < end, self.run("sinfo", "-N", "-R", check=False)
+            for node in set(self.nodes) - set(self.idle()):
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+            time.sleep(0.5)
+
+    def at_rest(self):
+        """Whether the controller has written all that it knows of its jobs: it does so within 5 s of a change."""
+        file = self.folder / "state" / "job_state"
+        return file.exists() and time.time() - file.stat().st_mtime > 8
 
     def idle(self):
         """Names of the nodes that take jobs."""

@@ -9,7 +9,8 @@ TINY = """
 [sweep]
 presets = ["digits"]
 seeds = {seeds}
-set."training.method" = "bp"
+extensions = {extensions}
+set."training.method" = "{method}"
 set."training.epochs" = {epochs}
 set."network.hidden" = [[6]]
 set."data.options.train_size" = {samples}
@@ -18,11 +19,45 @@ set."data.options.test_size" = 50
 """
 
 
-def write(folder, *, seeds=(0, 1), epochs=2, samples=200, more=""):
-    """Write a sweep file of small runs, and return its path."""
+PACED = """
+import pathlib
+import time
+
+import dfc_numba as dfc
+from dfc_numba.learning.baselines import backpropagation
+
+
+def forward(network, minibatch, config):
+    if pathlib.Path({file!r}).exists():
+        time.sleep(0.1)
+    return backpropagation(network, minibatch.x, minibatch.y, loss=config.target.loss)
+
+
+dfc.register(dfc.Method("paced", summary="backpropagation that takes its time while a file exists", forward=forward))
+"""
+
+
+def write(folder, *, seeds=(0, 1), epochs=2, samples=200, more="", paced=False):
+    """Write a sweep file of small runs, and return its path.
+
+    Paced runs take at least 0.1 s a minibatch until `hurry` is called, so that they are still at work when a test
+    disturbs them, however fast the machine is.
+    """
+    extensions = []
+    if paced:
+        pace = folder / "pace"
+        pace.touch()
+        (folder / "paced.py").write_text(PACED.format(file=str(pace)))
+        extensions = ["paced.py"]
+    values = {"seeds": list(seeds), "extensions": extensions, "method": "paced" if paced else "bp"}
     path = folder / "tiny.toml"
-    path.write_text(TINY.format(seeds=list(seeds), epochs=epochs, samples=samples) + more)
+    path.write_text(TINY.format(**values, epochs=epochs, samples=samples) + more)
     return path
+
+
+def hurry(folder):
+    """Let the paced runs of a folder's sweep file go on at full speed."""
+    (folder / "pace").unlink()
 
 
 def dfc(*arguments, cwd=None, code=0, env=None):
@@ -58,5 +93,6 @@ def epochs_of(folder, name="digits"):
 
 def merged(folder):
     """The bytes of the merged table."""
-    dfc("compare", *sorted(folder.glob("*")))
+    extension = [f"--extension={file}" for file in folder.parent.glob("paced.py")]
+    dfc("compare", *sorted(folder.glob("*")), *extension)
     return (folder / "runs.csv").read_bytes()

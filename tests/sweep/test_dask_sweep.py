@@ -55,11 +55,12 @@ def test_a_sweep_runs_on_workers_that_dask_starts_here(tmp_path):
 def test_a_run_whose_worker_ends_goes_on_elsewhere_from_its_last_checkpoint(scheduler, tmp_path, number):
     address, worker = scheduler
     first = worker()
-    file = sweeps.write(tmp_path, seeds=[0], epochs=40, samples=600)
+    file = sweeps.write(tmp_path, seeds=[0], epochs=30, samples=600, paced=True)
     sweep = sweeps.start("sweep", file, "--out", tmp_path / "a", "--on", f"dask:{address}", cwd=tmp_path)
     sweeps.until(lambda: sweeps.epochs_of(tmp_path / "a") > 2)
     (run,) = children(first.pid)
     first.send_signal(number)
+    sweeps.hurry(tmp_path)
     worker()
     sweeps.until(
         lambda: not Path(f"/proc/{run}").exists() or "Z" in Path(f"/proc/{run}/stat").read_text(), 20

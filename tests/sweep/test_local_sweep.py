@@ -117,7 +117,7 @@ def test_a_failed_run_is_repeated_only_where_that_is_asked_for(tmp_path):
 
 
 def test_a_signal_lets_every_run_write_a_checkpoint_and_the_sweep_goes_on_bit_for_bit(tmp_path):
-    file = sweeps.write(tmp_path, epochs=30, samples=600)
+    file = sweeps.write(tmp_path, epochs=20, samples=600, paced=True)
     process = sweeps.start("sweep", file, "--out", tmp_path / "a", "--at-once", 2, cwd=tmp_path)
     sweeps.until(lambda: sweeps.epochs_of(tmp_path / "a") > 1)
     process.send_signal(signal.SIGINT)
@@ -126,6 +126,7 @@ def test_a_signal_lets_every_run_write_a_checkpoint_and_the_sweep_goes_on_bit_fo
     records = [json.loads(path.read_text()) for path in (tmp_path / "a").glob("digits*/run.json")]
     assert {record["status"] for record in records} == {"interrupted"}
     assert "runs: 2 stopped" in sweeps.dfc("sweep", "status", tmp_path / "a")
+    sweeps.hurry(tmp_path)
     sweeps.dfc("sweep", file, "--out", tmp_path / "a", cwd=tmp_path)
     sweeps.dfc("sweep", file, "--out", tmp_path / "b", cwd=tmp_path)
     assert sweeps.merged(tmp_path / "a") == sweeps.merged(tmp_path / "b")

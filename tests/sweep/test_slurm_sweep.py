@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import mpi_runs
 import pytest
@@ -19,9 +18,16 @@ OPTIONS = '\n[slurm]\ntime = "00:30:00"\nat_once = 4\n'
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def whole_cluster():
     with slurm_cluster.Cluster(cpus=3, largest_array=4) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(whole_cluster):
+    """The cluster with all its nodes at work, whatever happened to them before."""
+    whole_cluster.mend()
+    return whole_cluster
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_an_array_larger_than_the_site_allows_is_split_and_a_second_submission_t
 
 
 def test_interrupted_elements_go_on_by_themselves_to_the_same_bits(cluster, submit, tmp_path):
-    folder = submit(epochs=30, samples=600)
+    folder = submit(epochs=100, samples=600, paced=True)
     cluster.until(lambda: all(sweeps.epochs_of(folder, f"*seed{k}") > 1 for k in (0, 1)))
     _, last = elements(folder)
     cluster.run("scancel", "--signal=USR1", last)  # as before the time limit
@@ -85,6 +91,7 @@ def test_interrupted_elements_go_on_by_themselves_to_the_same_bits(cluster, subm
     urgent = cluster.run("sbatch", "--parsable", "-p", "urgent", "-N", "2", "--exclusive", "-o", "/dev/null",
                          "--wrap", "sleep 1").strip()  # fmt: skip
     cluster.until(lambda: cluster.jobs().get(urgent) == "COMPLETED", 90)
+    sweeps.hurry(tmp_path)
     cluster.until(lambda: status(cluster, folder) == "2 done", 90)
     found = records(folder)
     assert found["seed0"]["resumed"] >= 1 and found["seed1"]["resumed"] >= 1
@@ -124,15 +131,17 @@ def test_a_failed_run_stays_failed_and_its_job_too(cluster, submit, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp_path):
-    folder = submit(epochs=60, samples=600)
+    folder = submit(epochs=100, samples=600, paced=True)
     cluster.until(lambda: all(sweeps.epochs_of(folder, f"*seed{k}") > 2 for k in (0, 1)))
+    cluster.until(cluster.at_rest)
     cluster.end("slurmctld.pid", signal.SIGKILL)
     cluster.start_controller()
-    cluster.until(lambda: cluster.run("squeue", "-h", check=False) != "", 30)
-    node = cluster.run("squeue", "-h", "-r", "-o", "%N").split()[0]
+    cluster.until(lambda: len(cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N", check=False).split()) == 2)
+    node = cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N").split()[0]
     cluster.kill_node(node)
-    time.sleep(15)  # longer than SLURM waits for it
+    cluster.until(lambda: node not in cluster.idle())  # SLURM has noticed
     cluster.start_node(node)
+    sweeps.hurry(tmp_path)
     cluster.until(lambda: status(cluster, folder) == "2 done", 120)
     assert any(record["resumed"] for record in records(folder).values())
     sweeps.dfc("sweep", tmp_path / "tiny.toml", "--out", tmp_path / "b", cwd=tmp_path)
@@ -142,9 +151,11 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
 @pytest.mark.slow
 def test_a_time_limit_is_survived(cluster, submit, tmp_path):
     more = '\n[slurm]\ntime = "00:01:00"\nsignal_seconds = 15\n'
-    folder = submit(epochs=1200, seeds=[0], samples=600, more=more)
-    cluster.until(lambda: status(cluster, folder) == "1 done", 400)
-    assert records(folder)["seed0"]["resumed"] >= 1 and "interrupted by SIGUSR1" in log(folder, "0")
+    folder = submit(epochs=150, seeds=[0], samples=600, more=more, paced=True)
+    cluster.until(lambda: "interrupted by SIGUSR1" in log(folder, "0"), 150)
+    sweeps.hurry(tmp_path)
+    cluster.until(lambda: status(cluster, folder) == "1 done", 300)
+    assert records(folder)["seed0"]["resumed"] >= 1
 
 
 @pytest.mark.parametrize(
