@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,6 +30,8 @@ MINIBATCHES = 13 * (1 + 2 * 2)  # an epoch of pre-training, then feedback and fo
 RESULTS = ("trajectories.h5", "weights_last.h5", "weights_best.h5")
 CHECKPOINT_MINUTES = (0.0005, 0.002, 10)
 SEGMENT_SECONDS = 0.05  # so that there are several segments
+MOST_MINIBATCHES = 30  # between the beginning of a run and its end by a kill: more than an epoch has
+LAST = b"!"
 
 
 def train(folder, *options):
@@ -41,33 +44,51 @@ def train(folder, *options):
         return end.code
 
 
+def told(function, telling, last):
+    """The function, which tells a pipe that it is called."""
+
+    def telling_first(*arguments):
+        with suppress(BrokenPipeError):
+            os.write(telling, LAST if last else b".")
+        return function(*arguments)
+
+    return telling_first
+
+
 class Process:
     """`dfc train` in a fork of this process, which has begun to train, or has ended."""
 
     def __init__(self, *arguments):
-        listening, telling = os.pipe()
+        self.heard, telling = os.pipe()
         self.id = os.fork()
         if self.id == 0:
             os._exit(self._train(telling, arguments))
         os.close(telling)
-        os.read(listening, 1)
-        os.close(listening)
+        os.read(self.heard, 1)
 
     @staticmethod
     def _train(telling, arguments):
-        """Tells that the training begins after all announcements."""
-        text = progress.log_text
-        progress.log_text = lambda experiment: [text(experiment), os.write(telling, b"!")][0]
+        """Tells that the training begins after all announcements, every minibatch, and that the log is to be closed."""
+        for place, name in ((progress, "log_text"), (logger.Logger, "on_minibatch"), (logger.Logger, "on_end")):
+            setattr(place, name, told(getattr(place, name), telling, name == "on_end"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return train(*arguments)
 
+    def wait(self, minibatches):
+        """Waits for so many minibatches, or for the last."""
+        for _ in range(minibatches):
+            if os.read(self.heard, 1) in (LAST, b""):
+                break
+
     def kill(self):
         """Whether it had not ended before."""
+        os.close(self.heard)
         os.kill(self.id, signal.SIGKILL)
         return os.WIFSIGNALED(os.waitpid(self.id, 0)[1])
 
     def finish(self):
         """Waits until it is done."""
+        os.close(self.heard)
         status = os.waitpid(self.id, 0)[1]
         assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, status
 
@@ -112,13 +133,11 @@ def checksum(record):
 
 
 class Whole:
-    """A run that was never interrupted: what it leaves, and how long it trains."""
+    """A run that was never interrupted: what it leaves."""
 
     def __init__(self, folder):
         assert train(folder.with_name("warm")) == 0
-        process, begin = Process(folder), time.monotonic()
-        process.finish()
-        self.seconds = time.monotonic() - begin
+        Process(folder).finish()
         self.results, self.records = results(folder), records(folder)
         assert len(self.records) == MINIBATCHES
 
@@ -141,7 +160,8 @@ def killed_again_and_again(folder, whole, chance, kills):
     options = "--checkpoint-minutes", chance.choice(CHECKPOINT_MINUTES)
     process, kept = Process(folder, *options), []
     while len(kept) < kills:
-        time.sleep(chance.uniform(0, 0.6 * whole.seconds))
+        process.wait(chance.randrange(MOST_MINIBATCHES))
+        time.sleep(chance.uniform(0, 0.03))  # in the middle of something
         if not process.kill():
             break
         kept.append(check_what_is_there(folder, whole))
