@@ -151,7 +151,7 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
 @pytest.mark.slow
 def test_a_time_limit_is_survived(cluster, submit, tmp_path):
     more = '\n[slurm]\ntime = "00:01:00"\nsignal_seconds = 15\n'
-    folder = submit(epochs=150, seeds=[0], samples=600, more=more, paced=True)
+    folder = submit(epochs=40, seeds=[0], samples=600, more=more, paced=True)
     cluster.until(lambda: "interrupted by SIGUSR1" in log(folder, "0"), 150)
     sweeps.hurry(tmp_path)
     cluster.until(lambda: status(cluster, folder) == "1 done", 300)
