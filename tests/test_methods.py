@@ -139,6 +139,17 @@ def test_feedback_phases_run_their_controller_towards_what_they_pursue(method, p
     assert found.weights is None and found.biases is None
 
 
+@pytest.mark.parametrize("phase", ["pretraining", "extra feedback"])
+def test_pretraining_may_pursue_something_else(phase):
+    """The published option of single-phase learning concerns the pre-training alone."""
+    net, batch = network(), minibatch(phase)
+    config = configured(SINGLE, "strong", feedback={"pretraining_pursue": "output"})
+    controller = getattr(config, section_of(SINGLE, phase))
+    target = pursued(config, net, batch, "output" if phase == "pretraining" else "target")
+    expected = dfc.feedback_update(net, batch.x, target, controller, noise=batch.noise)
+    assert_same(gradients(config, batch, net).feedback, expected.feedback, -1)
+
+
 @pytest.mark.parametrize("method", ["dfc", SINGLE])
 def test_pretraining_controls_the_difference_where_training_controls_the_softmax(method):
     net, softmax = network(), {"error": "softmax"}

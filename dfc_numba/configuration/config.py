@@ -151,6 +151,9 @@ class FeedbackSection(Section):
         description="constant r* of the feedback epochs: the feedforward output, or what the forward epochs pursue; left "
         "out: output for two phases with target.feedback = weak, else target",
     )
+    pretraining_pursue: Literal["output", "target"] | None = Field(
+        None, description="the same for the epochs before the first forward epoch; none: as feedback.pursue"
+    )
     pretraining_epochs: CountOrZero = Field(
         3, description="epochs of feedback learning before the first forward epoch"
     )

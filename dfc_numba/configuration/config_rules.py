@@ -170,10 +170,11 @@ def _feedback_learning(config):
         ),
     )
     yield (
-        feedback.rule == "expected" and feedback.pursue == "target",
+        feedback.rule == "expected" and "target" in (feedback.pursue, feedback.pretraining_pursue),
         (
             "feedback.rule = 'expected' holds around the feedforward output, from which the state moves away where the "
-            "feedback epochs pursue the target; set feedback.pursue = 'output', or feedback.rule = 'noise_driven'"
+            "feedback epochs pursue the target; set feedback.pursue = 'output' and feedback.pretraining_pursue = 'none', "
+            "or feedback.rule = 'noise_driven'"
         ),
     )
     yield (

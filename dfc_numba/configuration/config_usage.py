@@ -127,11 +127,11 @@ def _unused_by_feedback(config):
     if not feedback.train:
         keys = [f"feedback.{key}" for key in type(feedback).model_fields if key != "train"]
         yield [*keys, "feedback_controller", "feedback_optimizer"], "feedback.train = false"
+    pretraining = ["feedback_optimizer.pretraining_learning_rate", "feedback.pretraining_pursue"]
     if feedback.pretraining_epochs == 0:
-        yield ["feedback_optimizer.pretraining_learning_rate"], "feedback.pretraining_epochs = 0"
+        yield pretraining, "feedback.pretraining_epochs = 0"
     if "pretraining" not in method_of(config).phases:
-        reason = f"training.method = {config.training.method!r} has no pre-training"
-        yield ["feedback_optimizer.pretraining_learning_rate"], reason
+        yield pretraining, f"training.method = {config.training.method!r} has no pre-training"
     if is_single_phase(config):
         yield from _unused_by_single_phase(feedback, config.training.method)
     elif later_feedback_epochs(config) == 0 and method_of(config).parameters is None:
@@ -148,14 +148,14 @@ def _unused_by_single_phase(feedback, name):
     yield ["feedback.epochs"], reason
     if feedback.pretraining_epochs == 0:
         yield ["feedback_controller"], f"{reason}, and feedback.pretraining_epochs = 0"
-    if feedback.pretraining_epochs == feedback.extra_epochs == 0:
-        yield ["feedback.pursue"], f"{reason}, and there are no other feedback epochs"
+    if feedback.extra_epochs == 0 and (feedback.pretraining_epochs == 0 or feedback.pretraining_pursue):
+        yield ["feedback.pursue"], f"{reason}, and no other feedback epochs pursue it"
 
 
 def _unused_by_feedback_rule(config):
     if config.feedback.rule == "one_shot":
         keys = [f"feedback_controller.{key}" for key in vars(config.feedback_controller) if key != "sigma"]
-        keys += ["feedback.scaling", "feedback.pursue", "feedback.high_pass"]
+        keys += ["feedback.scaling", "feedback.pursue", "feedback.pretraining_pursue", "feedback.high_pass"]
         yield keys, "feedback.rule = 'one_shot' simulates no controller"
     if config.feedback.rule == "expected":
         yield (

@@ -93,10 +93,16 @@ def noise_driven(network, minibatch, config):
     controller = getattr(config, simulation_of(minibatch.phase, config))
     if minibatch.phase == "pretraining":
         controller = replace(controller, error="difference")
-    pursued = _output if config.feedback.pursue == "output" else pursued_target
+    pursued = _output if pursuit(minibatch.phase, config) == "output" else pursued_target
     options = {"noise": minibatch.noise, **_feedback_options(config)}
     arguments = (pursued(network, minibatch, config), controller)
     return PlannedUpdate(feedback_update, _feedback_gradients, arguments, options)
+
+
+def pursuit(phase, config):
+    """Return what the feedback epochs of a phase pursue: "output" or "target"."""
+    feedback = config.feedback
+    return (feedback.pretraining_pursue if phase == "pretraining" else None) or feedback.pursue
 
 
 def one_shot(network, minibatch, config):
