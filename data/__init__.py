@@ -17,7 +17,7 @@
     tables.py     a CSV table with a target column; folders of IDX files
 
 A new data set is a function `load(*, dtype, **options) -> DataSet`, registered as a `DataSource`. Everything
-here is NumPy only; h5py, pooch and rich are imported when a file needs them.
+here is NumPy only; h5py and rich are imported when a file needs them.
 """
 
 from dfc_numba.data.arrays import from_arrays

@@ -1,88 +1,94 @@
 """Download one file from the first mirror that delivers it intact; leave nothing else in the folder."""
 
 import contextlib
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
 from pathlib import Path
 
 from dfc_numba.data.dataset import DataUnavailableError
+from dfc_numba.support.foreign import open_regular
 
-TIMEOUT = 30
+TIMEOUT = 30  # seconds without an answer
 CHUNK = 1 << 16
 
 
-def fetch(name, md5, mirrors, folder):
+def fetch(name, sha256, mirrors, folder):
     """Path of a file in `folder`, downloaded unless it is there with the right checksum.
 
-    pooch writes to a temporary file in the same folder, checks it, and moves it to its name only then, so
-    that failures, interruptions and several processes at once leave no partial file.
+    It is written to a temporary file in the same folder, checked, and moved to its name only then, so that failures,
+    interruptions and several processes at once leave no partial file.
 
     Args:
         name: file name, appended to each mirror's address.
-        md5: expected MD5 checksum, hexadecimal.
+        sha256: expected SHA-256 checksum, hexadecimal.
         mirrors: base addresses that end in a slash, tried in turn.
         folder: `pathlib.Path` of the folder; made if it is missing.
 
     Raises:
         DataUnavailableError: when no mirror delivers it, with the reason for each.
     """
-    import pooch
-
-    failures = []
+    path, failures = folder / name, []
+    if path.exists() and _checksum(path) == sha256:
+        return path
     for mirror in mirrors:
         try:
-            with _progress_bar(name) as bar:
-                downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT)
-                path = pooch.retrieve(
-                    mirror + name, f"md5:{md5}", fname=name, path=folder, downloader=downloader
-                )
-            return Path(path)
-        except (OSError, ValueError) as error:
+            _download(mirror + name, sha256, path)
+            return path
+        except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"  {mirror}: {error}")
-    damaged = " (the file there has the wrong checksum)" if (folder / name).exists() else ""
+    damaged = " (the file there has the wrong checksum)" if path.exists() else ""
     raise DataUnavailableError("\n".join([f"could not download {name} to {folder}{damaged}:", *failures]))
 
 
+def _checksum(path):
+    total = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(CHUNK):
+            total.update(piece)
+    return total.hexdigest()
+
+
+def _download(address, sha256, path):
+    """Download to `path`; a ValueError for other content than expected."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            found = _copy(answer, file, path.name)
+        if found != sha256:
+            raise ValueError(f"the SHA-256 hash of what it sent is {found}, not {sha256}")
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _copy(answer, file, name):
+    """Copy an answer into a file and return its SHA-256; shows how far it has come, where standard error is a terminal."""
+    total, length = hashlib.sha256(), answer.length
+    with _progress(name, length) as advance:
+        while piece := answer.read(CHUNK):
+            file.write(piece)
+            total.update(piece)
+            advance(len(piece))
+    if answer.length:
+        raise ValueError(f"incomplete: {answer.length} of {length} bytes are missing")
+    return total.hexdigest()
+
+
 @contextlib.contextmanager
-def _progress_bar(name):
-    """A bar on standard error, or False (which is pooch's word for none) where that is no terminal."""
+def _progress(name, length):
+    """A function of the number of bytes that have come, which moves a bar on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield False
+        yield lambda count: None
         return
-    bar = _Bar(Progress(*Progress.get_default_columns(), DownloadColumn(), console=console), name)
-    try:
-        yield bar
-    finally:
-        bar.close()
-
-
-class _Bar:
-    """What pooch asks of a progress bar (total, update, reset, close), drawn by rich.
-
-    It appears when pooch sets the total, so not at all for a file that need not be downloaded.
-    """
-
-    def __init__(self, progress, description):
-        self._progress = progress
-        self._task = progress.add_task(description, total=None)
-
-    @property
-    def total(self):
-        return self._progress.tasks[0].total
-
-    @total.setter
-    def total(self, n_bytes):
-        self._progress.start()
-        self._progress.update(self._task, total=n_bytes or None)
-
-    def update(self, n_bytes):
-        self._progress.advance(self._task, n_bytes)
-
-    def reset(self):
-        self._progress.update(self._task, completed=0)
-
-    def close(self):
-        if self._progress.live.is_started:
-            self._progress.stop()
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console) as bar:
+        task = bar.add_task(name, total=length)
+        yield lambda count: bar.advance(task, count)

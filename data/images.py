@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import struct
+import sys
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class FileSet:
         cache_folder: its folder in the user's cache.
         folders: where it may be within DFC_DATA_DIR, in the order of the search.
         mirrors: base addresses, tried in turn.
-        md5: published MD5 checksums of the gzipped files, in the order of `FILES`.
+        sha256: published SHA-256 checksums of the gzipped files, in the order of `FILES`.
         first_labels: the first 16 labels of the train and t10k files, which identify the
             set.
     """
@@ -144,7 +145,7 @@ class FileSet:
     cache_folder: str
     folders: tuple
     mirrors: tuple
-    md5: tuple
+    sha256: tuple
     first_labels: dict
 
 
@@ -168,11 +169,11 @@ MNIST = FileSet(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
-    md5=(
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
+    sha256=(
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
     first_labels={
         "train": (5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7),
@@ -188,11 +189,11 @@ FASHION_MNIST = FileSet(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
     ),
-    md5=(
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "25c81989df183df01b3e8a0aad5dffbe",
-        "bef4ecab320f06d8554ea6380940ec79",
-        "bb300cfdad3c16e7a12a480ee83cd310",
+    sha256=(
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
     first_labels={
         "train": (9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9, 5, 5, 7, 9),
@@ -258,9 +259,9 @@ def _in_cache(file_set):
     """The files in the user's cache, downloaded where they are missing or damaged."""
     folder = cache_directory() / file_set.cache_folder
     paths = {}
-    for name, md5 in zip(FILES, file_set.md5, strict=True):
+    for name, sha256 in zip(FILES, file_set.sha256, strict=True):
         try:
-            paths[name] = download.fetch(f"{name}.gz", md5, file_set.mirrors, folder)
+            paths[name] = download.fetch(f"{name}.gz", sha256, file_set.mirrors, folder)
         except DataUnavailableError as error:
             raise DataUnavailableError(f"{error}\n{_where_to_put_them(file_set)}") from None
     return Found(paths, f"{file_set.title}, downloaded to {folder}")
@@ -268,9 +269,9 @@ def _in_cache(file_set):
 
 def cache_directory():
     """This package's folder in the user's cache: ~/.cache or XDG_CACHE_HOME, on macOS ~/Library/Caches."""
-    import pooch
-
-    return Path(pooch.os_cache("dfc-numba"))
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/dfc-numba").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dfc-numba"
 
 
 def _where_to_put_them(file_set):

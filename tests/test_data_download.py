@@ -13,13 +13,12 @@ from dataclasses import replace
 import pytest
 from idx_files import NAMES, small_set, write_set
 from rich.console import Console
-from rich.progress import Progress
 
 from dfc_numba import data
 from dfc_numba.data import download, images
 
 CONTENT = b"what was published" * 5000
-MD5 = hashlib.md5(CONTENT).hexdigest()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -89,9 +88,9 @@ def dead_mirror():
 
 def test_a_file_is_downloaded_once(published, cache):
     with mirror_of(published) as mirror:
-        path = download.fetch("file.gz", MD5, (mirror,), cache)
+        path = download.fetch("file.gz", SHA256, (mirror,), cache)
     assert path.read_bytes() == CONTENT
-    assert download.fetch("file.gz", MD5, (dead_mirror(),), cache) == path
+    assert download.fetch("file.gz", SHA256, (dead_mirror(),), cache) == path
 
 
 @pytest.mark.parametrize("kind", ["dead", "missing", "altered", "cut"])
@@ -107,7 +106,7 @@ def test_the_second_mirror_is_tried(published, altered, cache, tmp_path, kind):
     }[kind]
     with mirror_of(folder, handler) as first, mirror_of(published) as second:
         first = dead_mirror() if kind == "dead" else first
-        path = download.fetch("file.gz", MD5, (first, second), cache)
+        path = download.fetch("file.gz", SHA256, (first, second), cache)
     assert path.read_bytes() == CONTENT
     assert [item.name for item in cache.iterdir()] == ["file.gz"]
 
@@ -122,26 +121,23 @@ def test_a_failed_download_leaves_nothing_and_gives_the_reasons(published, alter
         "altered": (altered, QuietHandler),
         "cut": (published, Cut),
     }[kind]
-    reason = {"missing": "404", "altered": "hash", "cut": "IncompleteRead|incomplete|Connection broken"}[kind]
+    reason = {"missing": "404", "altered": "hash", "cut": "incomplete"}[kind]
     with (
         mirror_of(folder, handler) as mirror,
         pytest.raises(data.DataUnavailableError, match=f"(?s)file.gz.*{mirror}.*({reason})"),
     ):
-        download.fetch("file.gz", MD5, (mirror, mirror), cache)
+        download.fetch("file.gz", SHA256, (mirror, mirror), cache)
     assert list(cache.iterdir()) == []
 
 
 def test_an_interruption_leaves_nothing(published, cache, monkeypatch):
-    import pooch
-
-    def interrupted(self, url, output_file, pooch):
-        with open(output_file, "wb") as file:
-            file.write(CONTENT[:1000])
+    def interrupted(answer, file, name):
+        file.write(answer.read(1000))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        download.fetch("file.gz", MD5, ("http://127.0.0.1/",), cache)
+    monkeypatch.setattr(download, "_copy", interrupted)
+    with mirror_of(published) as mirror, pytest.raises(KeyboardInterrupt):
+        download.fetch("file.gz", SHA256, (mirror,), cache)
     assert list(cache.iterdir()) == []
 
 
@@ -149,9 +145,9 @@ def test_a_damaged_file_in_the_cache_is_replaced(published, cache):
     cache.mkdir()
     (cache / "file.gz").write_bytes(CONTENT[:100])
     with pytest.raises(data.DataUnavailableError, match="the file there has the wrong checksum"):
-        download.fetch("file.gz", MD5, (dead_mirror(),), cache)
+        download.fetch("file.gz", SHA256, (dead_mirror(),), cache)
     with mirror_of(published) as mirror:
-        assert download.fetch("file.gz", MD5, (mirror,), cache).read_bytes() == CONTENT
+        assert download.fetch("file.gz", SHA256, (mirror,), cache).read_bytes() == CONTENT
 
 
 def test_a_cache_that_cannot_be_written_is_named(published, tmp_path):
@@ -160,7 +156,7 @@ def test_a_cache_that_cannot_be_written_is_named(published, tmp_path):
         mirror_of(published) as mirror,
         pytest.raises(data.DataUnavailableError, match="in-the-way"),
     ):
-        download.fetch("file.gz", MD5, (mirror,), tmp_path / "in-the-way")
+        download.fetch("file.gz", SHA256, (mirror,), tmp_path / "in-the-way")
 
 
 # --- the whole way
@@ -168,8 +164,8 @@ def test_a_cache_that_cannot_be_written_is_named(published, tmp_path):
 
 def served_set(base, folder):
     """The set `base` as if `folder` were the published one."""
-    md5 = tuple(hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest() for name in NAMES)
-    return replace(base, md5=md5)
+    sha256 = tuple(hashlib.sha256((folder / f"{name}.gz").read_bytes()).hexdigest() for name in NAMES)
+    return replace(base, sha256=sha256)
 
 
 @pytest.fixture
@@ -217,9 +213,9 @@ def test_the_cache_is_a_folder_of_the_user(monkeypatch, tmp_path):
 @pytest.mark.parametrize("file_set", [images.MNIST, images.FASHION_MNIST])
 def test_both_sets_have_two_mirrors_and_four_checksums(file_set):
     assert len(set(file_set.mirrors)) == 2
-    assert all(mirror.endswith("/") for mirror in file_set.mirrors)
-    assert len(set(file_set.md5)) == 4
-    assert all(len(md5) == 32 for md5 in file_set.md5)
+    assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in file_set.mirrors)
+    assert len(set(file_set.sha256)) == 4
+    assert all(len(sha256) == 64 for sha256 in file_set.sha256)
 
 
 # --- the progress bar
@@ -233,7 +229,7 @@ def test_a_download_is_drawn_on_a_terminal(published, cache, monkeypatch):
     console = terminal()
     monkeypatch.setattr("rich.console.Console", lambda **_: console)
     with mirror_of(published) as mirror:
-        download.fetch("file.gz", MD5, (mirror,), cache)
+        download.fetch("file.gz", SHA256, (mirror,), cache)
     drawn = console.file.getvalue()
     assert "file.gz" in drawn
     assert "100%" in drawn
@@ -244,16 +240,8 @@ def test_a_file_in_the_cache_draws_no_bar(cache, monkeypatch):
     monkeypatch.setattr("rich.console.Console", lambda **_: console)
     cache.mkdir()
     (cache / "file.gz").write_bytes(CONTENT)
-    download.fetch("file.gz", MD5, (dead_mirror(),), cache)
+    download.fetch("file.gz", SHA256, (dead_mirror(),), cache)
     assert console.file.getvalue() == ""
-
-
-def test_an_unknown_length_is_a_bar_without_end():
-    bar = download._Bar(Progress(console=terminal()), "file.gz")
-    bar.total = 0
-    bar.update(100)
-    assert bar.total is None
-    bar.close()
 
 
 def test_the_small_files_of_these_tests_are_like_the_real_ones():

@@ -90,7 +90,7 @@ def test_an_option_out_of_range_is_refused(option):
 
 
 def test_importing_the_data_sets_imports_nothing_heavy():
-    code = "import sys, dfc_numba.data; print({'h5py', 'pooch', 'requests', 'rich'} & set(sys.modules))"
+    code = "import sys, dfc_numba.data; print({'h5py', 'requests', 'rich'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

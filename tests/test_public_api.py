@@ -134,7 +134,7 @@ def test_the_package_is_marked_as_typed():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = "numpy", "scipy", "numba", "h5py", "pydantic", "rich", "typer", "pooch", "matplotlib"
+    heavy = "numpy", "scipy", "numba", "h5py", "pydantic", "rich", "typer", "matplotlib"
     code = f"import sys, dfc_numba; dir(dfc_numba); print([name for name in {heavy} if name in sys.modules])"
     assert run_python(code) == "[]"
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.analysis.directions import reference_update
-from dfc_numba.model.targets import mean_loss
+from dfc_numba.model.targets import loss_value
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import number
+from dfc_numba.support.validation import number, silent
 
-SILENT = np.errstate(all="ignore")  # of updates that have diverged
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Alignment:
     total_weights: float
 
 
-@SILENT
+@silent()
 def alignment(update, reference):
     """The angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
 
@@ -82,7 +81,7 @@ def _layers(update):
     return [list(map(np.asarray, arrays)) for arrays in zip(*kinds, strict=True)]
 
 
-@SILENT
+@silent()
 def angle(first, second):
     """The angle in degrees between two lists of arrays, each taken as one vector; NaN where it is undefined.
 
@@ -92,7 +91,7 @@ def angle(first, second):
     return float(np.degrees(2.0 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
-@SILENT
+@silent()
 def unit_vector(arrays):
     """The arrays as one vector of length 1; NaN where that is undefined."""
     vector = np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
@@ -100,7 +99,7 @@ def unit_vector(arrays):
     return vector / np.linalg.norm(vector)
 
 
-@SILENT
+@silent()
 def loss_decrease(network, x, y, update, *, loss="mse", step=None):
     """How much the mean loss falls along an update, per unit of the length of the step.
 
@@ -112,7 +111,7 @@ def loss_decrease(network, x, y, update, *, loss="mse", step=None):
             any direction has in that limit, and "bp" has it.
 
     Returns:
-        a float, NaN for an update that is zero or not finite; otherwise its length does not count.
+        a float, NaN for an update that is zero or not finite, or a loss that overflows; otherwise its length does not count.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
@@ -130,12 +129,12 @@ def _finite_decrease(network, x, y, direction, loss, step):
     if np.isnan(direction).any():
         return float("nan")
     moved = network.copy(dtype="float64")
-    before = mean_loss(moved.predict(x), y, loss)
+    before = loss_value(moved.forward(x).r[-1], y, loss)
     parameters = [*moved.weights, *(moved.biases or [])]
     ends = np.cumsum([parameter.size for parameter in parameters])
     for parameter, change in zip(parameters, np.split(direction, ends[:-1]), strict=True):
         parameter += step * change.reshape(parameter.shape)
-    return (before - mean_loss(moved.predict(x), y, loss)) / step
+    return (before - loss_value(moved.forward(x).r[-1], y, loss)) / step
 
 
 def _arrays(update):

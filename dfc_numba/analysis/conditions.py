@@ -17,16 +17,16 @@ from dfc_numba.analysis.linear_response import (
 from dfc_numba.support import memory
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, number
+from dfc_numba.support.validation import choice, number, silent
 
-SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 FEWER = "pass fewer samples"
 KEPT_BYTES = 1e9  # of singular vectors; beyond, fitting a damping to the mean makes them again and again
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Measures of a minibatch; of each of B samples where nothing else is said. Angles in degrees, NaN where undefined.
+    """Measures of a minibatch; of each of B samples where nothing else is said. Angles in degrees. NaN: undefined
+    (an angle or a share of matrices of zeros, a deviation from norms of zeros), or too large for float64.
 
     Attributes:
         input_norms: (B, L) |r_{i-1}|, of the inputs first. dev_r: (B,) their standard deviation over layers, relative to
@@ -53,7 +53,7 @@ class Conditions:
     mean_damping: float
 
 
-@SILENT
+@silent()
 def conditions(network, x, *, damping="fitted"):
     """How far the conditions of the theorems hold at the feedforward state (Meulemans et al. 2021, conditions 1 and 2).
 
@@ -229,7 +229,7 @@ def _minimum(function, centre):
 PASSES = 4  # of the projection, each of which corrects the one before
 
 
-@SILENT
+@silent()
 def null_space_fraction(network, x, update):
     """How much of the update of each layer's weights moves none of the minibatch's outputs, to first order.
 

@@ -12,13 +12,12 @@ from dfc_numba.model.network import Network
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.steady.response import Response
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, instance, samples
+from dfc_numba.support.validation import choice, instance, samples, silent
 
 STATES = ("steady_state", "feedforward")
-SILENT = np.errstate(invalid="ignore", divide="ignore", over="ignore")  # what is undefined is NaN
 
 
-@SILENT
+@silent()
 def control_effort(network, u):
     """|Q u|^2 / 2 of each sample, (B,): what learning with strong feedback lowers (Strong-DFC, Meulemans et al. 2022).
 
@@ -30,7 +29,7 @@ def control_effort(network, u):
         return 0.5 * sum(np.sum((u @ q.T) ** 2, axis=1) for q in network.feedback)
 
 
-@SILENT
+@silent()
 def effort_update(network, x, u, controller, *, at="steady_state"):
     """The update of the forward weights that descends along the mean effort H = mean over b of |Q u|^2 / 2 of steady states.
 
@@ -107,7 +106,7 @@ def _adjoint(j, gain, right):
     return (j.transpose(0, 2, 1) @ solved)[:, :, 0]
 
 
-@SILENT
+@silent()
 def feedback_ratio(network, x, u):
     """|Q_i u| / |W_i r_{i-1}| of each sample and layer, (B, L): how large feedback is beside the feedforward input.
 
@@ -127,7 +126,7 @@ def feedback_ratio(network, x, u):
         return np.stack(ratios, axis=1)
 
 
-@SILENT
+@silent()
 def distance_to_linear(network, x, target, controller, output):
     """How far controlled outputs are from those of the linearised steady state, relative to the feedforward ones.
 
@@ -144,5 +143,5 @@ def distance_to_linear(network, x, target, controller, output):
     """
     linear = steady_state(network, x, target, controller, method="linear").r[-1]
     output = samples("output", output, network.sizes[-1], count=len(linear))
-    start = network.predict(x, dtype="float64")
+    start = network.forward(x, dtype="float64").r[-1]
     return np.linalg.norm(output - linear, axis=1) / np.linalg.norm(start - linear, axis=1)

@@ -4,18 +4,19 @@ import numpy as np
 
 from dfc_numba.analysis import least_norm
 from dfc_numba.analysis.linear_response import LinearResponse
-from dfc_numba.dynamics.plasticity import ForwardUpdate
+from dfc_numba.dynamics.plasticity import ForwardUpdate, flagged
 from dfc_numba.model.activations import phi
-from dfc_numba.model.targets import as_targets, output_gradient
+from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import LOSSES
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, flag, number, samples
+from dfc_numba.support.validation import choice, flag, number, samples, silent
 
 KINDS = ("bp", "gn", "mn")
 PER = ("sample", "minibatch")
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of networks that have diverged
+@silent()
 def reference_update(
     network, x, y, kind, *, loss="mse", step=1.0, damping=0.0, per="sample", solver="dense", presynaptic=None,
     nonlinear=False,
@@ -41,7 +42,7 @@ def reference_update(
         nonlinear: "mn": phi(v_i + (J^+ delta)_i) - phi(v_i) instead of (J^+ delta)_i, as the plasticity of DFC has it.
 
     Returns:
-        a `ForwardUpdate` in float64; it is zero where J is.
+        a `ForwardUpdate` in float64; it is zero where J is, and flagged as diverged where it is not finite.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, or that the kind cannot honour.
@@ -53,12 +54,14 @@ def reference_update(
         response = LinearResponse(network, x)
         delta = _output_step(response, y, loss, number("step", step, exclusive=True))
         if per == "minibatch":
-            return ForwardUpdate(*least_norm.in_parameters(response, delta, damping, solver))
-        factors = _voltage_changes(response, delta, kind, damping, solver)
-        if nonlinear:
-            factors = _rate_changes(response, factors)
-        below = [response.x, *_presynaptic(response, presynaptic)]
-        return ForwardUpdate(*least_norm.outer_sums(network, [f / len(delta) for f in factors], below))
+            arrays = least_norm.in_parameters(response, delta, damping, solver)
+        else:
+            factors = _voltage_changes(response, delta, kind, damping, solver)
+            if nonlinear:
+                factors = _rate_changes(response, factors)
+            below = [response.x, *_presynaptic(response, presynaptic)]
+            arrays = least_norm.outer_sums(network, [f / len(delta) for f in factors], below)
+        return flagged(ForwardUpdate(*arrays), len(delta))
 
 
 def _check(kind, damping, per, solver, presynaptic, nonlinear):
@@ -83,7 +86,7 @@ def _output_step(response, y, loss, step):
     LOSSES.find(loss, key="loss")
     output = response.r[-1]
     y = as_targets(y, output.shape[1], count=len(output))
-    return -step * len(output) * output_gradient(output, y, loss)
+    return -step * len(output) * loss_gradient(output, y, loss)
 
 
 def _voltage_changes(response, delta, kind, damping, solver):

@@ -24,16 +24,15 @@ from dfc_numba.model.activations import phi
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.storage.recipes import simulates, update_arrays
-from dfc_numba.support.validation import choice, number
+from dfc_numba.support.validation import choice, number, silent
 
 CONVERGED_FRACTION = 0.1  # of the initial error, below which a sample counts as converged
-SILENT = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # samples may have diverged
 
 
 # --- updates -------------------------------------------------------------------------------------------------------------
 
 
-@SILENT
+@silent()
 def forward_update(source, *, readout="average", rule="nonlinear_difference", samples="all"):
     """The update of the forward weights that a trajectory gives: that of `dfc_numba.forward_update`, from what was stored.
 
@@ -69,7 +68,7 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
     return _forward_update(source, readout, found, _weight(source, samples))
 
 
-@SILENT
+@silent()
 def feedback_update(
     source, *, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN
 ):
@@ -93,7 +92,7 @@ def feedback_update(
     )
 
 
-@SILENT
+@silent()
 def described_update(source):
     """The update that the recipe describes (what the run made of this minibatch), from its trajectory.
 
@@ -277,7 +276,7 @@ def convergence_time(source, *, fraction=CONVERGED_FRACTION):
     return np.append(source.time, np.nan)[after]
 
 
-@SILENT
+@silent()
 def steady_state_residual(source):
     """How far the last stored state is from the steady state, where e = alpha u.
 
@@ -300,7 +299,7 @@ def steady_state_residual(source):
     return np.linalg.norm(remaining, axis=1) / np.linalg.norm(start, axis=1)
 
 
-@SILENT
+@silent()
 def layer_differences(source, *, samples=None):
     """||phi(v_i) - phi(v_ff_i)|| of each layer over time: what makes the forward weights learn.
 
@@ -342,7 +341,7 @@ class Statistics:
     last: np.ndarray
 
 
-@SILENT
+@silent()
 def statistics(source, name, layer=None):
     """`Statistics` of a variable, such as "u", "e", or "v_fb" of a layer (from 1).
 

@@ -34,7 +34,7 @@ from dfc_numba.configuration.values import (
 )
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS, OPTIMIZERS
-from dfc_numba.support.options import Count, NotNegative, Positive
+from dfc_numba.support.options import Count, Finite, NotNegative, Positive
 
 
 class Section(BaseModel):
@@ -312,7 +312,7 @@ class InversionSection(Section):
         "or random and then optimised for stability (sldi: with alpha, the others: without)",
     )
     feedback_range: Positive = Field(0.5, description="feedback = random, stable: drawn from +- this")
-    feedback_scale: float = Field(
+    feedback_scale: Finite = Field(
         -1.0, description="feedback = transpose: factor; di, sldi and ndi need it negative"
     )
     restabilise: Literal["never", "continuous", "euler"] = Field(

@@ -6,6 +6,7 @@ TOML has no word for "nothing", so the string "none" stands for it (`clip_norm =
 import ast
 import inspect
 import itertools
+import json
 import re
 import sys
 import textwrap
@@ -15,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import tomli_w
 from pydantic import ValidationError
 
 from dfc_numba import data
@@ -156,12 +156,22 @@ def _toml_value(value):
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, dict):
-        pairs = [
-            tomli_w.dumps({key: 0}).split(" = ")[0] + " = " + _toml_value(entry)
-            for key, entry in value.items()
-        ]
+        pairs = [f"{_toml_key(key)} = {_toml_value(entry)}" for key, entry in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
-    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip("\n")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(int(value) if isinstance(value, int) else float(value))
+    return _toml_text(str(value))
+
+
+def _toml_key(key):
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_text(key)
+
+
+def _toml_text(text):
+    """A basic string of TOML: as in JSON, except that the delete character has to be escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_table(source):

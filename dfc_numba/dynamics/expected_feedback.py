@@ -43,7 +43,7 @@ import numpy as np
 from scipy.special import softmax
 
 from dfc_numba.dynamics.feedback_filters import Filters, gains
-from dfc_numba.dynamics.plasticity import SIGMA_FLOOR, FeedbackUpdate, feedback_divisors, high_pass_gain
+from dfc_numba.dynamics.plasticity import SIGMA_FLOOR, FeedbackUpdate, feedback_divisors, flagged, high_pass_gain
 from dfc_numba.kernels.control_response import respond
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import pack
@@ -55,7 +55,7 @@ from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.products import outer_sums, row_products, shards_of
 from dfc_numba.support import threads
 from dfc_numba.support.summation import tree_sum
-from dfc_numba.support.validation import choice, finite, instance, samples
+from dfc_numba.support.validation import choice, finite, instance, samples, silent
 
 FORMS = ("mean_field", "exact", "one_probe")
 LARGEST_OUTPUT = 64  # units: every sample needs one backward pass for each of them
@@ -68,6 +68,7 @@ PIECE_BYTES = 16e6  # of the responses of samples that the exact form holds at a
 CHECKED_SAMPLES = 8  # whose slopes are looked at for that
 
 
+@silent()
 def expected_feedback_update(
     network, x, target, controller, *, form="mean_field", noise=None, scaling=False, high_pass=None, normalise=None,
     sigma_floor=SIGMA_FLOOR,
@@ -112,8 +113,9 @@ def expected_feedback_update(
         else:
             signs = None if key is None else random_signs(key, len(activity.r[-1]), network.sizes[-1])
             sums = _mean_field(network, controller, filters, activity, signs)
-    dtype = network.dtype
-    return FeedbackUpdate([(q / -divisor).astype(dtype) for q, divisor in zip(sums, divisors, strict=True)])
+        dtype = network.dtype
+        feedback = [(q / -divisor).astype(dtype) for q, divisor in zip(sums, divisors, strict=True)]
+    return flagged(FeedbackUpdate(feedback), len(x))
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from dfc_numba.model.unit_formulas import NOISE_DRIVEN, PlasticityRule
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 from dfc_numba.support import memory, ranks, threads
 from dfc_numba.support.summation import TreeSum
-from dfc_numba.support.validation import instance, samples
+from dfc_numba.support.validation import instance, samples, silent
 
 CONVERGED_RESIDUAL = 1e-5  # of the norm of the feedforward output (published value)
 
@@ -399,8 +399,8 @@ class Closeness:
         start = phase.feedforward_rates[-1][chosen]
         end = start + rate
         target = phase.minibatch.target[chosen]
-        settled = target - controller.steady_leak * u
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        with silent():
+            settled = target - controller.steady_leak * u
             self.residual, self.scale = _distance(controller, settled, end), np.linalg.norm(start, axis=1)
             self.remaining, self.initial = (_distance(controller, target, output) for output in (end, start))
 

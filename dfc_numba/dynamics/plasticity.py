@@ -22,7 +22,7 @@ from dfc_numba.steady import newton, transposed
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.deferred import Deferred
 from dfc_numba.support.shapes import short_repr
-from dfc_numba.support.validation import choice, flag, floats, instance, number
+from dfc_numba.support.validation import choice, flag, floats, instance, number, silent
 
 READOUTS = ("average", "final", "analytic", "newton")
 READOUT_CODES = {"average": kernel.AVERAGE, "final": kernel.FINAL}
@@ -40,7 +40,7 @@ class ForwardUpdate:
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
         converged, diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated, except that "newton" tells
-            where it found the steady state.
+            where it found the steady state, and that all samples have diverged where the update is not finite.
         trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
         estimated_error: (L,) relative error of the weights' updates that integrator="waveform" expects; None without it.
         fallback: (B,) booleans, samples that it left to Euler steps; None without it. `converged` is then decided when it is
@@ -74,7 +74,7 @@ class FeedbackUpdate:
 
     Attributes:
         trajectory: the `Trajectory` of the simulation, without its recipe; None where it was not recorded.
-        diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated.
+        diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated and all numbers are finite.
     """
 
     __repr__ = short_repr
@@ -88,11 +88,20 @@ class FeedbackUpdate:
             object.__setattr__(self, "diverged", np.ones_like(self.diverged))
 
 
+def flagged(update, count):
+    """The update; where nothing was simulated, but it is not finite, with all of its `count` samples flagged as diverged."""
+    arrays = vars(update)
+    if update.diverged is None and not all_finite(*(arrays.get(k) for k in ("weights", "biases", "feedback"))):
+        object.__setattr__(update, "diverged", np.ones(count, np.bool_))
+    return update
+
+
 def all_finite(*lists):
     """Whether all numbers are finite in lists of arrays; None is an empty one."""
     return all(np.isfinite(array).all() for arrays in lists for array in arrays or [])
 
 
+@silent()
 def forward_update(
     network,
     x,
@@ -135,9 +144,10 @@ def forward_update(
         _refuse_simulation(readout, noise=noise, record=record)
     if readout == "analytic":
         _refuse_converged(samples)
-        return _analytic_update(network, x, target, controller, rule)
+        return flagged(_analytic_update(network, x, target, controller, rule), len(x))
     if readout == "newton":
-        return _newton_update(network, x, target, controller, rule, samples == "converged")
+        only_converged = samples == "converged"
+        return flagged(_newton_update(network, x, target, controller, rule, only_converged), len(x))
     phase = prepare(network, x, target, controller, noise)
     task, only_converged = UpdateTask(READOUT_CODES[readout], rule), samples == "converged"
     if controller.integrator == "waveform":
@@ -296,6 +306,7 @@ def _only(rows, kept):
     return rows if kept is None else np.where(kept[:, np.newaxis], rows, 0.0)
 
 
+@silent()
 def feedback_update(
     network,
     x,
@@ -345,6 +356,7 @@ def feedback_update(
     return _feedback_update(phase, sums, divisors, task.feedback_rule, trajectory)
 
 
+@silent()
 def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
     """The update Delta Q of the feedback weights from one noisy forward pass, without a controller.
 
@@ -376,9 +388,10 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
         q *= (
             controller.steps
         )  # of which the mean is taken, although only the last one has noise and control to correlate
-    return update
+    return flagged(update, len(x))
 
 
+@silent()
 def forward_and_feedback_update(
     network, x, target, controller, *, rule="nonlinear_difference", samples="all", noise=0, scaling=False, high_pass=None,
     normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN, record=None,
@@ -449,4 +462,4 @@ def _feedback_update(phase, sums, divisors, rule, trajectory):
     for i, (n, divisor) in enumerate(zip(sizes[1:], divisors, strict=True), 1):
         transposed = unpack(sums.outer_feedback[places.outer_feedback[i] :], sizes[-1], n)
         updates.append(np.ascontiguousarray(transposed.T) * dtype.type(sign / (count * divisor)))
-    return FeedbackUpdate(updates, trajectory, sums.diverged)
+    return flagged(FeedbackUpdate(updates, trajectory, sums.diverged), phase.count)

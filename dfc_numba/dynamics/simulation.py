@@ -15,7 +15,7 @@ from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
 from dfc_numba.support.shapes import short_repr
-from dfc_numba.support.validation import instance
+from dfc_numba.support.validation import instance, silent
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
 
@@ -60,6 +60,7 @@ class Trajectory(Storable):
     recipe: Recipe | None = field(default=None, repr=False)
 
 
+@silent()
 def simulate(network, x, target, controller, *, noise=None, record=None):
     """Simulate the feedback phase of one minibatch (the dynamics of DFC, Meulemans et al. 2021; Euler method).
 

@@ -10,10 +10,10 @@ from dfc_numba.inversion.rules import loop_errors
 from dfc_numba.model.activations import slope
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import InversionVariable, Recipe, Record
-from dfc_numba.model.targets import as_targets, output_gradient, unit_of_error
+from dfc_numba.model.targets import as_targets, loss_gradient, unit_of_error
 from dfc_numba.registry import LOSSES
 from dfc_numba.support.options import Count, NotNegative, Positive, options
-from dfc_numba.support.validation import instance, samples
+from dfc_numba.support.validation import instance, samples, silent
 
 VARIABLES = InversionVariable.__args__
 
@@ -55,6 +55,7 @@ class Inversion:
         return {name: value for name, value in vars(self).items() if name != "loss"}
 
 
+@silent()
 def simulate_inversion(network, x, y, inversion, *, record=None):
     """Simulate the loops that invert a network's weights for one minibatch (Podlaski & Machens 2020).
 
@@ -105,7 +106,7 @@ def driven(network, activity, y, loss):
     delta_L = phi_L'(v_L) o (y - r_L),  or with softmax(r_L) for the cross-entropy
     """
     output = activity.r[-1]
-    error = -output_gradient(output, y, loss) / unit_of_error(loss, *output.shape)
+    error = -loss_gradient(output, y, loss) / unit_of_error(loss, *output.shape)
     delta = (error * slope(network, -1, activity)).astype(network.dtype, copy=False)
     return [slope(network, layer, activity) for layer in range(len(network.weights) - 1)], delta
 

@@ -8,7 +8,7 @@ from scipy.linalg import eig
 
 from dfc_numba.inversion.loop_stability import RULES, distances, excess, feedback_loops, spectrum
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, number, whole_number
+from dfc_numba.support.validation import LARGEST, choice, finite_result, number, silent, whole_number
 
 KINDS = ("random", "transpose", "stable")
 MARGIN = 0.01  # how far from the border of stability the optimisation goes
@@ -33,6 +33,7 @@ class Stabilised:
     reason: str = ""
 
 
+@silent()
 def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, **descent):
     """New feedback matrices, as `backward_errors` takes them.
 
@@ -53,8 +54,11 @@ def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, sca
     choice("kind", kind, KINDS)
     transposed = _transposed(weights, choice("loop", loop, tuple(RULES)))
     if kind == "transpose":
-        return [scale * w for w in transposed]
+        number("scale", scale, least=-LARGEST)
+        return [finite_result("scale W^T", scale * w) for w in transposed]
     number("bound", bound, exclusive=True)
+    for one in seed if isinstance(seed, list | tuple) else [seed]:
+        whole_number("seed", one)
     rng = np.random.default_rng(seed)
     drawn = [rng.uniform(-bound, bound, w.shape) for w in transposed]
     if kind == "random":
@@ -100,6 +104,7 @@ def _transposed(weights, loop):
     return above if loop == "sequential" else [reduce(np.matmul, above)]
 
 
+@silent()
 def stabilised_feedback(
     weights, feedback, *, alpha=0.0, dt=None, loop="sequential", rate=0.05, iterations=200
 ):
@@ -135,7 +140,7 @@ def stabilised_feedback(
 def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
     """The `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
     number("rate", rate, exclusive=True)
-    whole_number("iterations", iterations)
+    whole_number("iterations", iterations, least=1, bits=31)
     if dt is not None:
         number("dt", dt, exclusive=True)
     return feedback_loops(weights, feedback, alpha=alpha, loop=loop)

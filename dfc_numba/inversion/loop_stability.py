@@ -13,7 +13,7 @@ import numpy as np
 
 from dfc_numba.inversion.problem import check
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, number
+from dfc_numba.support.validation import choice, number, silent
 
 RULES = {"sequential": "di", "single": "sldi"}
 
@@ -49,6 +49,7 @@ class InversionStability:
         return tuple(float(np.abs(found).max()) for found in self.factors)
 
 
+@silent()
 def inversion_stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
     """The `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
 

@@ -7,7 +7,7 @@ outputs; v_i = W_i r_{i-1} + b_i and r_i = phi_i(v_i). Options of both are those
 from dfc_numba.learning.signals import gradients
 from dfc_numba.model.activations import slope
 from dfc_numba.model.products import row_products
-from dfc_numba.model.targets import output_gradient
+from dfc_numba.model.targets import loss_gradient
 
 
 def backpropagation(network, x, y, *, loss, activity=None, **options):
@@ -50,5 +50,5 @@ def direct_feedback_alignment(network, x, y, *, loss, activity=None, **options):
 
 
 def _output_delta(network, activity, y, loss):
-    gradient = output_gradient(activity.r[-1], y, loss)
+    gradient = loss_gradient(activity.r[-1], y, loss)
     return (gradient * slope(network, -1, activity)).astype(network.dtype, copy=False)

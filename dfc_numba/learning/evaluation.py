@@ -5,7 +5,7 @@ from math import isnan, nan
 
 import numpy as np
 
-from dfc_numba.model.targets import as_targets, mean_loss
+from dfc_numba.model.targets import as_targets, loss_value
 from dfc_numba.support import validation
 from dfc_numba.support.summation import tree_sum
 
@@ -67,6 +67,7 @@ def _ratio(part, whole):
     return float(part / whole) if whole else nan
 
 
+@validation.silent()
 def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predict=None):
     """Evaluate a network on labelled samples.
 
@@ -91,11 +92,12 @@ def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predic
     x = validation.samples("x", x, network.sizes[0], dtype=network.dtype)
     y = validation.as_array("y", y)
     targets = as_targets(y, n_outputs, count=len(x))
-    validation.number("class_value", class_value, exclusive=True)
+    validation.number("class_value", class_value, exclusive=True, most=1.0)
     by_class = y.ndim == 1 or loss == "cross_entropy" or is_one_hot(targets)
     task = "classification" if by_class else "regression"
     predict = network.predict if predict is None else predict
     outputs = np.concatenate([predict(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
+    validation.finite_result("the output", outputs, "the network has diverged, or it or x is too large")
     answers = labels_of(y, n_outputs) if y.ndim == 1 else targets
     measured = _score(
         lambda start: outputs[start : start + CHUNK],
@@ -105,6 +107,7 @@ def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predic
         class_value=class_value,
         n_outputs=n_outputs,
     )
+    validation.finite_result("the mean loss", measured.loss, "outputs or targets are too large; scale them down")
     if task == "regression":
         return Evaluation(measured.loss, nan, None, outputs, outputs, targets)
     labels = answers if answers.ndim == 1 else np.argmax(answers, axis=1)
@@ -165,7 +168,7 @@ def _score(output_from, y, *, loss, task, class_value, n_outputs):
     for start in range(0, len(y), CHUNK):
         answers, output = y[start : start + CHUNK], output_from(start)
         targets = soft_targets(answers, n_outputs, class_value)
-        losses.append(len(output) * mean_loss(output, targets, loss))
+        losses.append(len(output) * loss_value(output, targets, loss))
         correct += count_correct(output, answers, task)
     return Score(tree_sum(losses) / len(y), correct / len(y))
 

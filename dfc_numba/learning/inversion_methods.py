@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfc_numba.dynamics.plasticity import all_finite
 from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
 from dfc_numba.inversion.rules import backward_errors, refuse_divergence
@@ -16,7 +17,7 @@ from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.targets import unit_of_error
 from dfc_numba.support.shapes import short_repr
-from dfc_numba.support.validation import flag, number
+from dfc_numba.support.validation import flag, number, silent
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
 LOOP_OPTIONS = ("alpha", "dt", "steps", "nonlinearity")
@@ -31,6 +32,7 @@ class InversionUpdate:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
         errors: delta_i of the hidden layers, list of (B, n_i). What has diverged is not finite.
         trajectory: the `InversionTrajectory`, without its recipe; None where it was not recorded.
+        diverged: (B,) whether errors of a sample are not finite; all, where only the update is not.
     """
 
     __repr__ = short_repr
@@ -39,8 +41,10 @@ class InversionUpdate:
     biases: list | None
     errors: list
     trajectory: InversionTrajectory | None = None
+    diverged: np.ndarray | None = None
 
 
+@silent()
 def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=False, record=None):
     """The update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
 
@@ -78,7 +82,9 @@ def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=Fal
             clip_error=clip_error,
             normalise=normalise,
         )
-    return InversionUpdate(_negative(made.weights), _negative(made.biases), errors, trajectory)
+    lost = ~np.logical_and.reduce([np.isfinite(error).all(axis=1) for error in [*errors, drive[1]]])
+    lost |= not lost.any() and not all_finite(made.weights, made.biases)
+    return InversionUpdate(_negative(made.weights), _negative(made.biases), errors, trajectory, lost)
 
 
 def from_loops(network, minibatch, config):

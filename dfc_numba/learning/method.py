@@ -235,7 +235,7 @@ class Method(Extension):
     def outputs(self, network, x, config, own=None):
         """The outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
         if self.predict is None:
-            return network.predict(x)
+            return network.forward(x).r[-1]
         return self.predict(network, x, config, *self._own(network, config, own))
 
     def predictor(self, network, config, own=None):

@@ -22,7 +22,7 @@ from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, TrainingState
 from dfc_numba.model.network import exact_forward, sharing_feedforward
 from dfc_numba.model.noise_key import NoiseKey
-from dfc_numba.model.targets import mean_loss
+from dfc_numba.model.targets import loss_value
 from dfc_numba.relatives.grapes import modulated
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.registry import LOSSES
@@ -282,7 +282,7 @@ class Trainer:
         output, counters = activity.r[-1], self.counters
         if self.method.predict is not None:
             output = self._predict(minibatch.x)
-        loss = mean_loss(output, minibatch.y, self.config.target.loss)
+        loss = loss_value(output, minibatch.y, self.config.target.loss)
         divergence.check_loss(loss, activity, minibatch)
         counters.samples += len(output)
         counters.loss_sum += len(output) * loss

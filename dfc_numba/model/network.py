@@ -22,6 +22,7 @@ from dfc_numba.support.validation import (
     choice,
     dtype_of,
     finite,
+    finite_result,
     flag,
     floats,
     instance,
@@ -39,6 +40,11 @@ class Activity(NamedTuple):
 
     v: list
     r: list
+
+    @property
+    def finite(self):
+        """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
+        return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
 
 
 class Parameters(list):
@@ -284,8 +290,9 @@ class Network:
         return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
 
     def predict(self, x, *, dtype=None):
-        """Output rates (B, n_L) for inputs (B, n_0)."""
-        return self.forward(x, dtype=dtype).r[-1]
+        """Output rates (B, n_L) for inputs (B, n_0); a ValueError where they are not finite."""
+        remedy = "the weights have diverged, or they or x are too large"
+        return finite_result("the output", self.forward(x, dtype=dtype).r[-1], remedy)
 
     def set_feedback(self, kind, x=None, *, damping=0.0):
         """Replace the feedback weights by a function of the forward weights.

@@ -27,6 +27,8 @@ class NoiseKey:
     def __post_init__(self):
         for name in ("seed", "minibatch"):
             whole_number(f"NoiseKey.{name}", getattr(self, name))
+        if self.samples is not None:
+            _checked_samples(self.samples)
 
     def word(self):
         """The 64-bit key of the generator: seed and minibatch, mixed."""
@@ -37,16 +39,24 @@ class NoiseKey:
         """The numbers of `count` samples."""
         if self.samples is None:
             return np.arange(count, dtype=np.uint64)
-        numbers = as_array("NoiseKey.samples", self.samples)
-        if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
-            raise ValueError(
-                f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected {count} whole numbers"
-            )
-        if numbers.min() < 0 or numbers.max() >= 2**32:
-            raise ValueError(
-                f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed"
-            )
-        return numbers.astype(np.uint64)
+        numbers = _checked_samples(self.samples)
+        if numbers.shape != (count,):
+            raise ValueError(f"NoiseKey.samples has shape {numbers.shape}; expected {count} whole numbers")
+        return numbers
+
+
+def _checked_samples(samples):
+    """The numbers of samples as an array (B,) of unsigned integers."""
+    numbers = as_array("NoiseKey.samples", samples)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ValueError(
+            f"NoiseKey.samples has shape {numbers.shape}, dtype {numbers.dtype}; expected one axis of whole numbers"
+        )
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= 2**32):
+        raise ValueError(
+            f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed"
+        )
+    return numbers.astype(np.uint64)
 
 
 def as_key(noise):

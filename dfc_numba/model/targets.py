@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 
 from dfc_numba.model.network import feedforward_state
 from dfc_numba.registry import LOSSES, Extension, register_built_ins
-from dfc_numba.support.validation import as_array, floats, labels, number
+from dfc_numba.support.validation import as_array, finite_result, floats, labels, number, silent
 
 SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
 
@@ -90,6 +90,7 @@ def as_targets(y, n_outputs, *, count=None):
     return floats("y", y, (count, n_outputs))
 
 
+@silent()
 def mean_loss(output, y, loss):
     """Return the mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output).
 
@@ -100,14 +101,27 @@ def mean_loss(output, y, loss):
     Raises:
         ValueError, TypeError: for an unknown loss, or arrays that do not fit.
     """
-    loss = LOSSES.find(loss, key="loss")
-    return float(loss.value(*_checked(output, y)))
+    output = floats("output", output, (None, None))
+    return finite_result("the mean loss", loss_value(output, y, loss))
 
 
+@silent()
 def output_gradient(output, y, loss):
     """Return d(mean loss) / d output, (B, n_L) in float64; arguments and errors as for `mean_loss`."""
+    output = floats("output", output, (None, None))
+    return finite_result("the gradient of the loss", loss_gradient(output, y, loss))
+
+
+def loss_value(output, y, loss):
+    """`mean_loss` of outputs (B, n_L) that may have diverged: not finite then."""
     loss = LOSSES.find(loss, key="loss")
-    return loss.gradient(*_checked(output, y))
+    return float(loss.value(*_with_targets(output, y)))
+
+
+def loss_gradient(output, y, loss):
+    """`output_gradient` of outputs (B, n_L) that may have diverged: not finite then."""
+    loss = LOSSES.find(loss, key="loss")
+    return loss.gradient(*_with_targets(output, y))
 
 
 def unit_of_error(loss, count, outputs):
@@ -115,6 +129,7 @@ def unit_of_error(loss, count, outputs):
     return LOSSES.find(loss, key="loss").unit(outputs) / count
 
 
+@silent()
 def output_target(network, x, y, *, loss="mse", step=0.1):
     """The output target of weak feedback, a small step down the loss from the feedforward output.
 
@@ -136,10 +151,11 @@ def output_target(network, x, y, *, loss="mse", step=0.1):
     x, activity = feedforward_state(network, x)
     y = as_targets(y, network.sizes[-1], count=len(x))
     output = activity.r[-1]
-    return output - step * len(x) * output_gradient(output, y, loss)
+    target = output - step * len(x) * loss_gradient(output, y, loss)
+    return finite_result("the output target", target, "choose a smaller step, or scale x, y or the network down")
 
 
-def _checked(output, y):
+def _with_targets(output, y):
     output = np.asarray(output, np.float64)
     return output, as_targets(y, output.shape[1], count=len(output))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.model.noise_key import as_key
-from dfc_numba.model.targets import output_gradient
+from dfc_numba.model.targets import loss_gradient
 from dfc_numba.relatives.least_control import (
     Controlled,
     RecurrentNetwork,
@@ -123,7 +123,7 @@ def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, r
         system.begin(x)
         for step in range(options.steps):
             rates, _ = rates_of(system, v)
-            downhill = -output_gradient(o, y, options.loss)
+            downhill = -loss_gradient(o, y, options.loss)
             u = options.k_i * u_int + options.k_p * downhill
             apical = [u @ q.T + options.sigma * a for q, a in zip(feedback, eps, strict=True)]
             reached = system.output(rates)

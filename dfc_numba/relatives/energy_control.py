@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.model.targets import as_targets, output_gradient
+from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.control_learning import control_update
 from dfc_numba.relatives.least_control import (
     Controlled,
@@ -66,7 +66,7 @@ def energy_control(network, x, y, options):
             e, u, rates, slopes = _residuals(system, states)
             back = system.back(e, u)
             gradients = [a - s * b for a, s, b in zip(e, slopes, back, strict=True)]
-            gradients.append(u + output_gradient(states[-1], y, options.loss) / options.alpha)
+            gradients.append(u + loss_gradient(states[-1], y, options.loss) / options.alpha)
             rate, root = options.learning_rate / (1 - BETA1**step), np.sqrt(1 - BETA2**step)
             for s, g, m, q in zip(states, gradients, *moments, strict=True):
                 m += (1 - BETA1) * (g - m)

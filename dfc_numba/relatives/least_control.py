@@ -20,7 +20,7 @@ import numpy as np
 
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
-from dfc_numba.model.targets import as_targets, output_gradient
+from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
@@ -255,7 +255,7 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
         system.begin(x)
         for steps in range(1, options.steps + 1):
             rates, slopes = rates_of(system, v)
-            downhill = -output_gradient(o, y, options.loss)
+            downhill = -loss_gradient(o, y, options.loss)
             u = options.k_i * u_int + options.k_p * downhill
             if options.rule == "lf":
                 new_e = [u @ q.T for q in feedback]
@@ -277,7 +277,7 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
             _keep(trajectory, steps, v=v, e=e, o=[o], u_int=[u_int])
             if change.max() < options.tolerance * dt or not np.isfinite(change).all():
                 break
-        u = options.k_i * u_int - options.k_p * output_gradient(o, y, options.loss)
+        u = options.k_i * u_int - options.k_p * loss_gradient(o, y, options.loss)
         next_v = [f + control for f, control in zip(system.drive(rates_of(system, v)[0]), e, strict=True)]
         output = system.output(rates_of(system, next_v)[0]) + u
     converged = change < options.tolerance * dt if options.tolerance else None
@@ -322,14 +322,14 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
                 v.append(drive + control)
                 rates.append(phi(system.activations[i], v[-1]))
             o = system.output(rates) + u
-            wanted = -gain * output_gradient(o, y, options.loss)
+            wanted = -gain * loss_gradient(o, y, options.loss)
             residual = wanted - u
             scale = np.abs(wanted).max(axis=1) + np.finfo(float).tiny
             converged = np.abs(residual).max(axis=1) <= tolerance * scale
             if converged.all() and steps > 2:
                 break
             u, before = extrapolated(u, residual, before)
-    u_int = -output_gradient(o, y, options.loss) / options.alpha
+    u_int = -loss_gradient(o, y, options.loss) / options.alpha
     finite = np.isfinite(o).all(axis=1)
     return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite)
 

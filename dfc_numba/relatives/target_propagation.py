@@ -19,7 +19,7 @@ import numpy as np
 
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Activity, Network
-from dfc_numba.model.targets import as_targets, output_gradient
+from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.feedback_mappings import (
     LAYERWISE,
     LINEAR,
@@ -70,7 +70,7 @@ def propagated_targets(network, mappings, x, y, options, *, activity=None):
         ValueError, TypeError: for arguments that do not fit, or an output activation that cannot be inverted.
     """
     x, activity = checked_arguments(network, mappings, x, options, activity)
-    gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), options.loss)
+    gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), options.loss)
     output = activity.r[-1] - options.step * gradient
     usable = np.ones(len(x), bool)
     with threads.one_thread():
@@ -107,7 +107,7 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
     """
     x = samples("x", x, instance("network", network, Network).sizes[0])
     activity = network.forward(x, dtype="float64")
-    gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
+    gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     number("damping", damping)
     with threads.one_thread():
         shifts = [
@@ -127,7 +127,7 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
     """
     x = samples("x", x, instance("network", network, Network).sizes[0])
     activity = network.forward(x, dtype="float64")
-    gradient = output_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
+    gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     voltages, weights, biases = [], [], []
     with threads.one_thread():
         rate_jacobians = _rate_jacobians(network, activity)

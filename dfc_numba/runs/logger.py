@@ -150,7 +150,7 @@ class Logger:
             arguments: target and controller, or `Inversion`; none for the one-shot rule.
             options: its keyword arguments, with noise.
         """
-        target, dynamics = arguments or (network.predict(minibatch.x, dtype="float64"), None)
+        target, dynamics = arguments or (network.forward(minibatch.x, dtype="float64").r[-1], None)
         update = {"function": function.__name__, **options}
         noise = update.pop("noise", None)
         keep = kept(self._config.log, dynamics if simulates(update) else None, len(minibatch.x))

@@ -11,7 +11,7 @@ from dfc_numba.model.network import feedforward_state
 from dfc_numba.steady import newton, transposed
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, instance, samples
+from dfc_numba.support.validation import choice, instance, samples, silent
 
 METHODS = ("linear", "newton")
 
@@ -42,6 +42,7 @@ class SteadyState:
     stable: np.ndarray | None = None
 
 
+@silent()
 def output_jacobian(network, x):
     """J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
 
@@ -58,6 +59,7 @@ def output_jacobian(network, x):
         return jacobian.of_output(network, activity.v)
 
 
+@silent()
 def steady_state(
     network, x, target, controller, *, method="linear", tolerance=1e-12, max_iterations=newton.MAX_ITERATIONS
 ):

@@ -8,10 +8,13 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from typing_extensions import dataclass_transform
 
+from dfc_numba.support.validation import LARGEST
 from dfc_numba.support.wording import allowed, nearest
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+# the ranges of `validation.number`, as types of options and of the configuration
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 

@@ -7,6 +7,7 @@ import numpy as np
 from dfc_numba.support.wording import nearest
 
 DTYPES = ("float32", "float64")
+LARGEST = 1e150  # of a number that is an argument or a setting: its square is finite, too
 
 
 def choice(name, value, allowed):
@@ -41,13 +42,15 @@ def flag(name, value):
     return bool(value)
 
 
-def number(name, value, *, least=0.0, exclusive=False):
-    """`value` as a finite float of at least `least`, or above it if `exclusive`."""
+def number(name, value, *, least=0.0, exclusive=False, most=LARGEST):
+    """`value` as a finite float from `least` to `most`, above `least` if `exclusive`."""
     wrong = f"{name} is {value!r}; a finite number {'>' if exclusive else '>='} {least:g} is allowed"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(wrong)
     if not (np.isfinite(value) and value >= least) or (exclusive and value == least):
         raise ValueError(wrong)
+    if value > most:
+        raise ValueError(f"{name} is {value!r}; at most {most:g} is allowed")
     return float(value)
 
 
@@ -99,6 +102,18 @@ def finite(name, array):
             f"{name}{list(where)} is {array[where]} in {array.dtype}; every number must be finite"
         )
     return array
+
+
+def silent():
+    """A context, or decorator, in which NumPy does not warn of numbers that are not finite: they are refused or flagged."""
+    return np.errstate(invalid="ignore", divide="ignore", over="ignore")
+
+
+def finite_result(what, result, remedy="numbers of this size are too large; scale them down"):
+    """`result`, a number or an array, if all of it is finite; else a ValueError that says what to do."""
+    if not np.isfinite(result).all():
+        raise ValueError(f"{what} is not finite: {remedy}")
+    return result
 
 
 def samples(name, value, columns, *, count=None, dtype="float64"):
