@@ -6,7 +6,6 @@ import http.client
 import os
 import tempfile
 import urllib.request
-from pathlib import Path
 
 from dfc_numba.data.dataset import DataUnavailableError
 from dfc_numba.support.foreign import open_regular

@@ -25,8 +25,9 @@ KEPT_BYTES = 1e9  # of singular vectors; beyond, fitting a damping to the mean m
 
 @dataclass(frozen=True)
 class Conditions:
-    """Measures of a minibatch; of each of B samples where nothing else is said. Angles in degrees. NaN: undefined
-    (an angle or a share of matrices of zeros, a deviation from norms of zeros), or too large for float64.
+    """Measures of a minibatch; of each of B samples where nothing else is said. Angles in degrees.
+
+    NaN is undefined (an angle or a share of a matrix of zeros, a deviation from norms of 0), or too large for float64.
 
     Attributes:
         input_norms: (B, L) |r_{i-1}|, of the inputs first. dev_r: (B,) their standard deviation over layers, relative to

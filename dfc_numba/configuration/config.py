@@ -321,7 +321,7 @@ class InversionSection(Section):
         "in the Euler steps that are run",
     )
     stabilising_rate: Positive = Field(0.05, description="optimising for stability: length of a step")
-    stabilising_iterations: Count = Field(
+    stabilising_iterations: CountOrZero = Field(
         200, description="optimising for stability: most iterations; a 20th of them are made in any case"
     )
 

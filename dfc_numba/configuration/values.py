@@ -17,7 +17,6 @@ from dfc_numba.registry import (
     VARIABLES,
 )
 from dfc_numba.support.options import Count
-from dfc_numba.support.validation import LARGEST
 from dfc_numba.support.wording import nearest
 
 Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform"]
@@ -104,7 +103,7 @@ def one_or_per_layer(allowed, what):
 
 
 def _is_positive(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 PerLayer = Annotated[

@@ -140,7 +140,7 @@ def stabilised_feedback(
 def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
     """The `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
     number("rate", rate, exclusive=True)
-    whole_number("iterations", iterations, least=1, bits=31)
+    whole_number("iterations", iterations, bits=31)
     if dt is not None:
         number("dt", dt, exclusive=True)
     return feedback_loops(weights, feedback, alpha=alpha, loop=loop)

@@ -5,6 +5,7 @@
 (the dynamics of DFC, Meulemans et al. 2021, integrated with the Euler method). Time is in units of tau_u.
 """
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import PlainSerializer, PlainValidator, model_validator
@@ -69,7 +70,9 @@ class Controller:
     tau_control: Positive | None = None
     jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
-    terms: Annotated[dict, PlainValidator(checked_terms), PlainSerializer(dict)] = Terms()
+    terms: Annotated[
+        dict, PlainValidator(checked_terms), PlainSerializer(lambda terms: dict(terms), return_type=dict)
+    ] = field(default_factory=Terms)
     convergence_epsilon: Positive = 0.5
     integrator: Literal["euler", "waveform"] = "euler"
     rtol: Positive = 1e-3

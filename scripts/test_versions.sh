@@ -1,0 +1,61 @@
+#!/bin/sh
+# Runs the test suite with the oldest versions that setup.cfg declares, on the oldest Python that it declares, and with the newest
+# ones on the newest Python that is installed. To be run before a release; arguments are handed to pytest.
+#   PYTHON_OLDEST, PYTHON_NEWEST   interpreters to take instead;   ONLY=oldest or ONLY=newest   one of the two alone
+set -eu
+cd "$(dirname "$0")/.."
+folder=${VERSIONS_FOLDER:-.venv-versions}
+
+# The first of the interpreters that exists and starts.
+first_of() {
+    for candidate in "$@"; do
+        if [ -n "$candidate" ] && "$candidate" -c '' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "none of these interpreters is installed: $*" >&2
+    return 1
+}
+
+# The requirements of the package and of its tests, one a line; "oldest" pins each to the least version that is declared.
+requirements() {
+    "$1" - "$2" <<'PYTHON'
+import configparser
+import re
+import sys
+
+config = configparser.ConfigParser()
+config.read("setup.cfg")
+lines = config["options"]["install_requires"].split("\n") + config["options.extras_require"]["test"].split("\n")
+for line in filter(None, map(str.strip, lines)):
+    print(re.sub(r">=([\w.]+)", r"==\1", line, count=1) if sys.argv[1] == "oldest" else line)
+PYTHON
+}
+
+run() {
+    set_name=$1 python=$2
+    shift 2
+    "$python" -m venv --clear "$folder/$set_name"
+    requirements "$python" "$set_name" >"$folder/$set_name.txt"
+    own=$folder/$set_name/bin/python
+    "$own" -m pip install --quiet --disable-pip-version-check --upgrade setuptools wheel
+    "$own" -m pip install --quiet --disable-pip-version-check --requirement "$folder/$set_name.txt"
+    "$own" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+    "$own" -m pip check
+    echo "--- $set_name: $("$own" --version), $("$own" -m pip list --format freeze --disable-pip-version-check |
+        grep -E '^(numba|numpy|scipy|h5py|pydantic|rich|typer|click|threadpoolctl)==' | tr '\n' ' ')"
+    # an old typer asks the click of today for things under their old names
+    NUMBA_CACHE_DIR=$folder/$set_name/kernels "$own" -m pytest -p no:cacheprovider \
+        -W "ignore:'click:DeprecationWarning" "$@"
+}
+
+mkdir -p "$folder"
+failed=0
+if [ "${ONLY:-oldest}" = oldest ]; then
+    run oldest "$(first_of "${PYTHON_OLDEST:-}" python3.10)" "$@" || failed=1
+fi
+if [ "${ONLY:-newest}" = newest ]; then
+    run newest "$(first_of "${PYTHON_NEWEST:-}" python3.13 python3.12 python3.11 python3.10)" "$@" || failed=1
+fi
+exit $failed
