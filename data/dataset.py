@@ -218,8 +218,10 @@ def check_same_length(x, y, name, part):
     """Refuse inputs and answers of different numbers of samples."""
     if y.ndim == 0 or len(x) != len(y):
         got = "a single value" if y.ndim == 0 else f"{len(y):,} samples"
+        transposed = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1] or y.ndim == 1 and x.shape[1:] == y.shape
+        hint = f"; x_{part} is (inputs, samples), as MATLAB writes it: store it transposed" if transposed else ""
         raise ValueError(
-            f"{name}: x_{part} has {len(x):,} samples but y_{part} has {got}; must be the same number"
+            f"{name}: x_{part} has {len(x):,} samples but y_{part} has {got}; must be the same number{hint}"
         )
 
 

@@ -87,7 +87,8 @@ def _existing(path):
         )
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}")
+        hint = "; a .mat of MATLAB 7.3 (save -v7.3) is HDF5: name it .h5" * (path.suffix.lower() == ".mat")
+        raise ValueError(f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}{hint}")
     if not path.exists():
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
         raise DataUnavailableError(f"{path}: there is no such file{where}")

@@ -270,3 +270,15 @@ def test_rmsprop_has_the_published_constants_unless_told_otherwise():
     assert (chosen.beta2, chosen.epsilon) == (0.95, 0.03)
     stated = Config.model_validate({"optimizer": {"name": "rmsprop", "beta2": 0.9}}).optimizer
     assert (stated.beta2, stated.epsilon) == (0.9, 0.03)
+
+
+def test_a_path_that_is_not_utf_8_is_refused():
+    with pytest.raises(ConfigurationError, match="network.start_from = .* no UTF-8, .* another name"):
+        load_config(None, ["network.start_from=na\udcefve.h5"])
+
+
+@pytest.mark.parametrize("text", ['a"b', "a\\b", "a\tb\x7f\x01", "café", "none", "it's", "a\nb", ""])
+def test_any_text_survives_as_toml(tmp_path, text):
+    (tmp_path / "a.toml").write_text(to_toml(Config(data={"options": {"path": text, "a b": [text, 1e-08, True, -3]}})))
+    options = load_config(str(tmp_path / "a.toml"))[0].data.options
+    assert options == {"path": text, "a b": [text, 1e-08, True, -3]}

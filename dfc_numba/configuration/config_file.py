@@ -329,13 +329,28 @@ def _plain_value(value):
 
 
 def _put(table, keys, value, text):
+    place = ".".join(keys)
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise ConfigurationError(
                 f"--set {text}: {key} was set to a value before, and has no keys of its own"
             )
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ConfigurationError(
+            f"{place} = {value!r}: holds bytes that are no UTF-8, which config.toml cannot state; give the file or "
+            "folder another name, or a link with another name"
+        )
     table[keys[-1]] = value
+
+
+def _is_unicode(text):
+    """Whether a text can be written in UTF-8; arguments of the command line keep other bytes as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parsed_value(text):

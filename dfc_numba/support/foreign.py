@@ -433,6 +433,8 @@ def _unpacks_to(number, size, content):
         return _inflates(zlib.decompressobj(), content, most)
     if number == 307:
         return _inflates(bz2.BZ2Decompressor(), content, most)
+    if number == 32026 and content[2:9] == b"b2frame":
+        return int.from_bytes(content[30:38], "big") <= most
     if number in (32001, 32026):
         return int.from_bytes(content[4:8], "little") <= most
     if number == 32004:

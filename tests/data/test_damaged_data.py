@@ -21,14 +21,35 @@ def arrays():
     return {"x_train": x[:40], "y_train": y[:40], "x_test": x[40:], "y_test": y[40:]}
 
 
-@pytest.mark.parametrize("compression", ["gzip", "lzf", "blosc", "zstd"])
-def test_compressed_data_are_read(tmp_path, compression):
+@pytest.mark.parametrize("compression", ["gzip", "lzf", "Blosc", "Blosc2", "Zstd", "LZ4", "Bitshuffle"])
+@pytest.mark.parametrize("repeats", [1, 50])
+def test_compressed_data_are_read(tmp_path, compression, repeats):
+    """Of arrays that repeat themselves, chunks are smaller than their content; others are stored as they are."""
     plugin = pytest.importorskip("hdf5plugin")
-    options = {"blosc": plugin.Blosc(), "zstd": plugin.Zstd()}.get(compression, {"compression": compression})
+    kind = getattr(plugin, compression, None)
+    options = {"compression": compression} if kind is None else dict(kind())
     with h5py.File(tmp_path / "own.h5", "w") as file:
         for name, array in arrays().items():
+            array = np.concatenate([array] * repeats)
             file.create_dataset(name, data=array, chunks=array.shape, **options)
-    np.testing.assert_array_equal(data.load(tmp_path / "own.h5").train.x, arrays()["x_train"])
+            assert repeats == 1 or file[name].id.get_storage_size() < array.nbytes
+    np.testing.assert_array_equal(data.load(tmp_path / "own.h5").train.x[:40], arrays()["x_train"])
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_transposed_data_are_named_with_the_remedy(tmp_path, columns):
+    """MATLAB writes (samples, inputs) as (inputs, samples), and labels as (1, samples)."""
+    found = {name: array.T for name, array in arrays().items()}
+    if columns:
+        found |= {name: array[np.newaxis] for name, array in found.items() if name.startswith("y_")}
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        for name, array in found.items():
+            file[name] = array
+    with pytest.raises(ValueError, match=r"own.h5: x_train has 4 samples .* as MATLAB writes it: store it transposed"):
+        data.load(tmp_path / "own.h5")
+    (tmp_path / "own.h5").rename(tmp_path / "own.mat")
+    with pytest.raises(ValueError, match=r"a .mat of MATLAB 7.3 .* name it .h5"):
+        data.load("file", path=tmp_path / "own.mat")
 
 
 def test_big_endian_data_are_read(tmp_path):
