@@ -44,10 +44,8 @@ run() {
     "$own" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
     "$own" -m pip check
     echo "--- $set_name: $("$own" --version), $("$own" -m pip list --format freeze --disable-pip-version-check |
-        grep -E '^(numba|numpy|scipy|h5py|pydantic|rich|typer|click|threadpoolctl)==' | tr '\n' ' ')"
-    # an old typer asks the click of today for things under their old names
-    NUMBA_CACHE_DIR=$folder/$set_name/kernels "$own" -m pytest -p no:cacheprovider \
-        -W "ignore:'click:DeprecationWarning" "$@"
+        grep -E '^(numba|numpy|scipy|h5py|pydantic|rich|typer|threadpoolctl)==' | tr '\n' ' ')"
+    NUMBA_CACHE_DIR=$folder/$set_name/kernels "$own" -m pytest -p no:cacheprovider "$@"
 }
 
 mkdir -p "$folder"
