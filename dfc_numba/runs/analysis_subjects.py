@@ -14,7 +14,9 @@ from dfc_numba.dynamics.plasticity import ForwardUpdate
 from dfc_numba.errors import CheckpointError, ConfigurationError
 from dfc_numba.extensions import explained
 from dfc_numba.runs import checkpoint
+from dfc_numba.runs.data_files import located
 from dfc_numba.runs.experiment import load_data
+from dfc_numba.runs.run_directory import read_record
 from dfc_numba.storage import recipes
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import computed, simulates
@@ -110,7 +112,8 @@ def _open_trajectories(path):
 def _of_run(path, samples, damping):
     found, file = _checkpoint(path)
     config, state = _configuration(found), found.state
-    dataset = load_data(config)
+    folder = Path(file).parent
+    dataset = load_data(located(config, read_record(folder), folder))
     if found.data != dataset.checksums:
         raise ValueError(
             f"{file} is of a run with other data than {dataset.name} has now; use those that it began with"

@@ -20,10 +20,11 @@ from dfc_numba.model.products import shards_of
 from dfc_numba.registry import LOSSES
 from dfc_numba.runs import follower
 from dfc_numba.runs.checkpoint import MINUTES
+from dfc_numba.runs.data_files import data_facts, located
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.logger import Logger
 from dfc_numba.runs.resumption import refuse_other_extensions
-from dfc_numba.runs.run_directory import RunDirectory
+from dfc_numba.runs.run_directory import RunDirectory, read_record
 from dfc_numba.runs.interruption import leave_on_signals, stop_on_signals
 from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
@@ -87,8 +88,10 @@ class Experiment:
         data.check_options(config.data.name, config.data.options)
         self.config, self.threads = config, threads
         claim = RunDirectory.reopen if resume else RunDirectory.create
+        before = None
         if resume and out is not None:
             refuse_other_extensions(out, config)
+            before = read_record(out)
         facts = {"command": list(command), "environment": environment()}
         facts["extensions"] = used_extensions(used_values(config))
         facts |= {"ranks": ranks.size()}
@@ -108,10 +111,12 @@ class Experiment:
             self.directory = follower.FollowerDirectory(path)
         with self._preparing():
             checkpoint = ranks.root_first(self.directory.find_checkpoint) if resume else None
-            self.dataset = ranks.root_first(load_data, config)
+            found = located(config, before, path)
+            self.dataset = ranks.root_first(load_data, found)
             if ranks.is_root():
                 self.directory.record["data"] = {
                     "summary": self.dataset.summary, "classes": list(self.dataset.classes), "notes": list(self.dataset.notes),
+                    **data_facts(found),
                 }  # fmt: skip
             new = checkpoint is None
             self.network = create_network(config, self.dataset) if new else checkpoint.state.network

@@ -17,6 +17,7 @@ from dfc_numba.learning.evaluation import evaluate
 from dfc_numba.model.network import Network
 from dfc_numba.registry import METHODS
 from dfc_numba.runs import checkpoint
+from dfc_numba.runs.data_files import located
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.runs.run_directory import BEST_NAME, CONFIG_NAME, LAST_NAME, read_record
 from dfc_numba.support.files import replacing
@@ -135,7 +136,8 @@ def _data(trained, name):
                 f"{trained.path} belongs to no run that says which data it was trained on; name a data set or a file with "
                 "--data"
             )
-        return load_data(config)
+        folder = trained.path.parent
+        return load_data(located(config, read_record(folder), folder))
     options = config.data.options if config is not None and config.data.name == str(name) else {}
     return data.load(name, dtype=trained.network.dtype.name, **options)
 
