@@ -167,15 +167,17 @@ SUBMODULES = ("formulas",)
 __all__ = ["__version__"] + list(_HOMES)
 
 
-def __getattr__(name):
-    if name in SUBMODULES:
-        return import_module(f"dfc_numba.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dfc_numba' has no attribute {name!r}")
-    value = getattr(import_module(f"dfc_numba.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take every name for one that is there
+
+    def __getattr__(name):
+        if name in SUBMODULES:
+            return import_module(f"dfc_numba.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'dfc_numba' has no attribute {name!r}")
+        value = getattr(import_module(f"dfc_numba.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *SUBMODULES, "data"})

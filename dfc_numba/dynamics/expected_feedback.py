@@ -37,7 +37,10 @@ J_i^T z of random signs z for each sample, an unbiased estimate of the mean J_i 
 H and S from n_L samples of the minibatch.
 """
 
+from __future__ import annotations
+
 import warnings
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import softmax
@@ -51,13 +54,15 @@ from dfc_numba.kernels.multiply import multiply, panel_width
 from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
-from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.noise_key import NoiseKey, as_key
 from dfc_numba.model.products import outer_sums, row_products, shards_of
 from dfc_numba.support import threads
+from dfc_numba.support.array_types import ArrayLike
 from dfc_numba.support.summation import tree_sum
 from dfc_numba.support.validation import choice, finite, instance, samples
 
 FORMS = ("mean_field", "exact", "one_probe")
+Form: TypeAlias = Literal["mean_field", "exact", "one_probe"]
 LARGEST_OUTPUT = 64  # units: every sample needs one backward pass for each of them
 OUTPUT_TOLERANCE = {
     "float64": 1e-6,
@@ -69,9 +74,18 @@ CHECKED_SAMPLES = 8  # whose slopes are looked at for that
 
 
 def expected_feedback_update(
-    network, x, target, controller, *, form="mean_field", noise=None, scaling=False, high_pass=None, normalise=None,
-    sigma_floor=SIGMA_FLOOR,
-):  # fmt: skip
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike | None,
+    controller: Controller,
+    *,
+    form: Form = "mean_field",
+    noise: int | NoiseKey | None = None,
+    scaling: bool = False,
+    high_pass: float | None = None,
+    normalise: tuple[float, float] | None = None,
+    sigma_floor: float = SIGMA_FLOOR,
+) -> FeedbackUpdate:
     """Return the mean of `feedback_update` over its noise, in the limit of small noise, without simulating.
 
     Args:

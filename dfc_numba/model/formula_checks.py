@@ -1,10 +1,14 @@
 """Checks of a user's formulas when they are registered: arguments, and whether they can be traced."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dfc_numba.kernels.simd import FormulaError
+
+Formula: TypeAlias = Callable[..., Any]  # plain Python on its named arguments, see `Activation`
 
 
 def require_formula(what, formula, count=None, known=None):

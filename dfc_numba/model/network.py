@@ -1,11 +1,13 @@
 """The network: packed parameters and the feedforward pass."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from numbers import Integral
-from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -14,9 +16,16 @@ from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model import jacobian
 from dfc_numba.model.activations import addresses
-from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
+from dfc_numba.model.initialization import (
+    FEEDBACK_INITS,
+    FeedbackInit,
+    Initialisation,
+    initial_matrix,
+    weight_product,
+)
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, memory, threads
+from dfc_numba.support.array_types import Array, ArrayLike, DTypeLike, Layers, LayersLike, PathLike
 from dfc_numba.support.validation import (
     as_array,
     choice,
@@ -32,19 +41,22 @@ from dfc_numba.support.validation import (
 
 JACOBIAN_KINDS = ("jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
 FEEDBACK_KINDS = ("weight_product", *JACOBIAN_KINDS)
+FeedbackKind: TypeAlias = Literal[
+    "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv"
+]
 
 
 class Activity(NamedTuple):
     """Voltages and rates of all layers: lists of (B, n_i) arrays, the first hidden layer first."""
 
-    v: list
-    r: list
+    v: Layers
+    r: Layers
 
 
-class Parameters(list):
+class Parameters(list[Array]):
     """The arrays of one kind, one per layer, views into the block of a network; assigned values are checked and copied."""
 
-    def __init__(self, name, arrays):
+    def __init__(self, name: str, arrays: Sequence[Array]) -> None:
         super().__init__(arrays)
         self._name = name
 
@@ -64,7 +76,7 @@ class Parameters(list):
         if value is not self[i]:  # after weights[i] -= ... it is
             self[i][...] = self._checked(i, value)
 
-    def fill(self, values):
+    def fill(self, values: LayersLike) -> None:
         """Copy the arrays of all layers."""
         _check_length(self._name, values, len(self))
         checked = [self._checked(i, value) for i, value in enumerate(values)]
@@ -75,22 +87,30 @@ class Parameters(list):
         return floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
 
 
-def _assignable(kind):
-    """A property for the parameters of a kind: those that are assigned are checked and copied."""
+Kind = TypeVar("Kind", bound="Parameters | None")
 
-    def get(network):
-        return getattr(network, f"_{kind}")
 
-    def assign(network, values):
-        there = get(network)
-        if there is None:
+class Assignable(Generic[Kind]):
+    """The parameters of one kind as an attribute of a network: assigned values are checked and copied."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, network: None, owner: type) -> Assignable[Kind]: ...
+    @overload
+    def __get__(self, network: Network, owner: type) -> Kind: ...
+    def __get__(self, network: Network | None, owner: type) -> Any:
+        return self if network is None else getattr(network, f"_{self._name}")
+
+    def __set__(self, network: Network, values: LayersLike) -> None:
+        stored = getattr(network, f"_{self._name}")
+        if stored is None:
             raise ValueError(
-                f"the network has no {kind}; make one that has, by Network.create or Network(...)"
+                f"the network has no {self._name}; make one that has, by Network.create or Network(...)"
             )
-        if values is not there:
-            there.fill(values)
-
-    return property(get, assign, doc="See the class.")
+        if values is not stored:
+            stored.fill(values)
 
 
 class Network:
@@ -117,15 +137,21 @@ class Network:
         "__weakref__",
     )  # fmt: skip
 
-    sizes, dtype = property(attrgetter("_sizes")), property(attrgetter("_dtype"))
-    hidden_activations = property(attrgetter("_hidden_activations"))
-    output_activation = property(attrgetter("_output_activation"))
-    weights, biases, feedback = (_assignable(kind) for kind in ("weights", "biases", "feedback"))
+    weights = Assignable[Parameters]()
+    biases = Assignable["Parameters | None"]()
+    feedback = Assignable[Parameters]()
 
     def __init__(
-        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None,
-        backward=None,
-    ):  # fmt: skip
+        self,
+        *,
+        weights: LayersLike,
+        biases: LayersLike | None,
+        feedback: LayersLike,
+        hidden_activation: str | Sequence[str] = "tanh",
+        output_activation: str = "linear",
+        dtype: DTypeLike | None = None,
+        backward: LayersLike | None = None,
+    ) -> None:
         """A network with the given parameters (copied).
 
         Args:
@@ -148,17 +174,37 @@ class Network:
         self._allocate(biases is not None)
         self.weights.fill(weights)
         self.feedback.fill(feedback)
-        if biases is not None:
+        if self.biases is not None and biases is not None:
             self.biases.fill(biases)
         self.backward = backward
 
     @property
-    def backward(self):
+    def sizes(self) -> tuple[int, ...]:
+        """(n_0, ..., n_L), inputs first."""
+        return self._sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of all parameters, float32 or float64."""
+        return self._dtype
+
+    @property
+    def hidden_activations(self) -> tuple[str, ...]:
+        """Names of phi_1 .. phi_{L-1}."""
+        return self._hidden_activations
+
+    @property
+    def output_activation(self) -> str:
+        """Name of phi_L."""
+        return self._output_activation
+
+    @property
+    def backward(self) -> Parameters | None:
         """See the class."""
         return self._backward
 
     @backward.setter
-    def backward(self, matrices):
+    def backward(self, matrices: LayersLike | None) -> None:
         self._backward = None
         if matrices is not None:
             shapes = _backward_shapes(self.sizes, matrices)
@@ -167,14 +213,24 @@ class Network:
 
     @classmethod
     def create(
-        cls, sizes, *, hidden_activation="tanh", output_activation="linear", bias=True, init="xavier_normal",
-        feedback_init="xavier_normal", seed=0, dtype="float64", feedback_noise=0.0, init_range=0.01,
-    ):  # fmt: skip
+        cls,
+        sizes: Sequence[int],
+        *,
+        hidden_activation: str | Sequence[str] = "tanh",
+        output_activation: str = "linear",
+        bias: bool = True,
+        init: Initialisation = "xavier_normal",
+        feedback_init: FeedbackInit = "xavier_normal",
+        seed: int = 0,
+        dtype: DTypeLike = "float64",
+        feedback_noise: float = 0.0,
+        init_range: float = 0.01,
+    ) -> Network:
         """A network with random weights, zero biases, and the identity as feedback weights of the output layer.
 
         Args:
             sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
-            init: "xavier_normal", "xavier", "orthogonal", "orthonormal" or "uniform", which is in +- init_range;
+            init: "xavier_normal", "xavier", "orthogonal", "orthonormal", "he_uniform" or "uniform", which is in +- init_range;
                 feedback_init: "xavier_normal", "xavier", "orthogonal" or "weight_product".
             feedback_noise: standard deviation of the noise added to a weight_product.
             seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
@@ -218,28 +274,28 @@ class Network:
         self._biases = Parameters("biases", views[2 * depth :]) if bias else None
 
     @property
-    def activations(self):
+    def activations(self) -> tuple[str, ...]:
         """Names of phi_1 .. phi_L."""
         return (*self.hidden_activations, self.output_activation)
 
     @property
-    def n_parameters(self):
+    def n_parameters(self) -> int:
         """Number of weights, biases and feedback weights."""
         groups = (self.weights, self.feedback, self.biases or [], self.backward or [])
         return sum(array.size for group in groups for array in group)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
 
-    def copy(self, *, dtype=None):
+    def copy(self, *, dtype: DTypeLike | None = None) -> Network:
         """An independent copy, in another dtype if one is named."""
         return Network(
             weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
             output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype, backward=self.backward,
         )  # fmt: skip
 
-    def sharing(self, **parameters):
+    def sharing(self, **parameters: Sequence[Array] | None) -> Network:
         """A network of this kind that has the given arrays themselves as parameters, not copies of them.
 
         Args:
@@ -250,7 +306,7 @@ class Network:
             setattr(other, f"_{kind}", None if arrays is None else Parameters(kind, arrays))
         return other
 
-    def forward(self, x, *, dtype=None):
+    def forward(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Activity:
         """The feedforward pass.
 
         Args:
@@ -283,11 +339,11 @@ class Network:
         threads.run(len(shards), run, work=2.0 * count * sum(w.size for w in self.weights))
         return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
 
-    def predict(self, x, *, dtype=None):
+    def predict(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Array:
         """Output rates (B, n_L) for inputs (B, n_0)."""
         return self.forward(x, dtype=dtype).r[-1]
 
-    def set_feedback(self, kind, x=None, *, damping=0.0):
+    def set_feedback(self, kind: FeedbackKind, x: ArrayLike | None = None, *, damping: float = 0.0) -> None:
         """Replace the feedback weights by a function of the forward weights.
 
         "weight_product": Q_i = W_{i+1}^T ... W_L^T. The others take the mean over the samples x (B, n_0) of the
@@ -315,12 +371,12 @@ class Network:
         feedback = jacobian.mean_feedback(self, activity.v, kind, damping)
         self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write the network to an HDF5 file; an older file of that name is replaced as a whole."""
         filing.save("network", self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Network:
         """Read a network that `save` wrote.
 
         Raises:
