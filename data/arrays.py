@@ -275,7 +275,8 @@ def answers(ys, name, *, task=None, classes=None):
         unseen = np.setdiff1d(y, known)
         if unseen.size:
             raise ValueError(
-                f"{name}: y_{part} holds the class {unseen[0].item()!r} (sample {int(np.argmax(y == unseen[0]))}), which is not among "
+                f"{name}: y_{part} holds the class {unseen[0].item()!r} (sample {int(np.argmax(y == unseen[0]))}), which is not "
+                "among "
                 f"those of {'classes' if classes else 'y_train'}: {_listed(known)}; name all of them with classes"
             )
     order = np.argsort(known, kind="stable")

@@ -176,7 +176,7 @@ def _load_file(text):
     with _registering(name):
         sys.modules[module_name] = module
         try:
-            exec(compile(content, str(path), "exec"), module.__dict__)
+            exec(compile(content, str(path), "exec"), module.__dict__)  # noqa: S102 (as an import would)
         except BaseException:
             del sys.modules[module_name]
             raise

@@ -14,6 +14,7 @@ import os
 import platform
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -125,10 +126,8 @@ class KernelCache(_Cache):
         """Remove what was compiled from other sources, which would only add up."""
         for path in folder.glob(f"{self._name}-*{SUFFIX}"):
             if not path.name.startswith(f"{self._name}-{sources_digest()[:12]}-"):
-                try:
+                with suppress(OSError):
                     path.unlink()
-                except OSError:
-                    pass
 
 
 @cache

@@ -15,6 +15,7 @@ float64 for either dtype.
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, multiply
@@ -38,7 +39,6 @@ from dfc_numba.kernels.phase_state import (
 )
 from dfc_numba.kernels.rows import add, fill, move
 from dfc_numba.kernels.units import run_control, run_pair, run_step
-
 
 # --- the controller ------------------------------------------------------------------------------------------------------
 

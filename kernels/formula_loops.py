@@ -1,7 +1,7 @@
 """Loops over arrays, compiled from formulas when the program runs and called by kernels through their address.
 
-A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)` is
-what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
+A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)`
+is what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
 is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
 trace emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
 
@@ -19,6 +19,12 @@ from pathlib import Path
 import llvmlite
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
 from dfc_numba.kernels.cache import keep_formula, kept_formula
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.simd import (
@@ -31,11 +37,6 @@ from dfc_numba.kernels.simd import (
     scalar_type,
     splat,
 )
-from llvmlite import ir
-from numba import types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
 DOUBLE = ir.DoubleType()
 PLACEHOLDER = "dfc_formula"  # name of the function while its digest is not known

@@ -5,8 +5,9 @@ let a compiler assume finite numbers are out, and a fixed order of summation kee
 """
 
 import numba
-from dfc_numba.kernels.cache import install
 from numba.extending import register_jitable
+
+from dfc_numba.kernels.cache import install
 
 FLAGS = {
     "nopython": True,

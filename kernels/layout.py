@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.multiply import panel_width
 
 CACHE_LINE = 64

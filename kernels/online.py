@@ -19,6 +19,7 @@ changes. `settle` applies what is pending. The controller runs in float64 for ei
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.noise import normals

@@ -10,6 +10,7 @@ which the number of the step chooses one: what the last step left, and what this
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit_part
 from dfc_numba.kernels.phase_state import Dynamics
 

@@ -11,13 +11,15 @@ kernels call by address.
 
 import inspect
 import platform
+from typing import ClassVar
 
 import numpy as np
-from dfc_numba.kernels.jit import JIT_DISABLED
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils, codegen
 from numba.extending import intrinsic
+
+from dfc_numba.kernels.jit import JIT_DISABLED
 
 INDEX = ir.IntType(64)
 CONTRACT = ("contract",)
@@ -91,7 +93,7 @@ class Vector:
     """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
 
     flags = CONTRACT
-    functions = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
+    functions: ClassVar[dict] = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
 
     def __init__(self, builder, value, dtype):
         self.builder = builder
@@ -405,7 +407,7 @@ def _numpy_version(formula, outputs, inputs):
         targets, sources = (sum(group, []) for group in (slices[: len(outputs)], slices[len(outputs) :]))
         scalars = [sources[0].dtype.type(value) for value in values[2 * len(arguments) :]]
         results = formula(*sources, *scalars)
-        for target, result in zip(targets, results if isinstance(results, tuple) else (results,)):
+        for target, result in zip(targets, results if isinstance(results, tuple) else (results,), strict=False):
             target[:] = result
 
     return run
@@ -433,7 +435,7 @@ def _emit_elementwise(context, builder, formula, outputs, inputs, array_types, v
             Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]
         ]
         results = formula(*loaded, *scalars)
-        for place, result in zip(places, results if isinstance(results, tuple) else (results,)):
+        for place, result in zip(places, results if isinstance(results, tuple) else (results,), strict=False):
             builder.store(result.value, place, align=dtype.itemsize)
 
     emit_loop(builder, count, lanes(dtype), body)

@@ -6,7 +6,8 @@
 Each kind of file is written once and then damaged again and again: by a single flipped bit, or by a structural change (cut off,
 zeros, noise, moved or repeated blocks, huge numbers). Every damaged file is read in a separate process with a time limit.
 Allowed are the same contents as before and an error of ours that names the file; of a file without checksums (texts, HDF5 as
-others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by a signal, or was silently something else.
+others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by a
+signal, or was silently something else.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from dfc_numba.kernels import layout as layouts
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows, row_stride, unpack

@@ -112,7 +112,7 @@ def test_all_names_what_is_there_and_nothing_else():
     assert set(dfc.__all__) <= set(dir(dfc))
     assert all(find(name).__module__.startswith("dfc_numba.") for name in NAMES)
     with pytest.raises(AttributeError, match="module 'dfc_numba' has no attribute 'simulat'"):
-        dfc.simulat  # noqa: B018
+        dfc.simulat
 
 
 def test_a_star_import_gives_all_names():

@@ -23,7 +23,7 @@ def callables(name):
         return [(name, item)]
     members = {key: value for parent in reversed(item.__mro__) for key, value in vars(parent).items() if _ours(parent)}
     fields = getattr(item, "__dataclass_fields__", {})  # typed by their annotation, whatever their default is
-    own = {key: value for key, value in members.items() if key == "__init__" or key[0] != "_" and key not in fields}
+    own = {key: value for key, value in members.items() if key == "__init__" or (key[0] != "_" and key not in fields)}
     unwrapped = {key: getattr(value, "fget", getattr(value, "__func__", value)) for key, value in own.items()}
     return [(f"{name}.{key}", value) for key, value in unwrapped.items() if inspect.isfunction(value) and _ours(value)]
 

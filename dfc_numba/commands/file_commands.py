@@ -63,7 +63,10 @@ def simulate(
 @command
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False
+        ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read everything to look for damage.")

@@ -9,8 +9,8 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Mapping
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints

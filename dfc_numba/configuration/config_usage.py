@@ -1,6 +1,7 @@
 """Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
 
 from dfc_numba.learning.method import READABLE
+from dfc_numba.learning.optimizer import SHARED
 from dfc_numba.learning.phases import (
     is_single_phase,
     later_feedback_epochs,
@@ -8,7 +9,6 @@ from dfc_numba.learning.phases import (
     method_of,
     simulation_of,
 )
-from dfc_numba.learning.optimizer import SHARED
 from dfc_numba.registry import MEASURES, OPTIMIZERS
 from dfc_numba.support.wording import nearest
 

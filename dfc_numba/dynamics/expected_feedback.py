@@ -25,14 +25,15 @@ so that for each sample, with weight[m] = (steps - 1 - m) / steps, the share of 
 | F_i | `soma[i]` | s (1 - s)^m, s = dt / tau_v, once for each layer from i to L, delayed where transmission is |
 | c | `controller` | u after an error of 1 at step 0: u_int + k_p e, with its leak |
 | g | `apical` | dt / tau_A (1 - dt / tau_A)^m, a step later unless proactive, after the low-pass with tau_control |
-| nu | `noise` | sqrt(dt) / tau_A (1 - dt / tau_A)^m; low-passed noise: its filter with sqrt(dt) / tau_noise, then (1 - dt / tau_A)^m |
+| nu | `noise` | sqrt(dt) / tau_A (1 - dt / tau_A)^m; low-passed: its filter with sqrt(dt) / tau_noise, then (1 - dt / tau_A)^m |
 | hp | `high_pass` | the filter of u with tau_f of the single-phase rule; an impulse without |
 | P | `impulse_response` | (T, B, n_L, n_L) |
 
 Time constants and steps are those of the Euler scheme, so the result is what the kernels' simulation gives on average.
 
-Forms: "exact" does this for each sample. "mean_field" takes P, H and S of the means over the minibatch of J_i and J_i J_i^T, which
-neglects (spread of J_i Q_i over samples) x (gain of the loop), and is exact for one sample or a linear network. "one_probe" takes
+Forms: "exact" does this for each sample. "mean_field" takes P, H and S of the means over the minibatch of J_i and J_i J_i^T,
+which neglects (spread of J_i Q_i over samples) x (gain of the loop), and is
+exact for one sample or a linear network. "one_probe" takes
 J_i^T z of random signs z for each sample, an unbiased estimate of the mean J_i that H_i multiplies from one backward pass, and P,
 H and S from n_L samples of the minibatch.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -287,7 +287,7 @@ def _transposed_update(network, x, target, controller, rule, only_converged):
 
 
 def _update_at_rest(solution, network, rule, kept=None):
-    """The update of the samples `kept`, a mask, None for all; differences are those of the kernel, from which nothing has to be subtracted."""
+    """Return the update of the samples `kept`, a mask or None; differences are those of the kernel, without cancellation."""
     response = solution.equation.response
     state, start = response.state(), response.feedforward
     factors = [

@@ -61,7 +61,7 @@ class Inversion:
 
 
 def simulate_inversion(
-    network: Network, x: 'ArrayLike', y: 'ArrayLike', inversion: Inversion, *, record: Record | None = None
+    network: Network, x: ArrayLike, y: ArrayLike, inversion: Inversion, *, record: Record | None = None
 ) -> InversionTrajectory:
     """Simulate the loops that invert a network's weights for one minibatch (Podlaski & Machens 2020).
 

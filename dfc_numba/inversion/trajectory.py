@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from dfc_numba.model.recording import Recipe, Storable
 from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.shapes import short_repr

@@ -19,7 +19,7 @@ from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import Record
 from dfc_numba.model.targets import unit_of_error
-from dfc_numba.support.array_types import Array, ArrayLike, Layers
+from dfc_numba.support.array_types import ArrayLike, Layers
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import flag, number
 

@@ -20,7 +20,7 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import PHASES
 from dfc_numba.model.network import Activity, Network
 from dfc_numba.registry import METHODS, Extension, Option
-from dfc_numba.support.array_types import Array, ArrayLike, Layers, LayersLike
+from dfc_numba.support.array_types import Array, ArrayLike, LayersLike
 
 TWO_PHASES = PHASES
 SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
@@ -155,8 +155,8 @@ class Method(Extension):
             gradients, and the optimiser of [feedback_optimizer] steps them. They and the state are in checkpoints.
         state: function of (network, config) that returns a dict of other arrays that evolve.
         after_step: function of (network, config) that follows each step of the forward weights.
-        predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass, such
-            as those of its equilibrium; None for `Network.predict`.
+        predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass,
+            such as those of its equilibrium; None for `Network.predict`.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
             change).
     """

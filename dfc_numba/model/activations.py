@@ -5,7 +5,6 @@ A user adds one by `dfc.register(dfc.Activation(...))`; the built-ins at the end
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

@@ -86,7 +86,7 @@ def checked_terms(value):
         ValueError: for an unknown term or parameter.
     """
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
-        value = dict.fromkeys(value, {})
+        value = {name: {} for name in value}
     if not isinstance(value, dict):
         raise ValueError(
             'must be a table of terms with their parameters, such as {"derivative": {"k_d": 0.1}}'

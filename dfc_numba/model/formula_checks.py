@@ -45,7 +45,7 @@ def require_traceable(what, trace):
         trace()
     except FormulaError as error:
         raise ValueError(f"{what}: {error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever a user's formula raises)
         raise ValueError(
             f"{what}: its formula cannot be traced ({type(error).__name__}: {error}); it may use arithmetic, abs, comparisons "
             "inside where(), and the functions of dfc_numba.formulas"

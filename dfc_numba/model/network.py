@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -133,8 +134,15 @@ class Network:
     """
 
     __slots__ = (
-        "_sizes", "_dtype", "_hidden_activations", "_output_activation", "_weights", "_biases", "_feedback", "_backward",
         "__weakref__",
+        "_backward",
+        "_biases",
+        "_dtype",
+        "_feedback",
+        "_hidden_activations",
+        "_output_activation",
+        "_sizes",
+        "_weights",
     )  # fmt: skip
 
     weights = Assignable[Parameters]()
@@ -422,7 +430,7 @@ def _sizes(weights):
 def _backward_shapes(sizes, matrices):
     """Shapes of the feedback matrices of dynamic inversion: from layer to layer, or from the output to the first one."""
     _check_length("backward", matrices)
-    chain = list(zip(sizes[1:-1], sizes[2:], strict=True))
+    chain = list(pairwise(sizes[1:]))
     single = len(matrices) == 1 and np.shape(matrices[0]) == (sizes[1], sizes[-1])
     if not single:
         _check_length("backward", matrices, len(chain))

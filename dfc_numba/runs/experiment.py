@@ -21,10 +21,10 @@ from dfc_numba.registry import LOSSES
 from dfc_numba.runs import follower
 from dfc_numba.runs.checkpoint import MINUTES
 from dfc_numba.runs.expectations import expect
+from dfc_numba.runs.interruption import leave_on_signals, stop_on_signals
 from dfc_numba.runs.logger import Logger
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory
-from dfc_numba.runs.interruption import leave_on_signals, stop_on_signals
 from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
 

@@ -151,7 +151,7 @@ def _general(base):
     if base in LAYERED:
         return LAYERED[base]
     name = base.removeprefix(FORMULA)
-    known = VARIABLES[name] if name in VARIABLES else None
+    known = VARIABLES.get(name)
     text = f"{name} of layer #: {known.summary}" if known and known.summary else f"{name} of layer #"
     return replace(_trajectory(text, "unit_#"), units=known.unit if known else "1")
 

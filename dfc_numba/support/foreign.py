@@ -14,6 +14,7 @@ import weakref
 import zlib
 from contextlib import contextmanager
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def damage_named(where, passing=()):
         MemoryError,
     ):
         raise
-    except Exception as error:  # noqa: BLE001 (libraries raise anything where a file is damaged)
+    except Exception as error:
         if isinstance(error, passing):
             raise
         text = error.args[0] if error.args else type(error).__name__
@@ -105,7 +106,7 @@ class _Guarded:
     HDF5 reads something else in their place, which it refuses.
     """
 
-    live = {}  # what is open, by the name that HDF5 knows it by
+    live: ClassVar[dict] = {}  # what is open, by the name that HDF5 knows it by
     _descriptor = None
 
     def __init__(self, path):

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: stale or damaged machine code never runs, folders that cannot be written, cold starts side by side."""
+"""Compiled kernels on disk: stale or damaged machine code never runs; folders that cannot be written; cold starts at once."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numba
 import pytest
+
 from dfc_numba.kernels import cache
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import dfc_numba as dfc
 import numpy as np
+
+import dfc_numba as dfc
 from dfc_numba import data, formulas
 
 digits = data.load("digits", dtype="float32")
