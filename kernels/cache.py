@@ -5,12 +5,11 @@ function and its argument types, the processor, the versions of Python, numba, l
 It is written under a temporary name and then renamed, so that processes may start side by side, and begins with a checksum:
 what is damaged, or belongs to another user, is recompiled. Where nothing can be written, kernels are compiled in every process,
 and a warning says so once.
-
-This module alone knows the interfaces of numba that are not public: `install` checks that they are there.
 """
 
 import hashlib
 import os
+import pickle
 import platform
 import tempfile
 import warnings
@@ -21,6 +20,10 @@ from pathlib import Path
 import llvmlite
 import numba
 import numpy as np
+from numba import config
+
+from dfc_numba.kernels import numba_internals
+from dfc_numba.kernels.numba_internals import AppDirs, CompileResult, NullCache, _Cache, dumps
 
 KERNELS = Path(__file__).parent
 SUFFIX = ".nbc"
@@ -36,19 +39,6 @@ SETTINGS = (
     "SLP_VECTORIZE",
     "ENABLE_AVX",
 )
-
-try:
-    import pickle
-
-    from numba.core import config
-    from numba.core.caching import NullCache, _Cache
-    from numba.core.compiler import CompileResult
-    from numba.core.serialize import dumps
-    from numba.misc.appdirs import AppDirs
-
-    MISSING = [name for name in ("_reduce", "_rebuild") if not hasattr(CompileResult, name)]
-except ImportError as error:  # a newer numba
-    MISSING, NullCache, _Cache = [str(error)], None, object
 
 
 class KernelCache(_Cache):
@@ -242,13 +232,14 @@ def _say_once(text):
 
 def install(dispatcher):
     """Let a compiled function keep its machine code on disk; the dispatcher."""
-    if MISSING or not isinstance(getattr(dispatcher, "_cache", None), NullCache):
-        missing = ", ".join(MISSING) or "Dispatcher._cache"
+    lacking = numba_internals.CACHING
+    if lacking or not isinstance(getattr(dispatcher, "_cache", None), NullCache):
+        missing = ", ".join(lacking) or "Dispatcher._cache"
         if not _said:
             _said.add(missing)
             warnings.warn(
                 f"numba {numba.__version__} lacks what keeps compiled kernels on disk ({missing}): every process compiles them "
-                "anew; install a version that this package was tested with, pip install 'numba>=0.59,<0.69'",
+                f"anew; install a version that this package was tried with, {numba_internals.REMEDY}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -8,6 +8,7 @@ import numba
 from numba.extending import register_jitable
 
 from dfc_numba.kernels.cache import install
+from dfc_numba.kernels.numba_internals import UNCOUNTED
 
 FLAGS = {
     "nopython": True,
@@ -37,7 +38,7 @@ def jit_part(function):
     A part does not count references, since its arguments outlive it: counting those of every array in its arguments
     would cost as much as a small product. So it cannot create arrays.
     """
-    return numba.jit(**FLAGS_OF_PARTS, _nrt=False)(function)
+    return numba.jit(**FLAGS_OF_PARTS, **UNCOUNTED)(function)
 
 
 def jit_creating_part(function):

@@ -35,12 +35,16 @@ class Layout(NamedTuple):
 
 
 def row_stride(size, dtype):
-    """`size` rounded up to whole panels, and to an odd number of cache lines so that rows spread over the cache's sets."""
+    """Return `size` rounded up to whole panels, such that rows spread over the sets of the cache.
+
+    Rows of an even number of cache lines get another one, or half of one where a line has room for another panel, which
+    the products would compute.
+    """
     width = panel_width(dtype)
     padded = -(-size // width) * width
     line = max(1, CACHE_LINE // np.dtype(dtype).itemsize)
-    while padded % line == 0 and (padded // line) % 2 == 0:
-        padded += line
+    if padded % (2 * line) == 0:
+        padded += line if line < width else line // 2
     return padded
 
 

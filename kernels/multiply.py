@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
+from dfc_numba.kernels.numba_internals import get_or_insert_function
 from dfc_numba.kernels.rows import add, move
 from dfc_numba.kernels.simd import (
     CONTRACT,
@@ -111,7 +111,7 @@ class _Panel:
         builder, word = self.builder, ir.IntType(32)
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch")
         read, near, data = (ir.Constant(word, number) for number in (0, 3, 1))
         builder.call(function, [builder.bitcast(pointer, byte), read, near, data])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from dfc_numba.kernels import cache
+from dfc_numba.kernels import cache, numba_internals
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the compiler is switched off")
@@ -215,7 +215,7 @@ def test_flushing_removes_the_entries(folder):
 
 
 def test_a_numba_without_the_interfaces_is_told_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(cache, "MISSING", ["CompileResult._rebuild"])
+    monkeypatch.setattr(numba_internals, "CACHING", ["CompileResult._rebuild"])
     monkeypatch.setattr(cache, "_said", set())
     with pytest.warns(
         RuntimeWarning,
