@@ -94,7 +94,7 @@ class DataSource(Extension):
             object.__setattr__(self, "summary", (inspect.getdoc(self.load) or "").partition("\n")[0])
 
     def check(self) -> None:
-        """ValueError for a function that cannot be called with dtype and the options."""
+        """Raise a ValueError for a function that cannot be called with dtype and the options."""
         if not callable(self.load):
             raise ValueError(f"data set {self.name!r} has load = {self.load!r}; it needs to be a function")
         named = [option.name for option in self.options]
@@ -116,7 +116,7 @@ class DataSource(Extension):
         ]
 
     def defaults(self) -> dict[str, Any]:
-        """The options as {name: default}, with `inspect.Parameter.empty` for a required one."""
+        """Return the options as {name: default}, with `inspect.Parameter.empty` for a required one."""
         if self.options:
             empty = inspect.Parameter.empty
             return {
@@ -126,7 +126,7 @@ class DataSource(Extension):
         return {key: parameter.default for key, parameter in parameters.items() if key != "dtype"}
 
     def loaded(self, dtype: DTypeLike, given: Mapping[str, Any]) -> DataSet:
-        """The `DataSet` with these options, a dict."""
+        """Return the `DataSet` with these options, a dict."""
         values = {one.name: one.checked_or_default(given, "data.options") for one in self.options} or given
         found = self.load(dtype=dtype, **values)
         if not isinstance(found, DataSet):
@@ -150,7 +150,7 @@ register_built_ins(
 
 
 def names() -> list[str]:
-    """Names of the data sets, in a list."""
+    """Return the names of the data sets."""
     return list(DATA_SOURCES)
 
 
@@ -179,7 +179,7 @@ def load(name: str | Path, *, dtype: DTypeLike = "float64", **options: Any) -> D
 
 
 def options(name: str | Path) -> dict:
-    """The options of a data set as {name: default}, with `inspect.Parameter.empty` for a required one."""
+    """Return the options of a data set as {name: default}, with `inspect.Parameter.empty` for a required one."""
     name, _ = _resolve(name, {})
     return DATA_SOURCES[name].defaults()
 
@@ -199,7 +199,7 @@ def check_options(name: str | Path, given: dict[str, Any]) -> None:
 
 
 def describe(name: str | Path) -> str:
-    """A text for people: what the data set is, and its options with their defaults and meaning."""
+    """Describe a data set for people: what it is, and its options with their defaults and meaning."""
     name, _ = _resolve(name, {})
     source = DATA_SOURCES[name]
     comments = {option.name: f"  # {option.description}" for option in source.options if option.description}

@@ -227,7 +227,7 @@ def _say_once(text):
     if not _said:
         _said.add(text)
         remedy = "set NUMBA_CACHE_DIR to a folder that can be written"
-        warnings.warn(f"{text}: every process compiles them anew; {remedy}", RuntimeWarning, stacklevel=1)
+        warnings.warn(f"{text}: every process recompiles them; {remedy}", RuntimeWarning, stacklevel=1)
 
 
 def install(dispatcher):

@@ -54,7 +54,7 @@ def _starts(lengths):
 
 
 def layout(sizes, dtype):
-    """The layout of a network with `sizes` (n_0, ..., n_L); its arrays are shared by all who ask, and nobody's to change."""
+    """Return the layout of a network with `sizes` (n_0, ..., n_L); its arrays are cached and shared: treat them as read-only."""
     return _layout(tuple(int(n) for n in sizes), np.dtype(dtype))
 
 

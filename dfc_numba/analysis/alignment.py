@@ -53,7 +53,7 @@ class Alignment:
 
 @SILENT
 def alignment(update: UpdateLike, reference: UpdateLike) -> Alignment:
-    """The angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
+    """Return the angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
 
     Args:
         update, reference: anything with lists .weights, (n_i, n_{i-1}) each, and .biases (or None), such as
@@ -130,7 +130,7 @@ def loss_decrease(
     loss: str = "mse",
     step: float | None = None,
 ) -> float:
-    """How much the mean loss falls along an update, per unit of the length of the step.
+    """Return how much the mean loss falls along an update, per unit of the length of the step.
 
         -(d loss / d(W, b)) . update / |update|,   or   (loss(W, b) - loss((W, b) + step update / |update|)) / step
 

@@ -63,7 +63,7 @@ class Conditions:
 def conditions(
     network: Network, x: ArrayLike, *, damping: float | Sequence[float] | Literal["fitted"] = "fitted"
 ) -> Conditions:
-    """How far the conditions of the theorems hold at the feedforward state (Meulemans et al. 2021, conditions 1 and 2).
+    """Measure how far the conditions of the theorems hold at the feedforward state (Meulemans et al. 2021, conditions 1 and 2).
 
         condition 1   |r_{i-1}| is the same in every layer (of the network's rates; the 1 that a bias multiplies not counted)
         condition 2   Col(Q) = Row(J), with Q of all layers, (sum n_i, n_L), and J = d r_L / d v, (n_L, sum n_i)
@@ -239,7 +239,7 @@ PASSES = 4  # of the projection, each of which corrects the one before
 
 @SILENT
 def null_space_fraction(network: Network, x: ArrayLike, update: WeightsLike) -> Array:
-    """How much of the update of each layer's weights moves none of the minibatch's outputs, to first order.
+    """Return the share of each layer's update of the weights that moves no output of the minibatch, to first order.
 
         |Delta W_i - P Delta W_i|_F / |Delta W_i|_F   with P on the row space of d(r_L of all samples) / d W_i
 

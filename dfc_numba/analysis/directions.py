@@ -36,7 +36,7 @@ def reference_update(
     presynaptic: LayersLike | None = None,
     nonlinear: bool = False,
 ) -> ForwardUpdate:
-    """The update of the forward weights by one of the methods that DFC is compared with, as a direction of descent.
+    """Return the update of the forward weights by a method that DFC is compared with, as a direction of descent.
 
     The output is to move by delta = r* - r_L = -step B d(mean loss)/d r_L, as by `output_target`. Then with J = d r_L / d v
     of a sample, and J_W = d r_L / d(W, b) of a sample or a minibatch (Meulemans et al. 2021, theorem 2 and appendix),

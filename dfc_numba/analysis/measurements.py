@@ -87,7 +87,7 @@ class Measure(Extension):
             object.__setattr__(self, "columns", {self.name: column})
 
     def check(self) -> None:
-        """ValueError for parts that there are not, functions that cannot be called, or columns of a name that is taken."""
+        """Raise a ValueError for parts that there are not, functions that cannot be called, or a column name that is taken."""
         unknown = [name for name in self.needs if name not in PROBE_PARTS]
         if unknown:
             raise ValueError(

@@ -397,7 +397,7 @@ def _may_be_none(section, key):
 
 
 def error_lines(error):
-    """One short line per error of a pydantic.ValidationError: the key, what was got, what is allowed."""
+    """One short line per error of a pydantic.ValidationError: the key, the value received, what is allowed."""
     entries = error.errors(include_url=False)
     return [_error_line(entry) for entry in entries if not _follows(entry, entries)]
 

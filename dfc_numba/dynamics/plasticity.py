@@ -112,14 +112,14 @@ def forward_update(
     noise: Noise = None,
     record: Record | None = None,
 ) -> ForwardUpdate:
-    """The update Delta W of the forward weights and biases, averaged over the samples.
+    """Return the update Delta W of the forward weights and biases, averaged over the samples.
 
         Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T      (plasticity in DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
         controller: a `Controller`.
-        readout: "average" over all T time points (DFC), "final" time point with v_ff made anew from its rates (DFC-SS),
+        readout: "average" over all T time points (DFC), "final" time point with v_ff recomputed from its rates (DFC-SS),
             "newton": the steady state itself, where "final" ends after enough steps, or "analytic": the linearised steady
             state (DFC-SSA). The last two simulate nothing.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
@@ -322,7 +322,7 @@ def feedback_update(
     feedback_rule: str = NOISE_DRIVEN,
     record: Record | None = None,
 ) -> FeedbackUpdate:
-    """The update Delta Q of the feedback weights from noise, averaged over time and samples.
+    """Return the update Delta Q of the feedback weights from noise, averaged over time and samples.
 
         Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T     (DFC's rule for feedback weights)
 
@@ -360,7 +360,7 @@ def feedback_update(
 def one_shot_feedback_update(
     network: Network, x: ArrayLike, *, sigma: float, noise: Noise = 0, sigma_floor: float = SIGMA_FLOOR
 ) -> FeedbackUpdate:
-    """The update Delta Q of the feedback weights from one noisy forward pass, without a controller.
+    """Return the update Delta Q of the feedback weights from one noisy forward pass, without a controller.
 
         Delta Q_i = 1 / max(sigma, sigma_floor)^2 mean over b of eps_i (r~_L - r_L)^T,  eps_i = sigma N(0, 1)
 
@@ -409,7 +409,7 @@ def forward_and_feedback_update(
     feedback_rule: str = NOISE_DRIVEN,
     record: Record | None = None,
 ) -> tuple[ForwardUpdate, FeedbackUpdate]:
-    """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
+    """Return both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
 
     Args:
         x, target: (B, n_0), (B, n_L). All arguments are those of `forward_update` and `feedback_update`; a sample that

@@ -56,7 +56,7 @@ class Inversion:
         return False
 
     def loops(self) -> dict[str, Any]:
-        """What of it is an option of `backward_errors`, as keyword arguments."""
+        """Return the options of `backward_errors` among these, as keyword arguments."""
         return {name: value for name, value in vars(self).items() if name != "loss"}
 
 

@@ -48,7 +48,7 @@ def initial_feedback(
     scale: float = -1.0,
     **descent: Any,
 ) -> Layers:
-    """New feedback matrices, as `backward_errors` takes them.
+    """Create feedback matrices, as `backward_errors` takes them.
 
     Args:
         weights: W_1 .. W_L, list of (n_i, n_{i-1}).
@@ -124,7 +124,7 @@ def stabilised_feedback(
     rate: float = 0.05,
     iterations: int = 200,
 ) -> list[Stabilised]:
-    """Feedback matrices that make the loops of dynamic inversion stable, by descending along the spectral abscissa.
+    """Return feedback matrices that make the loops of dynamic inversion stable, by descending along the spectral abscissa.
 
         B <- B - rate ds/dB,   ds/dB = Re(c conj(u) v^T) / (u^H v)     (Podlaski & Machens 2020; its eigenvector form)
 

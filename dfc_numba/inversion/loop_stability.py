@@ -60,7 +60,7 @@ def inversion_stability(
     dt: float = 0.5,
     loop: Literal["sequential", "single"] = "sequential",
 ) -> InversionStability:
-    """The `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
+    """Return the `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as run.
 
     With populations r_1 .. r_m, m = 2 in the loop of each hidden layer of "di" (r_x = r_1, r_y = r_2) and m = L in "sldi":
 

@@ -60,7 +60,7 @@ def backward_errors(
     trajectory: bool = False,
     tolerance: float | None = None,
 ) -> Layers | tuple[Layers, InversionTrajectory]:
-    """The errors of the hidden layers by dynamic inversion (Podlaski & Machens 2020), or by a rule it is compared with.
+    """Return the errors of the hidden layers by dynamic inversion (Podlaski & Machens 2020), or a rule it is compared with.
 
     Layers i = 1..L with v_i = W_i r_{i-1} + b_i, r_i = phi(v_i). All errors are target - output, so that a step of learning
     is +eta delta_i r_{i-1}^T. From delta_L the errors go down layer by layer; with W = W_{i+1}, d = delta_{i+1}, B = B_i:

@@ -38,5 +38,5 @@ class InversionTrajectory(Storable):
     recipe: Recipe | None = field(default=None, repr=False)
 
     def first_layer(self, name: str) -> int:
-        """Number of the layer, from 1, of the first array of a list; those of r_y end at layer L."""
+        """Return the number of the layer, from 1, of the first array of a list; those of r_y end at layer L."""
         return 1 if name == "r_x" or self.r_y is None else self.depth - len(self.r_y) + 1

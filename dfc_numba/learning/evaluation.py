@@ -20,7 +20,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss over the samples, and the fraction of them classified rightly (NaN for a regression)."""
+    """Mean loss over the samples, and the fraction of them classified correctly (NaN for a regression)."""
 
     loss: float = nan
     accuracy: float = nan

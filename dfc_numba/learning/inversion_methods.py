@@ -56,7 +56,7 @@ def inversion_update(
     normalise: bool = False,
     record: Record | None = None,
 ) -> InversionUpdate:
-    """The update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
+    """Return the update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
 
         Delta W_i = s / B sum_b delta_i r_{i-1}^T,    Delta b_i = s / B sum_b delta_i
 

@@ -34,8 +34,8 @@ READABLE = {
     "feedback_optimizer": "runs no controller and learns no feedback weights",
     "training.rule": "runs no controller and learns no feedback weights",
     "training.samples": "runs no controller and learns no feedback weights",
-    "training.clip_error": "brings no errors of single samples to the hidden layers",
-    "training.normalise_updates": "brings no errors of single samples to the hidden layers",
+    "training.clip_error": "does not backpropagate per-sample errors",
+    "training.normalise_updates": "does not backpropagate per-sample errors",
     "target.feedback": "has no output target",
     "target.step_per": "has no output target",
     "target.step": "has no output target",
@@ -62,7 +62,7 @@ class Gradients:
     own: Mapping[str, ArrayLike] | None = None
 
     def check(self, method: Method, network: Network, parameters: Mapping[str, Array]) -> None:
-        """ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
+        """Raise a ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
         for kind in ("weights", "biases", "feedback"):
             given, arrays = getattr(self, kind), getattr(network, kind)
             if given is not None or (kind == "biases" and self.weights is not None and arrays is not None):
@@ -215,11 +215,11 @@ class Method(Extension):
         return (*self.reads, *learns, *needed, *steps)
 
     def reads_any(self, section: str) -> bool:
-        """Whether it reads a section or some key of it."""
+        """Return whether it reads a section or some key of it."""
         return any(place == section or place.startswith(f"{section}.") for place in self.places)
 
     def arrays(self, network: Network, config: Any) -> tuple[dict[str, Array], ...]:
-        """The parameters and the state at the start of a run, two dicts of arrays by name."""
+        """Return the parameters and the state at the start of a run, two dicts of arrays by name."""
         kinds = (self.parameters, self.state)
         return tuple({} if function is None else dict(function(network, config)) for function in kinds)
 
@@ -231,7 +231,7 @@ class Method(Extension):
         own: Mapping[str, Array] | None = None,
         compute: Callable[..., Any] | None = None,
     ) -> Gradients:
-        """The gradients for one minibatch, in the phase of the minibatch.
+        """Return the gradients for one minibatch, in the phase of the minibatch.
 
         Args:
             own: the method's own arrays by name, if it has any; None for those at the start of a run.
@@ -247,7 +247,7 @@ class Method(Extension):
     def outputs(
         self, network: Network, x: Array, config: Any, own: Mapping[str, Array] | None = None
     ) -> Array:
-        """The outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
+        """Return the outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
         if self.predict is None:
             return network.predict(x)
         return self.predict(network, x, config, *self._own(network, config, own))
@@ -284,7 +284,7 @@ class Method(Extension):
         return (own,)
 
     def check(self) -> None:
-        """ValueError for phases, sections or functions that there are not."""
+        """Raise a ValueError for phases, sections or functions that there are not."""
         functions = {
             name: getattr(self, name)
             for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "predict", "rules")

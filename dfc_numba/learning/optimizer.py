@@ -57,7 +57,7 @@ class Optimizer(Extension):
     registry = OPTIMIZERS
 
     def check(self) -> None:
-        """ValueError for keys that there are not, or a step that does not work on small arrays."""
+        """Raise a ValueError for keys that there are not, or a step that does not work on small arrays."""
         unknown = [key for key in (*self.keys, *self.defaults) if key not in SHARED]
         if unknown or not all(isinstance(name, str) and name.isidentifier() for name in self.state):
             raise ValueError(

@@ -88,7 +88,7 @@ class Trainer:
             `on_epoch(row)`, `on_divergence(epoch, tally)` after an epoch in which more than a few feedback
             phases diverged (a `Tally` of it, as far as this process has done it), `on_end(outcome)`.
         minibatches: list of index arrays into the training set that every pass takes, in this order; None
-            shuffles anew per pass.
+            shuffles them in each pass.
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
             where there is none; None draws it from `training.seed`.
         threads: number of threads; None leaves it as it is.
@@ -137,14 +137,14 @@ class Trainer:
         self._stop_reason: str | None = None
 
     def request_stop(self, reason: str) -> None:
-        """Ends the run after the minibatch under way; callable from a signal handler or another thread.
+        """End the run after the minibatch under way; callable from a signal handler or another thread.
 
         Where several ranks train, a request to any of them ends all after the same minibatch.
         """
         self._requested = reason
 
     def state(self) -> TrainingState:
-        """The `TrainingState` of the run: its own arrays, not copies."""
+        """Return the `TrainingState` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
         return TrainingState(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
@@ -155,7 +155,7 @@ class Trainer:
         return {**self.parameters, **self.method_state}
 
     def restore(self, state: TrainingState) -> None:
-        """Goes back to a `TrainingState`, which is copied; `run` then continues to the same bits as if it had never stopped.
+        """Go back to a `TrainingState`, which is copied; `run` then continues bit for bit as if it had never stopped.
 
         Raises:
             ValueError: for the state of another network, other optimisers or a longer run.
@@ -178,7 +178,7 @@ class Trainer:
             self.analysis.restore(state.analysis)
 
     def run(self) -> Outcome:
-        """Runs to the end, or from where an interrupted run stopped, and returns the `Outcome`."""
+        """Run to the end, or from where an interrupted run stopped, and return the `Outcome`."""
         self._clock = self._start_clock()
         self._notify("on_start", self)
         outcome = self._outcome()
@@ -186,7 +186,7 @@ class Trainer:
         return outcome
 
     def settle(self) -> None:
-        """Closes what the log has of the minibatches done so far; called before these are taken as done for good."""
+        """Close what the log has of the minibatches done so far; called before these are taken as done for good."""
         if self.log is not None:
             self.log.settle()
 
@@ -223,7 +223,7 @@ class Trainer:
             self._tell_divergence(row["epoch"])
 
     def _tell_divergence(self, epoch):
-        """Tells how many feedback phases of the epoch diverged, if more than a few; those of the next are counted anew."""
+        """Tell how many feedback phases of the epoch diverged, if more than a few, and start counting again."""
         tally, self._tally = self._tally, divergence.Tally()
         if tally.worth_a_warning:
             self._notify("on_divergence", epoch, tally)

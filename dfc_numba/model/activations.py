@@ -71,15 +71,15 @@ class Activation(Extension):
         return self._form
 
     def rates(self, v: Array) -> Array:
-        """phi(v) of an array, in its dtype."""
+        """Return phi(v) of an array, in its dtype."""
         return _like(v, self.phi(v))
 
     def slopes(self, v: Array) -> Array:
-        """phi'(v) of an array, in its dtype."""
+        """Return phi'(v) of an array, in its dtype."""
         return _like(v, self.derivative(v))
 
     def curvatures(self, v: Array) -> Array:
-        """phi''(v) of an array, in its dtype."""
+        """Return phi''(v) of an array, in its dtype."""
         if self.second_derivative is not None:
             return _like(v, self.second_derivative(v))
         h = np.cbrt(np.finfo(np.float64).eps) * np.maximum(1.0, np.abs(v))

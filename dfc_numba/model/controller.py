@@ -118,7 +118,7 @@ class Controller:
             )
 
     def control_loop(self) -> int:
-        """The address of the controller's step where it has further terms, else 0."""
+        """Return the address of the controller's step where it has further terms, else 0."""
         leaks_integral = self.leak == "integral"
         return compiled_terms(self.terms, self.dt, self.alpha, self.k_p, leaks_integral) if self.terms else 0
 

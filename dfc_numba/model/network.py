@@ -160,7 +160,7 @@ class Network:
         dtype: DTypeLike | None = None,
         backward: LayersLike | None = None,
     ) -> None:
-        """A network with the given parameters (copied).
+        """Make a network with the given parameters, which are copied.
 
         Args:
             weights, biases, feedback, backward: see the class; biases and backward may be None.
@@ -234,7 +234,7 @@ class Network:
         feedback_noise: float = 0.0,
         init_range: float = 0.01,
     ) -> Network:
-        """A network with random weights, zero biases, and the identity as feedback weights of the output layer.
+        """Create a network with random weights, zero biases, and the identity as feedback weights of the output layer.
 
         Args:
             sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
@@ -297,14 +297,14 @@ class Network:
         return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
 
     def copy(self, *, dtype: DTypeLike | None = None) -> Network:
-        """An independent copy, in another dtype if one is named."""
+        """Return an independent copy, in another dtype if one is named."""
         return Network(
             weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
             output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype, backward=self.backward,
         )  # fmt: skip
 
     def sharing(self, **parameters: Sequence[Array] | None) -> Network:
-        """A network of this kind that has the given arrays themselves as parameters, not copies of them.
+        """Return a network of this kind that has the given arrays themselves as parameters, not copies of them.
 
         Args:
             parameters: lists of arrays of the right shapes and dtype, by kind ("weights", ...); the others are shared.
@@ -315,7 +315,7 @@ class Network:
         return other
 
     def forward(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Activity:
-        """The feedforward pass.
+        """Compute the feedforward pass.
 
         Args:
             x: inputs (B, n_0).
@@ -348,7 +348,7 @@ class Network:
         return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
 
     def predict(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Array:
-        """Output rates (B, n_L) for inputs (B, n_0)."""
+        """Return the output rates (B, n_L) for inputs (B, n_0)."""
         return self.forward(x, dtype=dtype).r[-1]
 
     def set_feedback(self, kind: FeedbackKind, x: ArrayLike | None = None, *, damping: float = 0.0) -> None:

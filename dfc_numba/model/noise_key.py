@@ -33,12 +33,12 @@ class NoiseKey:
             whole_number(f"NoiseKey.{name}", getattr(self, name))
 
     def word(self) -> np.uint64:
-        """The 64-bit key of the generator: seed and minibatch, mixed."""
+        """Return the 64-bit key of the generator: seed and minibatch, mixed."""
         words = [half for number in (int(self.seed), int(self.minibatch)) for half in divmod(number, 2**32)]
         return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
     def numbers(self, count: int) -> Array:
-        """The numbers of `count` samples."""
+        """Return the numbers of `count` samples."""
         if self.samples is None:
             return np.arange(count, dtype=np.uint64)
         numbers = as_array("NoiseKey.samples", self.samples)

@@ -56,17 +56,17 @@ class Record:
     every: Count = 1
 
     def names(self, there: tuple[str, ...] = VARIABLES) -> tuple[str, ...]:
-        """Names of the variables that are kept, of those that there are."""
+        """Return the names of the variables that are kept, of those that there are."""
         return there if self.variables is None else self.variables
 
     def require_only(self, there: tuple[str, ...], what: str) -> None:
-        """ValueError for a variable that is not among those that a simulation has."""
+        """Raise a ValueError for a variable that is not among those that a simulation has."""
         others = [name for name in self.names(there) if name not in there]
         if others:
             raise ValueError(f"Record.variables has {others[0]!r}; {what} has {', '.join(there)}")
 
     def positions(self, count: int) -> Array:
-        """Positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
+        """Return the positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
         if self.samples is None:
             return np.arange(count)
         chosen = np.asarray(self.samples, np.int64)
@@ -127,7 +127,7 @@ class Storable:
     """A recorded trajectory, which goes into an HDF5 file and comes back as the same bits."""
 
     def first_layer(self, name: str) -> int:
-        """Number of the layer, from 1, of the first array of a list."""
+        """Return the number of the layer, from 1, of the first array of a list."""
         return 1
 
     def save(

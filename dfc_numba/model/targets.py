@@ -44,7 +44,7 @@ class Loss(Extension):
     registry = LOSSES
 
     def check(self) -> None:
-        """ValueError where value or gradient are not what they have to be."""
+        """Raise a ValueError where value or gradient are not what they have to be."""
         random = np.random.RandomState(0)
         output, y = random.uniform(0.1, 0.9, (2, SAMPLES, OUTPUTS))
         y /= y.sum(axis=1, keepdims=True)
@@ -121,7 +121,7 @@ def unit_of_error(loss, count, outputs):
 def output_target(
     network: Network, x: ArrayLike, y: ArrayLike, *, loss: str = "mse", step: float = 0.1
 ) -> Array:
-    """The output target of weak feedback, a small step down the loss from the feedforward output.
+    """Return the output target of weak feedback, a small step down the loss from the feedforward output.
 
         r* = r_L - step * B * d(mean loss) / d r_L          (the output target of DFC, Meulemans et al. 2021)
 

@@ -188,8 +188,8 @@ def check_data(config, dataset):
     """Refuse a loss or a target that does not suit a data set."""
     if dataset.task == "regression" and LOSSES[config.target.loss].classes:
         raise ConfigurationError(
-            f"target.loss = {config.target.loss!r} needs classes, which {dataset.name} has not; set target.loss = "
-            "'mse'"
+            f"target.loss = {config.target.loss!r} needs class labels; {dataset.name} is a regression data set; set "
+            "target.loss = 'mse'"
         )
     if dataset.task == "regression" and config.target.class_value != 1:
         raise ConfigurationError(

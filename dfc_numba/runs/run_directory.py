@@ -161,7 +161,7 @@ class RunDirectory:
         found = self.checkpoints.find()
         if found is None and (self.folder / LAST_NAME).exists():
             raise CheckpointError(
-                f"{self.path} holds a run without a checkpoint to resume it from; train anew in another directory"
+                f"{self.path} holds a run without a checkpoint to resume it from; start a new run in another directory"
             )
         return found
 

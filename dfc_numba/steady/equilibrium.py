@@ -47,7 +47,7 @@ class SteadyState:
 
 
 def output_jacobian(network: Network, x: ArrayLike) -> Array:
-    """J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
+    """Return J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
 
         J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))      (the Jacobian of DFC, Meulemans et al. 2021)
 
@@ -72,7 +72,7 @@ def steady_state(
     tolerance: float = 1e-12,
     max_iterations: int = newton.MAX_ITERATIONS,
 ) -> SteadyState:
-    """The steady state that the controller reaches.
+    """Solve for the steady state that the controller reaches.
 
     "linear" linearises at the feedforward state (DFC, Meulemans et al. 2021, lemma 1; DFC-SSA):
 

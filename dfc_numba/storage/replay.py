@@ -1,4 +1,4 @@
-"""Replaying stored records: trajectory and update computed anew by the kernels, and compared bit for bit."""
+"""Replaying stored records: trajectory and update recomputed by the kernels, and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Replayed:
 
     Attributes:
         phase, record: which record; `record` counts those of the phase from 0.
-        compared: names of the variables that were computed anew.
+        compared: names of the variables that were recomputed.
         deviations: a `Deviation` for each of them that has other bits.
         left_out: names of variables that are stored, but not how they were made.
         problem: why the record cannot be replayed, None if it can.
@@ -158,7 +158,7 @@ class Replayed:
 
 
 def replay(path: PathLike, *, phase: str | None = None, record: int | None = None) -> Iterator[Replayed]:
-    """Compute what a trajectory file holds anew, from nothing but the recipes in it, and compare.
+    """Recompute what a trajectory file holds from the recipes in it alone, and compare.
 
     A variable that is stored in float32 is compared after rounding to float32. The bits are the same on the same kind of
     processor with the same versions; `recorded_elsewhere` tells whether they are.

@@ -138,7 +138,7 @@ def variable(name):
         return PLAIN[name]
     base, _, layer = name.rpartition("_")
     if not is_variable(name):
-        raise ValueError(f"{name!r} is no variable of schema version {SCHEMA_VERSION}; use a newer program")
+        raise ValueError(f"{name!r} is not a variable of schema version {SCHEMA_VERSION}; use a newer program")
     general = _general(base)
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}

@@ -313,7 +313,7 @@ def dataset(group, name, *, shape=None, kinds=NUMBERS):
         raise UnusableFileError(f"{where} is missing; the file is not complete")
     with damage_named(where):
         if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in kinds:
-            raise UnusableFileError(f"{where} is no array of numbers")
+            raise UnusableFileError(f"{where} is not a numeric array")
         if found.is_virtual or found.external:
             raise UnusableFileError(f"{where} is kept in other files, which are not opened")
         if shape is not None and not _fits(found.shape, shape):

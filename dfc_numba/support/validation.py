@@ -75,7 +75,7 @@ def floats(name, value, shape, *, dtype="float64"):
     """`value` as a C-ordered float array of `shape` (None: any length), finite throughout.
 
     Raises:
-        TypeError: for something that is no array of numbers.
+        TypeError: for something that is not a numeric array.
         ValueError: for another shape, or a number that is not finite.
     """
     array = as_array(name, value)

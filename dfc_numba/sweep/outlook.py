@@ -84,7 +84,7 @@ def check_disk(path, outlook, runs):
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigurationError(
-            f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are free there; log less, "
+            f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are available there; log less, "
             "make room, or choose another disk with --out"
         )
 
