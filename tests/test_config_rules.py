@@ -23,7 +23,7 @@ EXPECTED = ["feedback.rule=expected"]
 CONTRADICTIONS = [
     # forward learning
     (["training.method=dfc-ssa", "target.feedback=strong"], "set target.feedback = 'weak', or training.method = 'dfc-ss'"),
-    (["training.method=dfc-ssa", "controller.sigma=0.1"], "noise has not; set controller.sigma = 0"),
+    (["training.method=dfc-ssa", "controller.sigma=0.1"], "set controller.sigma = 0"),
     (["training.method=dfc-ss-newton", "controller.sigma=0.1"], "or set training.method = 'dfc-ss', which simulates"),
     (["training.method=dfc-ss-newton", "controller.sigma_output=0.1"], "and leave out controller.sigma_output"),
     (["controller.error=softmax"], "controller.error = 'softmax' needs target.feedback = 'strong'"),

@@ -102,7 +102,7 @@ def test_what_is_being_written_is_left_aside_with_a_note(tmp_path, records):
     assert_holds(tmp_path, records[:6])
     with open_trajectories(tmp_path) as file:
         assert file.notes == [f"{part} is left aside: it was never closed"]
-    with pytest.raises(ValueError, match="000002.h5.part was never closed: .* is not to be trusted"):
+    with pytest.raises(ValueError, match="000002.h5.part was never closed: .* contents are unreliable"):
         open_trajectories(part)
     writer.close("interrupted")
     assert_holds(tmp_path, records[:8])
