@@ -1,11 +1,16 @@
 """Data as people have them: inputs of any shape, labels of any type, as arrays or data frames, prepared and said so."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from dfc_numba.data import dataset
 from dfc_numba.data.dataset import DataSet, Split, check_same_length, float_type, unknown_name, whole_number
+from dfc_numba.support.array_types import DTypeLike
 
 SCALES = ("auto", "none", "unit", "standardise")
 PARTS = ("train", "val", "test")
@@ -14,9 +19,22 @@ MOST_CLASSES = 1000  # so many different whole numbers may be classes; more are 
 
 
 def from_arrays(
-    x_train, y_train, x_test=None, y_test=None, x_val=None, y_val=None, *, task=None, scale="auto", classes=None,
-    validation_size=0, test_size=0, split_seed=0, dtype="float64", name="arrays",
-):  # fmt: skip
+    x_train: Any,
+    y_train: Any,
+    x_test: Any = None,
+    y_test: Any = None,
+    x_val: Any = None,
+    y_val: Any = None,
+    *,
+    task: Literal["classification", "regression"] | None = None,
+    scale: Literal["auto", "none", "unit", "standardise"] = "auto",
+    classes: Sequence[Any] | None = None,
+    validation_size: int = 0,
+    test_size: int = 0,
+    split_seed: int = 0,
+    dtype: DTypeLike = "float64",
+    name: str = "arrays",
+) -> DataSet:
     """Make a `DataSet` of arrays or data frames; `.notes` says what was done to them.
 
     Args:
@@ -257,7 +275,8 @@ def answers(ys, name, *, task=None, classes=None):
         unseen = np.setdiff1d(y, known)
         if unseen.size:
             raise ValueError(
-                f"{name}: y_{part} holds the class {unseen[0].item()!r} (sample {int(np.argmax(y == unseen[0]))}), which is not among "
+                f"{name}: y_{part} holds the class {unseen[0].item()!r} (sample {int(np.argmax(y == unseen[0]))}), which is not "
+                "among "
                 f"those of {'classes' if classes else 'y_train'}: {_listed(known)}; name all of them with classes"
             )
     order = np.argsort(known, kind="stable")

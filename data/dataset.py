@@ -1,5 +1,7 @@
 """What every loader returns: training, validation and test arrays, checked on construction."""
 
+from __future__ import annotations
+
 import difflib
 import zlib
 from dataclasses import dataclass, replace
@@ -8,6 +10,8 @@ from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
+
+from dfc_numba.support.array_types import Array, DTypeLike
 
 # --- checks of options --------------------------------------------------------------------------------------
 
@@ -83,8 +87,8 @@ class Split:
         y: (N,) int64 class labels, or (N, n_L) targets of the same type as `x`.
     """
 
-    x: np.ndarray
-    y: np.ndarray
+    x: Array
+    y: Array
 
     def __post_init__(self):
         for name, array in (("x", self.x), ("y", self.y)):
@@ -123,8 +127,8 @@ class DataSet:
     test: Split | None
     n_outputs: int
     source: str
-    classes: tuple = ()
-    notes: tuple = ()
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.classes and len(self.classes) != max(self.n_outputs, 2):
@@ -137,12 +141,12 @@ class DataSet:
             self._check_answers(split.y, f"{self.name}: y_{part}")
 
     @property
-    def n_inputs(self):
+    def n_inputs(self) -> int:
         """Number of inputs, the n_0 of a network for this data set."""
         return self.train.x.shape[1]
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """One line for people: name, sizes and source."""
         sizes = ", ".join(f"{len(split):,} {part}" for part, split in self.parts().items())
         kind = "classes" if self.task == "classification" else "targets"
@@ -151,14 +155,14 @@ class DataSet:
         )
 
     @cached_property
-    def checksums(self):
+    def checksums(self) -> dict[str, int]:
         """A number per part by which a continued run sees whether its data are the same, {"train": ..., ...}."""
         return {
-            part: zlib.crc32(np.ascontiguousarray(split.y), zlib.crc32(np.ascontiguousarray(split.x)))
+            part: zlib.crc32(np.ascontiguousarray(split.y).data, zlib.crc32(np.ascontiguousarray(split.x).data))
             for part, split in self.parts().items()
         }
 
-    def astype(self, dtype):
+    def astype(self, dtype: DTypeLike) -> DataSet:
         """Return the data set with inputs and regression targets of this type; itself where they are."""
         dtype = float_type(dtype)
         if dtype == self.train.x.dtype:
@@ -173,7 +177,7 @@ class DataSet:
         parts = {name: converted(getattr(self, name)) for name in ("train", "validation", "test")}
         return replace(self, **parts)
 
-    def parts(self):
+    def parts(self) -> dict[str, Split]:
         """The parts that exist, as {"train": ..., "val": ..., "test": ...}."""
         parts = {"train": self.train, "val": self.validation, "test": self.test}
         return {part: split for part, split in parts.items() if split is not None}
@@ -218,7 +222,7 @@ def check_same_length(x, y, name, part):
     """Refuse inputs and answers of different numbers of samples."""
     if y.ndim == 0 or len(x) != len(y):
         got = "a single value" if y.ndim == 0 else f"{len(y):,} samples"
-        transposed = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1] or y.ndim == 1 and x.shape[1:] == y.shape
+        transposed = (x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]) or (y.ndim == 1 and x.shape[1:] == y.shape)
         hint = f"; x_{part} is (inputs, samples), as MATLAB writes it: store it transposed" if transposed else ""
         raise ValueError(
             f"{name}: x_{part} has {len(x):,} samples but y_{part} has {got}; must be the same number{hint}"

@@ -3,18 +3,22 @@
 E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0; see digits.md.
 """
 
+from __future__ import annotations
+
 import gzip
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dfc_numba.data import dataset, images, own_file, tables, teachers
 from dfc_numba.data.dataset import DataSet, Split, float_type, unknown_name, whole_number
 from dfc_numba.registry import DATA_SOURCES, HOW_TO_LOAD, Extension, Option, register_built_ins
+from dfc_numba.support.array_types import DTypeLike
 
 # --- the embedded digits ------------------------------------------------------------------------------------
 
@@ -80,8 +84,8 @@ class DataSource(Extension):
     name: str
     _: KW_ONLY
     summary: str = ""
-    load: Callable
-    options: tuple = ()
+    load: Callable[..., DataSet]
+    options: Sequence[Option] = ()
 
     registry = DATA_SOURCES
 
@@ -89,8 +93,8 @@ class DataSource(Extension):
         if not self.summary and callable(self.load):
             object.__setattr__(self, "summary", (inspect.getdoc(self.load) or "").partition("\n")[0])
 
-    def check(self):
-        """ValueError for a function that cannot be called with dtype and the options."""
+    def check(self) -> None:
+        """Raise a ValueError for a function that cannot be called with dtype and the options."""
         if not callable(self.load):
             raise ValueError(f"data set {self.name!r} has load = {self.load!r}; it needs to be a function")
         named = [option.name for option in self.options]
@@ -111,8 +115,8 @@ class DataSource(Extension):
             if one.default is one.empty and one.name != "dtype" and one.kind in kinds
         ]
 
-    def defaults(self):
-        """The options as {name: default}, with `inspect.Parameter.empty` for a required one."""
+    def defaults(self) -> dict[str, Any]:
+        """Return the options as {name: default}, with `inspect.Parameter.empty` for a required one."""
         if self.options:
             empty = inspect.Parameter.empty
             return {
@@ -121,8 +125,8 @@ class DataSource(Extension):
         parameters = inspect.signature(self.load).parameters
         return {key: parameter.default for key, parameter in parameters.items() if key != "dtype"}
 
-    def loaded(self, dtype, given):
-        """The `DataSet` with these options, a dict."""
+    def loaded(self, dtype: DTypeLike, given: Mapping[str, Any]) -> DataSet:
+        """Return the `DataSet` with these options, a dict."""
         values = {one.name: one.checked_or_default(given, "data.options") for one in self.options} or given
         found = self.load(dtype=dtype, **values)
         if not isinstance(found, DataSet):
@@ -146,11 +150,11 @@ register_built_ins(
 
 
 def names() -> list[str]:
-    """Names of the data sets, in a list."""
+    """Return the names of the data sets."""
     return list(DATA_SOURCES)
 
 
-def load(name: str | Path, *, dtype="float64", **options) -> DataSet:
+def load(name: str | Path, *, dtype: DTypeLike = "float64", **options: Any) -> DataSet:
     """Load a data set.
 
     Args:
@@ -175,12 +179,12 @@ def load(name: str | Path, *, dtype="float64", **options) -> DataSet:
 
 
 def options(name: str | Path) -> dict:
-    """The options of a data set as {name: default}, with `inspect.Parameter.empty` for a required one."""
+    """Return the options of a data set as {name: default}, with `inspect.Parameter.empty` for a required one."""
     name, _ = _resolve(name, {})
     return DATA_SOURCES[name].defaults()
 
 
-def check_options(name: str | Path, given: dict) -> None:
+def check_options(name: str | Path, given: dict[str, Any]) -> None:
     """Raise `ValueError` for an option that a data set does not have, or that it needs; nothing is loaded."""
     name, given = _resolve(name, given)
     known = options(name)
@@ -195,7 +199,7 @@ def check_options(name: str | Path, given: dict) -> None:
 
 
 def describe(name: str | Path) -> str:
-    """A text for people: what the data set is, and its options with their defaults and meaning."""
+    """Describe a data set for people: what it is, and its options with their defaults and meaning."""
     name, _ = _resolve(name, {})
     source = DATA_SOURCES[name]
     comments = {option.name: f"  # {option.description}" for option in source.options if option.description}

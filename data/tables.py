@@ -190,7 +190,8 @@ def _one(folder, prefix, part, kind):
     if not plain:
         names = ", ".join(sorted(file.name for file in folder.iterdir())[:NAMED]) or "nothing"
         raise DataUnavailableError(
-            f"{folder}: holds no {kind} of the {part} set, such as {PARTS[part][-1]}-{kind}-{KINDS[kind][1]}-ubyte.gz; it holds {names}"
+            f"{folder}: holds no {kind} of the {part} set, such as {PARTS[part][-1]}-{kind}-{KINDS[kind][1]}-ubyte.gz; "
+            f"it holds {names}"
         )
     raise ValueError(
         f"{folder}: several files may be the {kind} of the {part} set ({', '.join(sorted(plain))}); choose with the option prefix"

@@ -12,7 +12,7 @@ Names are loaded when they are first used, so that importing the package costs l
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from dfc_numba import storage as _storage  # noqa: F401  (binds the file formats to `save` and `load`)
+from dfc_numba import storage as _storage
 from dfc_numba._version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers see
@@ -23,15 +23,15 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.analysis.conditions import conditions as conditions
     from dfc_numba.analysis.conditions import null_space_fraction as null_space_fraction
     from dfc_numba.analysis.directions import reference_update as reference_update
-    from dfc_numba.analysis.stability import Stability as Stability
-    from dfc_numba.analysis.stability import stability as stability
     from dfc_numba.analysis.measurements import Measure as Measure
     from dfc_numba.analysis.measurements import Measurement as Measurement
+    from dfc_numba.analysis.stability import Stability as Stability
+    from dfc_numba.analysis.stability import stability as stability
     from dfc_numba.data.sources import DataSource as DataSource
     from dfc_numba.display.plots import plot as plot
+    from dfc_numba.dynamics.expected_feedback import expected_feedback_update as expected_feedback_update
     from dfc_numba.dynamics.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.dynamics.plasticity import ForwardUpdate as ForwardUpdate
-    from dfc_numba.dynamics.expected_feedback import expected_feedback_update as expected_feedback_update
     from dfc_numba.dynamics.plasticity import feedback_update as feedback_update
     from dfc_numba.dynamics.plasticity import forward_and_feedback_update as forward_and_feedback_update
     from dfc_numba.dynamics.plasticity import forward_update as forward_update
@@ -40,13 +40,13 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
     from dfc_numba.extensions import load_extension as load_extension
-    from dfc_numba.inversion.feedback import initial_feedback as initial_feedback
-    from dfc_numba.inversion.feedback import stabilised_feedback as stabilised_feedback
-    from dfc_numba.inversion.rules import backward_errors as backward_errors
     from dfc_numba.inversion.dynamic_inversion import Inversion as Inversion
     from dfc_numba.inversion.dynamic_inversion import simulate_inversion as simulate_inversion
+    from dfc_numba.inversion.feedback import initial_feedback as initial_feedback
+    from dfc_numba.inversion.feedback import stabilised_feedback as stabilised_feedback
     from dfc_numba.inversion.loop_stability import InversionStability as InversionStability
     from dfc_numba.inversion.loop_stability import inversion_stability as inversion_stability
+    from dfc_numba.inversion.rules import backward_errors as backward_errors
     from dfc_numba.inversion.trajectory import InversionTrajectory as InversionTrajectory
     from dfc_numba.learning.evaluation import Evaluation as Evaluation
     from dfc_numba.learning.evaluation import accuracy as accuracy
@@ -55,8 +55,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.learning.inversion_methods import inversion_update as inversion_update
     from dfc_numba.learning.method import Gradients as Gradients
     from dfc_numba.learning.method import Method as Method
-    from dfc_numba.learning.optimizer import Optimizer as Optimizer
     from dfc_numba.learning.method import PlannedUpdate as PlannedUpdate
+    from dfc_numba.learning.optimizer import Optimizer as Optimizer
     from dfc_numba.learning.training import Trainer as Trainer
     from dfc_numba.model.activations import Activation as Activation
     from dfc_numba.model.controller import Controller as Controller
@@ -167,15 +167,17 @@ SUBMODULES = ("formulas",)
 __all__ = ["__version__"] + list(_HOMES)
 
 
-def __getattr__(name):
-    if name in SUBMODULES:
-        return import_module(f"dfc_numba.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dfc_numba' has no attribute {name!r}")
-    value = getattr(import_module(f"dfc_numba.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take every name for one that is there
+
+    def __getattr__(name):
+        if name in SUBMODULES:
+            return import_module(f"dfc_numba.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'dfc_numba' has no attribute {name!r}")
+        value = getattr(import_module(f"dfc_numba.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *SUBMODULES, "data"})

@@ -95,8 +95,7 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --out (by default the last runs/NAME-NNN), to the same bits as if it had "
-            "never stopped. Where there is none, start what is named.",
+            help="Resume the run in --out (by default the last runs/NAME-NNN) bit for bit; start it if there is none.",
         ),
     ] = False,
     checkpoint_minutes: Annotated[
@@ -123,8 +122,8 @@ def train(
     """Train a network. Without a preset, DFC learns handwritten digits, which takes less than a minute.
 
     The run directory gets config.toml, run.json, metrics.csv, the weights and checkpoints, and with a log
-    trajectories.h5. Ctrl-C, SIGTERM and SIGUSR1 stop after a checkpoint, a second one at once. Exit code: 0 done, 1
-    diverged or failed, 2 wrong use, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
+    trajectories.h5. Ctrl-C, SIGTERM and SIGUSR1 stop after a checkpoint, a second one immediately. Exit code: 0 done, 1
+    diverged or failed, 2 usage error, 75 interrupted after a checkpoint (run again with --resume), 128 + signal at once.
     """
     changes = overrides(settings, epochs, seed, dtype)
     changes += ["log.on=true"] * (log or recipe_only) + ["log.recipe_only=true"] * recipe_only
@@ -168,7 +167,7 @@ def compare(
 
     The folder gets comparison.csv, summary.csv, summary.md, comparison.png (with the extra plot), and a run
     directory per run. Interrupted, the same command goes on where it stopped. Exit code: 0 done, 1 a run
-    diverged or failed, 2 wrong use, 75 interrupted after a checkpoint, 128 + signal at once.
+    diverged or failed, 2 usage error, 75 interrupted after a checkpoint, 128 + signal at once.
 
     Run directories are merged, nothing is trained: runs.csv has all of them with their results and all settings.
     """

@@ -1,6 +1,11 @@
 """The errors that a caller may want to tell from a plain `ValueError`."""
 
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
 class DivergenceError(ArithmeticError):
     """A simulation or a parameter became non-finite.
 
@@ -10,7 +15,15 @@ class DivergenceError(ArithmeticError):
         samples: indices of the samples concerned within the minibatch.
     """
 
-    def __init__(self, message, *, layer=None, epoch=None, minibatch=None, samples=()):
+    def __init__(
+        self,
+        message: str,
+        *,
+        layer: int | None = None,
+        epoch: int | None = None,
+        minibatch: int | None = None,
+        samples: Iterable[int] = (),
+    ) -> None:
         super().__init__(message)
         self.layer = layer
         self.epoch = epoch

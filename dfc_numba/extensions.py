@@ -4,6 +4,8 @@ An extension is a Python file, a module, or an entry point of the group `dfc_num
 under a name that is the same in every process. No data file causes an import: a stored file says which extension it needs.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import sys
@@ -14,9 +16,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.registry import REGISTRIES, registered_from, registering_from
+from dfc_numba.support.array_types import PathLike
 
 GROUP = "dfc_numba.extensions"
 _loaded = {}
@@ -36,20 +40,20 @@ class LoadedExtension:
     name: str
     path: str
     sha256: str
-    module: object = field(repr=False, compare=False)
+    module: ModuleType = field(repr=False, compare=False)
     installed: bool = False
 
     @property
-    def registered(self):
+    def registered(self) -> list[tuple[str, str]]:
         """What it has registered, as a list of (kind, name)."""
         return registered_from(self.name)
 
-    def facts(self):
+    def facts(self) -> dict[str, str]:
         """What files and run.json store of it."""
         return {"name": self.name, "path": self.path, "sha256": self.sha256}
 
 
-def load_extension(extension):
+def load_extension(extension: PathLike) -> LoadedExtension:
     """Import a Python file or module that registers extensions, and return the `LoadedExtension`.
 
     The same file again is not run again; a file that was changed since is, and replaces what it registered before.
@@ -172,7 +176,7 @@ def _load_file(text):
     with _registering(name):
         sys.modules[module_name] = module
         try:
-            exec(compile(content, str(path), "exec"), module.__dict__)
+            exec(compile(content, str(path), "exec"), module.__dict__)  # noqa: S102 (as an import would)
         except BaseException:
             del sys.modules[module_name]
             raise

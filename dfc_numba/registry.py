@@ -7,16 +7,19 @@ Each kind is a class that derives from `Extension`, and has one `Registry`. The 
 modules `homes` of a registry register them with `register_built_ins`, and are imported at the first look-up.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,16 +54,16 @@ class Extension:
         origin: where it was registered: "built-in", "this program", or an extension's name; None before.
     """
 
-    registry = None
+    registry: Any = None
     name: str
     summary: str = ""
-    options: tuple = ()
-    origin = None
+    options: Sequence[Option] = ()
+    origin: str | None = None
 
-    def check(self):
+    def check(self) -> None:
         """Raise a ValueError or TypeError that says what is wrong; called before the object is registered."""
 
-    def identity(self):
+    def identity(self) -> tuple[Any, ...]:
         """Return a value that is equal for two objects that do the same: attributes by value, functions by their code."""
         public = {
             key: value for key, value in vars(self).items() if key != "origin" and not key.startswith("_")
@@ -81,16 +84,16 @@ class Option:
     """
 
     name: str
-    default: object
+    default: Any
     description: str = ""
-    type: object = None
+    type: Any = None
     least: float | None = None
     most: float | None = None
     exclusive: bool = False
-    choices: tuple = ()
+    choices: tuple[Any, ...] = ()
     optional: bool = False
 
-    REQUIRED = REQUIRED
+    REQUIRED: ClassVar[object] = REQUIRED
 
     def __post_init__(self):
         if not NAME.fullmatch(str(self.name)) or "-" in self.name:
@@ -106,7 +109,7 @@ class Option:
         if self.default is not REQUIRED:
             object.__setattr__(self, "default", self.checked(self.default))
 
-    def checked(self, value, path=None):
+    def checked(self, value: Any, path: str | None = None) -> Any:
         """Return the value in the type of the option, or raise a ValueError that says what is allowed.
 
         Args:
@@ -120,7 +123,7 @@ class Option:
             raise ValueError(f"{path or self.name} = {value!r}: must be {self.allowed()}{hint}")
         return converted
 
-    def checked_or_default(self, values, section):
+    def checked_or_default(self, values: Mapping[str, Any], section: str) -> Any:
         """Return the value of the option in a section, a dict; its default if it is not stated there.
 
         Raises:
@@ -134,7 +137,7 @@ class Option:
             raise ValueError(f"{path} has to be stated: {self.allowed()}")
         return self.default
 
-    def allowed(self):
+    def allowed(self) -> str:
         """Say which values are allowed."""
         if self.choices:
             text = "one of " + ", ".join(map(repr, self.choices))
@@ -174,7 +177,7 @@ def _number(kind, abstract, value):
     return kind(value) if isinstance(value, abstract) and not isinstance(value, bool | np.bool_) else _REFUSED
 
 
-_CONVERSIONS = {
+_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
     float: partial(_number, float, Real),
     int: partial(_number, int, Integral),
     bool: lambda value: bool(value) if isinstance(value, bool | np.bool_) else _REFUSED,
@@ -312,7 +315,7 @@ REGISTRIES = (
 )  # fmt: skip
 
 
-def register(*items, replace=False):
+def register(*items: Extension, replace: bool = False) -> None:
     """Register objects under their names: activations, plasticity rules, controller terms, methods, optimisers, ...
 
     All are checked before the first is registered. Registering the same again (the same values, functions of the same

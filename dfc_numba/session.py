@@ -1,10 +1,14 @@
 """Runs from Python: load a configuration, train as `dfc train` does, keep the results at hand."""
 
+from __future__ import annotations
+
 import sys
 import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration import config_file
@@ -12,10 +16,12 @@ from dfc_numba.configuration.config import Config
 from dfc_numba.data.dataset import DataSet
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.evaluation import evaluate
+from dfc_numba.learning.evaluation import Evaluation, evaluate
 from dfc_numba.learning.phases import logs
-from dfc_numba.learning.training import Trainer
+from dfc_numba.learning.training import Outcome, Trainer
+from dfc_numba.model.network import Network
 from dfc_numba.runs.experiment import Experiment, check_data, create_network, load_data
+from dfc_numba.support.array_types import Array, PathLike
 from dfc_numba.support.validation import choice
 
 DEFAULT_PRESET = "digits"
@@ -35,21 +41,25 @@ class TrainingResult:
         own: the method's own arrays by name, beside the last weights; empty without.
     """
 
-    network: object
-    best_network: object
-    metrics: list
-    outcome: object
+    network: Network
+    best_network: Network
+    metrics: list[dict[str, Any]]
+    outcome: Outcome
     config: Config
     dataset: DataSet
     directory: Path | None = None
-    own: dict = field(default_factory=dict)
+    own: dict[str, Array] = field(default_factory=dict)
 
     @property
-    def status(self):
+    def status(self) -> str:
         """How it ended: "done", "diverged" or "interrupted"."""
         return self.outcome.status
 
-    def evaluate(self, split="test", weights="last"):
+    def evaluate(
+        self,
+        split: Literal["test", "validation", "train"] = "test",
+        weights: Literal["last", "best"] = "last",
+    ) -> Evaluation:
         """Return the `Evaluation` on a part of the data: "test", "validation" or "train"; with weights "last" or "best".
 
         Outputs are those of the method, such as the free equilibrium of equilibrium propagation.
@@ -67,7 +77,7 @@ class TrainingResult:
             predict=methods.find(self.config.training.method).predictor(network, self.config, own),
         )  # fmt: skip
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         last = {key: round(value, 4) for key, value in (self.metrics[-1] if self.metrics else {}).items()}
         shown = ", ".join(
             f"{key}={value}" for key, value in last.items() if value == value and key != "seconds"
@@ -75,7 +85,9 @@ class TrainingResult:
         return f"TrainingResult(status={self.status!r}{', ' if shown else ''}{shown})"
 
 
-def load_config(source=None, changes=None):
+def load_config(
+    source: str | Path | Config | None = None, changes: Mapping[str, Any] | None = None
+) -> Config:
     """Load the configuration of a preset or a TOML file, with changes.
 
     Args:
@@ -98,8 +110,15 @@ def load_config(source=None, changes=None):
 
 
 def train(
-    config=DEFAULT_PRESET, out=None, *, data=None, network=None, threads=None, observers=(), progress=None
-):
+    config: str | Path | Config = DEFAULT_PRESET,
+    out: PathLike | None = None,
+    *,
+    data: DataSet | None = None,
+    network: Network | None = None,
+    threads: int | None = None,
+    observers: Iterable[Any] = (),
+    progress: bool | None = None,
+) -> TrainingResult:
     """Train a network, as `dfc train` does.
 
     Args:

@@ -3,8 +3,8 @@
     from dfc_numba.sklearn import DFCClassifier
     GridSearchCV(DFCClassifier(epochs=5), {"method": ["dfc", "bp"], "controller__k_p": [0.5, 1.0]}, n_jobs=2).fit(x, labels)
 
-Needs the extra `sklearn`. A setting of the configuration is a parameter: `controller__k_p` or `controller.k_p`; a bare name means the
-first section that has it, in the order of `SECTIONS`.
+Needs the extra `sklearn`. A setting of the configuration is a parameter: `controller__k_p` or `controller.k_p`; a bare name means
+the first section that has it, in the order of `SECTIONS`.
 """
 
 import re
@@ -30,11 +30,11 @@ from scipy.special import softmax
 
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config import section_keys
-from dfc_numba.learning import methods
-from dfc_numba.learning.phases import logs
 from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import CHUNK
+from dfc_numba.learning.phases import logs
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import check_data, create_network
 from dfc_numba.session import load_config
@@ -213,10 +213,7 @@ class _Estimator(BaseEstimator):
             )
 
     def _train(self, dataset, state, more=False):
-        if state is None:
-            config = self._configuration()
-        else:
-            config = self.config_
+        config = self._configuration() if state is None else self.config_
         if more:
             done = 0 if state is None else len(state.rows)
             config = load_config(config, {"training.epochs": done + 1})

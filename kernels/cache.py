@@ -5,21 +5,25 @@ function and its argument types, the processor, the versions of Python, numba, l
 It is written under a temporary name and then renamed, so that processes may start side by side, and begins with a checksum:
 what is damaged, or belongs to another user, is recompiled. Where nothing can be written, kernels are compiled in every process,
 and a warning says so once.
-
-This module alone knows the interfaces of numba that are not public: `install` checks that they are there.
 """
 
 import hashlib
 import os
+import pickle
 import platform
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import llvmlite
 import numba
 import numpy as np
+from numba import config
+
+from dfc_numba.kernels import numba_internals
+from dfc_numba.kernels.numba_internals import AppDirs, CompileResult, NullCache, _Cache, dumps
 
 KERNELS = Path(__file__).parent
 SUFFIX = ".nbc"
@@ -35,19 +39,6 @@ SETTINGS = (
     "SLP_VECTORIZE",
     "ENABLE_AVX",
 )
-
-try:
-    import pickle
-
-    from numba.core import config
-    from numba.core.caching import NullCache, _Cache
-    from numba.core.compiler import CompileResult
-    from numba.core.serialize import dumps
-    from numba.misc.appdirs import AppDirs
-
-    MISSING = [name for name in ("_reduce", "_rebuild") if not hasattr(CompileResult, name)]
-except ImportError as error:  # a newer numba
-    MISSING, NullCache, _Cache = [str(error)], None, object
 
 
 class KernelCache(_Cache):
@@ -125,10 +116,8 @@ class KernelCache(_Cache):
         """Remove what was compiled from other sources, which would only add up."""
         for path in folder.glob(f"{self._name}-*{SUFFIX}"):
             if not path.name.startswith(f"{self._name}-{sources_digest()[:12]}-"):
-                try:
+                with suppress(OSError):
                     path.unlink()
-                except OSError:
-                    pass
 
 
 @cache
@@ -238,18 +227,19 @@ def _say_once(text):
     if not _said:
         _said.add(text)
         remedy = "set NUMBA_CACHE_DIR to a folder that can be written"
-        warnings.warn(f"{text}: every process compiles them anew; {remedy}", RuntimeWarning, stacklevel=1)
+        warnings.warn(f"{text}: every process recompiles them; {remedy}", RuntimeWarning, stacklevel=1)
 
 
 def install(dispatcher):
     """Let a compiled function keep its machine code on disk; the dispatcher."""
-    if MISSING or not isinstance(getattr(dispatcher, "_cache", None), NullCache):
-        missing = ", ".join(MISSING) or "Dispatcher._cache"
+    lacking = numba_internals.CACHING
+    if lacking or not isinstance(getattr(dispatcher, "_cache", None), NullCache):
+        missing = ", ".join(lacking) or "Dispatcher._cache"
         if not _said:
             _said.add(missing)
             warnings.warn(
                 f"numba {numba.__version__} lacks what keeps compiled kernels on disk ({missing}): every process compiles them "
-                "anew; install a version that this package was tested with, pip install 'numba>=0.59,<0.69'",
+                f"anew; install a version that this package was tried with, {numba_internals.REMEDY}",
                 RuntimeWarning,
                 stacklevel=2,
             )

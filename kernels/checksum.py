@@ -11,6 +11,7 @@ followed by a zero.
 """
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit, jit_part
 
 MODULUS = np.uint64(65535)

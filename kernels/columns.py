@@ -12,9 +12,13 @@ do not depend on the samples beside it.
 """
 
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 from dfc_numba.kernels.simd import (
     CONTRACT,
@@ -27,9 +31,6 @@ from dfc_numba.kernels.simd import (
     splat,
     vector_type,
 )
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 
 TILE_ROWS = 12 if MANY_REGISTERS else 6
 TILE_VECTORS = 2
@@ -55,7 +56,7 @@ def pack(matrix, out):
         out[:] = matrix.ravel()
         return
     bounds = tile_bounds(rows)
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         out[first * inner : last * inner].reshape(inner, last - first)[:] = matrix[first:last].T
 
 

@@ -1,13 +1,14 @@
 """The feedback phase of a linear network in the space of its control signal: the response of u to an impulse in u.
 
-A step is that of `feedback_phase`, with n x n matrices in place of voltages (n = n_L): z_i is the voltage of layer i as the output
-sees it, J_i v_i, and M_i = J_i Q_i is what the control signal does to it:
+A step is that of `feedback_phase`, with n x n matrices in place of voltages (n = n_L): z_i is the voltage of layer i as the
+output sees it, J_i v_i, and M_i = J_i Q_i is what the control signal does to it:
 
     u_int += dt (e - alpha u)   u = u_int + k_p e   e = -z_L           q += (dt/tau_c) (u - q)         p += (dt/tau_A) (q - p)
     z_i += (dt/tau_v) (M_i p + z_{i-1} - z_i)                           q: filtered control, p: v_fb_i = Q_i p
 """
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit, jit_part
 
 

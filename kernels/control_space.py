@@ -13,6 +13,7 @@ response alone: no product with a weight matrix is needed for it.
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.multiply import _width, mix
 from dfc_numba.kernels.rows import fill, move
@@ -26,7 +27,7 @@ PROBES = 3  # control errors that the response of a shard's mean is judged by
 
 
 class Ladder(NamedTuple):
-    """Time operators for growing numbers of nodes, all of one dtype; each rung's matrices begin at `square`, vectors at `vector`."""
+    """Time operators for growing numbers of nodes, of one dtype; a rung's matrices begin at `square`, its vectors at `vector`."""
 
     nodes: np.ndarray  # (R,) m
     square: np.ndarray  # (R,) sum of m^2 below

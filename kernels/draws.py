@@ -1,6 +1,7 @@
 """The draws that keyed noise consists of, one layer at a time, for those who want to see the noise of a simulation."""
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.noise import normals, scratch
 

@@ -5,9 +5,9 @@
 Differences phi(v0 + d) - phi(v0) come from d itself; `forms` has the formula and its constants q, G and shift.
 """
 
+from dfc_numba.kernels.forms import logistic_terms
 from dfc_numba.kernels.functions import exp
 from dfc_numba.kernels.simd import clamp, elementwise, select
-from dfc_numba.kernels.forms import logistic_terms
 
 LOGISTIC, CLIPPED = 0, 1
 INFINITY = float("inf")

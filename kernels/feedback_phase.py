@@ -15,6 +15,7 @@ float64 for either dtype.
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, multiply
@@ -39,7 +40,6 @@ from dfc_numba.kernels.phase_state import (
 from dfc_numba.kernels.rows import add, fill, move
 from dfc_numba.kernels.units import run_control, run_pair, run_step
 
-
 # --- the controller ------------------------------------------------------------------------------------------------------
 
 
@@ -57,7 +57,7 @@ def _log_sum_exp(rates):
 
 @jit_part
 def _control_error(layout, dynamics, minibatch, state, step):
-    """state.error = r* - r_L or r* - softmax(r_L), at the rates after a step."""
+    """Write e = r* - r_L (DFC), or r* - softmax(r_L) (Meulemans et al. 2022), at the rates after a step into `state.error`."""
     depth, samples = layout.sizes.size - 1, minibatch.gap.shape[0]
     outputs, stride = layout.sizes[depth], layout.stride[depth]
     ring = ring_start(layout, state, depth, step)
@@ -76,7 +76,13 @@ def _control_error(layout, dynamics, minibatch, state, step):
 
 @jit_part
 def _advance_controller(layout, dynamics, task, minibatch, state, step):
-    """One step of u_int and u; `control` receives what the layers see, the control block what feedback learning needs."""
+    """Take one step of the controller (DFC, Meulemans et al. 2021; tau_u = 1).
+
+        u_int += dt (e - alpha u),  u = u_int + k_p e,  u_filtered += (dt / tau_control) (u - u_filtered)
+
+    `control` receives what the layers see, the control block what the feedback weights learn from: u - u_slow, with
+    u_slow += (dt / tau_f) (u - u_slow) in the single-phase rule (Meulemans et al. 2022).
+    """
     depth = layout.sizes.size - 1
     stride = layout.stride[depth]
     if dynamics.control_loop != 0:
@@ -161,7 +167,10 @@ def _presynaptic_signals(layout, task, minibatch, state, step):
 
 @jit_part
 def _jacobian_control(layout, parameters, state, drive, step):
-    """drive of every layer = J_i(v)^T u, layer by layer from the output down; `factor` is scratch."""
+    """Write the feedback by the Jacobian into the drive of every layer, from the output down; `factor` is scratch.
+
+        J_L^T u = phi'(v_L) u,  J_i^T u = phi'(v_i) (W_(i+1)^T J_(i+1)^T u)           (the Jacobian of DFC, Meulemans et al. 2021)
+    """
     depth = layout.sizes.size - 1
     for i in range(depth, 0, -1):
         stride, start, ring = (
@@ -204,7 +213,14 @@ def _draw_noise(layout, dynamics, minibatch, state, i, step):
 
 @jit_part
 def _advance_apical(layout, dynamics, minibatch, state, i, step):
-    """Apical voltage of layer i from its drive and noise, which is white or has a low-pass filter of its own."""
+    """Take one step of the apical voltages of layer i from their drive and noise.
+
+        v_fb_i += (dt / tau_A) (Q_i u - v_fb_i) + sigma_i n_i
+
+    with n_i = sqrt(dt) / tau_A xi_i, white noise (DFC, Meulemans et al. 2021), or low-passed (Meulemans et al. 2022):
+
+        n_i <- (1 - dt / tau_noise) n_i + sqrt(dt) / tau_noise xi_i
+    """
     size, start, gain = state.count * layout.stride[i], apical_start(layout, state, i), dynamics.apical_gain
     apical, drive, keep = state.apical, state.drive, 1.0 - dynamics.apical_gain
     source = state.keeps_drive * layer_start(layout, state, i)
@@ -226,7 +242,12 @@ def _advance_apical(layout, dynamics, minibatch, state, i, step):
 
 @jit_part
 def _advance_soma(layout, parameters, dynamics, state, i, step):
-    """Soma, rate and what the plasticity rule makes of them in layer i, from its compartments."""
+    """Take one step of the somatic voltages and rates of layer i, and write the factor of the plasticity rule.
+
+        v_i += (dt / tau_v) (v_ff_i + v_fb_i - v_i),  r_i = phi(v_i),  factor_i = phi(v_i) - phi(v_ff_i)
+
+    (DFC, Meulemans et al. 2021; a plasticity rule may have another factor.)
+    """
     start, ring, planes = (
         layer_start(layout, state, i),
         ring_start(layout, state, i, step),
@@ -245,7 +266,7 @@ def _advance_soma(layout, parameters, dynamics, state, i, step):
 
 @jit_part
 def _multiply_rates(layout, parameters, state, i, step):
-    """basal of layer i = W_i times the rate deviations of the layer below after a step."""
+    """Write v_ff_i = W_i r_(i-1) + b_i (DFC, Meulemans et al. 2021), whose deviation is W_i times those of the rates below."""
     multiply(
         state.basal, basal_start(layout, state, i), layout.stride[i], state.count,
         state.rate, ring_start(layout, state, i - 1, step), layout.stride[i - 1], layout.sizes[i - 1],
@@ -255,7 +276,7 @@ def _multiply_rates(layout, parameters, state, i, step):
 
 @jit_part
 def _multiply_control(layout, parameters, state, i, drive, start):
-    """drive of layer i = Q_i times the control signal."""
+    """Write the drive Q_i u of layer i (DFC, Meulemans et al. 2021)."""
     depth = layout.sizes.size - 1
     multiply(
         drive, start, layout.stride[i], state.count,
@@ -307,7 +328,7 @@ def _flush(layout, task, minibatch, state, results, place, filled):
 
 @jit_part
 def _add_weight_products(layout, task, state, outer, i, filled):
-    """outer of layer i += factor_i x (deviation of the presynaptic factor of layer i-1), over samples and steps."""
+    """Add up Delta W_i = (phi(v_i) - phi(v_ff_i)) r_(i-1)^T (DFC, Meulemans et al. 2021), the part of the deviation of r."""
     seen = state.seen if task.presynaptic else state.rate
     add_outer(
         outer, layout.outer_shard[i], layout.sizes[i], 0, layout.sizes[i],
@@ -318,7 +339,7 @@ def _add_weight_products(layout, task, state, outer, i, filled):
 
 @jit_part
 def _add_feedback_products(layout, state, outer, i, filled):
-    """outer of layer i += u(t+1) x v_fb_i(t), over samples and steps."""
+    """Add up -Delta Q_i^T = u(t+1) v_fb_i(t)^T over samples and steps (feedback weights of DFC, Meulemans et al. 2021)."""
     depth = layout.sizes.size - 1
     add_outer(
         outer, layout.outer_feedback[i], layout.sizes[depth], 0, layout.sizes[depth],

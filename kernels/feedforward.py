@@ -1,6 +1,7 @@
 """The feedforward pass of a shard of samples: v_i = W_i r_{i-1} + b_i, r_i = phi(v_i)."""
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.rows import add, fill, move

@@ -18,6 +18,7 @@ that `constants` makes of the feedforward voltage a.
 """
 
 import numpy as np
+
 from dfc_numba.kernels import functions as f
 from dfc_numba.kernels.simd import clamp, select
 

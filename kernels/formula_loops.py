@@ -1,7 +1,7 @@
 """Loops over arrays, compiled from formulas when the program runs and called by kernels through their address.
 
-A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)` is
-what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
+A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)`
+is what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
 is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
 trace emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
 
@@ -19,8 +19,13 @@ from pathlib import Path
 import llvmlite
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from dfc_numba.kernels.cache import keep_formula, kept_formula
 from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.numba_internals import codegen, global_compiler_lock
 from dfc_numba.kernels.simd import (
     INDEX,
     REGISTER_BYTES,
@@ -31,11 +36,6 @@ from dfc_numba.kernels.simd import (
     scalar_type,
     splat,
 )
-from llvmlite import ir
-from numba import types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
 DOUBLE = ir.DoubleType()
 PLACEHOLDER = "dfc_formula"  # name of the function while its digest is not known
@@ -106,10 +106,9 @@ class LoopKind:
     @global_compiler_lock
     def emitted(self, formula, dtype, compute):
         """(name, text): the LLVM code of a formula, in which its function has a digest of it as name."""
-        codegen = cpu_target.target_context.codegen()
-        module = codegen.create_library(PLACEHOLDER).create_ir_module(PLACEHOLDER)
+        module = codegen().create_library(PLACEHOLDER).create_ir_module(PLACEHOLDER)
         _emit(module, PLACEHOLDER, self, formula, np.dtype(dtype), np.dtype(compute))
-        text, surroundings = str(module), (str(codegen.magic_tuple()), str(REGISTER_BYTES))
+        text, surroundings = str(module), (str(codegen().magic_tuple()), str(REGISTER_BYTES))
         key = "\n".join([text, numba.__version__, llvmlite.__version__, *surroundings])
         name = "dfc_" + hashlib.sha256(key.encode()).hexdigest()
         return name, text.replace(PLACEHOLDER, name)
@@ -216,13 +215,13 @@ def _kept_library(name):
     if state is None:
         return None
     try:
-        return cpu_target.target_context.codegen().unserialize_library(state)
+        return codegen().unserialize_library(state)
     except Exception:  # noqa: BLE001 (whatever is wrong with it, it is recompiled)
         return None
 
 
 def _compiled_library(name, text):
-    library = cpu_target.target_context.codegen().create_library(name)
+    library = codegen().create_library(name)
     library.enable_object_caching()
     library.add_llvm_module(llvmlite.binding.parse_assembly(text))
     library.finalize()
@@ -234,7 +233,7 @@ def _compiled_library(name, text):
 def assembly_at(address):
     """The machine code of the loop at an address, as text: compiled once more, since kept code cannot be shown."""
     name, text = _SOURCES[address]
-    library = cpu_target.target_context.codegen().create_library(f"shown_{name}")
+    library = codegen().create_library(f"shown_{name}")
     library.add_llvm_module(llvmlite.binding.parse_assembly(text.replace(name, f"shown_{name}")))
     library.finalize()
     return library.get_asm_str()

@@ -10,6 +10,7 @@ f; the logarithm is the series of artanh((m - 1) / (m + 1)) in the mantissa m.
 import math
 
 import numpy as np
+
 from dfc_numba.kernels.simd import (
     FormulaError,
     Vector,

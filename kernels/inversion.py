@@ -13,6 +13,7 @@ of the same size: states, what they show, scales, states of some steps ago; and 
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.columns import advance
 from dfc_numba.kernels.jit import jit, jit_part
@@ -151,7 +152,7 @@ def run_loop(ring, arrays, settled, first, count, width, memory):
         if ring.recorded:
             for s in range(count):
                 _keep_states(ring, samples, ring.steps + 1, arrays.records, step, memory, first, s, width)
-        if ring.tolerance >= 0.0 and step % WINDOW == 0:
+        if ring.tolerance >= 0.0 and step % WINDOW == 0:  # noqa: SIM102 (compiled code reads the same)
             if _settle(ring, arrays, memory, settled, first, count, width) == count:
                 return
     for s in range(count):

@@ -5,8 +5,10 @@ let a compiler assume finite numbers are out, and a fixed order of summation kee
 """
 
 import numba
-from dfc_numba.kernels.cache import install
 from numba.extending import register_jitable
+
+from dfc_numba.kernels.cache import install
+from dfc_numba.kernels.numba_internals import UNCOUNTED
 
 FLAGS = {
     "nopython": True,
@@ -36,7 +38,7 @@ def jit_part(function):
     A part does not count references, since its arguments outlive it: counting those of every array in its arguments
     would cost as much as a small product. So it cannot create arrays.
     """
-    return numba.jit(**FLAGS_OF_PARTS, _nrt=False)(function)
+    return numba.jit(**FLAGS_OF_PARTS, **UNCOUNTED)(function)
 
 
 def jit_creating_part(function):

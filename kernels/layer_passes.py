@@ -11,6 +11,7 @@ is drawn from the counter-based generator, so that it does not depend on shards 
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.elementwise import combine
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import Layout

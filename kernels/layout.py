@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.multiply import panel_width
 
 CACHE_LINE = 64
@@ -34,12 +35,16 @@ class Layout(NamedTuple):
 
 
 def row_stride(size, dtype):
-    """`size` rounded up to whole panels, and to an odd number of cache lines so that rows spread over the cache's sets."""
+    """Return `size` rounded up to whole panels, such that rows spread over the sets of the cache.
+
+    Rows of an even number of cache lines get another one, or half of one where a line has room for another panel, which
+    the products would compute.
+    """
     width = panel_width(dtype)
     padded = -(-size // width) * width
     line = max(1, CACHE_LINE // np.dtype(dtype).itemsize)
-    while padded % line == 0 and (padded // line) % 2 == 0:
-        padded += line
+    if padded % (2 * line) == 0:
+        padded += line if line < width else line // 2
     return padded
 
 
@@ -49,7 +54,7 @@ def _starts(lengths):
 
 
 def layout(sizes, dtype):
-    """The layout of a network with `sizes` (n_0, ..., n_L); its arrays are shared by all who ask, and nobody's to change."""
+    """Return the layout of a network with `sizes` (n_0, ..., n_L); its arrays are cached and shared: treat them as read-only."""
     return _layout(tuple(int(n) for n in sizes), np.dtype(dtype))
 
 

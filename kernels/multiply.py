@@ -12,7 +12,12 @@ padded with zeros; sums of outer products lie in panels as well. Rows of activit
 from functools import partial
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
 from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
+from dfc_numba.kernels.numba_internals import get_or_insert_function
 from dfc_numba.kernels.rows import add, move
 from dfc_numba.kernels.simd import (
     CONTRACT,
@@ -27,10 +32,6 @@ from dfc_numba.kernels.simd import (
     splat,
     vector_type,
 )
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
 
 TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
 TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)
@@ -87,7 +88,7 @@ class _Panel:
         ahead = self._ahead(size, row)
         _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, a, ahead), carried=sums)
         for m, target in enumerate(c_rows):
-            for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS]):
+            for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS], strict=False):
                 builder.store(value, place, align=self.itemsize)
 
     def _ahead(self, size, row):
@@ -110,7 +111,7 @@ class _Panel:
         builder, word = self.builder, ir.IntType(32)
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch")
         read, near, data = (ir.Constant(word, number) for number in (0, 3, 1))
         builder.call(function, [builder.bitcast(pointer, byte), read, near, data])
 

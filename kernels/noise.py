@@ -6,13 +6,14 @@ gives four normal deviates (Box and Muller), computed in single precision for ei
 """
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from dfc_numba.kernels.elementwise import normal_pair
 from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
 from dfc_numba.kernels.rows import move
 from dfc_numba.kernels.simd import INDEX, Words, data_pointer, emit_loop
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 WORD_BITS = np.uint64(32)
 MASK = np.uint64(0xFFFFFFFF)

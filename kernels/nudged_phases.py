@@ -17,6 +17,7 @@ padded rows, those of all samples dense (see `layout`).
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels import equilibrium_units as units
 from dfc_numba.kernels.equilibrium_units import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part

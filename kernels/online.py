@@ -19,6 +19,7 @@ changes. `settle` applies what is pending. The controller runs in float64 for ei
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.noise import normals
@@ -52,7 +53,10 @@ def _target_start(places, segment, time):
 
 @jit_part
 def _control_error(work, control, last, plan, segment, time, slot):
-    """error = r* - r_L or r* - softmax(r_L), with the target of a time of the segment; `last` is the output layer."""
+    """Write the control error with the target of a time of the segment; `last` is the output layer.
+
+        e = r* - r_L  (DFC, Meulemans et al. 2021),  or  e = r* - softmax(r_L)  (strong feedback, Meulemans et al. 2022)
+    """
     places, softmax, target = plan.places, plan.dynamics.softmax, _target_start(plan.places, segment, time)
     for s in range(places.count):
         row, rate = s * places.outputs, last.rate + slot * last.slot + s * last.stride
@@ -67,7 +71,12 @@ def _control_error(work, control, last, plan, segment, time, slot):
 
 @jit_part
 def _advance_controller(work, control, plan, age, slot):
-    """One step of u_int and u; `sent` receives what the layers see, `signal` what the feedback weights learn from."""
+    """Take one step of the controller (DFC, Meulemans et al. 2021; tau_u = 1).
+
+        u_int += dt (e - alpha u),  u = u_int + k_p e
+
+    `sent` receives what the layers see, `signal` what the feedback weights learn from (see `feedback_phase`).
+    """
     places, dynamics, high_pass = plan.places, plan.dynamics, plan.learning.high_pass_gain
     gain = dynamics.control_gain if age > 0 else 1.0
     slow = high_pass if age > 0 or high_pass == 0.0 else 1.0
@@ -118,7 +127,7 @@ def _evaluate_unit(work, layer, loop, size, row, out):
 
 @jit_part
 def _jacobian_control(work, layers, plan, slot, learners):
-    """drive of every layer = J_i(v)^T u, layer by layer from the output down."""
+    """Write J_i(v)^T u into the drive of every layer, from the output down (the Jacobian of DFC, Meulemans et al. 2021)."""
     places = plan.places
     for i in range(places.depth, 0, -1):
         layer = layer_at(layers, i)
@@ -149,7 +158,10 @@ def _learn_transposed(work, layer, above, slot, learners, rows):
 
 @jit_part
 def _learn_weights(work, layer, plan, old, new, learners, rows):
-    """Apply what W_i has pending; total += W_i times the rates in the slot `new` of the layer below."""
+    """Apply what W_i has pending; total += W_i times the rates in the slot `new` of the layer below.
+
+        tau_w dW_i/dt = (phi(v_i) - phi(v_ff_i)) r_(i-1)^T,  v_ff_i = W_i r_(i-1) + b_i    (DFC, Meulemans et al. 2021)
+    """
     learn_and_multiply(
         work, layer.weights, 1.0, work, layer.pending, work, layer.seen_below + old * layer.below_slot, layer.below_stride,
         learners, work, layer.below + new * layer.below_slot, layer.below_stride,
@@ -159,7 +171,7 @@ def _learn_weights(work, layer, plan, old, new, learners, rows):
 
 @jit_part
 def _learn_biases(work, layer, plan, learners):
-    """Apply what b_i has pending; total = b_i."""
+    """Apply what b_i has pending, tau_w db_i/dt = phi(v_i) - phi(v_ff_i) (DFC, Meulemans et al. 2021); total = b_i."""
     if plan.learning.biases:
         for s in range(learners):
             add(layer.stride, work, layer.biases, work, layer.pending + s * layer.stride)
@@ -169,7 +181,10 @@ def _learn_biases(work, layer, plan, learners):
 
 @jit_part
 def _learn_feedback(work, layer, plan, slot, learners, rows):
-    """Apply what Q_i has pending; drive += Q_i times the control signal."""
+    """Apply what Q_i has pending; drive += Q_i times the control signal.
+
+        tau_q dQ_i/dt = -v_fb_i u^T - beta Q_i    (feedback weights of DFC, Meulemans et al. 2021)
+    """
     places = plan.places
     signal = places.signal + slot * places.count * places.stride
     learn_and_multiply(
@@ -220,7 +235,10 @@ def _draw_noise(work, layer, plan, noise, step, point):
 
 @jit_part
 def _advance_apical(work, layer, plan, noise, step, point):
-    """Apical voltage of a layer from its drive and noise, which is white or has a low-pass filter of its own."""
+    """Take one step of the apical voltages of a layer, v_fb += (dt / tau_A) (Q u - v_fb) + noise (DFC, Meulemans et al. 2021).
+
+    The noise is white or has a low-pass filter of its own (Meulemans et al. 2022).
+    """
     dynamics, size = plan.dynamics, plan.places.count * layer.stride
     apical, drive, draw, gain = layer.apical, layer.drive, plan.places.draw, dynamics.apical_gain
     keep = 1.0 - gain
@@ -242,7 +260,10 @@ def _advance_apical(work, layer, plan, noise, step, point):
 
 @jit_part
 def _advance_soma(work, layer, plan, slot, factor, gain):
-    """Soma, rate and factors of a layer from its new basal voltage in `total`; `factor` is where the postsynaptic one goes."""
+    """Take one step of soma and rate of a layer from its new basal voltage in `total`; `factor`: where the postsynaptic one goes.
+
+        v += (dt / tau_v) (v_ff + v_fb - v),  r = phi(v),  factor = phi(v) - phi(v_ff)    (DFC, Meulemans et al. 2021)
+    """
     difference, basal = layer.difference, layer.basal
     run_online_step(
         layer.step, plan.places.count * layer.stride, work, difference, work, basal, work, layer.rate + slot * layer.slot,

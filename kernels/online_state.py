@@ -10,6 +10,7 @@ which the number of the step chooses one: what the last step left, and what this
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit_part
 from dfc_numba.kernels.phase_state import Dynamics
 
@@ -61,7 +62,7 @@ class Places(NamedTuple):
     signal: int  # [slot][sample][output] what the feedback weights learn from
     seen: int  # [slot][sample][unit] presynaptic factors of the input, which may be the input itself
     sent: int  # [sample][output] control signal that the layers receive
-    held: int  # W_1 x + b_1 at the begin of a segment with a held input
+    held: int  # W_1 x + b_1 at the start of a segment with a held input
     last_factor: int  # of the first layer, while its input is held
     total: int  # new basal voltage of a layer
     derivative: int

@@ -7,6 +7,7 @@ that evolves in a shard, in flat arrays `[layer][sample][unit]`. The functions f
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.jit import jit_creating_part, jit_part, jit_shared
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.rows import fill, move

@@ -12,6 +12,10 @@ bits.
 from functools import partial
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 from dfc_numba.kernels.multiply import TILE_ROWS, TILE_VECTORS, panel_width
 from dfc_numba.kernels.simd import (
@@ -25,9 +29,6 @@ from dfc_numba.kernels.simd import (
     splat,
     vector_type,
 )
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 
 BLOCK_SIZES = (TILE_ROWS[0], 1)  # inner indices whose weights are in registers at a time
 

@@ -4,11 +4,12 @@ They are emitted as loops over plain pointers: a slice would be an object of its
 """
 
 import numpy as np
-from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
-from dfc_numba.kernels.simd import CONTRACT, INDEX, data_pointer, emit_loop, lanes, vector_type
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
+from dfc_numba.kernels.simd import CONTRACT, INDEX, data_pointer, emit_loop, lanes, vector_type
 
 
 def _numpy_copy(accumulate):

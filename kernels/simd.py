@@ -11,22 +11,25 @@ kernels call by address.
 
 import inspect
 import platform
+from typing import ClassVar
 
 import numpy as np
-from dfc_numba.kernels.jit import JIT_DISABLED
 from llvmlite import ir
 from numba import config, types
-from numba.core import cgutils, codegen
 from numba.extending import intrinsic
+
+from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.numba_internals import get_host_cpu_features, get_or_insert_function
 
 INDEX = ir.IntType(64)
 CONTRACT = ("contract",)
+AVX = {"avx", "avx2", "fma", "f16c"}  # each brings AVX, which a list of features need not name then
 
 
 def _features():
     """Names of the processor's features that the compiler may use (NUMBA_CPU_FEATURES, else the host's)."""
     chosen = config.CPU_FEATURES
-    listed = codegen.get_host_cpu_features() if chosen is None else chosen
+    listed = get_host_cpu_features() if chosen is None else chosen
     return {name[1:] for name in listed.split(",") if name.startswith("+")}
 
 
@@ -34,13 +37,13 @@ def _register_bytes(features):
     """Width of the vector registers; wider vectors would only be split."""
     if "avx512f" in features:
         return 64
-    return 32 if "avx" in features else 16
+    return 32 if AVX & features else 16
 
 
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 REGISTER_BYTES = _register_bytes(_features())
 MANY_REGISTERS = REGISTER_BYTES == 64 or _ARM
-FUSED_MULTIPLY_ADD = _ARM or "fma" in _features()
+FUSED_MULTIPLY_ADD = _ARM or not {"fma", "avx512f"}.isdisjoint(_features())
 
 
 def lanes(dtype):
@@ -91,7 +94,7 @@ class Vector:
     """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
 
     flags = CONTRACT
-    functions = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
+    functions: ClassVar[dict] = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
 
     def __init__(self, builder, value, dtype):
         self.builder = builder
@@ -278,9 +281,7 @@ def call_packed(builder, name, *values):
     kind = values[0].type
     suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
     declared = ir.FunctionType(kind, [kind] * len(values))
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values
-    )
+    return builder.call(get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values)
 
 
 # --- operations beyond arithmetic, on Vector values and NumPy arrays alike -----------------------------------------
@@ -405,7 +406,7 @@ def _numpy_version(formula, outputs, inputs):
         targets, sources = (sum(group, []) for group in (slices[: len(outputs)], slices[len(outputs) :]))
         scalars = [sources[0].dtype.type(value) for value in values[2 * len(arguments) :]]
         results = formula(*sources, *scalars)
-        for target, result in zip(targets, results if isinstance(results, tuple) else (results,)):
+        for target, result in zip(targets, results if isinstance(results, tuple) else (results,), strict=False):
             target[:] = result
 
     return run
@@ -433,7 +434,7 @@ def _emit_elementwise(context, builder, formula, outputs, inputs, array_types, v
             Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]
         ]
         results = formula(*loaded, *scalars)
-        for place, result in zip(places, results if isinstance(results, tuple) else (results,)):
+        for place, result in zip(places, results if isinstance(results, tuple) else (results,), strict=False):
             builder.store(result.value, place, align=dtype.itemsize)
 
     emit_loop(builder, count, lanes(dtype), body)

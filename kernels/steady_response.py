@@ -11,6 +11,7 @@ Arrays over all samples are dense, flat `[layer][sample][unit]`; `constants` are
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.layout import Layout

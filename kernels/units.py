@@ -12,6 +12,7 @@ import inspect
 from functools import lru_cache
 
 import numpy as np
+
 from dfc_numba.kernels.forms import ARGUMENT_LIMIT, Piecewise
 from dfc_numba.kernels.formula_loops import LoopKind
 from dfc_numba.kernels.simd import FormulaError
@@ -38,7 +39,7 @@ def returns_argument(formula, name):
     marker = object()
     try:
         return formula(marker) is marker
-    except Exception:  # it computes with its argument, which this one does not allow
+    except Exception:  # noqa: BLE001 (it computes with its argument, which this one does not allow)
         return False
 
 

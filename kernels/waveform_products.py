@@ -5,6 +5,7 @@ all of their covariance (Karhunen and Loeve), instead of at every time point.
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, mix, multiply

@@ -13,6 +13,7 @@ order.
 """
 
 import numpy as np
+
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.control_space import (
     GROWTH,

@@ -7,6 +7,7 @@ As in `feedback_phase`, v, basal and rate are deviations from the feedforward st
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels.control_space import padded, system_stride
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.rows import fill, move

@@ -5,7 +5,8 @@
 
 The published minibatch of MNIST (784-256-256-256-10, 128 samples, 48 time points of white noise drawn in the kernel), random
 feedback weights. Processor time of this thread, in turns of several calls in one process, one thread; ratios are taken within
-a turn. Bars: the mean field at least 4 times, one probe at least 8 times faster than the simulation. Exits with 1 where one is missed.
+a turn. Bars: the mean field at least 4 times, one probe at least 8 times faster than the simulation. Exits with 1 where one is
+missed.
 """
 
 import argparse

@@ -7,7 +7,8 @@
 Prints one row per family of files, of DFC, of dynamic inversion and of the relatives: number of files and arrays, the
 largest deviation (relative to the array's maximum; relatives: to that or 1), and where it occurs; values that contain a
 bug of the published code are computed with it. Exits with 1 when a deviation is above 1e-9 or an array of DFC or of a
-relative has no row in its table, with 2 when DIR holds no reference files. `--table` prints the table of docs/reference-agreement.md.
+relative has no row in its table, with 2 when DIR holds no reference files.
+`--table` prints the table of docs/reference-agreement.md.
 """
 
 import argparse

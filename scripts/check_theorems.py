@@ -15,7 +15,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from theorems import RATES, TOLERANCE, describe
+from theorems import RATES, TOLERANCE, describe  # noqa: E402
 
 ROW = "{:<84}  {:<32}  {:>8}  {:>8}"
 

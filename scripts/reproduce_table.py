@@ -276,7 +276,8 @@ def write_tables(options, rows):
         std = "" if row["std"] is None else f" ± {row['std']:.2g}"
         theirs = "" if row["published_std"] is None else f" ± {row['published_std']:.2g}"
         lines.append(
-            f"| {row['task']} | {row['method']} | {row['mean']:.4g}{std} | {row['last']:.4g} | {row['published_mean']:.4g}{theirs} "
+            f"| {row['task']} | {row['method']} | {row['mean']:.4g}{std} | {row['last']:.4g} | {row['published_mean']:.4g}"
+            f"{theirs} "
             f"| {row['seeds']} | {row['epochs']} | {row['hours']:.2f} | {row['verdict']} |"
         )
     (options.results / f"{name}.md").write_text("\n".join(lines) + "\n")

@@ -4,9 +4,10 @@ from functools import cache
 
 import numba
 import numpy as np
-from dfc_numba.kernels.jit import FLAGS
-from dfc_numba.kernels.formula_loops import function_at
 from numba import types
+
+from dfc_numba.kernels.formula_loops import function_at
+from dfc_numba.kernels.jit import FLAGS
 
 LONGEST_REGISTER = (
     16  # elements; the length of the arrays of an elementwise loop is a multiple of the register's

@@ -54,7 +54,7 @@ def problem(arrays):
 
 def feedback(arrays, which, *, single=False):
     """The feedback matrices of a kind: a list, or the one of the single loop."""
-    if single or f"B_{which}" in arrays and "B1_" + which not in arrays:
+    if single or (f"B_{which}" in arrays and "B1_" + which not in arrays):
         return arrays[f"B_{which}"]
     hidden = len(problem(arrays)[0]) - 1
     if f"B1_{which}" in arrays:

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from itertools import product
 
-import dfc_numba.kernels
 import numpy as np
 import problems
 
 import dfc_numba as dfc
+import dfc_numba.kernels
 
 # size -> layers, samples, steps; "wide" is worth eight threads
 SIZES = {"small": ([3, 6, 5, 2], 18, 7), "wide": ([20, 40, 40, 10], 128, 120)}

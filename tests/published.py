@@ -92,7 +92,7 @@ class Entry(dict):
         return super().__getitem__(key)
 
     def get(self, key, default):
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (which would call itself)
 
     def demand(self, **options):
         """Options that have to have these values, because nothing else can be translated."""

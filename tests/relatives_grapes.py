@@ -14,7 +14,10 @@ ROWS = [
     Row(FAMILY, r"update_W\d", "learning rate x `grapes_update`"),
     Row(FAMILY, r"plain_delta\d|plain_update_W\d", '`grapes_update` with form = "none"'),
     Row(FAMILY, r"local_update_W\d", '`grapes_update` with form = "local"'),
-    Row(FAMILY, r"step\d_W\d", "parameters after each step; NAG with the true look-ahead (bug in the reference: see relatives.md)"),
+    Row(
+        FAMILY, r"step\d_W\d",
+        "parameters after each step; NAG with the true look-ahead (bug in the reference: see relatives.md)",
+    ),
 ]  # fmt: skip
 
 

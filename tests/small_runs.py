@@ -1,10 +1,10 @@
 """Short training runs on small networks, for the tests of the trainer."""
 
 import numpy as np
-from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
+from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.learning.training import Trainer
 
 SIZES = [4, 6, 5, 3]

@@ -413,7 +413,7 @@ def test_a_probe_batch_larger_than_the_training_set_is_refused_at_once():
 @pytest.mark.parametrize("freeze", [False, True])
 def test_what_a_configuration_allows_is_what_its_probe_has(method, freeze):
     training = {"method": method, "freeze_forward": freeze}
-    if freeze and METHODS[method].feedback is None or method == "dfc-single-phase" and freeze:
+    if (freeze and METHODS[method].feedback is None) or (method == "dfc-single-phase" and freeze):
         return
     config = configuration(**{**NEEDS.get(method, {}), "training": training})
     net = created(config)

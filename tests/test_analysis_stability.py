@@ -10,7 +10,7 @@ from problems import inputs, label, parameters, stable_parameters
 import dfc_numba as dfc
 from dfc_numba.analysis import spectrum
 from dfc_numba.analysis import stability as module
-from dfc_numba.analysis.closed_loop import Flow, ClosedLoop
+from dfc_numba.analysis.closed_loop import ClosedLoop, Flow
 from dfc_numba.analysis.linearisation import Layers
 from dfc_numba.analysis.published_systems import published_systems
 from dfc_numba.analysis.spectrum import FINE, largest_stable_step

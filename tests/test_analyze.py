@@ -14,8 +14,8 @@ from dfc_numba.analysis.alignment import alignment
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import VERDICTS, stability
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.registry import MEASURES
 from dfc_numba.display import reports
+from dfc_numba.registry import MEASURES
 from dfc_numba.runs.experiment import Experiment
 from dfc_numba.storage.reader import open_trajectories
 

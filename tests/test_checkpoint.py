@@ -188,7 +188,7 @@ def test_another_version_or_processor_brings_a_warning(stopped, monkeypatch):
     monkeypatch.setattr(checkpoint, "origin", lambda: {**here, "numpy": "9.9"})
     trainer = Trainer(network(), dataset(), configuration())
     with pytest.warns(
-        UserWarning, match=rf"not continue to the same bits: numpy {here['numpy']} then, 9.9 now$"
+        UserWarning, match=rf"not continue bit for bit: numpy {here['numpy']} then, 9.9 now$"
     ):
         checkpoint.restore(trainer, path)
 
@@ -304,7 +304,7 @@ def test_two_damaged_ones_are_named_and_left_alone(pair):
     for name in ("checkpoint.h5", "checkpoint_previous.h5"):
         damage(pair.directory / name)
     with pytest.raises(
-        CheckpointError, match=r"checkpoint.h5 cannot be .*_previous.h5 cannot be .*train anew"
+        CheckpointError, match=r"checkpoint.h5 cannot be .*_previous.h5 cannot be .*start a new run"
     ):
         pair.find()
     assert {file.name for file in pair.directory.iterdir()} == {"checkpoint.h5", "checkpoint_previous.h5"}

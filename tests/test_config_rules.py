@@ -23,7 +23,7 @@ EXPECTED = ["feedback.rule=expected"]
 CONTRADICTIONS = [
     # forward learning
     (["training.method=dfc-ssa", "target.feedback=strong"], "set target.feedback = 'weak', or training.method = 'dfc-ss'"),
-    (["training.method=dfc-ssa", "controller.sigma=0.1"], "noise has not; set controller.sigma = 0"),
+    (["training.method=dfc-ssa", "controller.sigma=0.1"], "set controller.sigma = 0"),
     (["training.method=dfc-ss-newton", "controller.sigma=0.1"], "or set training.method = 'dfc-ss', which simulates"),
     (["training.method=dfc-ss-newton", "controller.sigma_output=0.1"], "and leave out controller.sigma_output"),
     (["controller.error=softmax"], "controller.error = 'softmax' needs target.feedback = 'strong'"),
@@ -107,8 +107,8 @@ UNUSED = [
     (["optimizer.name=sgd"], "optimizer.beta1=0.5", "optimizer.name = 'sgd'"),
     (["optimizer.name=adam"], "optimizer.momentum=0.5", "optimizer.name = 'adam'"),
     (["optimizer.clip_norm=none"], "optimizer.clip_scope=all", "optimizer.clip_norm = 'none'"),
-    (["network.feedback_init=orthogonal"], "network.feedback_noise=0.1", "only network.feedback_init = 'weight_product'"),
-    (["network.feedback_init=jacobian_pinv"], "network.feedback_damping=0.1", "only network.feedback_init = 'jacobian_d"),
+    (["network.feedback_init=orthogonal"], "network.feedback_noise=0.1", "network.feedback_init = 'weight_product' only"),
+    (["network.feedback_init=jacobian_pinv"], "network.feedback_damping=0.1", "network.feedback_init = 'jacobian_d"),
     (["network.start_from=a.h5"], "network.init=xavier", "network.start_from is set"),
     (["network.start_from=a.h5"], "network.feedback_init=jacobian_pinv", "network.start_from is set"),
     (["controller.jacobian_feedback=true", "feedback.train=false"], "network.feedback_init=xavier", "goes without feedback"),

@@ -5,8 +5,8 @@ import pytest
 from small_runs import SIZES, configuration, dataset, network, parameters, train
 
 from dfc_numba.learning.method import Gradients, Method
-from dfc_numba.registry import METHODS
 from dfc_numba.learning.training import Trainer
+from dfc_numba.registry import METHODS
 
 
 def test_parameters_that_overflow_end_the_run():

@@ -97,7 +97,7 @@ def test_blocks_run_in_their_order(path, tmp_path, monkeypatch, capsys):
                 if line in lines:
                     run_here(*line)
         elif has_its_extras(block):
-            exec(compile(block, path, "exec"), session)  # noqa: S102
+            exec(compile(block, path, "exec"), session)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

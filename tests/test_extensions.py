@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 
 import pytest
+from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import extensions
@@ -13,7 +14,6 @@ from dfc_numba.cli import app
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.registry import REGISTRIES, Extension, Registry
-from typer.testing import CliRunner
 
 FILE = """
 from dfc_numba import register

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import dfc_numba as dfc
 from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
-from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
 from dfc_numba.inversion.dynamic_inversion import Inversion, recorded_bytes, simulate_inversion
+from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.inversion_methods import create_backward, inversion_update
 from dfc_numba.model.recording import Recipe

@@ -4,11 +4,11 @@ import inversion_cases as cases
 import numpy as np
 import problems
 import pytest
-from dfc_numba.kernels import inversion as kernel
-from dfc_numba.kernels.jit import JIT_DISABLED
 
 import dfc_numba as dfc
 from dfc_numba.inversion import loops
+from dfc_numba.kernels import inversion as kernel
+from dfc_numba.kernels.jit import JIT_DISABLED
 
 SIZES = [[4, 6, 3], [2, 3, 9], [3, 8, 5, 2], [2, 5, 30, 14, 13, 3]]
 BOUND = {dtype: 300 * np.finfo(dtype).eps for dtype in cases.DTYPES}  # 60 steps of 5 populations

@@ -4,11 +4,12 @@ import numba
 import numpy as np
 import pytest
 from compiled_calls import compiled
+from numba import types
+from test_kernels_machine_code import found_in, instructions
+
 from dfc_numba.kernels import columns
 from dfc_numba.kernels.columns import TILE_ROWS, advance, pack, padded_samples, tile_bounds
 from dfc_numba.kernels.jit import JIT_DISABLED
-from numba import types
-from test_kernels_machine_code import found_in, instructions
 
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", [np.dtype(name) for name in DTYPES], ids=DTYPES)

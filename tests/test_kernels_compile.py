@@ -9,12 +9,12 @@ import kernel_workload
 import numpy as np
 import problems
 import pytest
+
+import dfc_numba as dfc
 from dfc_numba.kernels import feedforward as feedforward_module
 from dfc_numba.kernels import multiply as multiply_module
 from dfc_numba.kernels.feedback_phase import run_shard
 from dfc_numba.kernels.jit import JIT_DISABLED
-
-import dfc_numba as dfc
 
 # what Python calls, and the argument whose dtype is the network's
 ENTRIES = [run_shard, feedforward_module.feedforward, multiply_module.add_outer]

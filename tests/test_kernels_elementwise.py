@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from compiled_calls import call_kind, call_loop
+
 from dfc_numba.kernels import elementwise as loops
 from dfc_numba.kernels import forms, units
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES

@@ -11,13 +11,14 @@ import numba
 import numpy as np
 import pytest
 from compiled_calls import assembly, compiled
+from numba import types
+
 from dfc_numba.kernels import elementwise as loops
 from dfc_numba.kernels import multiply as products
 from dfc_numba.kernels import units
-from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.formula_loops import assembly_at
+from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
-from numba import types
 
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", [np.dtype(name) for name in DTYPES], ids=DTYPES)

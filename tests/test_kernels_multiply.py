@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from dfc_numba.kernels import layout as layouts
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows, row_stride, unpack
@@ -54,7 +55,7 @@ def outer(post, pre, total, *, start=0):
     """total + post^T pre by the kernel: (outputs, whole panels of inputs); total is (outputs, inputs)."""
     dtype, (rows, outputs), inputs = post.dtype, post.shape, pre.shape[1]
     strides, width = (row_stride(outputs, dtype), row_stride(inputs, dtype)), panel_width(dtype)
-    whole = -(-inputs // width)
+    whole = strides[1] // width
     padded = np.zeros((outputs, whole * width), dtype)
     padded[:, :inputs] = total
     panels = padded.reshape(outputs, whole, width).transpose(1, 0, 2).ravel()
@@ -64,7 +65,7 @@ def outer(post, pre, total, *, start=0):
     left, right = rows_at(post, strides[0], start, dtype), rows_at(pre, strides[1], start, dtype)
     add_outer(sums, start, outputs, 0, outputs, left, start, strides[0], right, start, strides[1], rows)
     assert np.all(sums[:start] == UNTOUCHED)
-    return unpack(sums[start:], outputs, strides[1] // width * width)
+    return unpack(sums[start:], outputs, whole * width)
 
 
 def exact_and_bound(left, right, terms):

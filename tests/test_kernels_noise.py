@@ -8,12 +8,12 @@ import numpy as np
 import problems
 import pytest
 from compiled_calls import call_loop, compiled
-from dfc_numba.kernels import noise as kernel
-from dfc_numba.kernels.elementwise import normal_pair
-from dfc_numba.kernels.noise import normals, philox, scratch
 from scipy import stats
 
 import dfc_numba as dfc
+from dfc_numba.kernels import noise as kernel
+from dfc_numba.kernels.elementwise import normal_pair
+from dfc_numba.kernels.noise import normals, philox, scratch
 
 # counter, key -> words, as published with Random123 for philox4x32-10
 KNOWN_ANSWERS = [

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import test_kernels_machine_code as machine_code
 from compiled_calls import assembly, compiled
-from dfc_numba.kernels import elementwise
-from dfc_numba.kernels import plastic
+from numba import from_dtype, types
+
+from dfc_numba.kernels import elementwise, plastic
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import pack, padded_rows, row_stride, unpack
-from numba import from_dtype, types
 
 DTYPES = ["float32", "float64"]
 needs_compiler = pytest.mark.skipif(JIT_DISABLED, reason="NumPy sums in an order of its own")

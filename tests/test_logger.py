@@ -16,10 +16,9 @@ from test_checkpoint import largest_file
 from dfc_numba.errors import ConfigurationError, LogError
 from dfc_numba.learning.schedule import plan_passes
 from dfc_numba.learning.training import Trainer
-from dfc_numba.runs import checkpoint
-from dfc_numba.runs import logger
-from dfc_numba.storage import segments
+from dfc_numba.runs import checkpoint, logger
 from dfc_numba.runs.logger import Logger
+from dfc_numba.storage import segments
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import computed
 from dfc_numba.storage.replay import replay

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from dfc_numba.kernels import steady_response as kernel
 from oracle import ACTIVATIONS
 from problems import inputs, label, parameters, probabilities, relative_deviation, stable_parameters
 from scipy.optimize import root
 
 import dfc_numba as dfc
+from dfc_numba.kernels import steady_response as kernel
 from dfc_numba.steady import krylov, newton, rest_equation
 from dfc_numba.steady.response import Response
 

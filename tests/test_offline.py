@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import dfc_numba as dfc
 from dfc_numba import cli
-from dfc_numba.analysis import offline
 from dfc_numba.analysis import analysed_phase as sources
+from dfc_numba.analysis import offline
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.writer import TrajectoryWriter

@@ -8,11 +8,11 @@ import oracle
 import oracle_online
 import problems
 import pytest
-from dfc_numba.kernels.jit import JIT_DISABLED
-from dfc_numba.kernels.online import run_steps
 from online_streams import LEARNING, PARAMETERS, SHORT, SIZES, length, make_stream
 
 import dfc_numba as dfc
+from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.online import run_steps
 from dfc_numba.online.learning import simulate_online
 from dfc_numba.online.online_memory import OnlineMemory
 

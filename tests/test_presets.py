@@ -11,11 +11,11 @@ import published
 import published_inversion
 import published_relatives
 import pytest
-from dfc_numba.data.dataset import DataSet, Split
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
 from dfc_numba.configuration.config_file import load_config, preset_names, preset_text, preset_title, tomllib
+from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.learning.method import Gradients
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network

@@ -58,7 +58,13 @@ def cases(dtype):
     inversion = dfc.Inversion(steps=10)
     steady = {**phase, "method": "newton", "tolerance": 1e-12, "max_iterations": 50}
     expected = {key: value for key, value in feedback.items() if key not in ("noise", "target")}
-    online = {"stream": [(np.stack([X] * 3), target)], "tau_w": 9.0, "tau_q": 9.0, "feedback_decay": 0.1, "steps": 3}
+    online = {
+        "stream": [(np.stack([X] * 3), target)],
+        "tau_w": 9.0,
+        "tau_q": 9.0,
+        "feedback_decay": 0.1,
+        "steps": 3,
+    }
     online |= {"network": net, "controller": noisy, "high_pass": 0.5, "noise": 0, "record_weights": 1}
     return {
         "Network": (dfc.Network, made, ()),
@@ -134,7 +140,9 @@ def numbers_in(found):
     elif isinstance(found, dfc.Network):
         yield from numbers_in([found.weights, found.biases, found.feedback])
     elif is_dataclass(found) and not isinstance(found, dfc.Controller | dfc.Inversion):
-        yield from numbers_in([getattr(found, field.name) for field in fields(found) if field.name != "recipe"])
+        yield from numbers_in(
+            [getattr(found, field.name) for field in fields(found) if field.name != "recipe"]
+        )
     elif isinstance(found, list | tuple):
         for item in found:
             yield from numbers_in(item)
@@ -208,7 +216,10 @@ def test_large_numbers_give_finite_results_or_flagged_ones(name, dtype):
                 check(name, lambda key=key, large=large: function(**arguments | {key: large}))
         if isinstance(value, np.ndarray):
             for large in (*LARGE, 1e300):
-                check(name, lambda key=key, large=large: function(**arguments | {key: np.full(value.shape, large)}))
+                check(
+                    name,
+                    lambda key=key, large=large: function(**arguments | {key: np.full(value.shape, large)}),
+                )
         if isinstance(value, dfc.Controller) and "high_pass" not in arguments:
             for option in ("alpha", "k_p", "tau_v"):
                 for large in LARGE:
@@ -245,7 +256,10 @@ def test_functions_and_the_configuration_allow_the_same(name, argument):
     section, key = SHARED[name, argument].split(".")
     whole = isinstance(arguments[argument], int)
     for value in [*WRONG, 0, 0.0, 1, 2, 0.5, 1.5, LARGEST, -LARGEST, 2**31]:
-        if (isinstance(value, list) or value == 0) and SHARED[name, argument] in (*ONE_SIDED, "analysis.damping"):
+        if (isinstance(value, list) or value == 0) and SHARED[name, argument] in (
+            *ONE_SIDED,
+            "analysis.damping",
+        ):
             continue
         if isinstance(value, int) is not whole and not isinstance(value, bool | str | complex):
             continue  # where a float is wanted, functions take whole numbers, too
@@ -258,4 +272,6 @@ def test_functions_and_the_configuration_allow_the_same(name, argument):
         except ValueError as error:
             refused = any(part["loc"][:2] == (section, key) for part in error.errors())
         message = check(name, lambda value=value: function(**arguments | {argument: value}))
-        assert (message is not None and re.search(rf"\b{argument}\b[^;:]* is ", message) is not None) is refused, (value, message)
+        assert (
+            message is not None and re.search(rf"\b{argument}\b[^;:]* is ", message) is not None
+        ) is refused, (value, message)

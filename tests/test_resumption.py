@@ -302,7 +302,7 @@ def test_without_any_checkpoint_a_run_is_not_resumed(stopped, damage, message):
     assert (
         result.exit_code == 2
         and message in result.stderr
-        and "train anew in another directory" in result.stderr
+        and "start a new run in another directory" in result.stderr
     )
     assert {file.name: file.read_bytes() for file in stopped.iterdir()} == before
 

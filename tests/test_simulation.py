@@ -302,7 +302,7 @@ def test_a_trajectory_too_large_for_memory_is_refused_with_its_size(monkeypatch)
     ):
         simulate({**SHORT, "steps": 2**31 - 1})
     monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: 5000)
-    with pytest.raises(MemoryError, match=r"needs 81.8 kB, but only 5 kB are free"):
+    with pytest.raises(MemoryError, match=r"needs 81.8 kB, but only 5 kB is available"):
         simulate()
     assert simulate(record=dfc.Record(variables=["u"])).u is not None
 

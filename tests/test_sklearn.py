@@ -10,14 +10,14 @@ import pytest
 import dfc_numba as dfc
 
 sklearn = pytest.importorskip("sklearn")
-from sklearn.base import clone  # noqa: E402
-from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import StandardScaler  # noqa: E402
-from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 
-from dfc_numba.learning import methods  # noqa: E402
-from dfc_numba.sklearn import DFCClassifier, DFCRegressor  # noqa: E402
+from dfc_numba.learning import methods
+from dfc_numba.sklearn import DFCClassifier, DFCRegressor
 
 QUICK = {"method": "bp", "hidden": (8,), "epochs": 10, "random_state": 2, "learning_rate": 0.03}
 DFC = {
@@ -77,7 +77,7 @@ def test_n_calls_of_partial_fit_have_the_bits_of_n_epochs():
     steps = DFCClassifier(**DFC)
     for _ in range(2):
         steps.partial_fit(x, y, classes=[0, 1, 2])
-        steps = pickle.loads(pickle.dumps(steps))  # noqa: S301
+        steps = pickle.loads(pickle.dumps(steps))
     assert same(steps.network_, DFCClassifier(**DFC).fit(x, y).network_) and steps.n_iter_ == 2
 
 

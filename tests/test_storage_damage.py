@@ -198,13 +198,13 @@ def virtual(group, name, shape):
             lambda g, name, shape: g.create_dataset(name, shape, "f8", external=[("raw.bin", 0, 10**6)]),
             "is kept in other files",
         ),
-        (lambda g, name, shape: g.create_dataset(name, shape, h5py.ref_dtype), "is no array of numbers"),
-        (lambda g, name, shape: g.create_dataset(name, shape, h5py.string_dtype()), "is no array of numbers"),
+        (lambda g, name, shape: g.create_dataset(name, shape, h5py.ref_dtype), "is not a numeric array"),
+        (lambda g, name, shape: g.create_dataset(name, shape, h5py.string_dtype()), "is not a numeric array"),
         (
             lambda g, name, shape: g.create_dataset(name, shape, np.dtype([("a", "f8")])),
-            "is no array of numbers",
+            "is not a numeric array",
         ),
-        (lambda g, name, shape: g.create_group(name), "is no array of numbers"),
+        (lambda g, name, shape: g.create_group(name), "is not a numeric array"),
         (
             lambda g, name, shape: g.create_dataset(name, shape[:2], "f8"),
             "has 2 dimensions; expected record, step",

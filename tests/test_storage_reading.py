@@ -170,7 +170,7 @@ def test_reading_too_much_for_memory_is_refused(forward, monkeypatch):
     monkeypatch.setattr("dfc_numba.support.memory.available_bytes", lambda: 1000)
     monkeypatch.setattr("dfc_numba.storage.stored.SMALL_BYTES", 100)
     with pytest.raises(
-        MemoryError, match="v_2 of shape .* needs .* only 1 kB are free; read less of it at a time"
+        MemoryError, match="v_2 of shape .* needs .* only 1 kB is available; read less of it at a time"
     ):
         forward.variable("v", layer=2)[...]
     assert forward.variable("v", layer=2)[0, 0, 0].shape == (5,)

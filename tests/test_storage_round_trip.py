@@ -256,7 +256,7 @@ def different(change, **facts):
             "/forward of .* has controller .*goes to another file",
         ),
         (different({"update": {"readout": "final"}}), "has update .*goes to another file"),
-        (different({}, keep=dfc.Record(every=2)), "/forward is to hold other values of step"),
+        (different({}, keep=dfc.Record(every=2)), "/forward has other values of step"),
         (different({}, net=network(dtype=np.float32)), "network .* goes to another file"),
         (different({}, net=network(bias=False)), "network .* goes to another file"),
     ],
@@ -279,7 +279,7 @@ def test_inputs_of_more_digits_than_those_before_are_refused(tmp_path):
     with TrajectoryWriter(tmp_path / "a.h5") as writer:
         writer.append(replace(recipe, x=recipe.x.astype(np.float32)))
         with pytest.raises(
-            ValueError, match="/forward/inputs is to hold float64 numbers, but is stored as float32"
+            ValueError, match="/forward/inputs has float64 numbers, but is stored as float32"
         ):
             writer.append(recipe)
 

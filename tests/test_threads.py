@@ -10,10 +10,10 @@ import numpy as np
 import problems
 import pytest
 from compiled_calls import compiled
-from dfc_numba.kernels.jit import JIT_DISABLED
 from threadpoolctl import threadpool_info
 
 import dfc_numba as dfc
+from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.support import threads
 
 LARGE = 1e12  # floating-point operations, worth any number of threads

@@ -10,10 +10,10 @@ from small_runs import NEEDS, SIZES, configuration, dataset, network, parameters
 import dfc_numba as dfc
 from dfc_numba import data
 from dfc_numba.learning import methods
-from dfc_numba.registry import METHODS
 from dfc_numba.learning.evaluation import score
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.targets import mean_loss
+from dfc_numba.registry import METHODS
 
 SINGLE_PHASE = {"training": {"method": "dfc-single-phase"}, **NEEDS["dfc-single-phase"]}
 

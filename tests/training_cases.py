@@ -18,9 +18,9 @@ from reference_files import Comparison, read
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
-from dfc_numba.learning.methods import find
 from dfc_numba.learning.descent import clip_factors
 from dfc_numba.learning.method import Gradients, PlannedUpdate
+from dfc_numba.learning.methods import find
 from dfc_numba.learning.schedule import plan_passes
 from dfc_numba.learning.training import Trainer
 

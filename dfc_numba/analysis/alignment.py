@@ -1,15 +1,34 @@
 """How well an update of the forward weights is aligned with another, and how fast it takes the loss down."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from dfc_numba.analysis.directions import reference_update
+from dfc_numba.model.network import Network
 from dfc_numba.model.targets import loss_value
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number, silent
 
+
+class WeightsLike(Protocol):
+    """Anything with the list `weights` of an update."""
+
+    @property
+    def weights(self) -> Sequence[Array]: ...
+
+
+class UpdateLike(WeightsLike, Protocol):
+    """Anything with the lists `weights` and `biases` (or None) of an update, such as a `ForwardUpdate`."""
+
+    @property
+    def biases(self) -> Sequence[Array] | None: ...
 
 
 @dataclass(frozen=True)
@@ -23,16 +42,16 @@ class Alignment:
 
     __repr__ = short_repr
 
-    weights: np.ndarray
-    biases: np.ndarray | None
-    layers: np.ndarray
+    weights: Array
+    biases: Array | None
+    layers: Array
     total: float
     total_weights: float
 
 
 @silent()
-def alignment(update, reference):
-    """The angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
+def alignment(update: UpdateLike, reference: UpdateLike) -> Alignment:
+    """Return the angles between two updates of the forward weights, such as those of DFC and of Gauss-Newton.
 
     Args:
         update, reference: anything with lists .weights, (n_i, n_{i-1}) each, and .biases (or None), such as
@@ -100,8 +119,16 @@ def unit_vector(arrays):
 
 
 @silent()
-def loss_decrease(network, x, y, update, *, loss="mse", step=None):
-    """How much the mean loss falls along an update, per unit of the length of the step.
+def loss_decrease(
+    network: Network,
+    x: ArrayLike,
+    y: ArrayLike,
+    update: UpdateLike,
+    *,
+    loss: str = "mse",
+    step: float | None = None,
+) -> float:
+    """Return how much the mean loss falls along an update, per unit of the length of the step.
 
         -(d loss / d(W, b)) . update / |update|,   or   (loss(W, b) - loss((W, b) + step update / |update|)) / step
 

@@ -1,11 +1,15 @@
 """The conditions of DFC's theorems, measured: equal input norms, feedback in the row space of J, near an inverse."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from dfc_numba.analysis.alignment import angle, unit_vector
+from dfc_numba.analysis.alignment import WeightsLike, angle, unit_vector
 from dfc_numba.analysis.least_norm import gram_of_layer
 from dfc_numba.analysis.linear_response import (
     LinearResponse,
@@ -14,7 +18,9 @@ from dfc_numba.analysis.linear_response import (
     inverse_gains,
     jacobian_bytes,
 )
+from dfc_numba.model.network import Network
 from dfc_numba.support import memory
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, silent
@@ -41,13 +47,13 @@ class Conditions:
 
     __repr__ = short_repr
 
-    input_norms: np.ndarray
-    dev_r: np.ndarray
-    condition_2: np.ndarray
-    angle_transpose: np.ndarray
-    angle_pinv: np.ndarray
-    angle_damped: np.ndarray
-    damping: np.ndarray
+    input_norms: Array
+    dev_r: Array
+    condition_2: Array
+    angle_transpose: Array
+    angle_pinv: Array
+    angle_damped: Array
+    damping: Array
     mean_angle_transpose: float
     mean_angle_pinv: float
     mean_angle_damped: float
@@ -55,8 +61,10 @@ class Conditions:
 
 
 @silent()
-def conditions(network, x, *, damping="fitted"):
-    """How far the conditions of the theorems hold at the feedforward state (Meulemans et al. 2021, conditions 1 and 2).
+def conditions(
+    network: Network, x: ArrayLike, *, damping: float | Sequence[float] | Literal["fitted"] = "fitted"
+) -> Conditions:
+    """Measure how far the conditions of the theorems hold at the feedforward state (Meulemans et al. 2021, conditions 1 and 2).
 
         condition 1   |r_{i-1}| is the same in every layer (of the network's rates; the 1 that a bias multiplies not counted)
         condition 2   Col(Q) = Row(J), with Q of all layers, (sum n_i, n_L), and J = d r_L / d v, (n_L, sum n_i)
@@ -151,11 +159,11 @@ class _Overlap:
         share: (B,) |P Q| / |Q| with P on Row(J).
     """
 
-    values: np.ndarray
-    kept: np.ndarray
-    diagonal: np.ndarray
-    rest: np.ndarray
-    share: np.ndarray
+    values: Array
+    kept: Array
+    diagonal: Array
+    rest: Array
+    share: Array
 
     @classmethod
     def of(cls, spectra, feedback):
@@ -231,8 +239,8 @@ PASSES = 4  # of the projection, each of which corrects the one before
 
 
 @silent()
-def null_space_fraction(network, x, update):
-    """How much of the update of each layer's weights moves none of the minibatch's outputs, to first order.
+def null_space_fraction(network: Network, x: ArrayLike, update: WeightsLike) -> Array:
+    """Return the share of each layer's update of the weights that moves no output of the minibatch, to first order.
 
         |Delta W_i - P Delta W_i|_F / |Delta W_i|_F   with P on the row space of d(r_L of all samples) / d W_i
 

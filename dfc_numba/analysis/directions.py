@@ -1,13 +1,19 @@
 """Updates of the forward weights that theory compares those of DFC with: backpropagation, Gauss-Newton, minimum norm."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import numpy as np
 
 from dfc_numba.analysis import least_norm
 from dfc_numba.analysis.linear_response import LinearResponse
 from dfc_numba.dynamics.plasticity import ForwardUpdate, flagged
 from dfc_numba.model.activations import phi
+from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import LOSSES
+from dfc_numba.support.array_types import ArrayLike, LayersLike
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, flag, number, samples, silent
 
@@ -18,10 +24,20 @@ PER = ("sample", "minibatch")
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of networks that have diverged
 @silent()
 def reference_update(
-    network, x, y, kind, *, loss="mse", step=1.0, damping=0.0, per="sample", solver="dense", presynaptic=None,
-    nonlinear=False,
-):  # fmt: skip
-    """The update of the forward weights by one of the methods that DFC is compared with, as a direction of descent.
+    network: Network,
+    x: ArrayLike,
+    y: ArrayLike,
+    kind: Literal["bp", "gn", "mn"],
+    *,
+    loss: str = "mse",
+    step: float = 1.0,
+    damping: float = 0.0,
+    per: Literal["sample", "minibatch"] = "sample",
+    solver: Literal["dense", "matrix_free"] = "dense",
+    presynaptic: LayersLike | None = None,
+    nonlinear: bool = False,
+) -> ForwardUpdate:
+    """Return the update of the forward weights by a method that DFC is compared with, as a direction of descent.
 
     The output is to move by delta = r* - r_L = -step B d(mean loss)/d r_L, as by `output_target`. Then with J = d r_L / d v
     of a sample, and J_W = d r_L / d(W, b) of a sample or a minibatch (Meulemans et al. 2021, theorem 2 and appendix),

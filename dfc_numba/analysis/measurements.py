@@ -4,9 +4,12 @@ A measurement is a number for the whole probe and, where it has a dimension, its
 In files and tables the parts of `angle_bp` are called `angle_bp_layer`.
 """
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,11 +42,11 @@ class Measurement:
 
     long_name: str
     units: str
-    of: Callable
-    along: str | None = None
+    of: Callable[[Any], Any]
+    along: Literal["layer", "sample"] | None = None
     needs: str | None = None
     parts: str = ""
-    codes: tuple = ()
+    codes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +71,11 @@ class Measure(Extension):
     name: str
     _: KW_ONLY
     summary: str = ""
-    of: Callable | None = None
+    of: Callable[[Any], Any] | None = None
     units: str = "1"
-    along: str | None = None
-    needs: tuple = ()
-    columns: Mapping = field(default_factory=dict)
+    along: Literal["layer", "sample"] | None = None
+    needs: Sequence[str] = ()
+    columns: Mapping[str, Measurement] = field(default_factory=dict)
     damped: bool = False
 
     registry = MEASURES
@@ -83,8 +86,8 @@ class Measure(Extension):
             column = Measurement(long_name=text, units=self.units, of=self.of, along=self.along)
             object.__setattr__(self, "columns", {self.name: column})
 
-    def check(self):
-        """ValueError for parts that there are not, functions that cannot be called, or columns of a name that is taken."""
+    def check(self) -> None:
+        """Raise a ValueError for parts that there are not, functions that cannot be called, or a column name that is taken."""
         unknown = [name for name in self.needs if name not in PROBE_PARTS]
         if unknown:
             raise ValueError(

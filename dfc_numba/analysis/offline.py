@@ -359,7 +359,7 @@ def statistics(source, name, layer=None):
 class _Moments(NamedTuple):
     """Sums over time points and units, per sample; `squares` of deviations from the mean, `power` of the norm."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # not the method of a tuple
     mean: np.ndarray
     squares: np.ndarray
     least: np.ndarray

@@ -1,6 +1,9 @@
 """Stability of the controlled network, per sample: with instantaneous layers, in continuous time, and as it is simulated."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -19,9 +22,10 @@ from dfc_numba.analysis.spectrum import (
 from dfc_numba.dynamics.simulation import simulate
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.jacobian import PIECE_BYTES
-from dfc_numba.model.network import feedforward_state
+from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.model.recording import Record
 from dfc_numba.steady.equilibrium import steady_state
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
@@ -50,16 +54,23 @@ class Stability:
 
     __repr__ = short_repr
 
-    instantaneous: np.ndarray
-    integral: np.ndarray
-    proportional: np.ndarray
-    euler: np.ndarray
-    largest_dt: np.ndarray
-    verdict: np.ndarray
-    status: np.ndarray
+    instantaneous: Array
+    integral: Array
+    proportional: Array
+    euler: Array
+    largest_dt: Array
+    verdict: Array
+    status: Array
 
 
-def stability(network, x, target, controller, *, at="steady_state"):
+def stability(
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
+    *,
+    at: Literal["steady_state", "feedforward", "simulation"] = "steady_state",
+) -> Stability:
     """Linearise the controlled network at a state of each sample and look at the eigenvalues, without noise.
 
     Three systems, from the idealised to what is run (DFC, Meulemans et al. 2021; D = phi', E = -de/dr_L, tau_u = 1):
@@ -107,7 +118,9 @@ def stability(network, x, target, controller, *, at="steady_state"):
         for piece in _pieces(network, controller, np.flatnonzero(found)):
             layers = Layers(network, [v[piece] for v in voltages], control[piece], controller)
             numbers[:, piece] = _judge(layers, controller)
-    return Stability(*numbers, _verdict(numbers[3], numbers[4]), status)
+    instantaneous, integral, proportional, euler, largest_dt = numbers
+    verdict = _verdict(euler, largest_dt)
+    return Stability(instantaneous, integral, proportional, euler, largest_dt, verdict, status)
 
 
 def _without_noise(controller):

@@ -45,9 +45,9 @@ def simulate(
     dtype: Dtype = None,
     extension: Extensions = None,
 ):
-    """Simulate the feedback phase or dynamic inversion of one minibatch at the initial weights; store all that evolves.
+    """Simulate the feedback phase or dynamic inversion of one minibatch at the initial weights; store the full trajectory.
 
-    `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 wrong use.
+    `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 usage error.
     """
     with exit_codes(wrong_use=(*UNUSABLE, MemoryError)):
         from dfc_numba.configuration.config_file import load_config
@@ -63,7 +63,10 @@ def simulate(
 @command
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False
+        ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read everything to look for damage.")
@@ -145,7 +148,7 @@ def analyze(
     null_space: the part of the update without effect. conditions: of the theorems. control: how strong it is. stability: of
     the controlled network, sample by sample; whether it or only the Euler step is to blame, and the largest stable step.
 
-    Exit code: 0 done, 2 something is missing, damaged or unusable, or wrong use.
+    Exit code: 0 done, 2 something is missing, damaged or unusable, or usage error.
     """
     with exit_codes(wrong_use=(*UNUSABLE, MemoryError)), bounded(threads):
         from dfc_numba.commands import analyze as analyze_command
@@ -195,10 +198,10 @@ def replay(
     threads: Threads = None,
     extension: Extensions = None,
 ):  # fmt: skip
-    """Compute what a file logged anew, from its recipes, and compare bit for bit; or write new trajectories.
+    """Recompute what a file logged from its recipes, and compare bit for bit; or write new trajectories.
 
     What is written is, unless told otherwise, what the run would have logged. Exit code: 0 identical, or
-    written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, wrong use.
+    written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, or usage error.
     """
     with exit_codes(), bounded(threads):
         from dfc_numba.commands import trajectory_files as replay_command

@@ -158,7 +158,8 @@ def train_run(
     with exit_codes(), resumable():
         from dfc_numba.configuration.config_file import load_config
         from dfc_numba.display import progress
-        from dfc_numba.runs import resumption, interruption as signals
+        from dfc_numba.runs import interruption as signals
+        from dfc_numba.runs import resumption
 
         limit = signals.TimeLimit(max_hours)
         there = resumption.find(out, name, required=source is None) if resume else None

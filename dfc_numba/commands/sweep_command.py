@@ -59,7 +59,7 @@ def sweep(
     """Do many runs: presets x seeds x grids of settings, on this machine, SLURM or Dask.
 
     Everything is checked before anything starts. The same command again takes what is unfinished; a changed sweep says
-    what changed. Exit code: 0 done, or handed to SLURM; 1 a run diverged or failed, 2 wrong use, 75 interrupted.
+    what changed. Exit code: 0 done, or handed to SLURM; 1 a run diverged or failed, 2 usage error, 75 interrupted.
     """
     with exit_codes():
         from dfc_numba.sweep import sweeping

@@ -22,9 +22,9 @@ from dfc_numba.configuration.values import (
     FeedbackRule,
     ForwardRule,
     Initialisation,
-    OptimizerName,
     LossName,
     MethodName,
+    OptimizerName,
     PerLayer,
     Phase,
     Samples,
@@ -138,7 +138,8 @@ class FeedbackSection(Section):
     rule: FeedbackRule = Field(
         "noise_driven",
         description="what the feedback epochs do: noise_driven simulates the controller, one_shot correlates noise with "
-        "its effect on a forward pass, expected computes the mean of noise_driven over its noise; or a plasticity rule of feedback "
+        "its effect on a forward pass, expected computes the mean of noise_driven over its noise; or a plasticity rule of "
+        "feedback "
         "weights, in the simulation of noise_driven",
     )
     form: Literal["mean_field", "exact", "one_probe"] = Field(

@@ -10,8 +10,8 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Mapping
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -422,7 +422,7 @@ def _may_be_none(section, key):
 
 
 def error_lines(error):
-    """One short line per error of a pydantic.ValidationError: the key, what was got, what is allowed."""
+    """One short line per error of a pydantic.ValidationError: the key, the value received, what is allowed."""
     entries = error.errors(include_url=False)
     return [_error_line(entry) for entry in entries if not _follows(entry, entries)]
 

@@ -92,8 +92,8 @@ def _forward_learning(config):
     yield (
         solves(config) and controller.noisy,
         (
-            f"training.method = {method!r} solves for the steady state, which noise has not; set controller.sigma = 0 "
-            "and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
+            f"training.method = {method!r} solves for the steady state, which does not exist with noise; set "
+            "controller.sigma = 0 and leave out controller.sigma_output, or set training.method = 'dfc-ss', which simulates"
         ),
     )
     yield (

@@ -1,6 +1,7 @@
 """Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
 
 from dfc_numba.learning.method import READABLE
+from dfc_numba.learning.optimizer import SHARED
 from dfc_numba.learning.phases import (
     is_single_phase,
     later_feedback_epochs,
@@ -8,7 +9,6 @@ from dfc_numba.learning.phases import (
     method_of,
     simulation_of,
 )
-from dfc_numba.learning.optimizer import SHARED
 from dfc_numba.registry import MEASURES, OPTIMIZERS
 from dfc_numba.support.wording import nearest
 
@@ -54,7 +54,7 @@ def _unused_by_network(config):
     if config.network.start_from:
         yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
     if config.network.init != "uniform":
-        yield ["network.init_range"], "only network.init = 'uniform' looks at it"
+        yield ["network.init_range"], "it is used with network.init = 'uniform' only"
     method = method_of(config)
     if not method.reads_any("network.feedback_init"):
         which = (
@@ -67,7 +67,7 @@ def _unused_by_network(config):
         yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
     for init, key in SPECIAL_INIT_KEYS.items():
         if config.network.feedback_init != init:
-            yield [key], f"only network.feedback_init = {init!r} looks at it"
+            yield [key], f"it is used with network.feedback_init = {init!r} only"
 
 
 def _unused_by_method(config):

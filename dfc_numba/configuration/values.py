@@ -1,11 +1,12 @@
 """The types of the values of a configuration: names from the registries, one value or one per layer, numbers in bounds."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from dfc_numba.learning.phases import EXPECTED, ONE_SHOT, PHASES, phase_name
 from dfc_numba.model import recording
+from dfc_numba.model.initialization import Initialisation as Initialisation
 from dfc_numba.registry import (
     ACTIVATIONS,
     HOW_TO_LOAD,
@@ -19,13 +20,12 @@ from dfc_numba.registry import (
 from dfc_numba.support.options import Count
 from dfc_numba.support.wording import nearest
 
-Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform"]
 FeedbackInitialisation = Literal[
     "xavier_normal", "xavier", "orthogonal",
     "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv",
 ]  # fmt: skip
 Phase = Annotated[
-    Literal[PHASES],
+    Literal[PHASES],  # type: ignore[valid-type]
     BeforeValidator(lambda value: phase_name(value) if isinstance(value, str) else value),
 ]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
@@ -33,7 +33,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def registered(registry, suits=None, others=()):
-    """The type of a name in a registry.
+    """Return the validator of a name in a registry.
 
     Args:
         suits: function of the registered object that says whether it is allowed; None allows all.
@@ -46,7 +46,7 @@ def registered(registry, suits=None, others=()):
             return value
         raise ValueError(must_be(registry, value, names))
 
-    return Annotated[str, PlainValidator(check)]
+    return PlainValidator(check)
 
 
 def must_be(registry, value, names):
@@ -57,14 +57,16 @@ def must_be(registry, value, names):
     return f"must be {texts}{hint} (if an extension brings this {registry.kind}, load it: {HOW_TO_LOAD})"
 
 
-Activation = registered(ACTIVATIONS)
-ForwardRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "forward")
-FeedbackRule = registered(PLASTICITY_RULES, lambda rule: rule.weights == "feedback", others=(ONE_SHOT, EXPECTED))
-Variable = registered(VARIABLES, others=recording.Variable.__args__)
-MethodName = registered(METHODS)
-LossName = registered(LOSSES)
-Analysis = registered(MEASURES)
-OptimizerName = registered(OPTIMIZERS)
+Activation = Annotated[str, registered(ACTIVATIONS)]
+ForwardRule = Annotated[str, registered(PLASTICITY_RULES, lambda rule: rule.weights == "forward")]
+FeedbackRule = Annotated[
+    str, registered(PLASTICITY_RULES, lambda rule: rule.weights == "feedback", others=(ONE_SHOT, EXPECTED))
+]
+Variable = Annotated[str, registered(VARIABLES, others=get_args(recording.Variable))]
+MethodName = Annotated[str, registered(METHODS)]
+LossName = Annotated[str, registered(LOSSES)]
+Analysis = Annotated[str, registered(MEASURES)]
+OptimizerName = Annotated[str, registered(OPTIMIZERS)]
 
 
 def completed(item, stated, section):

@@ -1,5 +1,8 @@
 """What `dfc plot` draws: a record of a trajectory file, the learning curves of a run, or both."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isnan, nan
@@ -11,6 +14,7 @@ from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_metrics
 from dfc_numba.storage.analysis_file import read_course
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
+from dfc_numba.support.array_types import PathLike
 from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, colours, draw_panels, new_figure, save
 
 # --- what was measured of the theory ------------------------------------------------------------------------
@@ -84,7 +88,15 @@ TRACES = {
 }  # by the kind of simulation
 
 
-def plot(path, out=None, *, phase=None, record=None, sample=None, units=()):
+def plot(
+    path: PathLike,
+    out: PathLike | None = None,
+    *,
+    phase: str | None = None,
+    record: int | None = None,
+    sample: int | None = None,
+    units: Sequence[tuple[int, int]] = (),
+) -> Path:
     """Draw what a trajectory file or a run directory holds.
 
     Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and

@@ -173,7 +173,7 @@ def log_text(experiment):
     records, expected = experiment.trainer.log.expected(experiment.trainer)
     packed = "" if log.compression == "none" else f" before compression with {log.compression}"
     free = shutil.disk_usage(folder).free
-    room = "" if expected < free else f"; only {readable(free)} are free in {folder}: log less, or make room"
+    room = "" if expected < free else f"; only {readable(free)} are available in {folder}: log less, or free some space"
     return f"log: {records} records, about {readable(expected)}{packed}{room}"
 
 

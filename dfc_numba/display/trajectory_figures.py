@@ -23,7 +23,7 @@ def draw(figure, shown):
     """Draws the panels of what is shown into a figure or a part of one."""
     functions = shown.panels()
     grid = list(figure.subplots(rows(shown), COLUMNS, squeeze=False).flat)
-    for axes, function in zip(grid, functions):
+    for axes, function in zip(grid, functions, strict=False):
         function(axes, shown)
         axes.set_xlabel(shown.time_label)
         _suit_numbers(axes)
@@ -178,7 +178,7 @@ def _draw_output(axes, shown):
     quantity = "softmax of the rates" if shown.source.controller.error == "softmax" else "rate"
     if np.ptp(target) > FEW_NUDGES * np.abs(errors[0]).max():  # too far apart to see how they move
         target, quantity = errors[0], f"change of the {quantity}"
-    for colour, unit, error, aim in zip(COLOURS, shown.outputs(), errors.T, target):
+    for colour, unit, error, aim in zip(COLOURS, shown.outputs(), errors.T, target, strict=False):
         axes.plot(shown.source.time, aim - error, color=colour, label=f"unit {unit}")
         axes.axhline(aim, color=colour, linestyle="--", linewidth=1.0)
     axes.set(title="output, and its target (dashed)", ylabel=quantity)
@@ -186,7 +186,7 @@ def _draw_output(axes, shown):
 
 def _draw_control(axes, shown):
     u = shown.read("u")
-    for colour, unit in zip(COLOURS, shown.outputs()):
+    for colour, unit in zip(COLOURS, shown.outputs(), strict=False):
         axes.plot(shown.source.time, u[:, unit], color=colour, label=f"unit {unit}")
     axes.set(title="control signal", ylabel="$u$")
 
@@ -206,7 +206,7 @@ def _draw_error(axes, shown):
 
 def _draw_differences(axes, shown):
     differences = offline.layer_differences(shown.source, samples=[shown.place])
-    for colour, (layer, norms) in zip(COLOURS, enumerate(differences, 1)):
+    for colour, (layer, norms) in zip(COLOURS, enumerate(differences, 1), strict=False):
         axes.plot(shown.source.time, norms[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="what the layers learn from",
@@ -331,7 +331,7 @@ def _norms(name):
         trajectory = shown.trajectory
         layers = enumerate(getattr(trajectory, name), trajectory.first_layer(name))
         norms = {layer: np.linalg.norm(states[:, 0], axis=1) for layer, states in layers}
-        for colour, (layer, norm) in zip(COLOURS, norms.items()):
+        for colour, (layer, norm) in zip(COLOURS, norms.items(), strict=False):
             axes.plot(trajectory.time, norm, color=colour, label=f"layer {layer}")
         who = {"r_x": "hidden populations", "r_y": "error populations"}[name]
         axes.set(title=who, ylabel=f"norm of {SYMBOLS[name]}", yscale=wide_scale(*norms.values()))
@@ -341,7 +341,7 @@ def _norms(name):
 
 def _draw_distances(axes, shown):
     found = measures.distances_to_rest(shown.trajectory)
-    for colour, (layer, distance) in zip(COLOURS, enumerate(found, 1)):
+    for colour, (layer, distance) in zip(COLOURS, enumerate(found, 1), strict=False):
         axes.plot(shown.trajectory.time, distance[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="distance to the exact rest (NDI)",
@@ -353,7 +353,7 @@ def _draw_distances(axes, shown):
 def _draw_inversion(axes, shown):
     found = measures.inversion_errors(shown.trajectory)
     last = shown.trajectory.depth
-    for colour, (layer, error) in zip(COLOURS, enumerate(found, last - len(found) + 1)):
+    for colour, (layer, error) in zip(COLOURS, enumerate(found, last - len(found) + 1), strict=False):
         axes.plot(shown.trajectory.time, error[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="error of the inversion",
@@ -367,7 +367,7 @@ def _units_of(layer, units):
 
     def draw_units(axes, shown):
         states = shown.trajectory.r_x[layer - 1][:, 0]
-        for colour, unit in zip(COLOURS, units):
+        for colour, unit in zip(COLOURS, units, strict=False):
             axes.plot(shown.trajectory.time, states[:, unit], color=colour, label=f"unit {unit}")
             if shown.rest is not None:
                 axes.axhline(shown.rest[layer - 1][0, unit], color=colour, linestyle="--", linewidth=1.0)

@@ -25,25 +25,35 @@ so that for each sample, with weight[m] = (steps - 1 - m) / steps, the share of 
 | F_i | `soma[i]` | s (1 - s)^m, s = dt / tau_v, once for each layer from i to L, delayed where transmission is |
 | c | `controller` | u after an error of 1 at step 0: u_int + k_p e, with its leak |
 | g | `apical` | dt / tau_A (1 - dt / tau_A)^m, a step later unless proactive, after the low-pass with tau_control |
-| nu | `noise` | sqrt(dt) / tau_A (1 - dt / tau_A)^m; low-passed noise: its filter with sqrt(dt) / tau_noise, then (1 - dt / tau_A)^m |
+| nu | `noise` | sqrt(dt) / tau_A (1 - dt / tau_A)^m; low-passed: its filter with sqrt(dt) / tau_noise, then (1 - dt / tau_A)^m |
 | hp | `high_pass` | the filter of u with tau_f of the single-phase rule; an impulse without |
 | P | `impulse_response` | (T, B, n_L, n_L) |
 
 Time constants and steps are those of the Euler scheme, so the result is what the kernels' simulation gives on average.
 
-Forms: "exact" does this for each sample. "mean_field" takes P, H and S of the means over the minibatch of J_i and J_i J_i^T, which
-neglects (spread of J_i Q_i over samples) x (gain of the loop), and is exact for one sample or a linear network. "one_probe" takes
+Forms: "exact" does this for each sample. "mean_field" takes P, H and S of the means over the minibatch of J_i and J_i J_i^T,
+which neglects (spread of J_i Q_i over samples) x (gain of the loop), and is
+exact for one sample or a linear network. "one_probe" takes
 J_i^T z of random signs z for each sample, an unbiased estimate of the mean J_i that H_i multiplies from one backward pass, and P,
 H and S from n_L samples of the minibatch.
 """
 
+from __future__ import annotations
+
 import warnings
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import softmax
 
 from dfc_numba.dynamics.feedback_filters import Filters, gains
-from dfc_numba.dynamics.plasticity import SIGMA_FLOOR, FeedbackUpdate, feedback_divisors, flagged, high_pass_gain
+from dfc_numba.dynamics.plasticity import (
+    SIGMA_FLOOR,
+    FeedbackUpdate,
+    feedback_divisors,
+    flagged,
+    high_pass_gain,
+)
 from dfc_numba.kernels.control_response import respond
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import pack
@@ -51,13 +61,15 @@ from dfc_numba.kernels.multiply import multiply, panel_width
 from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
-from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.noise_key import NoiseKey, as_key
 from dfc_numba.model.products import outer_sums, row_products, shards_of
 from dfc_numba.support import threads
+from dfc_numba.support.array_types import ArrayLike
 from dfc_numba.support.summation import tree_sum
 from dfc_numba.support.validation import choice, finite, instance, samples, silent
 
 FORMS = ("mean_field", "exact", "one_probe")
+Form: TypeAlias = Literal["mean_field", "exact", "one_probe"]
 LARGEST_OUTPUT = 64  # units: every sample needs one backward pass for each of them
 OUTPUT_TOLERANCE = {
     "float64": 1e-6,
@@ -70,9 +82,18 @@ CHECKED_SAMPLES = 8  # whose slopes are looked at for that
 
 @silent()
 def expected_feedback_update(
-    network, x, target, controller, *, form="mean_field", noise=None, scaling=False, high_pass=None, normalise=None,
-    sigma_floor=SIGMA_FLOOR,
-):  # fmt: skip
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike | None,
+    controller: Controller,
+    *,
+    form: Form = "mean_field",
+    noise: int | NoiseKey | None = None,
+    scaling: bool = False,
+    high_pass: float | None = None,
+    normalise: tuple[float, float] | None = None,
+    sigma_floor: float = SIGMA_FLOOR,
+) -> FeedbackUpdate:
     """Return the mean of `feedback_update` over its noise, in the limit of small noise, without simulating.
 
     Args:

@@ -16,7 +16,8 @@ class Filters:
 
     Attributes:
         soma: list of F_i, from the voltage drive of layer i to the output. controller, apical, noise, high_pass: c, g, nu, hp.
-        to_h: (L, T), H_i = sum_t to_h[i, t] P[t]. to_s: list of (T, T), S = sum_j sigma_j^2 sum_tt' to_s[j][t, t'] P[t] C_j P[t']^T
+        to_h: (L, T), H_i = sum_t to_h[i, t] P[t].
+        to_s: list of (T, T), S = sum_j sigma_j^2 sum_tt' to_s[j][t, t'] P[t] C_j P[t']^T
             with C_j = J_j J_j^T, both with the weight in them.
     """
 

@@ -1,7 +1,10 @@
 """Plasticity: the updates of the forward and the feedback weights that one feedback phase gives."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -13,13 +16,15 @@ from dfc_numba.kernels import units
 from dfc_numba.kernels.layout import unpack
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.controller import Controller
-from dfc_numba.model.network import feedforward_state
-from dfc_numba.model.noise_key import as_key, given_draws
+from dfc_numba.model.network import Network, feedforward_state
+from dfc_numba.model.noise_key import Noise, as_key, given_draws
 from dfc_numba.model.products import bias_means, outer_means, outer_sums, shards_of
+from dfc_numba.model.recording import Record
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.registry import PLASTICITY_RULES
 from dfc_numba.steady import newton, transposed
 from dfc_numba.steady.equilibrium import linearised, steady_state
+from dfc_numba.support.array_types import Array, ArrayLike, Layers
 from dfc_numba.support.deferred import Deferred
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import choice, flag, floats, instance, number, silent
@@ -28,6 +33,8 @@ READOUTS = ("average", "final", "analytic", "newton")
 READOUT_CODES = {"average": kernel.AVERAGE, "final": kernel.FINAL}
 SOLVED = ("analytic", "newton")  # readouts that simulate nothing
 SAMPLES = ("all", "converged")
+Readout: TypeAlias = Literal["average", "final", "analytic", "newton"]
+Samples: TypeAlias = Literal["all", "converged"]
 SIGMA_FLOOR = 0.01  # the published lower bound of the sigma that a feedback update is divided by, squared
 # with which the noise-driven rule becomes the one-shot rule: u = r_L - r~_L after the second step
 ONE_SHOT = Controller(dt=1.0, steps=2, alpha=0.0, k_p=0.0, instant_dynamics=True, proactive=False)
@@ -49,13 +56,13 @@ class ForwardUpdate:
 
     __repr__ = short_repr
 
-    weights: list
-    biases: list | None
-    converged: np.ndarray | None = Deferred()
-    diverged: np.ndarray | None = None
+    weights: Layers
+    biases: Layers | None
+    converged: Deferred[Array | None] = Deferred()
+    diverged: Array | None = None
     trajectory: Trajectory | None = None
-    estimated_error: np.ndarray | None = None
-    fallback: np.ndarray | None = None
+    estimated_error: Array | None = None
+    fallback: Array | None = None
 
     def __post_init__(self):
         if (
@@ -79,9 +86,9 @@ class FeedbackUpdate:
 
     __repr__ = short_repr
 
-    feedback: list
+    feedback: Layers
     trajectory: Trajectory | None = None
-    diverged: np.ndarray | None = None
+    diverged: Array | None = None
 
     def __post_init__(self):
         if self.diverged is not None and not self.diverged.any() and not all_finite(self.feedback):
@@ -103,25 +110,25 @@ def all_finite(*lists):
 
 @silent()
 def forward_update(
-    network,
-    x,
-    target,
-    controller,
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
     *,
-    readout="average",
-    rule="nonlinear_difference",
-    samples="all",
-    noise=None,
-    record=None,
-):
-    """The update Delta W of the forward weights and biases, averaged over the samples.
+    readout: Readout = "average",
+    rule: str = "nonlinear_difference",
+    samples: Samples = "all",
+    noise: Noise = None,
+    record: Record | None = None,
+) -> ForwardUpdate:
+    """Return the update Delta W of the forward weights and biases, averaged over the samples.
 
         Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T      (plasticity in DFC, Meulemans et al. 2021)
 
     Args:
         x: inputs (B, n_0). target: output target r*, (B, n_L), best in float64: see `output_target`.
         controller: a `Controller`.
-        readout: "average" over all T time points (DFC), "final" time point with v_ff made anew from its rates (DFC-SS),
+        readout: "average" over all T time points (DFC), "final" time point with v_ff recomputed from its rates (DFC-SS),
             "newton": the steady state itself, where "final" ends after enough steps, or "analytic": the linearised steady
             state (DFC-SSA). The last two simulate nothing.
         rule: the postsynaptic factor: phi(v) - phi(v_ff) "nonlinear_difference", v - v_ff "voltage_difference", or
@@ -308,20 +315,20 @@ def _only(rows, kept):
 
 @silent()
 def feedback_update(
-    network,
-    x,
-    target,
-    controller,
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
     *,
-    noise=0,
-    scaling=False,
-    high_pass=None,
-    normalise=None,
-    sigma_floor=SIGMA_FLOOR,
-    feedback_rule=NOISE_DRIVEN,
-    record=None,
-):
-    """The update Delta Q of the feedback weights from noise, averaged over time and samples.
+    noise: Noise = 0,
+    scaling: bool = False,
+    high_pass: float | None = None,
+    normalise: tuple[float, float] | None = None,
+    sigma_floor: float = SIGMA_FLOOR,
+    feedback_rule: str = NOISE_DRIVEN,
+    record: Record | None = None,
+) -> FeedbackUpdate:
+    """Return the update Delta Q of the feedback weights from noise, averaged over time and samples.
 
         Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T     (DFC's rule for feedback weights)
 
@@ -357,8 +364,10 @@ def feedback_update(
 
 
 @silent()
-def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FLOOR):
-    """The update Delta Q of the feedback weights from one noisy forward pass, without a controller.
+def one_shot_feedback_update(
+    network: Network, x: ArrayLike, *, sigma: float, noise: Noise = 0, sigma_floor: float = SIGMA_FLOOR
+) -> FeedbackUpdate:
+    """Return the update Delta Q of the feedback weights from one noisy forward pass, without a controller.
 
         Delta Q_i = 1 / max(sigma, sigma_floor)^2 mean over b of eps_i (r~_L - r_L)^T,  eps_i = sigma N(0, 1)
 
@@ -393,10 +402,22 @@ def one_shot_feedback_update(network, x, *, sigma, noise=0, sigma_floor=SIGMA_FL
 
 @silent()
 def forward_and_feedback_update(
-    network, x, target, controller, *, rule="nonlinear_difference", samples="all", noise=0, scaling=False, high_pass=None,
-    normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN, record=None,
-):  # fmt: skip
-    """Both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
+    *,
+    rule: str = "nonlinear_difference",
+    samples: Samples = "all",
+    noise: Noise = 0,
+    scaling: bool = False,
+    high_pass: float | None = None,
+    normalise: tuple[float, float] | None = None,
+    sigma_floor: float = SIGMA_FLOOR,
+    feedback_rule: str = NOISE_DRIVEN,
+    record: Record | None = None,
+) -> tuple[ForwardUpdate, FeedbackUpdate]:
+    """Return both updates from one noisy simulation, with the readout "average" (Strong-DFC, Meulemans et al. 2022).
 
     Args:
         x, target: (B, n_0), (B, n_L). All arguments are those of `forward_update` and `feedback_update`; a sample that

@@ -1,6 +1,9 @@
 """Simulating one feedback phase with full trajectories."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 
@@ -11,9 +14,12 @@ from dfc_numba.dynamics.waveform_trajectory import interpolate
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
-from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.controller import Controller
+from dfc_numba.model.network import Network
+from dfc_numba.model.noise_key import Noise, as_key
 from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
+from dfc_numba.support.array_types import Array, ArrayLike, Layers
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import instance, silent
 
@@ -42,26 +48,34 @@ class Trajectory(Storable):
 
     __repr__ = short_repr
 
-    time: np.ndarray
-    step: np.ndarray
-    u: np.ndarray | None
-    u_int: np.ndarray | None
-    error: np.ndarray | None
-    v: list | None
-    v_ff: list | None
-    v_fb: list | None
-    r: list | None
-    converged: np.ndarray | None
-    diverged: np.ndarray | None
-    e: np.ndarray | None = None
-    noise: list | None = None
-    samples: np.ndarray | None = None
-    formulas: dict = field(default_factory=dict)
+    time: Array
+    step: Array
+    u: Array | None
+    u_int: Array | None
+    error: Array | None
+    v: Layers | None
+    v_ff: Layers | None
+    v_fb: Layers | None
+    r: Layers | None
+    converged: Array | None
+    diverged: Array | None
+    e: Array | None = None
+    noise: Layers | None = None
+    samples: Array | None = None
+    formulas: dict[str, Layers] = field(default_factory=dict)
     recipe: Recipe | None = field(default=None, repr=False)
 
 
 @silent()
-def simulate(network, x, target, controller, *, noise=None, record=None):
+def simulate(
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
+    *,
+    noise: Noise = None,
+    record: Record | None = None,
+) -> Trajectory:
     """Simulate the feedback phase of one minibatch (the dynamics of DFC, Meulemans et al. 2021; Euler method).
 
     Args:
@@ -102,13 +116,13 @@ def run_recorded(phase, task, record, *, only_converged=False):
         return None, _interpolated(phase, instance("record", record, Record))
     if record is None:
         return run(*task.assign(phase), only_converged=only_converged), None
-    instance("record", record, Record).require_only((*Variable.__args__, *registry.VARIABLES), "a feedback phase")
+    instance("record", record, Record).require_only((*get_args(Variable), *registry.VARIABLES), "a feedback phase")
     if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
         raise ValueError(
             "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
         )
     formulas = tuple(
-        registry.VARIABLES[name] for name in record.names() if name not in Variable.__args__
+        registry.VARIABLES[name] for name in record.names() if name not in get_args(Variable)
     )
     records = _allocate(phase, record)
     phase, assigned = replace(task, variables=formulas).assign(phase, record.every)
@@ -118,7 +132,7 @@ def run_recorded(phase, task, record, *, only_converged=False):
 
 def _interpolated(phase, record):
     """The `Trajectory` of a phase that is solved in time; samples that have to be stepped are recorded by Euler steps."""
-    record.require_only(Variable.__args__[:-1], "a feedback phase that is solved by integrator = 'waveform'")
+    record.require_only(get_args(Variable)[:-1], "a feedback phase that is solved by integrator = 'waveform'")
     controller, chosen = phase.controller, record.positions(phase.count)
     step = np.arange(0, controller.time_points, record.every)
     memory.require(
@@ -185,7 +199,7 @@ def _allocate(phase, record):
         )
         for name in VARIABLES
     }
-    formulas = sum(name not in Variable.__args__ for name in record.names())
+    formulas = sum(name not in get_args(Variable) for name in record.names())
     formulas = memory.uninitialised(formulas * times * count * units, phase.network.dtype)
     return kernel.Records(row=rows, count=count, times=times, formulas=formulas, **arrays)
 
@@ -212,7 +226,7 @@ def _trajectory(phase, record, records, sums):
     arrays["error"] = records.error.reshape(times, count) if records.error.size else None
     if "noise" in record.names():
         arrays["noise"] = _noise(phase, step, chosen)
-    names = [name for name in record.names() if name not in Variable.__args__]
+    names = [name for name in record.names() if name not in get_args(Variable)]
     flats = records.formulas.reshape(len(names), -1) if names else ()
     formulas = {name: dense_views(flat, count, sizes, times) for name, flat in zip(names, flats, strict=True)}
     return Trajectory(

@@ -29,7 +29,7 @@ MOST_OUTPUTS = 64
 MOST_UNKNOWNS = 900  # of a sample's system
 FEWEST_STEPS = 64  # below which stepping is as fast
 SAFETY = 0.15  # part of rtol that time, iterations and modes may take each
-# what is found for the linear response, of the shard's mean and its largest sample, is estimated to be, times this, for the update
+# the error of the linear response, of the shard's mean and its largest sample, times this is the estimate for the update
 ERROR_FACTOR = {kernel.AVERAGE: 2.0, kernel.FINAL: 4.0}
 ATTEMPTS = 3  # the first, one with smaller tolerances, one with shards stepped by Euler
 EXTRAPOLATED = (2, 4)  # parts of dt that the continuous limit is extrapolated from where it is stepped
@@ -149,7 +149,7 @@ class _Solver:
         )
 
     def sums(self, tolerance, stepped, step=True):
-        """(`phase.Sums`, `Outcome`) with the shards of the set `stepped` and, with `step`, those that fail by the Euler method."""
+        """(`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
         phase, task, pieces = self.phase, self.task, self.pieces
         outcome, workspaces = self._room_for_outcome(), self._workspaces()
         tolerances, buffers = np.full(3, tolerance), euler.ShardBuffers(phase, task)

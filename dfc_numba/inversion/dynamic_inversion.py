@@ -1,21 +1,26 @@
 """Dynamic inversion of one minibatch of a network: its options, and the states of its loops on record."""
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import AfterValidator
 
 from dfc_numba.inversion.rules import loop_errors
+from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.model.activations import slope
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import InversionVariable, Recipe, Record
 from dfc_numba.model.targets import as_targets, loss_gradient, unit_of_error
 from dfc_numba.registry import LOSSES
+from dfc_numba.support.array_types import ArrayLike
 from dfc_numba.support.options import Count, NotNegative, Positive, options
 from dfc_numba.support.validation import instance, samples, silent
 
-VARIABLES = InversionVariable.__args__
+VARIABLES = get_args(InversionVariable)
+LossName = Annotated[str, AfterValidator(lambda name: LOSSES.find(name, key="loss").name)]
 
 
 @options
@@ -34,29 +39,31 @@ class Inversion:
     """
 
     rule: Literal["di", "sldi"] = "di"
-    loss: Annotated[str, AfterValidator(lambda name: LOSSES.find(name, key="loss").name)] = "mse"
+    loss: LossName = "mse"
     alpha: NotNegative = 0.0
     dt: Positive = 0.5
     steps: Count = 999
     nonlinearity: Literal["linear", "tanh", "linearized"] = "linear"
 
     @property
-    def time_points(self):
+    def time_points(self) -> int:
         """T, with the initial state."""
         return self.steps + 1
 
     @property
-    def noisy(self):
+    def noisy(self) -> bool:
         """Whether there is noise."""
         return False
 
-    def loops(self):
-        """What of it is an option of `backward_errors`, as keyword arguments."""
+    def loops(self) -> dict[str, Any]:
+        """Return the options of `backward_errors` among these, as keyword arguments."""
         return {name: value for name, value in vars(self).items() if name != "loss"}
 
 
 @silent()
-def simulate_inversion(network, x, y, inversion, *, record=None):
+def simulate_inversion(
+    network: Network, x: ArrayLike, y: ArrayLike, inversion: Inversion, *, record: Record | None = None
+) -> InversionTrajectory:
     """Simulate the loops that invert a network's weights for one minibatch (Podlaski & Machens 2020).
 
     The error y - r_L, or y - softmax(r_L), times phi'(v_L), drives them; equations and Euler steps are those of

@@ -1,12 +1,17 @@
 """Feedback matrices of dynamic inversion: random, transposed forward weights, and optimised for stability."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg import eig
 
 from dfc_numba.inversion.loop_stability import RULES, distances, excess, feedback_loops, spectrum
+from dfc_numba.support.array_types import Array, Layers, LayersLike
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import LARGEST, choice, finite_result, number, silent, whole_number
 
@@ -27,15 +32,24 @@ class Stabilised:
         reason: why no iteration was made, empty otherwise.
     """
 
-    feedback: np.ndarray
-    excess: tuple
+    feedback: Array
+    excess: tuple[float, ...]
     stable: bool
     reason: str = ""
 
 
 @silent()
-def initial_feedback(weights, kind, *, loop="sequential", seed=0, bound=0.5, scale=-1.0, **descent):
-    """New feedback matrices, as `backward_errors` takes them.
+def initial_feedback(
+    weights: LayersLike,
+    kind: Literal["random", "transpose", "stable"],
+    *,
+    loop: Literal["sequential", "single"] = "sequential",
+    seed: int | Sequence[int] = 0,
+    bound: float = 0.5,
+    scale: float = -1.0,
+    **descent: Any,
+) -> Layers:
+    """Create feedback matrices, as `backward_errors` takes them.
 
     Args:
         weights: W_1 .. W_L, list of (n_i, n_{i-1}).
@@ -106,9 +120,16 @@ def _transposed(weights, loop):
 
 @silent()
 def stabilised_feedback(
-    weights, feedback, *, alpha=0.0, dt=None, loop="sequential", rate=0.05, iterations=200
-):
-    """Feedback matrices that make the loops of dynamic inversion stable, by descending along the spectral abscissa.
+    weights: LayersLike,
+    feedback: LayersLike,
+    *,
+    alpha: float = 0.0,
+    dt: float | None = None,
+    loop: Literal["sequential", "single"] = "sequential",
+    rate: float = 0.05,
+    iterations: int = 200,
+) -> list[Stabilised]:
+    """Return feedback matrices that make the loops of dynamic inversion stable, by descending along the spectral abscissa.
 
         B <- B - rate ds/dB,   ds/dB = Re(c conj(u) v^T) / (u^H v)     (Podlaski & Machens 2020; its eigenvector form)
 

@@ -6,12 +6,16 @@ loop decays, grows and oscillates like a loop of single units. The turn is taken
 The hidden layers see of r_m what B does not map to zero. What B has no rank for stays with its leak alone, out of sight.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from typing import Literal
 
 import numpy as np
 
 from dfc_numba.inversion.problem import check
+from dfc_numba.support.array_types import Array, LayersLike
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, silent
 
@@ -33,25 +37,31 @@ class InversionStability:
     `euler_stable`.
     """
 
-    rates: tuple
-    factors: tuple
+    rates: tuple[Array, ...]
+    factors: tuple[Array, ...]
     stable: bool
     euler_stable: bool
 
     @property
-    def abscissa(self):
+    def abscissa(self) -> tuple[float, ...]:
         """The largest real part of the rates of each loop."""
         return tuple(float(found.real.max()) for found in self.rates)
 
     @property
-    def radius(self):
+    def radius(self) -> tuple[float, ...]:
         """The largest absolute value of the factors of each loop."""
         return tuple(float(np.abs(found).max()) for found in self.factors)
 
 
 @silent()
-def inversion_stability(weights, feedback, alpha=0.0, dt=0.5, loop="sequential"):
-    """The `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as it is run.
+def inversion_stability(
+    weights: LayersLike,
+    feedback: LayersLike,
+    alpha: float = 0.0,
+    dt: float = 0.5,
+    loop: Literal["sequential", "single"] = "sequential",
+) -> InversionStability:
+    """Return the `InversionStability` of linear dynamic inversion (Podlaski & Machens 2020), in continuous time and as run.
 
     With populations r_1 .. r_m, m = 2 in the loop of each hidden layer of "di" (r_x = r_1, r_y = r_2) and m = L in "sldi":
 

@@ -9,6 +9,7 @@ One Euler step takes the populations in their order, each with the newest values
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -117,4 +118,4 @@ def shards(count, dtype):
     tiles = -(-count // samples)
     number = -(-tiles // SHARD_TILES)
     ends = [min(count, samples * (tiles * k // number)) for k in range(number + 1)]
-    return [(a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [(a, b - a) for a, b in pairwise(ends)]

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from dfc_numba.inversion.rules import backward_errors
 from dfc_numba.inversion.dynamic_inversion import driven, hidden_errors
+from dfc_numba.inversion.rules import backward_errors
 
 
 def states_at_rest(trajectory):

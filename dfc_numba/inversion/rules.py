@@ -1,6 +1,9 @@
 """`backward_errors`: the errors of the hidden layers by dynamic inversion, and by the rules that it is compared with."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -9,12 +12,15 @@ from dfc_numba.inversion.fixed_point import layer_at_rest, network_at_rest, pseu
 from dfc_numba.inversion.loops import LINEAR, SCALED, TANH, Loop, run
 from dfc_numba.inversion.problem import check
 from dfc_numba.inversion.trajectory import InversionTrajectory
+from dfc_numba.support.array_types import ArrayLike, Layers, LayersLike
 from dfc_numba.support.validation import choice, flag, number, whole_number
 
 LOOPS = ("di", "sldi", "ndi")
 RULES = (*LOOPS, "bp", "fa", "pbp", "dfa")
 SHOWS = {"linear": LINEAR, "tanh": TANH, "linearized": SCALED}
 PHI_PRIME = ("once", "none")
+BackwardRule: TypeAlias = Literal["di", "sldi", "ndi", "bp", "fa", "pbp", "dfa"]
+Nonlinearity: TypeAlias = Literal["linear", "tanh", "linearized"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,21 @@ class Options:
 
 
 def backward_errors(
-    weights, feedback, derivatives, delta_out, *,
-    rule, alpha=0.0, dt=0.5, steps=999, nonlinearity="linear", phi_prime="once", trajectory=False, tolerance=None,
-):  # fmt: skip
-    """The errors of the hidden layers by dynamic inversion (Podlaski & Machens 2020), or by a rule it is compared with.
+    weights: LayersLike,
+    feedback: LayersLike | None,
+    derivatives: LayersLike | None,
+    delta_out: ArrayLike,
+    *,
+    rule: BackwardRule,
+    alpha: float = 0.0,
+    dt: float = 0.5,
+    steps: int | None = 999,
+    nonlinearity: Nonlinearity = "linear",
+    phi_prime: Literal["once", "none"] = "once",
+    trajectory: bool = False,
+    tolerance: float | None = None,
+) -> Layers | tuple[Layers, InversionTrajectory]:
+    """Return the errors of the hidden layers by dynamic inversion (Podlaski & Machens 2020), or a rule it is compared with.
 
     Layers i = 1..L with v_i = W_i r_{i-1} + b_i, r_i = phi(v_i). All errors are target - output, so that a step of learning
     is +eta delta_i r_{i-1}^T. From delta_L the errors go down layer by layer; with W = W_{i+1}, d = delta_{i+1}, B = B_i:

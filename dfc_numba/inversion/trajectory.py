@@ -1,10 +1,11 @@
 """`InversionTrajectory`: the recorded states of the loops of dynamic inversion."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from dfc_numba.model.recording import Recipe, Storable
+from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.shapes import short_repr
 
 
@@ -27,15 +28,15 @@ class InversionTrajectory(Storable):
 
     __repr__ = short_repr
 
-    time: np.ndarray
-    step: np.ndarray
-    r_x: list | None
-    r_y: list | None
+    time: Array
+    step: Array
+    r_x: Layers | None
+    r_y: Layers | None
     depth: int
-    diverged: np.ndarray
-    samples: np.ndarray | None = None
+    diverged: Array
+    samples: Array | None = None
     recipe: Recipe | None = field(default=None, repr=False)
 
-    def first_layer(self, name):
-        """Number of the layer, from 1, of the first array of a list; those of r_y end at layer L."""
-        return 1 if name == "r_x" else self.depth - len(self.r_y) + 1
+    def first_layer(self, name: str) -> int:
+        """Return the number of the layer, from 1, of the first array of a list; those of r_y end at layer L."""
+        return 1 if name == "r_x" or self.r_y is None else self.depth - len(self.r_y) + 1

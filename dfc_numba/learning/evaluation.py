@@ -1,12 +1,18 @@
 """Loss, accuracy and confusion of a network, in chunks so that memory stays small."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
+from typing import Any
 
 import numpy as np
 
+from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, loss_value
 from dfc_numba.support import validation
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.summation import tree_sum
 
 CHUNK = 1024
@@ -14,7 +20,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss over the samples, and the fraction of them classified rightly (NaN for a regression)."""
+    """Mean loss over the samples, and the fraction of them classified correctly (NaN for a regression)."""
 
     loss: float = nan
     accuracy: float = nan
@@ -35,13 +41,13 @@ class Evaluation:
 
     loss: float
     accuracy: float
-    confusion: np.ndarray | None
-    outputs: np.ndarray
-    predictions: np.ndarray
-    labels: np.ndarray
-    classes: tuple = ()
+    confusion: Array | None
+    outputs: Array
+    predictions: Array
+    labels: Array
+    classes: tuple[Any, ...] = ()
 
-    def per_class(self):
+    def per_class(self) -> list[dict[str, Any]]:
         """Return one dict per class: class, samples, predicted, correct, recall, precision, f1 (NaN where undefined)."""
         if self.confusion is None:
             return []
@@ -58,7 +64,7 @@ class Evaluation:
             for name, k, n, m in zip(self.classes, correct, true, predicted, strict=True)
         ]  # fmt: skip
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         accuracy = "" if isnan(self.accuracy) else f"accuracy={self.accuracy:.4g}, "
         return f"Evaluation(loss={self.loss:.4g}, {accuracy}samples={len(self.outputs)})"
 
@@ -68,7 +74,16 @@ def _ratio(part, whole):
 
 
 @validation.silent()
-def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predict=None):
+def evaluate(
+    network: Network,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    loss: str = "mse",
+    class_value: float = 1.0,
+    classes: Sequence[Any] | None = None,
+    predict: Callable[[Array], Array] | None = None,
+) -> Evaluation:
     """Evaluate a network on labelled samples.
 
     Args:
@@ -122,7 +137,7 @@ def evaluate(network, x, y, *, loss="mse", class_value=1.0, classes=None, predic
     return Evaluation(measured.loss, measured.accuracy, confusion, outputs, predictions, labels, names)
 
 
-def accuracy(output, y):
+def accuracy(output: ArrayLike, y: ArrayLike) -> float:
     """Return the fraction of samples whose largest output is that of their class.
 
     Args:

@@ -3,19 +3,24 @@
 The errors reach the hidden layers through the feedback matrices `network.backward`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 
 from dfc_numba.dynamics.plasticity import all_finite
 from dfc_numba.errors import DivergenceError
+from dfc_numba.inversion.dynamic_inversion import Inversion, checked, driven, hidden_errors
 from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
 from dfc_numba.inversion.rules import backward_errors, refuse_divergence
-from dfc_numba.inversion.dynamic_inversion import Inversion, checked, driven, hidden_errors
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.method import Gradients, PlannedUpdate
 from dfc_numba.learning.signals import gradients, update_options
+from dfc_numba.model.network import Network
+from dfc_numba.model.recording import Record
 from dfc_numba.model.targets import unit_of_error
+from dfc_numba.support.array_types import ArrayLike, Layers
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import flag, number, silent
 
@@ -37,16 +42,25 @@ class InversionUpdate:
 
     __repr__ = short_repr
 
-    weights: list
-    biases: list | None
-    errors: list
+    weights: Layers
+    biases: Layers | None
+    errors: Layers
     trajectory: InversionTrajectory | None = None
     diverged: np.ndarray | None = None
 
 
 @silent()
-def inversion_update(network, x, y, inversion, *, clip_error=None, normalise=False, record=None):
-    """The update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
+def inversion_update(
+    network: Network,
+    x: ArrayLike,
+    y: ArrayLike,
+    inversion: Inversion,
+    *,
+    clip_error: float | None = None,
+    normalise: bool = False,
+    record: Record | None = None,
+) -> InversionUpdate:
+    """Return the update of weights and biases by dynamic inversion (Podlaski & Machens 2020).
 
         Delta W_i = s / B sum_b delta_i r_{i-1}^T,    Delta b_i = s / B sum_b delta_i
 

@@ -7,15 +7,20 @@ def forward(network, minibatch, config):
 dfc.register(dfc.Method("mine", summary="...", forward=forward, options=[dfc.Option("rate", 0.1, "...")]))
 """
 
+from __future__ import annotations
+
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import PHASES
-from dfc_numba.registry import METHODS, Extension
+from dfc_numba.model.network import Activity, Network
+from dfc_numba.registry import METHODS, Extension, Option
+from dfc_numba.support.array_types import Array, ArrayLike, LayersLike
 
 TWO_PHASES = PHASES
 SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
@@ -29,8 +34,8 @@ READABLE = {
     "feedback_optimizer": "runs no controller and learns no feedback weights",
     "training.rule": "runs no controller and learns no feedback weights",
     "training.samples": "runs no controller and learns no feedback weights",
-    "training.clip_error": "brings no errors of single samples to the hidden layers",
-    "training.normalise_updates": "brings no errors of single samples to the hidden layers",
+    "training.clip_error": "does not backpropagate per-sample errors",
+    "training.normalise_updates": "does not backpropagate per-sample errors",
     "target.feedback": "has no output target",
     "target.step_per": "has no output target",
     "target.step": "has no output target",
@@ -51,13 +56,13 @@ class Gradients:
         own: a dict with gradients of parameters of the method's own, by their names.
     """
 
-    weights: list | None = None
-    biases: list | None = None
-    feedback: list | None = None
-    own: dict | None = None
+    weights: LayersLike | None = None
+    biases: LayersLike | None = None
+    feedback: LayersLike | None = None
+    own: Mapping[str, ArrayLike] | None = None
 
-    def check(self, method, network, parameters):
-        """ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
+    def check(self, method: Method, network: Network, parameters: Mapping[str, Array]) -> None:
+        """Raise a ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
         for kind in ("weights", "biases", "feedback"):
             given, arrays = getattr(self, kind), getattr(network, kind)
             if given is not None or (kind == "biases" and self.weights is not None and arrays is not None):
@@ -97,12 +102,12 @@ class Minibatch:
     epoch: int
     position: int
     number: int
-    indices: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    noise: object = None
+    indices: Array
+    x: Array
+    y: Array
+    noise: Any = None
     nudge: float = 0.0
-    activity: object = None
+    activity: Activity | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,12 @@ class PlannedUpdate:
         arguments: target and controller, or `Inversion`; none for the one-shot rule. options: keyword arguments.
     """
 
-    function: Callable
-    gradients: Callable
-    arguments: tuple = ()
-    options: Mapping = field(default_factory=dict)
+    function: Callable[..., Any]
+    gradients: Callable[[Any], Gradients]
+    arguments: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def compute(self, network, minibatch):
+    def compute(self, network: Network, minibatch: Minibatch) -> Any:
         """Return what the function makes of a minibatch."""
         return self.function(network, minibatch.x, *self.arguments, **self.options)
 
@@ -150,8 +155,8 @@ class Method(Extension):
             gradients, and the optimiser of [feedback_optimizer] steps them. They and the state are in checkpoints.
         state: function of (network, config) that returns a dict of other arrays that evolve.
         after_step: function of (network, config) that follows each step of the forward weights.
-        predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass, such
-            as those of its equilibrium; None for `Network.predict`.
+        predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass,
+            such as those of its equilibrium; None for `Network.predict`.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
             change).
     """
@@ -159,49 +164,49 @@ class Method(Extension):
     name: str
     _: KW_ONLY
     summary: str = ""
-    forward: Callable
-    feedback: Callable | None = None
-    phases: tuple = FORWARD_ONLY
-    options: tuple = ()
-    reads: tuple = ()
-    simulations: Mapping = field(default_factory=dict)
+    forward: Callable[..., Gradients | PlannedUpdate]
+    feedback: Callable[..., Gradients | PlannedUpdate] | None = None
+    phases: Sequence[str] = FORWARD_ONLY
+    options: Sequence[Option] = ()
+    reads: Sequence[str] = ()
+    simulations: Mapping[str, str] = field(default_factory=dict)
     single_phase: bool = False
-    prepare: Callable | None = None
-    parameters: Callable | None = None
-    state: Callable | None = None
-    after_step: Callable | None = None
-    predict: Callable | None = None
-    rules: Callable | None = None
+    prepare: Callable[[Network, Any], None] | None = None
+    parameters: Callable[[Network, Any], Mapping[str, Array]] | None = None
+    state: Callable[[Network, Any], Mapping[str, Array]] | None = None
+    after_step: Callable[..., None] | None = None
+    predict: Callable[..., Array] | None = None
+    rules: Callable[[Any], Iterable[tuple[Any, str]]] | None = None
 
     registry = METHODS
 
     @property
-    def controlled(self):
+    def controlled(self) -> bool:
         """Whether it has a controller that drives the outputs to a target."""
         return self.reads_any("controller")
 
     @property
-    def solves(self):
+    def solves(self) -> bool:
         """Whether the forward phase solves for the steady state of the controller instead of simulating."""
         return self.controlled and "forward" not in self.simulations
 
     @property
-    def simulates(self):
+    def simulates(self) -> str | None:
         """The section that the forward phase simulates, or None."""
         return self.simulations.get("forward")
 
     @property
-    def inverts(self):
+    def inverts(self) -> bool:
         """Whether it runs the loops of dynamic inversion."""
         return self.simulates == "inversion"
 
     @property
-    def has_arrays(self):
+    def has_arrays(self) -> bool:
         """Whether it has its own arrays."""
         return self.parameters is not None or self.state is not None
 
     @property
-    def places(self):
+    def places(self) -> tuple[str, ...]:
         """What it reads of a configuration: `reads`, and what the training loop needs for its phases."""
         counts = {"pretraining": "pretraining_epochs", "feedback": "epochs", "extra feedback": "extra_epochs"}
         needed = [f"feedback.{key}" for phase, key in counts.items() if phase in self.phases]
@@ -209,36 +214,47 @@ class Method(Extension):
         steps = ["feedback_optimizer"] if self.feedback is not None or self.parameters is not None else []
         return (*self.reads, *learns, *needed, *steps)
 
-    def reads_any(self, section):
-        """Whether it reads a section or some key of it."""
+    def reads_any(self, section: str) -> bool:
+        """Return whether it reads a section or some key of it."""
         return any(place == section or place.startswith(f"{section}.") for place in self.places)
 
-    def arrays(self, network, config):
-        """The parameters and the state at the start of a run, two dicts of arrays by name."""
+    def arrays(self, network: Network, config: Any) -> tuple[dict[str, Array], ...]:
+        """Return the parameters and the state at the start of a run, two dicts of arrays by name."""
         kinds = (self.parameters, self.state)
         return tuple({} if function is None else dict(function(network, config)) for function in kinds)
 
-    def gradients(self, network, minibatch, config, own=None, compute=None):
-        """The gradients for one minibatch, in the phase of the minibatch.
+    def gradients(
+        self,
+        network: Network,
+        minibatch: Minibatch,
+        config: Any,
+        own: Mapping[str, Array] | None = None,
+        compute: Callable[..., Any] | None = None,
+    ) -> Gradients:
+        """Return the gradients for one minibatch, in the phase of the minibatch.
 
         Args:
             own: the method's own arrays by name, if it has any; None for those at the start of a run.
             compute: function of (`PlannedUpdate`, minibatch) that returns its update; None just computes it.
         """
         function = self.forward if minibatch.phase == "forward" else self.feedback
-        gradients = function(network, minibatch, config, *self._own(network, config, own))
+        gradients = function(network, minibatch, config, *self._own(network, config, own))  # type: ignore[misc]  # see `check`
         if not isinstance(gradients, PlannedUpdate):
             return gradients
         update = gradients.compute(network, minibatch) if compute is None else compute(gradients, minibatch)
         return gradients.gradients(update)
 
-    def outputs(self, network, x, config, own=None):
-        """The outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
+    def outputs(
+        self, network: Network, x: Array, config: Any, own: Mapping[str, Array] | None = None
+    ) -> Array:
+        """Return the outputs (B, n_L) of a network that this method trains, for inputs (B, n_0)."""
         if self.predict is None:
             return network.forward(x).r[-1]
         return self.predict(network, x, config, *self._own(network, config, own))
 
-    def predictor(self, network, config, own=None):
+    def predictor(
+        self, network: Network, config: Any, own: Mapping[str, Array] | None = None
+    ) -> Callable[[Array], Array]:
         """Return a function of inputs x (B, n_0) that gives the outputs (B, n_L) of a trained network.
 
         Args:
@@ -254,7 +270,7 @@ class Method(Extension):
             )
         return lambda x: self.outputs(network, x, config, own)
 
-    def follow_step(self, network, config, own=None):
+    def follow_step(self, network: Network, config: Any, own: Mapping[str, Array] | None = None) -> None:
         """Do what follows a step of the optimisers."""
         if self.after_step is not None:
             self.after_step(network, config, *self._own(network, config, own))
@@ -267,8 +283,8 @@ class Method(Extension):
             own = {**parameters, **state}
         return (own,)
 
-    def check(self):
-        """ValueError for phases, sections or functions that there are not."""
+    def check(self) -> None:
+        """Raise a ValueError for phases, sections or functions that there are not."""
         functions = {
             name: getattr(self, name)
             for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "predict", "rules")

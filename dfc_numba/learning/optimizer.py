@@ -8,14 +8,18 @@
 `descent.Descent` holds the parameters of a network and steps them, layer by layer.
 """
 
+from __future__ import annotations
+
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dfc_numba.kernels import optimizers as kernels
-from dfc_numba.registry import OPTIMIZERS, Extension, register_built_ins
+from dfc_numba.registry import OPTIMIZERS, Extension, Option, register_built_ins
+from dfc_numba.support.array_types import Array
 
 SHARED = ("momentum", "beta1", "beta2", "epsilon")  # keys of [optimizer] that several optimisers look at
 
@@ -42,18 +46,18 @@ class Optimizer(Extension):
     name: str
     _: KW_ONLY
     summary: str = ""
-    step: Callable | None = None
-    state: tuple = ()
-    keys: tuple = ()
-    defaults: Mapping = field(default_factory=dict)
-    options: tuple = ()
-    _kernel: Callable | None = None  # built-in: clips, decays and steps in one pass
-    _numbers: Callable | None = None  # (values, rate, number) -> the last arguments of the kernel
+    step: Callable[..., None] | None = None
+    state: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    options: Sequence[Option] = ()
+    _kernel: Any = None  # built-in: clips, decays and steps in one pass
+    _numbers: Any = None  # (values, rate, number) -> the last arguments of the kernel
 
     registry = OPTIMIZERS
 
-    def check(self):
-        """ValueError for keys that there are not, or a step that does not work on small arrays."""
+    def check(self) -> None:
+        """Raise a ValueError for keys that there are not, or a step that does not work on small arrays."""
         unknown = [key for key in (*self.keys, *self.defaults) if key not in SHARED]
         if unknown or not all(isinstance(name, str) and name.isidentifier() for name in self.state):
             raise ValueError(
@@ -101,12 +105,22 @@ class Optimizer(Extension):
                     "as in theta -= rate * gradient"
                 )
 
-    def update(self, theta, gradient, state, factor, decay, rate, number, values):
+    def update(
+        self,
+        theta: Array,
+        gradient: Array,
+        state: dict[str, Array],
+        factor: float,
+        decay: float,
+        rate: float,
+        number: int,
+        values: Mapping[str, Any],
+    ) -> None:
         """Clip the gradient by a factor, add the decay, and step an array."""
         kind = theta.dtype.type
         if self._kernel is None:
             gradient = kind(factor) * gradient + kind(decay) * theta
-            self.step(theta, gradient, state, rate, number, values)
+            self.step(theta, gradient, state, rate, number, values)  # type: ignore[misc]  # `check` refuses None
             return
         numbers = map(kind, (factor, decay, *self._numbers(values, rate, number)))
         self._kernel(*(array.reshape(-1) for array in (theta, gradient, *state.values())), *numbers)

@@ -209,7 +209,7 @@ def _one_nonlinearity(config):
         config.method.beta == 0,
         "method.beta = 0 leaves nothing to divide by; set it to a number such as 0.1",
     )
-    low, high = (
+    _, high = (
         equilibrium_propagation.BOUNDS.get(name, (-np.inf, np.inf)) if isinstance(name, str) else (0.0, 1.0)
     )
     yield (
@@ -307,7 +307,8 @@ def _double(array):
 def _linear_output(config):
     yield (
         config.network.output_activation != "linear",
-        f"least control reads out linearly, and network.output_activation = {config.network.output_activation!r}; set it to 'linear'",
+        f"least control reads out linearly, and network.output_activation = {config.network.output_activation!r}; set it to "
+        "'linear'",
     )
 
 

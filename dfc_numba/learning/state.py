@@ -1,7 +1,11 @@
-"""What evolves in a run, as values: with these, a run continues to the same bits as if it had never stopped."""
+"""What evolves in a run, as values: with these, a run continues bit for bit as if it had never stopped."""
 
 from dataclasses import dataclass, field
 from math import nan
+from typing import Any
+
+from dfc_numba.model.network import Network
+from dfc_numba.support.array_types import Array
 
 
 @dataclass
@@ -48,13 +52,13 @@ class TrainingState:
         method: the arrays of the method's own by name; empty for most methods.
     """
 
-    network: object
-    best_network: object
-    optimizers: dict
+    network: Network
+    best_network: Network
+    optimizers: dict[str, dict[str, Array]]
     counters: Counters
-    rows: list
-    analysis: dict = field(default_factory=dict)
-    method: dict = field(default_factory=dict)
+    rows: list[dict[str, Any]]
+    analysis: dict[str, Array] = field(default_factory=dict)
+    method: dict[str, Array] = field(default_factory=dict)
 
     def check_fit(self, trainer):
         """Refuses a trainer that has another network or other optimisers, or that has fewer passes to do."""

@@ -5,14 +5,19 @@ feedback phase, the forward phase and extra feedback epochs. What a minibatch do
 the method (`dfc_numba.learning.methods`).
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import isnan
+from typing import Any
 
 import numpy as np
 
+from dfc_numba.data.dataset import DataSet
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
 from dfc_numba.learning.descent import Descent, per_layer, squared_norm
@@ -20,13 +25,14 @@ from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, TrainingState
-from dfc_numba.model.network import exact_forward, sharing_feedforward
+from dfc_numba.model.network import Network, exact_forward, sharing_feedforward
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.targets import loss_value
+from dfc_numba.registry import LOSSES
 from dfc_numba.relatives.grapes import modulated
 from dfc_numba.storage.network_file import KINDS
-from dfc_numba.registry import LOSSES
 from dfc_numba.support import ranks, threads
+from dfc_numba.support.array_types import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,7 @@ class Trainer:
             `on_epoch(row)`, `on_divergence(epoch, tally)` after an epoch in which more than a few feedback
             phases diverged (a `Tally` of it, as far as this process has done it), `on_end(outcome)`.
         minibatches: list of index arrays into the training set that every pass takes, in this order; None
-            shuffles anew per pass.
+            shuffles them in each pass.
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
             where there is none; None draws it from `training.seed`.
         threads: number of threads; None leaves it as it is.
@@ -104,9 +110,18 @@ class Trainer:
     """
 
     def __init__(
-        self, network, dataset, config, *, observers=(), minibatches=None, noise=None, threads=None, log=None,
-        analysis=None,
-    ):  # fmt: skip
+        self,
+        network: Network,
+        dataset: DataSet,
+        config: Any,
+        *,
+        observers: Iterable[Any] = (),
+        minibatches: Sequence[Array] | None = None,
+        noise: Sequence[Any] | None = None,
+        threads: int | None = None,
+        log: Any = None,
+        analysis: Any = None,
+    ) -> None:
         _check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
@@ -118,28 +133,29 @@ class Trainer:
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
         self._tally = divergence.Tally()
-        self._requested = self._stop_reason = None
+        self._requested: str | None = None
+        self._stop_reason: str | None = None
 
-    def request_stop(self, reason):
-        """Ends the run after the minibatch under way; callable from a signal handler or another thread.
+    def request_stop(self, reason: str) -> None:
+        """End the run after the minibatch under way; callable from a signal handler or another thread.
 
         Where several ranks train, a request to any of them ends all after the same minibatch.
         """
         self._requested = reason
 
-    def state(self):
-        """The `TrainingState` of the run: its own arrays, not copies."""
+    def state(self) -> TrainingState:
+        """Return the `TrainingState` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
         return TrainingState(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
 
     @property
-    def own(self):
+    def own(self) -> dict[str, Array]:
         """The arrays of the method's own by name: its parameters and state."""
         return {**self.parameters, **self.method_state}
 
-    def restore(self, state):
-        """Goes back to a `TrainingState`, which is copied; `run` then continues to the same bits as if it had never stopped.
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a `TrainingState`, which is copied; `run` then continues bit for bit as if it had never stopped.
 
         Raises:
             ValueError: for the state of another network, other optimisers or a longer run.
@@ -161,16 +177,16 @@ class Trainer:
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
 
-    def run(self):
-        """Runs to the end, or from where an interrupted run stopped, and returns the `Outcome`."""
+    def run(self) -> Outcome:
+        """Run to the end, or from where an interrupted run stopped, and return the `Outcome`."""
         self._clock = self._start_clock()
         self._notify("on_start", self)
         outcome = self._outcome()
         self._notify("on_end", outcome)
         return outcome
 
-    def settle(self):
-        """Closes what the log has of the minibatches done so far; called before these are taken as done for good."""
+    def settle(self) -> None:
+        """Close what the log has of the minibatches done so far; called before these are taken as done for good."""
         if self.log is not None:
             self.log.settle()
 
@@ -207,7 +223,7 @@ class Trainer:
             self._tell_divergence(row["epoch"])
 
     def _tell_divergence(self, epoch):
-        """Tells how many feedback phases of the epoch diverged, if more than a few; those of the next are counted anew."""
+        """Tell how many feedback phases of the epoch diverged, if more than a few, and start counting again."""
         tally, self._tally = self._tally, divergence.Tally()
         if tally.worth_a_warning:
             self._notify("on_divergence", epoch, tally)

@@ -3,13 +3,18 @@
 A user adds one by `dfc.register(dfc.Activation(...))`; the built-ins at the end of this file go the same way.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from scipy.special import expit
 
 from dfc_numba.kernels import forms, units
 from dfc_numba.kernels import functions as formulas
-from dfc_numba.model.formula_checks import require_formula, require_traceable
+from dfc_numba.model.formula_checks import Formula, require_formula, require_traceable
 from dfc_numba.registry import ACTIVATIONS, Extension, register_built_ins
+from dfc_numba.support.array_types import Array
 
 # where formulas are compared with finite differences: [-8, 8], no round numbers, at which kinks lie
 GRID = np.linspace(-8, 8, 801) + 1.7e-3
@@ -43,36 +48,44 @@ class Activation(Extension):
     registry = ACTIVATIONS
 
     def __init__(
-        self, name, *, phi, derivative, second_derivative=None, difference=None, summary="", _form=None
-    ):
+        self,
+        name: str,
+        *,
+        phi: Formula,
+        derivative: Formula,
+        second_derivative: Formula | None = None,
+        difference: Formula | None = None,
+        summary: str = "",
+        _form: Any = None,
+    ) -> None:
         self.name, self.summary = name, summary
         self.phi, self.derivative = phi, derivative
         self.second_derivative, self.difference = second_derivative, difference
         self._form = _form
 
     @property
-    def form(self):
+    def form(self) -> Any:
         """The form that loops of kernels are compiled from, see `kernels.forms`."""
         if self._form is None:
             self._form = forms.Traced(self.phi, self.derivative, self.difference)
         return self._form
 
-    def rates(self, v):
-        """phi(v) of an array, in its dtype."""
+    def rates(self, v: Array) -> Array:
+        """Return phi(v) of an array, in its dtype."""
         return _like(v, self.phi(v))
 
-    def slopes(self, v):
-        """phi'(v) of an array, in its dtype."""
+    def slopes(self, v: Array) -> Array:
+        """Return phi'(v) of an array, in its dtype."""
         return _like(v, self.derivative(v))
 
-    def curvatures(self, v):
-        """phi''(v) of an array, in its dtype."""
+    def curvatures(self, v: Array) -> Array:
+        """Return phi''(v) of an array, in its dtype."""
         if self.second_derivative is not None:
             return _like(v, self.second_derivative(v))
         h = np.cbrt(np.finfo(np.float64).eps) * np.maximum(1.0, np.abs(v))
         return _like(v, (self.derivative(v + h) - self.derivative(v - h)) / (2 * h))
 
-    def check(self):
+    def check(self) -> None:
         what = f"the activation {self.name!r}"
         for role, count in (("phi", 1), ("derivative", 1), ("second_derivative", 1), ("difference", 2)):
             formula = getattr(self, role)

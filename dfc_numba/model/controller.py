@@ -5,6 +5,8 @@
 (the dynamics of DFC, Meulemans et al. 2021, integrated with the Euler method). Time is in units of tau_u.
 """
 
+from __future__ import annotations
+
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -118,12 +120,12 @@ class Controller:
                 "(float32: from 1e-4)"
             )
 
-    def control_loop(self):
-        """The address of the controller's step where it has further terms, else 0."""
+    def control_loop(self) -> int:
+        """Return the address of the controller's step where it has further terms, else 0."""
         leaks_integral = self.leak == "integral"
         return compiled_terms(self.terms, self.dt, self.alpha, self.k_p, leaks_integral) if self.terms else 0
 
-    def require_no_terms(self, what):
+    def require_no_terms(self, what: str) -> None:
         """Raise a ValueError where there are further terms, which `what` does not take into account."""
         if self.terms:
             raise ValueError(
@@ -137,26 +139,26 @@ class Controller:
         return [name for name in names if getattr(self, name) is not None]
 
     @property
-    def noisy(self):
+    def noisy(self) -> bool:
         """Whether any layer receives noise."""
         return self.sigma > 0 or self.output_sigma > 0
 
     @property
-    def output_sigma(self):
+    def output_sigma(self) -> float:
         """Standard deviation of the noise in the output layer."""
         return self.sigma if self.sigma_output is None else self.sigma_output
 
     @property
-    def steady_leak(self):
+    def steady_leak(self) -> float:
         """The leak in the steady state r* - r_L = steady_leak * u, whichever quantity leaks."""
         return self.alpha if self.leak == "total" else self.alpha / (1.0 + self.alpha * self.k_p)
 
     @property
-    def transmission_is_instant(self):
+    def transmission_is_instant(self) -> bool:
         """Whether a layer sees the new rates of the layer below."""
         return self.instant_transmission or self.instant_dynamics
 
     @property
-    def time_points(self):
+    def time_points(self) -> int:
         """Number of time points, the initial state included."""
         return self.steps + 1

@@ -6,10 +6,13 @@ With terms, a step of the controller is (tau_u = 1; `controller` has the built-i
     u = u_int + k_p e + sum of control terms,  then  u <- limit(u) for each term with a limit, in their order
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from functools import lru_cache
 
 from dfc_numba.kernels import units
-from dfc_numba.model.formula_checks import require_formula, require_traceable
+from dfc_numba.model.formula_checks import Formula, require_formula, require_traceable
 from dfc_numba.registry import CONTROLLER_TERMS, Extension
 
 SYMBOLS = ("e", "de", "e_int", "u", "du", "u_int", "u_free", "dt")
@@ -35,12 +38,21 @@ class ControllerTerm(Extension):
 
     registry = CONTROLLER_TERMS
 
-    def __init__(self, name, *, control=None, integral=None, limit=None, parameters=None, summary=""):
+    def __init__(
+        self,
+        name: str,
+        *,
+        control: Formula | None = None,
+        integral: Formula | None = None,
+        limit: Formula | None = None,
+        parameters: Mapping[str, float] | None = None,
+        summary: str = "",
+    ) -> None:
         self.name, self.summary = name, summary
         self.control, self.integral, self.limit = control, integral, limit
         self.parameters = dict(parameters or {})
 
-    def check(self):
+    def check(self) -> None:
         what = f"the controller term {self.name!r}"
         formulas = {role: getattr(self, role) for role in ("control", "integral", "limit")}
         if not any(formulas.values()):
@@ -74,7 +86,7 @@ def checked_terms(value):
         ValueError: for an unknown term or parameter.
     """
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
-        value = dict.fromkeys(value, {})
+        value = {name: {} for name in value}
     if not isinstance(value, dict):
         raise ValueError(
             'must be a table of terms with their parameters, such as {"derivative": {"k_d": 0.1}}'

@@ -1,10 +1,14 @@
 """Checks of a user's formulas when they are registered: arguments, and whether they can be traced."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dfc_numba.kernels.simd import FormulaError
+
+Formula: TypeAlias = Callable[..., Any]  # plain Python on its named arguments, see `Activation`
 
 
 def require_formula(what, formula, count=None, known=None):
@@ -41,7 +45,7 @@ def require_traceable(what, trace):
         trace()
     except FormulaError as error:
         raise ValueError(f"{what}: {error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever a user's formula raises)
         raise ValueError(
             f"{what}: its formula cannot be traced ({type(error).__name__}: {error}); it may use arithmetic, abs, comparisons "
             "inside where(), and the functions of dfc_numba.formulas"

@@ -1,11 +1,15 @@
 """Initial forward and feedback weights."""
 
+from typing import Literal, get_args
+
 import numpy as np
 
 from dfc_numba.support.validation import choice
 
-WEIGHT_INITS = ("xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform")
-FEEDBACK_INITS = ("xavier_normal", "xavier", "orthogonal", "weight_product")
+Initialisation = Literal["xavier_normal", "xavier", "orthogonal", "orthonormal", "uniform", "he_uniform"]
+FeedbackInit = Literal["xavier_normal", "xavier", "orthogonal", "weight_product"]
+WEIGHT_INITS = get_args(Initialisation)
+FEEDBACK_INITS = get_args(FeedbackInit)
 
 
 def initial_matrix(kind, rows, columns, rng, half_width=0.01):

@@ -1,11 +1,14 @@
 """The network: packed parameters and the feedforward pass."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from itertools import pairwise
 from numbers import Integral
-from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -14,9 +17,16 @@ from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model import jacobian
 from dfc_numba.model.activations import addresses
-from dfc_numba.model.initialization import FEEDBACK_INITS, initial_matrix, weight_product
+from dfc_numba.model.initialization import (
+    FEEDBACK_INITS,
+    FeedbackInit,
+    Initialisation,
+    initial_matrix,
+    weight_product,
+)
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, memory, threads
+from dfc_numba.support.array_types import Array, ArrayLike, DTypeLike, Layers, LayersLike, PathLike
 from dfc_numba.support.validation import (
     as_array,
     choice,
@@ -33,13 +43,16 @@ from dfc_numba.support.validation import (
 
 JACOBIAN_KINDS = ("jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv")
 FEEDBACK_KINDS = ("weight_product", *JACOBIAN_KINDS)
+FeedbackKind: TypeAlias = Literal[
+    "weight_product", "jacobian_transpose", "jacobian_pinv", "jacobian_damped_pinv"
+]
 
 
 class Activity(NamedTuple):
     """Voltages and rates of all layers: lists of (B, n_i) arrays, the first hidden layer first."""
 
-    v: list
-    r: list
+    v: Layers
+    r: Layers
 
     @property
     def finite(self):
@@ -47,10 +60,10 @@ class Activity(NamedTuple):
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
 
 
-class Parameters(list):
+class Parameters(list[Array]):
     """The arrays of one kind, one per layer, views into the block of a network; assigned values are checked and copied."""
 
-    def __init__(self, name, arrays):
+    def __init__(self, name: str, arrays: Sequence[Array]) -> None:
         super().__init__(arrays)
         self._name = name
 
@@ -70,7 +83,7 @@ class Parameters(list):
         if value is not self[i]:  # after weights[i] -= ... it is
             self[i][...] = self._checked(i, value)
 
-    def fill(self, values):
+    def fill(self, values: LayersLike) -> None:
         """Copy the arrays of all layers."""
         _check_length(self._name, values, len(self))
         checked = [self._checked(i, value) for i, value in enumerate(values)]
@@ -81,22 +94,30 @@ class Parameters(list):
         return floats(f"{self._name}[{i}]", value, self[i].shape, dtype=self[i].dtype)
 
 
-def _assignable(kind):
-    """A property for the parameters of a kind: those that are assigned are checked and copied."""
+Kind = TypeVar("Kind", bound="Parameters | None")
 
-    def get(network):
-        return getattr(network, f"_{kind}")
 
-    def assign(network, values):
-        there = get(network)
-        if there is None:
+class Assignable(Generic[Kind]):
+    """The parameters of one kind as an attribute of a network: assigned values are checked and copied."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, network: None, owner: type) -> Assignable[Kind]: ...
+    @overload
+    def __get__(self, network: Network, owner: type) -> Kind: ...
+    def __get__(self, network: Network | None, owner: type) -> Any:
+        return self if network is None else getattr(network, f"_{self._name}")
+
+    def __set__(self, network: Network, values: LayersLike) -> None:
+        stored = getattr(network, f"_{self._name}")
+        if stored is None:
             raise ValueError(
-                f"the network has no {kind}; make one that has, by Network.create or Network(...)"
+                f"the network has no {self._name}; make one that has, by Network.create or Network(...)"
             )
-        if values is not there:
-            there.fill(values)
-
-    return property(get, assign, doc="See the class.")
+        if values is not stored:
+            stored.fill(values)
 
 
 class Network:
@@ -119,20 +140,33 @@ class Network:
     """
 
     __slots__ = (
-        "_sizes", "_dtype", "_hidden_activations", "_output_activation", "_weights", "_biases", "_feedback", "_backward",
         "__weakref__",
+        "_backward",
+        "_biases",
+        "_dtype",
+        "_feedback",
+        "_hidden_activations",
+        "_output_activation",
+        "_sizes",
+        "_weights",
     )  # fmt: skip
 
-    sizes, dtype = property(attrgetter("_sizes")), property(attrgetter("_dtype"))
-    hidden_activations = property(attrgetter("_hidden_activations"))
-    output_activation = property(attrgetter("_output_activation"))
-    weights, biases, feedback = (_assignable(kind) for kind in ("weights", "biases", "feedback"))
+    weights = Assignable[Parameters]()
+    biases = Assignable["Parameters | None"]()
+    feedback = Assignable[Parameters]()
 
     def __init__(
-        self, *, weights, biases, feedback, hidden_activation="tanh", output_activation="linear", dtype=None,
-        backward=None,
-    ):  # fmt: skip
-        """A network with the given parameters (copied).
+        self,
+        *,
+        weights: LayersLike,
+        biases: LayersLike | None,
+        feedback: LayersLike,
+        hidden_activation: str | Sequence[str] = "tanh",
+        output_activation: str = "linear",
+        dtype: DTypeLike | None = None,
+        backward: LayersLike | None = None,
+    ) -> None:
+        """Make a network with the given parameters, which are copied.
 
         Args:
             weights, biases, feedback, backward: see the class; biases and backward may be None.
@@ -154,17 +188,37 @@ class Network:
         self._allocate(biases is not None)
         self.weights.fill(weights)
         self.feedback.fill(feedback)
-        if biases is not None:
+        if self.biases is not None and biases is not None:
             self.biases.fill(biases)
         self.backward = backward
 
     @property
-    def backward(self):
+    def sizes(self) -> tuple[int, ...]:
+        """(n_0, ..., n_L), inputs first."""
+        return self._sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of all parameters, float32 or float64."""
+        return self._dtype
+
+    @property
+    def hidden_activations(self) -> tuple[str, ...]:
+        """Names of phi_1 .. phi_{L-1}."""
+        return self._hidden_activations
+
+    @property
+    def output_activation(self) -> str:
+        """Name of phi_L."""
+        return self._output_activation
+
+    @property
+    def backward(self) -> Parameters | None:
         """See the class."""
         return self._backward
 
     @backward.setter
-    def backward(self, matrices):
+    def backward(self, matrices: LayersLike | None) -> None:
         self._backward = None
         if matrices is not None:
             shapes = _backward_shapes(self.sizes, matrices)
@@ -173,14 +227,24 @@ class Network:
 
     @classmethod
     def create(
-        cls, sizes, *, hidden_activation="tanh", output_activation="linear", bias=True, init="xavier_normal",
-        feedback_init="xavier_normal", seed=0, dtype="float64", feedback_noise=0.0, init_range=0.01,
-    ):  # fmt: skip
-        """A network with random weights, zero biases, and the identity as feedback weights of the output layer.
+        cls,
+        sizes: Sequence[int],
+        *,
+        hidden_activation: str | Sequence[str] = "tanh",
+        output_activation: str = "linear",
+        bias: bool = True,
+        init: Initialisation = "xavier_normal",
+        feedback_init: FeedbackInit = "xavier_normal",
+        seed: int = 0,
+        dtype: DTypeLike = "float64",
+        feedback_noise: float = 0.0,
+        init_range: float = 0.01,
+    ) -> Network:
+        """Create a network with random weights, zero biases, and the identity as feedback weights of the output layer.
 
         Args:
             sizes: [n_0, ..., n_L]; at least one hidden layer is usual, none is allowed.
-            init: "xavier_normal", "xavier", "orthogonal", "orthonormal" or "uniform", which is in +- init_range;
+            init: "xavier_normal", "xavier", "orthogonal", "orthonormal", "he_uniform" or "uniform", which is in +- init_range;
                 feedback_init: "xavier_normal", "xavier", "orthogonal" or "weight_product".
             feedback_noise: standard deviation of the noise added to a weight_product.
             seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
@@ -224,29 +288,29 @@ class Network:
         self._biases = Parameters("biases", views[2 * depth :]) if bias else None
 
     @property
-    def activations(self):
+    def activations(self) -> tuple[str, ...]:
         """Names of phi_1 .. phi_L."""
         return (*self.hidden_activations, self.output_activation)
 
     @property
-    def n_parameters(self):
+    def n_parameters(self) -> int:
         """Number of weights, biases and feedback weights."""
         groups = (self.weights, self.feedback, self.biases or [], self.backward or [])
         return sum(array.size for group in groups for array in group)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
 
-    def copy(self, *, dtype=None):
-        """An independent copy, in another dtype if one is named."""
+    def copy(self, *, dtype: DTypeLike | None = None) -> Network:
+        """Return an independent copy, in another dtype if one is named."""
         return Network(
             weights=self.weights, biases=self.biases, feedback=self.feedback, hidden_activation=self.hidden_activations,
             output_activation=self.output_activation, dtype=self.dtype if dtype is None else dtype, backward=self.backward,
         )  # fmt: skip
 
-    def sharing(self, **parameters):
-        """A network of this kind that has the given arrays themselves as parameters, not copies of them.
+    def sharing(self, **parameters: Sequence[Array] | None) -> Network:
+        """Return a network of this kind that has the given arrays themselves as parameters, not copies of them.
 
         Args:
             parameters: lists of arrays of the right shapes and dtype, by kind ("weights", ...); the others are shared.
@@ -256,8 +320,8 @@ class Network:
             setattr(other, f"_{kind}", None if arrays is None else Parameters(kind, arrays))
         return other
 
-    def forward(self, x, *, dtype=None):
-        """The feedforward pass.
+    def forward(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Activity:
+        """Compute the feedforward pass.
 
         Args:
             x: inputs (B, n_0).
@@ -289,12 +353,12 @@ class Network:
         threads.run(len(shards), run, work=2.0 * count * sum(w.size for w in self.weights))
         return Activity(dense_views(v, count, self.sizes), dense_views(r, count, self.sizes))
 
-    def predict(self, x, *, dtype=None):
-        """Output rates (B, n_L) for inputs (B, n_0); a ValueError where they are not finite."""
+    def predict(self, x: ArrayLike, *, dtype: DTypeLike | None = None) -> Array:
+        """Return the output rates (B, n_L) for inputs (B, n_0); a ValueError where they are not finite."""
         remedy = "the weights have diverged, or they or x are too large"
         return finite_result("the output", self.forward(x, dtype=dtype).r[-1], remedy)
 
-    def set_feedback(self, kind, x=None, *, damping=0.0):
+    def set_feedback(self, kind: FeedbackKind, x: ArrayLike | None = None, *, damping: float = 0.0) -> None:
         """Replace the feedback weights by a function of the forward weights.
 
         "weight_product": Q_i = W_{i+1}^T ... W_L^T. The others take the mean over the samples x (B, n_0) of the
@@ -322,12 +386,12 @@ class Network:
         feedback = jacobian.mean_feedback(self, activity.v, kind, damping)
         self.feedback.fill(np.split(feedback, np.cumsum(self.sizes[1:])[:-1]))
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write the network to an HDF5 file; an older file of that name is replaced as a whole."""
         filing.save("network", self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Network:
         """Read a network that `save` wrote.
 
         Raises:
@@ -373,7 +437,7 @@ def _sizes(weights):
 def _backward_shapes(sizes, matrices):
     """Shapes of the feedback matrices of dynamic inversion: from layer to layer, or from the output to the first one."""
     _check_length("backward", matrices)
-    chain = list(zip(sizes[1:-1], sizes[2:], strict=True))
+    chain = list(pairwise(sizes[1:]))
     single = len(matrices) == 1 and np.shape(matrices[0]) == (sizes[1], sizes[-1])
     if not single:
         _check_length("backward", matrices, len(chain))

@@ -1,9 +1,13 @@
 """Where the noise of a simulation comes from: a key for the generator in the kernels, or given draws."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from dfc_numba.support.array_types import Array, ArrayLike, LayersLike
 from dfc_numba.support.validation import as_array, floats, whole_number
 
 
@@ -22,7 +26,7 @@ class NoiseKey:
 
     seed: int
     minibatch: int = 0
-    samples: object = None
+    samples: ArrayLike | None = None
 
     def __post_init__(self):
         for name in ("seed", "minibatch"):
@@ -30,13 +34,13 @@ class NoiseKey:
         if self.samples is not None:
             _checked_samples(self.samples)
 
-    def word(self):
-        """The 64-bit key of the generator: seed and minibatch, mixed."""
+    def word(self) -> np.uint64:
+        """Return the 64-bit key of the generator: seed and minibatch, mixed."""
         words = [half for number in (int(self.seed), int(self.minibatch)) for half in divmod(number, 2**32)]
         return np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
 
-    def numbers(self, count):
-        """The numbers of `count` samples."""
+    def numbers(self, count: int) -> Array:
+        """Return the numbers of `count` samples."""
         if self.samples is None:
             return np.arange(count, dtype=np.uint64)
         numbers = _checked_samples(self.samples)
@@ -57,6 +61,9 @@ def _checked_samples(samples):
             f"NoiseKey.samples ranges from {numbers.min()} to {numbers.max()}; 0 to 2**32 - 1 is allowed"
         )
     return numbers.astype(np.uint64)
+
+
+Noise: TypeAlias = int | NoiseKey | LayersLike | None
 
 
 def as_key(noise):

@@ -1,28 +1,40 @@
 """What to keep of a simulation, what determined it, and how it is stored."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from pydantic import AfterValidator, Field
+from typing_extensions import Self
 
 from dfc_numba import registry
+from dfc_numba.model.controller import Controller
+from dfc_numba.model.network import Network
+from dfc_numba.model.noise_key import Noise
 from dfc_numba.support import filing
+from dfc_numba.support.array_types import Array, DTypeLike, Layers, PathLike
 from dfc_numba.support.options import Count, options
 from dfc_numba.support.wording import nearest
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
 InversionVariable = Literal["r_x", "r_y"]
-VARIABLES = Variable.__args__[:-1]  # what the kernel of a feedback phase records
+Compression: TypeAlias = Literal["none", "gzip", "zstd", "blosc"]
+VARIABLES = get_args(Variable)[:-1]  # what the kernel of a feedback phase records
 
 
 def _known_variable(name):
     """The name, if it is that of a variable of any simulation, built-in or registered."""
-    names = (*Variable.__args__, *InversionVariable.__args__)
+    names = (*get_args(Variable), *get_args(InversionVariable))
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)
         raise ValueError(f"must be {', '.join(map(repr, names))}{nearest(name, names)}")
     return name
+
+
+VariableName = Annotated[str, AfterValidator(_known_variable)]
+Position = Annotated[int, Field(ge=0, strict=True)]
 
 
 @options
@@ -39,22 +51,22 @@ class Record:
         ValueError: for an unknown variable, or numbers that are not allowed.
     """
 
-    variables: tuple[Annotated[str, AfterValidator(_known_variable)], ...] | None = None
-    samples: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    variables: tuple[VariableName, ...] | None = None
+    samples: tuple[Position, ...] | None = None
     every: Count = 1
 
-    def names(self, there=VARIABLES):
-        """Names of the variables that are kept, of those that there are."""
+    def names(self, there: tuple[str, ...] = VARIABLES) -> tuple[str, ...]:
+        """Return the names of the variables that are kept, of those that there are."""
         return there if self.variables is None else self.variables
 
-    def require_only(self, there, what):
-        """ValueError for a variable that is not among those that a simulation has."""
+    def require_only(self, there: tuple[str, ...], what: str) -> None:
+        """Raise a ValueError for a variable that is not among those that a simulation has."""
         others = [name for name in self.names(there) if name not in there]
         if others:
             raise ValueError(f"Record.variables has {others[0]!r}; {what} has {', '.join(there)}")
 
-    def positions(self, count):
-        """Positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
+    def positions(self, count: int) -> Array:
+        """Return the positions of the samples that are kept of a minibatch of `count`; ValueError for others than it has."""
         if self.samples is None:
             return np.arange(count)
         chosen = np.asarray(self.samples, np.int64)
@@ -82,22 +94,22 @@ class Recipe:
         update: options of the update that was made of it, as plain values; they are the same for all records of a phase.
     """
 
-    network: object
-    x: np.ndarray
-    target: np.ndarray
-    controller: object = None
-    inversion: object = None
-    noise: object = None
-    labels: np.ndarray | None = None
-    indices: np.ndarray | None = None
+    network: Network
+    x: Array
+    target: Array
+    controller: Controller | None = None
+    inversion: Any = None
+    noise: Noise = None
+    labels: Array | None = None
+    indices: Array | None = None
     phase: str = "simulation"
     epoch: int = 0
     minibatch: int = 0
     number: int = 0
-    update: dict = field(default_factory=dict)
+    update: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def dynamics(self):
+    def dynamics(self) -> Any:
         """The options of what is simulated, a `Controller` or an `Inversion`; None where nothing is."""
         return self.inversion if self.controller is None else self.controller
 
@@ -106,19 +118,21 @@ class Recipe:
 class StoredUpdate:
     """An update per unit learning rate: lists with an array per layer, None for what did not learn."""
 
-    weights: list | None = None
-    biases: list | None = None
-    feedback: list | None = None
+    weights: Layers | None = None
+    biases: Layers | None = None
+    feedback: Layers | None = None
 
 
 class Storable:
     """A recorded trajectory, which goes into an HDF5 file and comes back as the same bits."""
 
-    def first_layer(self, name):
-        """Number of the layer, from 1, of the first array of a list."""
+    def first_layer(self, name: str) -> int:
+        """Return the number of the layer, from 1, of the first array of a list."""
         return 1
 
-    def save(self, path, *, compression="none", dtype=None):
+    def save(
+        self, path: PathLike, *, compression: Compression = "none", dtype: DTypeLike | None = None
+    ) -> None:
         """Write the trajectory, with what it was made of, to an HDF5 file; an older file of that name is replaced.
 
         Args:
@@ -131,7 +145,7 @@ class Storable:
         filing.save("trajectory", self, path, compression=compression, dtype=dtype)
 
     @classmethod
-    def load(cls, path, *, phase=None, record=None):
+    def load(cls, path: PathLike, *, phase: str | None = None, record: int | None = None) -> Self:
         """Read a trajectory, from a file that `save` wrote or from a record of any trajectory file.
 
         Args:

@@ -1,13 +1,16 @@
 """Losses, and the output targets that the controller drives the network to. B samples, n_L outputs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from scipy.special import log_softmax
 
-from dfc_numba.model.network import feedforward_state
+from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.registry import LOSSES, Extension, register_built_ins
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.validation import as_array, finite_result, floats, labels, number, silent
 
 SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
@@ -32,16 +35,16 @@ class Loss(Extension):
     name: str
     _: KW_ONLY
     summary: str = ""
-    value: Callable
-    gradient: Callable
+    value: Callable[[Array, Array], float]
+    gradient: Callable[[Array, Array], Array]
     classes: bool = False
     softmax: bool = False
-    unit: Callable = lambda outputs: 1.0
+    unit: Callable[[int], float] = lambda outputs: 1.0
 
     registry = LOSSES
 
-    def check(self):
-        """ValueError where value or gradient are not what they have to be."""
+    def check(self) -> None:
+        """Raise a ValueError where value or gradient are not what they have to be."""
         random = np.random.RandomState(0)
         output, y = random.uniform(0.1, 0.9, (2, SAMPLES, OUTPUTS))
         y /= y.sum(axis=1, keepdims=True)
@@ -91,7 +94,7 @@ def as_targets(y, n_outputs, *, count=None):
 
 
 @silent()
-def mean_loss(output, y, loss):
+def mean_loss(output: ArrayLike, y: ArrayLike, loss: str) -> float:
     """Return the mean loss of outputs (B, n_L): squared error over samples and outputs, or cross-entropy of softmax(output).
 
     Args:
@@ -106,7 +109,7 @@ def mean_loss(output, y, loss):
 
 
 @silent()
-def output_gradient(output, y, loss):
+def output_gradient(output: ArrayLike, y: ArrayLike, loss: str) -> Array:
     """Return d(mean loss) / d output, (B, n_L) in float64; arguments and errors as for `mean_loss`."""
     output = floats("output", output, (None, None))
     return finite_result("the gradient of the loss", loss_gradient(output, y, loss))
@@ -130,8 +133,10 @@ def unit_of_error(loss, count, outputs):
 
 
 @silent()
-def output_target(network, x, y, *, loss="mse", step=0.1):
-    """The output target of weak feedback, a small step down the loss from the feedforward output.
+def output_target(
+    network: Network, x: ArrayLike, y: ArrayLike, *, loss: str = "mse", step: float = 0.1
+) -> Array:
+    """Return the output target of weak feedback, a small step down the loss from the feedforward output.
 
         r* = r_L - step * B * d(mean loss) / d r_L          (the output target of DFC, Meulemans et al. 2021)
 

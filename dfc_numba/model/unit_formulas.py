@@ -1,7 +1,11 @@
 """Formulas of the units of a layer: plasticity rules and recorded variables, one registered object each."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 from dfc_numba.kernels import units
-from dfc_numba.model.formula_checks import require_formula, require_traceable
+from dfc_numba.model.formula_checks import Formula, require_formula, require_traceable
 from dfc_numba.registry import PLASTICITY_RULES, VARIABLES, Extension, register_built_ins
 
 # names of variables that kernels record without a formula
@@ -33,33 +37,41 @@ class PlasticityRule(Extension):
 
     registry = PLASTICITY_RULES
 
-    def __init__(self, name, *, postsynaptic, presynaptic=None, weights="forward", summary=""):
+    def __init__(
+        self,
+        name: str,
+        *,
+        postsynaptic: Formula,
+        presynaptic: Formula | None = None,
+        weights: Literal["forward", "feedback"] = "forward",
+        summary: str = "",
+    ) -> None:
         self.name, self.summary, self.weights = name, summary, weights
         self.postsynaptic, self.presynaptic = postsynaptic, presynaptic
 
     @property
-    def factor_is_rate(self):
+    def factor_is_rate(self) -> bool:
         """Whether the postsynaptic factor is dr, which in the first layer is the deviation of the rate."""
         return units.returns_argument(self.postsynaptic, "dr")
 
     @property
-    def factor_is_linear(self):
+    def factor_is_linear(self) -> bool:
         """Whether the postsynaptic factor depends on v - v_ff alone, which does not change with the basal voltage."""
         return set(units.arguments(self.postsynaptic)) <= {"dv", "slope_0"}
 
     @property
-    def presynaptic_formula(self):
+    def presynaptic_formula(self) -> Formula | None:
         """The presynaptic formula, None where the factor is the rate, or u - u_slow."""
         plain = self.presynaptic is None or units.returns_argument(self.presynaptic, "r")
         return None if plain else self.presynaptic
 
     @property
-    def needs_start(self):
+    def needs_start(self) -> bool:
         """Whether the formulas refer to the feedforward state."""
         used = units.AT_START & set(units.arguments(self.postsynaptic))
         return bool(used) or (self.weights == "forward" and self.presynaptic_formula is not None)
 
-    def check(self):
+    def check(self) -> None:
         what = f"the plasticity rule {self.name!r}"
         if self.weights not in ("forward", "feedback"):
             raise ValueError(f"weights of {what} is {self.weights!r}; 'forward' and 'feedback' are allowed")
@@ -86,15 +98,15 @@ class Variable(Extension):
 
     registry = VARIABLES
 
-    def __init__(self, name, *, formula, summary="", unit="1"):
+    def __init__(self, name: str, *, formula: Formula, summary: str = "", unit: str = "1") -> None:
         self.name, self.formula, self.summary, self.unit = name, formula, summary, unit
 
     @property
-    def needs_start(self):
+    def needs_start(self) -> bool:
         """Whether the formula refers to the feedforward state."""
         return bool(units.AT_START & set(units.arguments(self.formula)))
 
-    def check(self):
+    def check(self) -> None:
         what = f"the variable {self.name!r}"
         if self.name in BUILT_IN_VARIABLES:
             raise ValueError(f"{what} has the name of one that is built in; choose another name")

@@ -1,7 +1,10 @@
 """Online plasticity: weights that change during the simulation of a stream of inputs, in continuous time."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -9,19 +12,23 @@ from dfc_numba.dynamics.phase import prepare
 from dfc_numba.dynamics.plasticity import find_rule
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.online_state import Learning
+from dfc_numba.kernels.units import signal_loop
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
-from dfc_numba.kernels.units import signal_loop
-from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.noise_key import Noise, as_key
+from dfc_numba.model.recording import Record
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.online.online_memory import OnlineState
-from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.online_steps import Simulation
+from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.stream import read
+from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.validation import choice, instance, number
 
 RESETS = ("none", "segment")
+# pairs of inputs and output target, or a function of the network and the inputs that returns it
+Stream: TypeAlias = Iterable[tuple[ArrayLike, ArrayLike | Callable[[Network, Array], ArrayLike]]]
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,23 @@ class OnlineRun:
 
 
 def simulate_online(
-    network, stream, controller, *, tau_w=None, tau_q=None, rule="nonlinear_difference", feedback_rule=NOISE_DRIVEN,
-    feedback_decay=0.0, high_pass=None, reset="none", noise=None, state=None, steps=None, record=None, record_weights=None,
-):  # fmt: skip
+    network: Network,
+    stream: Stream,
+    controller: Controller,
+    *,
+    tau_w: float | None = None,
+    tau_q: float | None = None,
+    rule: str = "nonlinear_difference",
+    feedback_rule: str = NOISE_DRIVEN,
+    feedback_decay: float = 0.0,
+    high_pass: float | None = None,
+    reset: Literal["none", "segment"] = "none",
+    noise: Noise = None,
+    state: OnlineState | None = None,
+    steps: int | None = None,
+    record: Record | None = None,
+    record_weights: int | None = None,
+) -> OnlineRun:
     """Simulate a stream of inputs with forward and feedback weights that learn at every Euler step.
 
         tau_w dW_i/dt = (phi(v_i) - phi(v_ff_i)) r_{i-1}^T          tau_w db_i/dt = phi(v_i) - phi(v_ff_i)

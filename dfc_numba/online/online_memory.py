@@ -1,5 +1,7 @@
 """Parameters and state of an online simulation as the kernels keep them, and as the user sees them."""
 
+from __future__ import annotations
+
 from copy import copy
 from dataclasses import dataclass
 
@@ -8,6 +10,7 @@ import numpy as np
 from dfc_numba.kernels import online_state as kernel
 from dfc_numba.kernels.layout import pack, unpack
 from dfc_numba.support import memory
+from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.validation import floats
 
 # variables of the state, and their names in the kernel: of the layers, and of the controller
@@ -28,15 +31,15 @@ class OnlineState:
 
     step: int
     age: int
-    v_ff: list
-    difference: list
-    v_fb: list
-    r: list
-    noise: list
-    u: np.ndarray
-    u_int: np.ndarray
-    u_filtered: np.ndarray
-    u_slow: np.ndarray
+    v_ff: Layers
+    difference: Layers
+    v_fb: Layers
+    r: Layers
+    noise: Layers
+    u: Array
+    u_int: Array
+    u_filtered: Array
+    u_slow: Array
 
 
 class OnlineMemory:

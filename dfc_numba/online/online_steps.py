@@ -97,7 +97,7 @@ class Simulation:
         self.memory.arrays.clock[kernel.PENDING] = 0
 
     def current_network(self):
-        """The network as it is between two segments; the next call writes its arrays anew."""
+        """Return the network between two segments; the next call overwrites its arrays."""
         return self.memory.write_to(self._network)
 
     def trajectory(self):

@@ -1,5 +1,7 @@
 """What is kept of an online simulation: voltages and control for the kernel to write, and the weights now and then."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,6 +14,7 @@ from dfc_numba.kernels.units import online_unit_loop
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
+from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.validation import choice, instance, whole_number
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = ("u", "u_int", "error"), ("v", "v_ff", "v_fb", "r")
@@ -27,11 +30,11 @@ class WeightTrajectory:
         weights: list of (T, n_i, n_{i-1}). biases: list of (T, n_i), or None. feedback: list of (T, n_i, n_L).
     """
 
-    time: np.ndarray
-    step: np.ndarray
-    weights: list
-    biases: list | None
-    feedback: list
+    time: Array
+    step: Array
+    weights: Layers
+    biases: Layers | None
+    feedback: Layers
 
 
 class Recorder:

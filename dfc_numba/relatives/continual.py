@@ -1,4 +1,4 @@
-"""Continual equilibrium propagation: weights that learn at every step of the nudged phase (Ernoult et al. 2020, arXiv:2005.04168)."""
+"""Continual equilibrium propagation: weights learn at every step of the nudged phase (Ernoult et al. 2020, arXiv:2005.04168)."""
 
 from dataclasses import dataclass
 

@@ -185,7 +185,7 @@ def initial_transposed(network, *, seed=0):
 
 
 def decayed(network, transposed, rate):
-    """(network, transposed) of "kp" before a phase: W, D, their biases and S, D~ multiplied by 1 - rate; U and its bias are not."""
+    """Return (network, transposed) of "kp" before a phase: W, D, their biases and S, D~ times 1 - rate; U and its bias stay."""
     keep = 1.0 - rate
     transposed = [keep * matrix for matrix in transposed]
     if isinstance(network, RecurrentNetwork):

@@ -63,7 +63,7 @@ def energy_control(network, x, y, options):
         states = [*v, o]
         moments = [[np.zeros_like(s) for s in states] for _ in range(2)]
         for step in range(1, options.steps + 1):
-            e, u, rates, slopes = _residuals(system, states)
+            e, u, _, slopes = _residuals(system, states)
             back = system.back(e, u)
             gradients = [a - s * b for a, s, b in zip(e, slopes, back, strict=True)]
             gradients.append(u + loss_gradient(states[-1], y, options.loss) / options.alpha)

@@ -437,7 +437,8 @@ def slope_of(options, v):
 def free_energy(network, x, states, options):
     """The energy of each sample, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
 
-    Hopfield: sum_i 1/2 |u_i|^2 - r_i^T W_i r_{i-1} - b_i^T r_i, with 1/2 |x|^2 of the clamped input; Gaussian: sum_i |W_i r_{i-1} + b_i - u_i|^2.
+    Hopfield: sum_i 1/2 |u_i|^2 - r_i^T W_i r_{i-1} - b_i^T r_i, with 1/2 |x|^2 of the clamped input;
+    Gaussian: sum_i |W_i r_{i-1} + b_i - u_i|^2.
     """
     below = np.asarray(x, np.float64)
     total = 0.5 * np.sum(below**2, axis=1) if options.form == "hopfield" else np.zeros(len(below))

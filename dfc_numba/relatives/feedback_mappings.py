@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.layer_passes import LayerChain, Noise, propagate
+from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix

@@ -69,9 +69,9 @@ def responsibilities(weights, *, of="receivers", clip=None, masks=None):
     """
     choice("of", of, ("receivers", "senders"))
     sizes = [
-        np.abs(w) if masks is None or l >= len(masks) else np.abs(w) * masks[l][:, None]
-        for l, w in enumerate(weights)
-    ]  # noqa: E741
+        np.abs(w) if masks is None or layer >= len(masks) else np.abs(w) * masks[layer][:, None]
+        for layer, w in enumerate(weights)
+    ]
     if of == "receivers":
         return [_relative(w.sum(axis=1), clip) for w in sizes[:-1]]
     return [_relative(w.sum(axis=0), clip) for w in sizes[1:-1]] + [np.ones_like(weights[-1][0])]

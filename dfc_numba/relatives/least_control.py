@@ -133,7 +133,8 @@ class _Layers:
     def __init__(self, network):
         if network.output_activation != "linear":
             raise ValueError(
-                f"the output activation is {network.output_activation!r}; least control reads out linearly, so it has to be 'linear'"
+                f"the output activation is {network.output_activation!r}; least control reads out linearly, so it has to be "
+                "'linear'"
             )
         if len(network.weights) < 2:
             raise ValueError("least control needs a network with at least one hidden layer")

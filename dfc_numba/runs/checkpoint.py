@@ -1,4 +1,4 @@
-"""Checkpoints: all that evolves in a run, in a file from which it continues to the same bits.
+"""Checkpoints: all that evolves in a run, in a file from which it continues bit for bit.
 
 A checkpoint is an HDF5 file with a checksum of everything in front of it, written as a whole. It holds
 
@@ -85,7 +85,7 @@ class Checkpoint:
             if here.get(name) != value
         ]
         if changed:
-            warnings.warn(f"the run may not continue to the same bits: {'; '.join(changed)}", stacklevel=4)
+            warnings.warn(f"the run may not continue bit for bit: {'; '.join(changed)}", stacklevel=4)
 
 
 def save(trainer, path, *, keep=None):
@@ -286,7 +286,7 @@ class CheckpointPair:
         if not newest.exists() and not previous.exists():
             return None
         raise CheckpointError(
-            f"no checkpoint to continue from: {'; '.join(problems)}; train anew in another directory with --out"
+            f"no checkpoint to continue from: {'; '.join(problems)}; start a new run in another directory with --out"
         )
 
     def _tell_of(self, problems, path):

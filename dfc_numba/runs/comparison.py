@@ -20,7 +20,14 @@ from dfc_numba.runs import summary
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import Experiment, create_network, load_data
 from dfc_numba.runs.resumption import refuse_other_extensions
-from dfc_numba.runs.run_directory import CONFIG_NAME, DEFAULT_PARENT, METRICS_NAME, holds_run, read_metrics, read_record
+from dfc_numba.runs.run_directory import (
+    CONFIG_NAME,
+    DEFAULT_PARENT,
+    METRICS_NAME,
+    holds_run,
+    read_metrics,
+    read_record,
+)
 from dfc_numba.support.locks import try_lock
 
 KEPT = ("done", "diverged")

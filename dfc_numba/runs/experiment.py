@@ -22,10 +22,10 @@ from dfc_numba.runs import follower
 from dfc_numba.runs.checkpoint import MINUTES
 from dfc_numba.runs.data_files import data_facts, located
 from dfc_numba.runs.expectations import expect
+from dfc_numba.runs.interruption import leave_on_signals, stop_on_signals
 from dfc_numba.runs.logger import Logger
 from dfc_numba.runs.resumption import refuse_other_extensions
 from dfc_numba.runs.run_directory import RunDirectory, read_record
-from dfc_numba.runs.interruption import leave_on_signals, stop_on_signals
 from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
 
@@ -193,8 +193,8 @@ def check_data(config, dataset):
     """Refuse a loss or a target that does not suit a data set."""
     if dataset.task == "regression" and LOSSES[config.target.loss].classes:
         raise ConfigurationError(
-            f"target.loss = {config.target.loss!r} needs classes, which {dataset.name} has not; set target.loss = "
-            "'mse'"
+            f"target.loss = {config.target.loss!r} needs class labels; {dataset.name} is a regression data set; set "
+            "target.loss = 'mse'"
         )
     if dataset.task == "regression" and config.target.class_value != 1:
         raise ConfigurationError(

@@ -5,8 +5,8 @@ import json
 import warnings
 from pathlib import Path
 
-from dfc_numba.learning.phases import logged_phases
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.phases import logged_phases
 from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.runs.logger import Logger, kept
 from dfc_numba.runs.run_directory import RUN_NAME, read_record

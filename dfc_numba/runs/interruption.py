@@ -1,4 +1,7 @@
-"""Signals that stop a run: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, unless `nohup` has it ignored. Only the main thread gets them; in others nothing is changed."""
+"""Signals that stop a run: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP, unless `nohup` has it ignored.
+
+Only the main thread gets them; in others nothing is changed.
+"""
 
 import signal
 import threading

@@ -16,6 +16,7 @@ import json
 import re
 import time
 import warnings
+from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import chain, count
 from math import isfinite, nan
@@ -160,7 +161,7 @@ class RunDirectory:
         found = self.checkpoints.find()
         if found is None and (self.folder / LAST_NAME).exists():
             raise CheckpointError(
-                f"{self.path} holds a run without a checkpoint to resume it from; train anew in another directory"
+                f"{self.path} holds a run without a checkpoint to resume it from; start a new run in another directory"
             )
         return found
 
@@ -174,10 +175,8 @@ class RunDirectory:
         self._lock.release()
         if not self.resumed:
             (self.path / LOCK_NAME).unlink(missing_ok=True)
-            try:
+            with suppress(OSError):  # where it holds something else, which is not ours to remove
                 self.path.rmdir()
-            except OSError:
-                pass  # it holds something else, which is not ours to remove
 
     def on_start(self, trainer):
         """Keeps the trainer, whose state is saved later, and brings the files to where it stands."""

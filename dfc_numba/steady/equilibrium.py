@@ -1,14 +1,18 @@
 """The steady state of the feedback phase without simulating it, and the Jacobian that governs it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from dfc_numba.model import jacobian
 from dfc_numba.model.activations import phi
 from dfc_numba.model.controller import Controller
-from dfc_numba.model.network import feedforward_state
+from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.steady import newton, transposed
+from dfc_numba.support.array_types import Array, ArrayLike, Layers
 from dfc_numba.support.shapes import short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples, silent
@@ -31,20 +35,20 @@ class SteadyState:
 
     __repr__ = short_repr
 
-    u: np.ndarray
-    v: list
-    r: list
-    delta_v: list
-    converged: np.ndarray
-    iterations: np.ndarray
-    residual: np.ndarray
-    status: np.ndarray | None = None
-    stable: np.ndarray | None = None
+    u: Array
+    v: Layers
+    r: Layers
+    delta_v: Layers
+    converged: Array
+    iterations: Array
+    residual: Array
+    status: Array | None = None
+    stable: Array | None = None
 
 
 @silent()
-def output_jacobian(network, x):
-    """J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
+def output_jacobian(network: Network, x: ArrayLike) -> Array:
+    """Return J = d r_L / d v at the feedforward voltages: (B, n_L, sum n_i) in float64, the layers side by side.
 
         J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))      (the Jacobian of DFC, Meulemans et al. 2021)
 
@@ -61,9 +65,16 @@ def output_jacobian(network, x):
 
 @silent()
 def steady_state(
-    network, x, target, controller, *, method="linear", tolerance=1e-12, max_iterations=newton.MAX_ITERATIONS
-):
-    """The steady state that the controller reaches.
+    network: Network,
+    x: ArrayLike,
+    target: ArrayLike,
+    controller: Controller,
+    *,
+    method: Literal["linear", "newton"] = "linear",
+    tolerance: float = 1e-12,
+    max_iterations: int = newton.MAX_ITERATIONS,
+) -> SteadyState:
+    """Solve for the steady state that the controller reaches.
 
     "linear" linearises at the feedforward state (DFC, Meulemans et al. 2021, lemma 1; DFC-SSA):
 

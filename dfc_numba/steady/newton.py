@@ -155,7 +155,7 @@ class _Search:
         return good
 
     def status(self):
-        """A word on every sample."""
+        """Return a status for every sample, as text."""
         words = np.where(self.continued, CONTINUED, CONVERGED).astype(object)
         if self.equation.sum_kept:
             words += SUM_KEPT

@@ -20,8 +20,8 @@ def write(path, variables, *, dimensions, config=None):
     """Write an HDF5 file; an older one is replaced as a whole.
 
     Args:
-        variables: (`schema.VariableDescription`, array) by name; one that has the name of its only dimension gives the coordinates
-            along it.
+        variables: (`schema.VariableDescription`, array) by name; one that has the name of its only dimension gives the
+            coordinates             along it.
         dimensions: what the dimensions without coordinates of their own are, by name: 0, 1, ..., or for "layer" 1, 2, ...
         config: the `Config` that was measured, None where there is none.
 

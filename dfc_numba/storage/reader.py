@@ -1,23 +1,29 @@
 """Reading trajectory files lazily: a file, a segment, or all that a run directory holds, alike."""
 
+from __future__ import annotations
+
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dfc_numba.extensions import explained
+from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network
 from dfc_numba.storage import recipes, schema, segments
 from dfc_numba.storage.stored import Part, StoredRecord, StoredVariable
 from dfc_numba.support import foreign
+from dfc_numba.support.array_types import PathLike
 from dfc_numba.support.validation import choice
 
 OPEN_FILES = 8
 
 
-def open_trajectories(path):
+def open_trajectories(path: PathLike) -> Trajectories:
     """Open stored trajectories for reading.
 
         with dfc.open_trajectories("runs/digits-001") as file:
@@ -65,7 +71,7 @@ class Trajectories:
         notes: sentences about what is left aside. damaged: sentences about files of a run that cannot be read.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path, self.damaged = Path(path), []
         self.files, self.notes = segments.find(path)
         self._handles, self._parts, self._closed = OrderedDict(), {}, False
@@ -80,21 +86,21 @@ class Trajectories:
         self.phases = tuple(sorted(phases, key=schema.phase_order))
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any] | None:
         """The configuration of the run as nested dicts, None where there is none."""
         return schema.parsed(self.handle(0), "config")
 
     @property
-    def extensions(self):
+    def extensions(self) -> list[dict[str, Any]]:
         """Facts of the extensions that the run depended on, see `dfc_numba.extensions`."""
         return schema.parsed(self.handle(0), "extensions") or []
 
-    def __getitem__(self, phase):
+    def __getitem__(self, phase: str) -> PhaseRecords:
         """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
         name = choice("phase", schema.group_name(phase), self.phases)
         return PhaseRecords(self, name, [counts.get(name) for counts in self._counts])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(sum(counts.values()) for counts in self._counts)
 
     def handle(self, number):
@@ -128,15 +134,15 @@ class Trajectories:
         dataset = opened()
         return Part(opened, self.files[number], dataset.shape, dataset.dtype)
 
-    def close(self):
+    def close(self) -> None:
         """Close all files; nothing can be read any more."""
         self._closed = True
         self._drop_handles()
 
-    def __enter__(self):
+    def __enter__(self) -> Trajectories:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _count(self):
@@ -200,27 +206,27 @@ class PhaseRecords:
         self.step, self.time = (_coordinate(group, one) for one in ("step", "time"))
 
     @property
-    def options(self):
+    def options(self) -> Any:
         """The `Controller` or `Inversion`; None where nothing is simulated, or the recipe is not known."""
         found = schema.parsed(self._group(self._files[0]), self.kind.name)
         return None if found is None else self.kind.options(**found)
 
     @property
-    def controller(self):
+    def controller(self) -> Controller | None:
         """The `Controller`; None where nothing is simulated, or the recipe is not known."""
         return self.options if self.kind is recipes.CONTROL else None
 
     @property
-    def inversion(self):
+    def inversion(self) -> Any:
         """The `Inversion`; None where something else is simulated, or the recipe is not known."""
         return self.options if self.kind is recipes.INVERSION else None
 
     @property
-    def update(self):
+    def update(self) -> dict[str, Any]:
         """Options of the update that was made of each record."""
         return schema.parsed(self._group(self._files[0]), "update") or {}
 
-    def variable(self, name, layer=None):
+    def variable(self, name: str, layer: int | None = None) -> StoredVariable:
         """A `StoredVariable` over all records, read when it is indexed.
 
         Args:
@@ -238,7 +244,7 @@ class PhaseRecords:
             self._stored[full] = StoredVariable(full, parts, units)
         return self._stored[full]
 
-    def network(self, n):
+    def network(self, n: int) -> Network:
         """The `Network` of record n, as it was before the update."""
         number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
         arrays = {}
@@ -257,16 +263,16 @@ class PhaseRecords:
         with explained(self._source.extensions):
             return Network(weights=weights, feedback=feedback, biases=biases, backward=backward, **facts)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, n):
+    def __getitem__(self, n: int) -> StoredRecord:
         """The `StoredRecord` number n; negative numbers count from the end."""
         if not -len(self) <= n < len(self):
             raise IndexError(f"record {n} of {self.phase!r}: there are {len(self)}")
         return StoredRecord(self, n % len(self))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[StoredRecord]:
         return (self[n] for n in range(len(self)))
 
     def _group(self, number):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import get_args
 
 import numpy as np
 
@@ -75,7 +76,7 @@ CONTROL = Kind(
     options=Controller,
     trajectory=control.Trajectory,
     what="feedback phase",
-    variables=control.Variable.__args__,
+    variables=get_args(control.Variable),
     usual=control.VARIABLES,
     time_unit="tau_u",
     simulate=_controlled,

@@ -1,9 +1,12 @@
-"""Replaying stored records: trajectory and update computed anew by the kernels, and compared bit for bit."""
+"""Replaying stored records: trajectory and update recomputed by the kernels, and compared bit for bit."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.recipes import computed, simulates, update_arrays
 from dfc_numba.storage.table import pieces
 from dfc_numba.storage.writer import TrajectoryWriter, trajectory_arrays
+from dfc_numba.support.array_types import PathLike
 from dfc_numba.support.files import replacing
 
 # --- deviations ---------------------------------------------------------------------------------------------
@@ -25,7 +29,7 @@ class Largest:
     """A largest deviation, and its place as {"step": 17, "sample": 3, "unit_2": 5}."""
 
     value: float
-    place: dict
+    place: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Replayed:
 
     Attributes:
         phase, record: which record; `record` counts those of the phase from 0.
-        compared: names of the variables that were computed anew.
+        compared: names of the variables that were recomputed.
         deviations: a `Deviation` for each of them that has other bits.
         left_out: names of variables that are stored, but not how they were made.
         problem: why the record cannot be replayed, None if it can.
@@ -133,13 +137,13 @@ class Replayed:
 
     phase: str
     record: int
-    compared: tuple = ()
-    deviations: tuple = ()
-    left_out: tuple = ()
+    compared: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = ()
+    left_out: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
-    def status(self):
+    def status(self) -> str:
         """ "identical", "different", "nothing to compare" (a recipe alone), or "unusable"."""
         if self.problem is not None:
             return "unusable"
@@ -148,13 +152,13 @@ class Replayed:
         return "different" if self.deviations else "identical"
 
     @property
-    def within_rounding(self):
+    def within_rounding(self) -> bool:
         """Whether no number deviates by more than `ROUNDING` of the largest value of its variable."""
         return all(one.absolute.value <= ROUNDING * one.scale for one in self.deviations)
 
 
-def replay(path, *, phase=None, record=None):
-    """Compute what a trajectory file holds anew, from nothing but the recipes in it, and compare.
+def replay(path: PathLike, *, phase: str | None = None, record: int | None = None) -> Iterator[Replayed]:
+    """Recompute what a trajectory file holds from the recipes in it alone, and compare.
 
     A variable that is stored in float32 is compared after rounding to float32. The bits are the same on the same kind of
     processor with the same versions; `recorded_elsewhere` tells whether they are.
@@ -290,10 +294,10 @@ class Written(NamedTuple):
     """
 
     records: int
-    damaged: tuple
+    damaged: tuple[str, ...]
 
 
-def expand(path, out, *, keep=None, **options):
+def expand(path: PathLike, out: PathLike, *, keep: Record | None = None, **options: Any) -> Written:
     """Write a new file with the trajectories that the recipes of a file give: a log of recipes becomes a full log.
 
     It is what the run would have logged, bit for bit where `replay` gives the same bits. Records are computed and written
@@ -323,7 +327,15 @@ def expand(path, out, *, keep=None, **options):
     return _resimulate(path, out, unchanged, **options)
 
 
-def what_if(path, out, changes, *, section=None, keep=None, **options):
+def what_if(
+    path: PathLike,
+    out: PathLike,
+    changes: Mapping[str, Any],
+    *,
+    section: Literal["controller", "inversion"] | None = None,
+    keep: Record | None = None,
+    **options: Any,
+) -> Written:
     """Write a new file with the trajectories that the same minibatches have under another controller or inversion.
 
     Network, inputs, target and noise stay; the recipes in the new file have the changed options.

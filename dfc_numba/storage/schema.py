@@ -138,7 +138,7 @@ def variable(name):
         return PLAIN[name]
     base, _, layer = name.rpartition("_")
     if not is_variable(name):
-        raise ValueError(f"{name!r} is no variable of schema version {SCHEMA_VERSION}; use a newer program")
+        raise ValueError(f"{name!r} is not a variable of schema version {SCHEMA_VERSION}; use a newer program")
     general = _general(base)
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}
@@ -151,7 +151,7 @@ def _general(base):
     if base in LAYERED:
         return LAYERED[base]
     name = base.removeprefix(FORMULA)
-    known = VARIABLES[name] if name in VARIABLES else None
+    known = VARIABLES.get(name)
     text = f"{name} of layer #: {known.summary}" if known and known.summary else f"{name} of layer #"
     return replace(_trajectory(text, "unit_#"), units=known.unit if known else "1")
 

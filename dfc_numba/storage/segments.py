@@ -1,7 +1,7 @@
 """The trajectory files of a run directory: closed segments while it runs, one file when it has ended well.
 
 trajectories/000000.h5          closed segments, in order
-trajectories/000001.h5.part     being written; what a killed process left of it is not to be trusted
+trajectories/000001.h5.part     being written; what a killed process left of it is unreliable
 trajectories.h5                 the segments 0 .. `segments` - 1 (an attribute) in one file
 """
 
@@ -34,7 +34,7 @@ def find(path):
         return _find_in_directory(path)
     if path.suffix == PART:
         raise ValueError(
-            f"{path} was never closed: the process that wrote it goes on, or was killed; what it holds is not to be trusted"
+            f"{path} was never closed: the process that wrote it is still running, or was killed; its contents are unreliable"
         )
     return [path], []
 

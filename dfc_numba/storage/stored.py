@@ -1,9 +1,12 @@
 """What is stored, read lazily: variables, their parts in several files, and records."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from dfc_numba.model.recording import Recipe, StoredUpdate
 from dfc_numba.storage import schema
 from dfc_numba.storage.recipes import noise_of
 from dfc_numba.support import memory
+from dfc_numba.support.array_types import Array
 
 # --- variables ----------------------------------------------------------------------------------------------
 
@@ -80,7 +84,7 @@ class StoredVariable(Lazy):
         rest = np.array([part.shape[1:] for part in parts], int).max(axis=0)
         self.shape = (int(self._starts[-1]), *(int(length) for length in rest))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Array:
         indices = index_arrays(key, self.shape)
         rows, *rest = (np.atleast_1d(one) for one in indices)
         shape = len(rows), *map(len, rest)
@@ -141,7 +145,7 @@ class RecordVariable(Lazy):
         self.long_name, self.units = variable.long_name, variable.units
         self.shape = tuple(lengths.get(dim, n) for dim, n in zip(self.dims, variable.shape[1:], strict=True))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Array:
         return self._variable[(self._record, *index_arrays(key, self.shape))]
 
 
@@ -237,7 +241,7 @@ class StoredRecord:
         there = dims[0] == schema.RECORD and all(self._lengths.get(dim, 1) > 0 for dim in dims)
         return there and (self._has_update or not schema.is_update(name))
 
-    def variable(self, name, layer=None):
+    def variable(self, name: str, layer: int | None = None) -> RecordVariable:
         """A `RecordVariable`, read when it is indexed.
 
         Args:
@@ -248,11 +252,11 @@ class StoredRecord:
         """
         return RecordVariable(self.records.variable(name, layer), self.place, self._lengths)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         """All of a variable of this record."""
         return self.variable(name)[...]
 
-    def recipe(self):
+    def recipe(self) -> Recipe:
         """The `Recipe`, with the network as it was before the update.
 
         Raises:
@@ -271,10 +275,10 @@ class StoredRecord:
             labels=self._optional("labels"),
             indices=None if (indices < 0).all() else indices,
             phase=self.records.phase, update=self.records.update,
-            **{name: int(self[name]) for name in ("epoch", "minibatch", "number")},
+            epoch=int(self["epoch"]), minibatch=int(self["minibatch"]), number=int(self["number"]),
         )  # fmt: skip
 
-    def trajectory(self, places=slice(None)):
+    def trajectory(self, places: Any = slice(None)) -> Any:
         """The `Trajectory` or `InversionTrajectory` as it was stored, with its recipe where the file has one.
 
         Args:
@@ -306,7 +310,7 @@ class StoredRecord:
             }
         }
 
-    def update(self):
+    def update(self) -> StoredUpdate | None:
         """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
         arrays = {kind: self._all_layers(name) for kind, name in schema.UPDATES.items()}
         return StoredUpdate(**arrays) if self._has_update else None

@@ -163,7 +163,7 @@ class Table:
             there = lengths.setdefault(dim, length)
             if length != there and dim not in schema.GROWING:
                 raise ValueError(
-                    f"{self.group.name}/{name} is to hold {length} along {dim}, but the records before have {there}; "
+                    f"{self.group.name}/{name} has length {length} along {dim}; earlier records have {there}; "
                     "all records of a phase in one file have the same network and steps"
                 )
 
@@ -172,7 +172,7 @@ class Table:
         stored = self._variables[name].dtype if name in self._variables else chosen
         if not np.can_cast(dtype, stored, "same_kind" if stored == chosen else "safe"):
             raise ValueError(
-                f"{self.group.name}/{name} is to hold {dtype} numbers, but is stored as {stored}, which has fewer digits; "
+                f"{self.group.name}/{name} has {dtype} numbers, but is stored as {stored}, which has fewer digits; "
                 "all records of a phase in one file have the same types"
             )
 
@@ -180,7 +180,7 @@ class Table:
         there = self._scales.get(name, self._variables.get(name))
         if there is not None and not np.array_equal(there[...], array):
             raise ValueError(
-                f"{self.group.name} is to hold other values of {name} than for the records before; all records of "
+                f"{self.group.name} has other values of {name} than the earlier records; all records of "
                 "a phase in one file have the same steps"
             )
 

@@ -12,6 +12,19 @@ from dfc_numba._version import __version__
 from dfc_numba.support import ranks
 from dfc_numba.support.jobs import current_job
 
+# names of cores by the numbers of their maker and design
+ARM_CORES = {
+    ("0x41", "0xd03"): "ARM Cortex-A53",
+    ("0x41", "0xd07"): "ARM Cortex-A57",
+    ("0x41", "0xd08"): "ARM Cortex-A72",
+    ("0x41", "0xd0b"): "ARM Cortex-A76",
+    ("0x41", "0xd0c"): "ARM Neoverse N1",
+    ("0x41", "0xd40"): "ARM Neoverse V1",
+    ("0x41", "0xd49"): "ARM Neoverse N2",
+    ("0x41", "0xd4f"): "ARM Neoverse V2",
+    ("0x46", "0x001"): "Fujitsu A64FX",
+    ("0xc0", "0xac3"): "Ampere-1",
+}
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "h5py", "pydantic")
 
 
@@ -52,15 +65,29 @@ def cache_folder():
 
 
 def processor_name():
-    """The processor's model name, or the architecture where the system does not tell."""
+    """Return the processor's model name, or the architecture where the system does not tell."""
     try:
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, subprocess.CalledProcessError):
+        return processor_of(Path("/proc/cpuinfo").read_text(encoding="utf-8")) or platform.machine()
+    except (OSError, subprocess.CalledProcessError):
         return platform.machine()
+
+
+def processor_of(cpuinfo):
+    """Return the name of the processor that Linux describes in /proc/cpuinfo; "" where the text says nothing of it.
+
+    ARM processors have no model name there, but numbers of their maker and design; a processor may have cores of two kinds.
+    """
+    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())]
+    named = [value for key, value in pairs if key == "model name"]
+    if named:
+        return named[0]
+    makers = [value.lower() for key, value in pairs if key == "CPU implementer"]
+    parts = [value.lower() for key, value in pairs if key == "CPU part"]
+    kinds = dict.fromkeys(zip(makers, parts, strict=False))
+    return " + ".join(ARM_CORES.get(kind, "ARM implementer {}, part {}".format(*kind)) for kind in kinds)
 
 
 def _machine():

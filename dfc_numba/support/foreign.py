@@ -14,6 +14,7 @@ import weakref
 import zlib
 from contextlib import contextmanager
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def damage_named(where, passing=()):
         MemoryError,
     ):
         raise
-    except Exception as error:  # noqa: BLE001 (libraries raise anything where a file is damaged)
+    except Exception as error:
         if isinstance(error, passing):
             raise
         text = error.args[0] if error.args else type(error).__name__
@@ -105,7 +106,7 @@ class _Guarded:
     HDF5 reads something else in their place, which it refuses.
     """
 
-    live = {}  # what is open, by the name that HDF5 knows it by
+    live: ClassVar[dict] = {}  # what is open, by the name that HDF5 knows it by
     _descriptor = None
 
     def __init__(self, path):
@@ -312,7 +313,7 @@ def dataset(group, name, *, shape=None, kinds=NUMBERS):
         raise UnusableFileError(f"{where} is missing; the file is not complete")
     with damage_named(where):
         if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in kinds:
-            raise UnusableFileError(f"{where} is no array of numbers")
+            raise UnusableFileError(f"{where} is not a numeric array")
         if found.is_virtual or found.external:
             raise UnusableFileError(f"{where} is kept in other files, which are not opened")
         if shape is not None and not _fits(found.shape, shape):

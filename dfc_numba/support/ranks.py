@@ -103,7 +103,7 @@ def session():
         if not _world.finished:
             _abort(code)
         raise
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (all ranks end with this one)
         traceback.print_exc()
         _abort(1)
     if not _world.finished:

@@ -4,10 +4,13 @@ Kernels release the interpreter lock, so plain threads run them side by side. Th
 number of threads and its pieces write to places of their own, so the results have the same bits.
 """
 
+from __future__ import annotations
+
 import itertools
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -87,7 +90,7 @@ _limits = _Limits()
 
 
 @contextmanager
-def limit_threads(count):
+def limit_threads(count: int) -> Iterator[None]:
     """Bound the threads of kernels, and of the linear algebra library, to `count` within a `with` block.
 
     The bound on kernels holds for the Python thread that enters the block; blocks may be nested, and the innermost counts. The

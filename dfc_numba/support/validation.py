@@ -78,7 +78,7 @@ def floats(name, value, shape, *, dtype="float64"):
     """`value` as a C-ordered float array of `shape` (None: any length), finite throughout.
 
     Raises:
-        TypeError: for something that is no array of numbers.
+        TypeError: for something that is not a numeric array.
         ValueError: for another shape, or a number that is not finite.
     """
     array = as_array(name, value)
@@ -104,7 +104,7 @@ def finite(name, array):
     return array
 
 
-def silent():
+def silent() -> np.errstate:
     """A context, or decorator, in which NumPy does not warn of numbers that are not finite: they are refused or flagged."""
     return np.errstate(invalid="ignore", divide="ignore", over="ignore")
 
@@ -134,14 +134,14 @@ def labels(name, value, classes, *, count=None):
         whole = np.isfinite(array) & (array == np.round(array))
         if not whole.all():
             raise TypeError(
-                f"{name} holds {array[np.argmin(whole)]}; class labels must be whole numbers, and targets of a regression have two axes, "
-                "y[:, None]"
+                f"{name} holds {array[np.argmin(whole)]}; class labels must be whole numbers, and targets of a "
+                "regression have two axes, y[:, None]"
             )
     if array.dtype.kind in "bf":
         array = array.astype(np.int64)
     if count is not None and len(array) != count:
         raise ValueError(f"{name} has {len(array)} labels for {count} samples")
-    if len(array) and not (0 <= array.min() and array.max() < classes):
+    if len(array) and not (array.min() >= 0 and array.max() < classes):
         raise ValueError(
             f"{name} holds labels from {array.min()} to {array.max()}; with {classes} outputs 0 to {classes - 1} are allowed"
         )

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import used_values
-from dfc_numba.learning.phases import logs
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.learning.phases import logs
 from dfc_numba.learning.training import Trainer
+from dfc_numba.runs import logger
 from dfc_numba.runs.comparison import data_key
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import create_network, load_data
-from dfc_numba.runs import logger
 from dfc_numba.support.memory import available_bytes, readable
 
 # two checkpoints, the last and the best network; a checkpoint holds both networks and the optimisers
@@ -84,7 +84,7 @@ def check_disk(path, outlook, runs):
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigurationError(
-            f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are free there; log less, "
+            f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are available there; log less, "
             "make room, or choose another disk with --out"
         )
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, to_toml, used_values
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, holds_run, read_metrics, read_record
 from dfc_numba.runs.checkpoint import EPOCHS, contradictions
+from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, holds_run, read_metrics, read_record
 from dfc_numba.support import foreign
 from dfc_numba.support.files import write_text
 from dfc_numba.support.locks import Lock, holder_of
@@ -87,7 +87,8 @@ class SweepFolder:
 
     Attributes:
         path: the folder. name: name of the sweep. runs: list of `SweepRun`. sources: file of each source by its name.
-        extensions: options of the command line that load the extensions of its runs. jobs: what was handed to a scheduler, see `slurm_engine`.
+        extensions: options of the command line that load the extensions of its runs.
+        jobs: what was handed to a scheduler, see `slurm_engine`.
         home: the folder that relative paths in the configurations start from.
     """
 

@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from dfc_numba.data.dataset import DataSet, Split
 
 from benchmarks.workload import published
 from dfc_numba import Record, simulate
 from dfc_numba.configuration.config import LogSection
+from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.logger import Logger
 

@@ -6,14 +6,14 @@ A part is repeated inside compiled code, with operands that stay where they are:
 from typing import NamedTuple
 
 import numpy as np
+
 from dfc_numba.kernels import units
+from dfc_numba.kernels.formula_loops import function_at
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
-from dfc_numba.kernels.formula_loops import function_at
 from dfc_numba.kernels.multiply import add_outer, multiply
 from dfc_numba.kernels.phase_state import BLOCK_ROWS
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
-
 from dfc_numba.support.threads import SHARD_SAMPLES
 
 SOMA_GAIN = 0.1  # dt / tau_v of the published phase

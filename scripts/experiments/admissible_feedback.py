@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from results import Results, panel, parser
 
 import dfc_numba as dfc
 from dfc_numba.analysis.alignment import alignment
 from dfc_numba.analysis.conditions import conditions
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.support import figures
+from results import Results, panel, parser
 
 SIZES = (5, 2, 2)
 SEED = 0  # with which the singular values of J differ enough to tell J^T and J^+ apart
@@ -61,7 +61,7 @@ class Problem:
             network, x, y, dfc.output_target(network, x, y, step=NUDGE), dfc.output_jacobian(network, x)[0]
         )
 
-    @cache
+    @cache  # noqa: B019 (the few objects live as long as the script)
     def reference(self, kind):
         """The update "mn", "gn" or "bp", which the feedback weights do not matter for."""
         return reference_update(self.network, self.x, self.y, kind)
@@ -242,7 +242,7 @@ def draw(problem, drawn, admissible, learned, measured):
 
 
 def draw_plane(axes, jacobian, drawn, admissible, learned):
-    blue, vermilion, green, _, orange, *_ = figures.COLOURS
+    blue, vermilion, _, _, orange, *_ = figures.COLOURS
     points = in_plane(jacobian, drawn)
     axes.scatter(*points[~admissible].T, s=5, color="0.75", linewidths=0, label=r"$J^TM$, unstable")
     axes.scatter(*points[admissible].T, s=5, color=blue, alpha=0.5, linewidths=0, label=r"$J^TM$, admissible")

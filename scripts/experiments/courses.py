@@ -2,7 +2,6 @@
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
-from results import Results, panel, say
 
 import dfc_numba as dfc
 from dfc_numba.analysis.alignment import alignment
@@ -11,6 +10,7 @@ from dfc_numba.analysis.probe import probe_minibatch, probe_of
 from dfc_numba.analysis.stability import STABLE, stability
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.support import figures
+from results import Results, panel, say
 
 LATE = 0.5  # part of the epochs, at the end, over which the printed means run
 FIXED = ", fixed Q"

@@ -9,7 +9,8 @@ Every unit reaches every other but the inputs; W_ij leads from i to j, a constan
     asymmetric    ds   = s W + b - s
 
 with + beta (y - s) at the outputs in the nudged phase, which starts from the free state. DEEP learns during the nudged phase,
-Delta W_ij = eta / T2 sum_t mean_b s_i(t+1) (s_j(t+1) - s_j(t)); asymmetric EP from both ends, eta / beta mean_b s_i^0 (s_j^beta - s_j^0).
+Delta W_ij = eta / T2 sum_t mean_b s_i(t+1) (s_j(t+1) - s_j(t)); asymmetric EP from both ends,
+eta / beta mean_b s_i^0 (s_j^beta - s_j^0).
 Prints for each setting how many seeds learn XOR (all four outputs on their side of 0.5), how many diverge, and whether
 the free network is stable by Gershgorin's discs. (Equilibrium propagation on complete directed graphs, arXiv:2006.08798.)
 """
@@ -50,7 +51,7 @@ def main():
 
 
 def learn(rule, one_hot, hidden, beta, eta, epochs, rng):
-    """(share of the four samples on the wrong side at the end, whether Gershgorin's discs show stability, whether it diverged)."""
+    """(share of the four samples on the wrong side at the end, whether Gershgorin's discs show stability, whether it diverged)"""
     target = np.eye(2)[LABELS] if one_hot else LABELS[:, None].astype(float)
     clamped = np.column_stack([INPUTS, np.ones(4)])
     inputs, outputs = clamped.shape[1], target.shape[1]

@@ -1,12 +1,14 @@
 #!/usr/bin/env python
 """Feedback weights that learn from the expected update, without sampling, beside the published rule, on MNIST.
 
-    python scripts/experiments/expected_feedback.py [--epochs N] [--pretraining N] [--images N] [--rules NAME ...] [--out DIR] [--seed N] [--quick]
+    python scripts/experiments/expected_feedback.py [--epochs N] [--pretraining N] [--images N] [--rules NAME ...]
+        [--out DIR] [--seed N] [--quick]
 
 The published settings of DFC-SS (784-256-256-256-10, 48 time points of noise), taken at the steady state itself, in single
 precision. Only feedback.rule and feedback.form differ. While the feedback weights are pre-trained, and after each epoch, on 128
 training images: the angle of Q_i to the mean of J_i^T, for each layer, and that of all feedback weights to the mean of J^T and of
-J^+; besides accuracy, and the processor time of a minibatch of the feedback phases. The files of MNIST are looked for in DFC_DATA_DIR.
+J^+; besides accuracy, and the processor time of a minibatch of the feedback phases.
+The files of MNIST are looked for in DFC_DATA_DIR.
 """
 
 import sys
@@ -14,11 +16,11 @@ from time import process_time
 
 import numpy as np
 from learning import preset, train
-from results import Results, count, panel, parser, say
 
 from dfc_numba.analysis.alignment import angle
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.support import figures
+from results import Results, count, panel, parser, say
 
 PRESET = "mnist-dfc-ss"
 RULES = {

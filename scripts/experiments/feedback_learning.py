@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from learning import FEEDBACK_ONLY, TINY_TEACHER, preset, train
-from results import Results, panel, parser, say
 
 from dfc_numba.analysis.conditions import conditions
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.support import figures
+from results import Results, panel, parser, say
 
 ACTIVATIONS = ("linear", "tanh")
 GAMMAS = (0.0, 0.1, 1.0, 5.0, 10.0, 100.0, 1000.0)

@@ -12,6 +12,7 @@ each epoch, on 128 training samples, the quantities of student_teacher.py. The f
 import sys
 
 from courses import FIXED, report
+
 from results import count, parser
 
 EPOCHS, HIDDEN, HIDDEN_LAYERS, IMAGES = 6, 64, 3, 5500

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from learning import FEEDBACK_ONLY, TINY_TEACHER, preset, train
-from results import Results, panel, parser
 
 import dfc_numba as dfc
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.support import figures
+from results import Results, panel, parser
 
 GAINS = (0.0, 0.3, 1.0)  # the last is the published one
 SAMPLES, STEP = 128, 0.05

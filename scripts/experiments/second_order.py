@@ -41,7 +41,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
-from results import Results, panel, parser, say
 
 import dfc_numba as dfc
 from dfc_numba.analysis.alignment import alignment
@@ -49,11 +48,12 @@ from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.least_norm import outer_sums
 from dfc_numba.analysis.linear_response import LinearResponse, by_layer
 from dfc_numba.dynamics.plasticity import ForwardUpdate
+from dfc_numba.inversion.dynamic_inversion import driven
 from dfc_numba.inversion.feedback import initial_feedback
 from dfc_numba.inversion.rules import backward_errors
-from dfc_numba.inversion.dynamic_inversion import driven
 from dfc_numba.runs.experiment import create_network, load_data
 from dfc_numba.support import figures
+from results import Results, panel, parser, say
 
 BATCH, SINGLE = 32, 16  # samples of the minibatch, and how many of them are measured alone, too
 NUDGE = 1e-3

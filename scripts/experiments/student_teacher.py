@@ -14,6 +14,7 @@ import sys
 
 from courses import FIXED, report
 from learning import TINY_TEACHER
+
 from results import count, parser
 
 EPOCHS = 40  # 300 in the paper

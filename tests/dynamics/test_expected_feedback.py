@@ -1,7 +1,8 @@
 """The expected update of the feedback weights, against means over draws that `feedback_update` itself is given.
 
 Oracle: the noise-driven update is quadratic in its draws, which are independent with variance 1. Its expectation is therefore the
-sum over all unit draws +-e_k (one step, layer and unit each), plus terms of fourth order, which vanish as the noise is scaled down.
+sum over all unit draws +-e_k (one step, layer and unit each), plus terms of fourth order, which vanish as the noise is scaled
+down.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: stale or damaged machine code never runs, folders that cannot be written, cold starts side by side."""
+"""Compiled kernels on disk: stale or damaged machine code never runs; folders that cannot be written; cold starts at once."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numba
 import pytest
-from dfc_numba.kernels import cache
+
+from dfc_numba.kernels import cache, numba_internals
 from dfc_numba.kernels.jit import JIT_DISABLED, jit
 
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="the compiler is switched off")
@@ -214,7 +215,7 @@ def test_flushing_removes_the_entries(folder):
 
 
 def test_a_numba_without_the_interfaces_is_told_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(cache, "MISSING", ["CompileResult._rebuild"])
+    monkeypatch.setattr(numba_internals, "CACHING", ["CompileResult._rebuild"])
     monkeypatch.setattr(cache, "_said", set())
     with pytest.warns(
         RuntimeWarning,

@@ -80,7 +80,7 @@ def test_threads_put_in_what_they_have():
     for _ in range(5):
         tree, parts = TreeSum(200), values(200, 1000)
         with dfc.limit_threads(8):
-            threads.run(200, lambda shard: tree.put(shard, parts[shard]), work=1e12)  # noqa: B023
+            threads.run(200, lambda shard: tree.put(shard, parts[shard]), work=1e12)
         assert np.array_equal(tree.total, expected)
 
 

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 import sweeps
-from dfc_numba.sweep import local_engine, sweep_folder
-from dfc_numba.sweep.sweep_file import read_sweep
 
 from dfc_numba.errors import ConfigurationError
+from dfc_numba.sweep import local_engine, sweep_folder
+from dfc_numba.sweep.sweep_file import read_sweep
 
 
 @pytest.fixture(scope="module")
