@@ -20,13 +20,47 @@ NOISY = {"sigma": 0.1, "tau_noise": 0.3}
 # public names that take no numbers of their own: their options are those of `Controller`, of the configuration, or of a function
 # that is here; or they are read from files, or are results
 OTHERS = {
-    "Activation", "PlasticityRule", "Variable", "ControllerTerm", "Activity", "Evaluation", "load_config", "train",
-    "TrainingResult", "Trainer", "Trajectory", "ForwardUpdate", "FeedbackUpdate", "OnlineRun", "OnlineState",
-    "WeightTrajectory", "SteadyState", "InversionTrajectory", "InversionUpdate", "InversionStability", "Alignment",
-    "Conditions", "Stability", "DivergenceError", "register", "Method", "Loss", "Optimizer", "DataSource", "Measure",
-    "Measurement", "Gradients", "PlannedUpdate", "load_extension", "open_trajectories", "replay", "expand", "what_if",
-    "plot", "Option",
-}  # fmt: skip
+    "Activation",
+    "PlasticityRule",
+    "Variable",
+    "ControllerTerm",
+    "Activity",
+    "Evaluation",
+    "load_config",
+    "train",
+    "TrainingResult",
+    "Trainer",
+    "Trajectory",
+    "ForwardUpdate",
+    "FeedbackUpdate",
+    "OnlineRun",
+    "OnlineState",
+    "WeightTrajectory",
+    "SteadyState",
+    "InversionTrajectory",
+    "InversionUpdate",
+    "InversionStability",
+    "Alignment",
+    "Conditions",
+    "Stability",
+    "DivergenceError",
+    "register",
+    "Method",
+    "Loss",
+    "Optimizer",
+    "DataSource",
+    "Measure",
+    "Measurement",
+    "Gradients",
+    "PlannedUpdate",
+    "load_extension",
+    "open_trajectories",
+    "replay",
+    "expand",
+    "what_if",
+    "plot",
+    "Option",
+}
 # where a result may hold NaN that its documentation explains
 UNDEFINED = {"conditions", "loss_decrease", "evaluate"}
 
@@ -68,14 +102,26 @@ def cases(dtype):
     online |= {"network": net, "controller": noisy, "high_pass": 0.5, "noise": 0, "record_weights": 1}
     return {
         "Network": (dfc.Network, made, ()),
-        "Network.create": (dfc.Network.create, {"sizes": [4, 5, 3], "seed": 0, **drawn}, ("seed", "feedback_noise", "init_range")),
-        "Network.set_feedback": (net.copy().set_feedback, {"kind": "jacobian_damped_pinv", "x": X, "damping": 0.1}, ("damping",)),
+        "Network.create": (
+            dfc.Network.create,
+            {"sizes": [4, 5, 3], "seed": 0, **drawn},
+            ("seed", "feedback_noise", "init_range"),
+        ),
+        "Network.set_feedback": (
+            net.copy().set_feedback,
+            {"kind": "jacobian_damped_pinv", "x": X, "damping": 0.1},
+            ("damping",),
+        ),
         "Network.forward": (net.forward, {"x": X}, ()),
         "Network.predict": (net.predict, {"x": X}, ()),
         "Controller": (dfc.Controller, {**vars_of(noisy)}, numbers_of(noisy)),
         "Inversion": (dfc.Inversion, {**vars_of(inversion)}, numbers_of(inversion)),
         "Record": (dfc.Record, {"every": 1}, ("every",)),
-        "NoiseKey": (dfc.NoiseKey, {"seed": 0, "minibatch": 0, "samples": [0, 1]}, ("seed", "minibatch", "samples")),
+        "NoiseKey": (
+            dfc.NoiseKey,
+            {"seed": 0, "minibatch": 0, "samples": [0, 1]},
+            ("seed", "minibatch", "samples"),
+        ),
         "limit_threads": (limited, {"count": 1}, ("count",)),
         "output_target": (dfc.output_target, {"network": net, "x": X, "y": Y, "step": 0.1}, ("step",)),
         "mean_loss": (dfc.mean_loss, {"output": Y, "y": Y, "loss": "mse"}, ()),
@@ -86,35 +132,80 @@ def cases(dtype):
         "forward_update": (dfc.forward_update, phase, ()),
         "forward_update analytic": (dfc.forward_update, {**phase, "readout": "analytic"}, ()),
         "forward_update newton": (dfc.forward_update, {**phase, "readout": "newton"}, ()),
-        "feedback_update": (dfc.feedback_update, {**feedback, "normalise": (0.1, 0.1)}, ("noise", "high_pass", "sigma_floor", "normalise")),
-        "expected_feedback_update": (dfc.expected_feedback_update, {**expected, "target": None}, ("high_pass", "sigma_floor")),
-        "forward_and_feedback_update": (dfc.forward_and_feedback_update, feedback, ("noise", "high_pass", "sigma_floor")),
-        "one_shot_feedback_update": (dfc.one_shot_feedback_update, {"network": net, "x": X, "sigma": 0.1, "sigma_floor": 0.01, "noise": 0}, ("sigma", "sigma_floor", "noise")),
-        "simulate_online": (dfc.simulate_online, online, ("tau_w", "tau_q", "feedback_decay", "high_pass", "noise", "steps", "record_weights")),
+        "feedback_update": (
+            dfc.feedback_update,
+            {**feedback, "normalise": (0.1, 0.1)},
+            ("noise", "high_pass", "sigma_floor", "normalise"),
+        ),
+        "expected_feedback_update": (
+            dfc.expected_feedback_update,
+            {**expected, "target": None},
+            ("high_pass", "sigma_floor"),
+        ),
+        "forward_and_feedback_update": (
+            dfc.forward_and_feedback_update,
+            feedback,
+            ("noise", "high_pass", "sigma_floor"),
+        ),
+        "one_shot_feedback_update": (
+            dfc.one_shot_feedback_update,
+            {"network": net, "x": X, "sigma": 0.1, "sigma_floor": 0.01, "noise": 0},
+            ("sigma", "sigma_floor", "noise"),
+        ),
+        "simulate_online": (
+            dfc.simulate_online,
+            online,
+            ("tau_w", "tau_q", "feedback_decay", "high_pass", "noise", "steps", "record_weights"),
+        ),
         "steady_state": (dfc.steady_state, steady, ("tolerance", "max_iterations")),
         "steady_state linear": (dfc.steady_state, phase, ()),
         "output_jacobian": (dfc.output_jacobian, {"network": net, "x": X}, ()),
         "backward_errors": (
-            dfc.backward_errors, {**matrices, "derivatives": slopes, "delta_out": Y, "rule": "di", "steps": 20, "tolerance": 1e-3},
+            dfc.backward_errors,
+            {**matrices, "derivatives": slopes, "delta_out": Y, "rule": "di", "steps": 20, "tolerance": 1e-3},
             ("alpha", "dt", "steps", "tolerance"),
         ),
-        "simulate_inversion": (dfc.simulate_inversion, {"network": net, "x": X, "y": Y, "inversion": inversion}, ()),
+        "simulate_inversion": (
+            dfc.simulate_inversion,
+            {"network": net, "x": X, "y": Y, "inversion": inversion},
+            (),
+        ),
         "inversion_update": (
-            dfc.inversion_update, {"network": net, "x": X, "y": Y, "inversion": inversion, "clip_error": 1.0}, ("clip_error",),
+            dfc.inversion_update,
+            {"network": net, "x": X, "y": Y, "inversion": inversion, "clip_error": 1.0},
+            ("clip_error",),
         ),
         "inversion_stability": (dfc.inversion_stability, matrices, ("alpha", "dt")),
-        "stabilised_feedback": (dfc.stabilised_feedback, {**matrices, "rate": 0.05, "iterations": 3}, ("alpha", "dt", "rate", "iterations")),
-        "initial_feedback": (dfc.initial_feedback, {"weights": net.weights, "kind": "random", "seed": 0, "bound": 0.5}, ("seed", "bound")),
-        "initial_feedback transpose": (dfc.initial_feedback, {"weights": net.weights, "kind": "transpose", "scale": -1.0}, ("scale",)),
+        "stabilised_feedback": (
+            dfc.stabilised_feedback,
+            {**matrices, "rate": 0.05, "iterations": 3},
+            ("alpha", "dt", "rate", "iterations"),
+        ),
+        "initial_feedback": (
+            dfc.initial_feedback,
+            {"weights": net.weights, "kind": "random", "seed": 0, "bound": 0.5},
+            ("seed", "bound"),
+        ),
+        "initial_feedback transpose": (
+            dfc.initial_feedback,
+            {"weights": net.weights, "kind": "transpose", "scale": -1.0},
+            ("scale",),
+        ),
         "reference_update": (
-            dfc.reference_update, {"network": net, "x": X, "y": Y, "kind": "gn", "step": 1.0, "damping": 0.1}, ("step", "damping"),
+            dfc.reference_update,
+            {"network": net, "x": X, "y": Y, "kind": "gn", "step": 1.0, "damping": 0.1},
+            ("step", "damping"),
         ),
         "alignment": (dfc.alignment, {"update": update, "reference": update}, ()),
-        "loss_decrease": (dfc.loss_decrease, {"network": net, "x": X, "y": Y, "update": update, "step": 0.1}, ("step",)),
+        "loss_decrease": (
+            dfc.loss_decrease,
+            {"network": net, "x": X, "y": Y, "update": update, "step": 0.1},
+            ("step",),
+        ),
         "conditions": (dfc.conditions, {"network": net, "x": X, "damping": 0.1}, ("damping",)),
         "null_space_fraction": (dfc.null_space_fraction, {"network": net, "x": X, "update": update}, ()),
         "stability": (dfc.stability, phase, ()),
-    }  # fmt: skip
+    }
 
 
 def vars_of(options):
@@ -235,17 +326,23 @@ def test_large_numbers_give_finite_results_or_flagged_ones(name, dtype):
 
 # arguments of functions and the keys of the configuration that hand them on
 SHARED = {
-    ("output_target", "step"): "target.step", ("evaluate", "class_value"): "target.class_value",
-    ("Network.create", "feedback_noise"): "network.feedback_noise", ("Network.create", "init_range"): "network.init_range",
+    ("output_target", "step"): "target.step",
+    ("evaluate", "class_value"): "target.class_value",
+    ("Network.create", "feedback_noise"): "network.feedback_noise",
+    ("Network.create", "init_range"): "network.init_range",
     ("Network.set_feedback", "damping"): "network.feedback_damping",
-    ("feedback_update", "sigma_floor"): "feedback.sigma_floor", ("inversion_update", "clip_error"): "training.clip_error",
-    ("backward_errors", "alpha"): "inversion.alpha", ("backward_errors", "dt"): "inversion.dt",
-    ("backward_errors", "steps"): "inversion.steps", ("stabilised_feedback", "rate"): "inversion.stabilising_rate",
+    ("feedback_update", "sigma_floor"): "feedback.sigma_floor",
+    ("inversion_update", "clip_error"): "training.clip_error",
+    ("backward_errors", "alpha"): "inversion.alpha",
+    ("backward_errors", "dt"): "inversion.dt",
+    ("backward_errors", "steps"): "inversion.steps",
+    ("stabilised_feedback", "rate"): "inversion.stabilising_rate",
     ("stabilised_feedback", "iterations"): "inversion.stabilising_iterations",
     ("initial_feedback", "bound"): "inversion.feedback_range",
     ("initial_feedback transpose", "scale"): "inversion.feedback_scale",
-    ("conditions", "damping"): "analysis.damping", ("one_shot_feedback_update", "sigma"): "feedback_controller.sigma",
-}  # fmt: skip
+    ("conditions", "damping"): "analysis.damping",
+    ("one_shot_feedback_update", "sigma"): "feedback_controller.sigma",
+}
 # 0 is allowed on one side only: a step that leaves the output where it is, damping and noise that are switched off
 ONE_SIDED = {"target.step", "network.feedback_damping", "feedback_controller.sigma"}
 

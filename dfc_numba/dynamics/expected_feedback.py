@@ -136,7 +136,7 @@ def expected_feedback_update(
             sums = _mean_field(network, controller, filters, activity, signs)
         dtype = network.dtype
         feedback = [(q / -divisor).astype(dtype) for q, divisor in zip(sums, divisors, strict=True)]
-    return flagged(FeedbackUpdate(feedback), len(x))
+    return flagged(FeedbackUpdate(feedback), np.shape(x)[0])
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------------

@@ -151,10 +151,10 @@ def forward_update(
         _refuse_simulation(readout, noise=noise, record=record)
     if readout == "analytic":
         _refuse_converged(samples)
-        return flagged(_analytic_update(network, x, target, controller, rule), len(x))
+        return flagged(_analytic_update(network, x, target, controller, rule), np.shape(x)[0])
     if readout == "newton":
         only_converged = samples == "converged"
-        return flagged(_newton_update(network, x, target, controller, rule, only_converged), len(x))
+        return flagged(_newton_update(network, x, target, controller, rule, only_converged), np.shape(x)[0])
     phase = prepare(network, x, target, controller, noise)
     task, only_converged = UpdateTask(READOUT_CODES[readout], rule), samples == "converged"
     if controller.integrator == "waveform":
@@ -397,7 +397,7 @@ def one_shot_feedback_update(
         q *= (
             controller.steps
         )  # of which the mean is taken, although only the last one has noise and control to correlate
-    return flagged(update, len(x))
+    return flagged(update, np.shape(x)[0])
 
 
 @silent()
