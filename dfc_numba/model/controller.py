@@ -17,6 +17,9 @@ from dfc_numba.support.options import Count, Flag, NotNegative, Positive, option
 
 RTOL_RANGE = 1e-6, 1e-1  # of the waveform integrator
 FLOAT32_RTOL = 1e-4  # the least for float32 networks
+TermParameters = Annotated[
+    dict, PlainValidator(checked_terms), PlainSerializer(lambda terms: dict(terms), return_type=dict)
+]
 
 
 @options
@@ -72,9 +75,7 @@ class Controller:
     tau_control: Positive | None = None
     jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
-    terms: Annotated[
-        dict, PlainValidator(checked_terms), PlainSerializer(lambda terms: dict(terms), return_type=dict)
-    ] = field(default_factory=Terms)
+    terms: TermParameters = field(default_factory=Terms)
     convergence_epsilon: Positive = 0.5
     integrator: Literal["euler", "waveform"] = "euler"
     rtol: Positive = 1e-3

@@ -55,7 +55,7 @@ class Activity(NamedTuple):
     r: Layers
 
     @property
-    def finite(self):
+    def finite(self) -> Array:
         """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
 
