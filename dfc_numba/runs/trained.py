@@ -3,7 +3,6 @@
 A source is a run directory, its checkpoint, a weights file (.h5), or an export (.npz).
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dfc_numba.runs import checkpoint
 from dfc_numba.runs.data_files import located
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.runs.run_directory import BEST_NAME, CONFIG_NAME, LAST_NAME, read_record
+from dfc_numba.support.archives import read_npz
 from dfc_numba.support.files import replacing
 from dfc_numba.support.hdf5 import is_sealed
 from dfc_numba.support.validation import choice
@@ -196,8 +196,7 @@ def import_npz(path):
         ValueError: for another file, or a damaged one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         depth = len(arrays["sizes"]) - 1
         layers = {
             kind: [arrays[f"{kind}_{i}"] for i in range(1, depth + 1)]
@@ -216,7 +215,7 @@ def import_npz(path):
             output_activation=str(arrays["output_activation"]),
             dtype=arrays["weights_1"].dtype.name,
         )
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 (a damaged file makes libraries raise anything)
         raise ValueError(
             f"{path}: is not a network that `dfc export` wrote ({error}); expected {ALLOWED}"
         ) from None

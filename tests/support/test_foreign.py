@@ -248,3 +248,27 @@ def test_a_text_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "a.toml").write_bytes("größe".encode("latin-1"))
     with pytest.raises(UnusableFileError, match="a.toml is no text in UTF-8"):
         foreign.read_text(tmp_path / "a.toml")
+
+
+def test_exported_weights_are_read_through_the_same_door(tmp_path):
+    """A pipe is not waited for, a size that is only declared takes no memory, and nothing is unpickled."""
+    import zipfile
+
+    from dfc_numba.runs import trained
+
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="pipe.npz is no regular file"):
+        trained.import_npz(tmp_path / "pipe.npz")
+    dfc.Network.create([4, 3], seed=0).save(tmp_path / "net.h5")
+    trained.export(tmp_path / "net.h5", tmp_path / "weights.npz")
+    assert trained.import_npz(tmp_path / "weights.npz").sizes == (4, 3)
+    header = b"\x93NUMPY\x01\x00v\x00" + str({"descr": "<f8", "fortran_order": False, "shape": (2**40,)}).encode()
+    members = {"huge": header.ljust(127) + b"\n", "pickled": None}
+    for name, content in members.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.npz", "w") as archive:
+            if content is not None:
+                archive.writestr("sizes.npy", content)
+        if content is None:
+            np.savez(tmp_path / f"{name}.npz", sizes=np.array([{}], dtype=object))
+        with pytest.raises(ValueError, match=f"{name}.npz: is not a network .*(declares|not allowed)"):
+            trained.import_npz(tmp_path / f"{name}.npz")
