@@ -51,6 +51,8 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
             output.show(f"\n{script}", end="")
         return OK
     with folder.claimed():
+        if runs:
+            outlooks.check_quota(path, outlook, runs)
         folder.jobs = SweepFolder.open(path).jobs if (Path(path) / sweep_folder.TABLE_NAME).exists() else []
         sweep_folder.write_sources(folder, planned)
         folder.save()

@@ -1,6 +1,8 @@
 """Sweeps on this machine: only what is unfinished is started, whatever happened before."""
 
+import errno
 import json
+import os
 import re
 import signal
 
@@ -8,7 +10,7 @@ import pytest
 import sweeps
 
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.sweep import local_engine, sweep_folder
+from dfc_numba.sweep import local_engine, sweep_folder, sweeping
 from dfc_numba.sweep.sweep_file import read_sweep
 
 
@@ -164,6 +166,20 @@ def test_data_that_are_missing_are_told_before_anything_starts(tmp_path):
     file.write_text('[sweep]\npresets = ["digits"]\nset."data.name" = "none.npz"\n')
     text = sweeps.dfc("sweep", file, "--out", "a", cwd=tmp_path, code=2)
     assert "none.npz" in text and not (tmp_path / "a").exists()
+
+
+def test_a_full_quota_is_told_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfc_numba.sweep.outlook.require_room", full)
+    file = sweeps.write(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"2 runs need about .*\(Disk quota exceeded\); .*another disk with --out"):
+        sweeping.sweep([str(file)], tmp_path / "a", "local", dry_run=False, retry_failed=False, at_once=1, threads=1)
+    assert not list((tmp_path / "a").glob("digits*")) and not (tmp_path / "a" / "sweep.json").exists()
+
+
+def full(folder, count):
+    """What a file system says whose quota is used up."""
+    assert folder.is_dir() and count > 0
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
 
 def test_a_run_stops_in_time_for_its_hours(tmp_path):
