@@ -117,6 +117,11 @@ class Records(NamedTuple):
     r: np.ndarray
     formulas: np.ndarray  # flat [variable][layer][time][sample][unit]
 
+    @property
+    def recorded(self):
+        """The arrays that shards write to."""
+        return self[3:]
+
 
 class State(NamedTuple):
     """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""

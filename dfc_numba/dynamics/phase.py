@@ -294,12 +294,12 @@ def run(phase, task, *, records=None, only_converged=False):
     weights = sum(w.size for w in network.weights[1:]) + sum(q.size for q in network.feedback)
     own = ranks.own(len(pieces))
     samples_here = sum(pieces[piece][1] for piece in own)
-    ranks.clear(*records)
+    ranks.clear(*records.recorded)
     threads.run(
         len(own), lambda k: run_one(own[k]), work=2.0 * phase.controller.steps * weights * samples_here
     )
     summed = ranks.complete(total, buffers.take)
-    ranks.unite(results.factor, results.rate, u, flags, *records)
+    ranks.unite(results.factor, results.rate, u, flags, *records.recorded)
     if not only_converged:
         flags = _convergence(phase, results, slice(None)) if judged else (None, None)
     factor, rate = (dense_views(flat, phase.count, network.sizes) for flat in (results.factor, results.rate))

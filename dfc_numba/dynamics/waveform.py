@@ -400,8 +400,11 @@ def _to_tolerance(engine, make_update):
     tolerance = SAFETY * rtol
     for attempt in range(ATTEMPTS):
         sums, outcome = engine.sums(tolerance, stepped)
-        update, errors = make_update(sums), engine.errors(sums, outcome)
-        norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights]) * engine.phase.count
+        update = make_update(sums)
+        with threads.one_thread():  # the tolerance depends on these
+            errors = engine.errors(sums, outcome)
+            norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights])
+        norms *= engine.phase.count
         if engine.task.readout == kernel.AVERAGE:
             norms *= engine.phase.controller.time_points
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -75,6 +75,17 @@ def test_any_number_of_ranks_gives_the_bits_of_one_process(alone, tmp_path, coun
         assert len(shards) == count and sum(shards) == 10 and max(shards) - min(shards) <= 1
 
 
+WAVEFORM = ["--set=controller.integrator=waveform", "--set=controller.steps=200", *EPOCHS]
+
+
+def test_a_run_that_is_solved_in_time_has_the_same_bits_though_some_shards_have_to_be_stepped(tmp_path):
+    for count in (1, 2, 3):
+        mpi_runs.train(count, tmp_path / str(count), *WAVEFORM, seconds=600)
+    alone = results(tmp_path / "1")
+    assert any(0 < int(row["fallback_samples"]) < 400 for row in alone[0]), "some shards are solved, some stepped"
+    assert results(tmp_path / "2") == alone and results(tmp_path / "3") == alone
+
+
 @pytest.mark.slow
 def test_threads_of_ranks_change_no_bit(alone, tmp_path):
     mpi_runs.train(2, tmp_path / "run", *EPOCHS, "--threads", 3)
