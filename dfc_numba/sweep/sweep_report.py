@@ -81,6 +81,8 @@ def show_status(folder, states, queue, unreachable=None):
         rows.append([state.run.name, text, epochs, accuracy, state.job, reason[2] or state.node, str(known)])
     show(markdown(["run", "state", "epoch", "accuracy", "job", "node", "log"], rows), end="")
     show(counted(states))
+    complete, wanted = sum(state.epochs for state in states), sum(state.run.epochs for state in states)
+    show(f"epochs: {complete} of {wanted}" + (f", {100 * complete / wanted:.0f} %" if wanted else ""))
     for state in states:
         if state.state in (FAILED, DIVERGED):
             show(f"{state.run.name} {state.state}: {state.reason}")

@@ -82,7 +82,9 @@ def test_a_run_that_is_solved_in_time_has_the_same_bits_though_some_shards_have_
     for count in (1, 2, 3):
         mpi_runs.train(count, tmp_path / str(count), *WAVEFORM, seconds=600)
     alone = results(tmp_path / "1")
-    assert any(0 < int(row["fallback_samples"]) < 400 for row in alone[0]), "some shards are solved, some stepped"
+    assert any(0 < int(row["fallback_samples"]) < 400 for row in alone[0]), (
+        "some shards are solved, some stepped"
+    )
     assert results(tmp_path / "2") == alone and results(tmp_path / "3") == alone
 
 
@@ -90,6 +92,32 @@ def test_a_run_that_is_solved_in_time_has_the_same_bits_though_some_shards_have_
 def test_threads_of_ranks_change_no_bit(alone, tmp_path):
     mpi_runs.train(2, tmp_path / "run", *EPOCHS, "--threads", 3)
     assert results(tmp_path / "run") == alone
+
+
+def test_sums_of_many_shards_are_held_one_per_level_not_one_per_shard(tmp_path):
+    extension = tmp_path / "count.py"
+    extension.write_text(
+        "from dfc_numba.dynamics.phase import ShardBuffers\n"
+        "from dfc_numba.support import ranks\n"
+        "begin, take, give_back = ShardBuffers.__init__, ShardBuffers.take, ShardBuffers.give_back\n"
+        "def started(self, *arguments):\n"
+        "    self.held = 0\n"
+        "    begin(self, *arguments)\n"
+        "def taken(self):\n"
+        "    self.held += 1\n"
+        f"    with open('{tmp_path}/' + str(ranks.rank()), 'a') as file:\n"
+        "        print(self.held, file=file)\n"
+        "    return take(self)\n"
+        "def given_back(self, buffer):\n"
+        "    self.held -= 1\n"
+        "    give_back(self, buffer)\n"
+        "ShardBuffers.__init__, ShardBuffers.take, ShardBuffers.give_back = started, taken, given_back\n"
+    )
+    sizes = ["--set=data.options.train_size=1000", "--set=training.batch_size=1000", "--epochs", 1]
+    mpi_runs.train(2, tmp_path / "run", "--extension", extension, *sizes)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["shards_per_rank"] == [32, 32]
+    held = [max(map(int, (tmp_path / name).read_text().split())) for name in ("0", "1")]
+    assert max(held) <= 7, "the sums under way of 32 shards"
 
 
 def test_a_signal_stops_all_ranks_at_one_minibatch_and_another_number_of_ranks_goes_on(tmp_path):
