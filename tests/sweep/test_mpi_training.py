@@ -188,6 +188,24 @@ def test_processes_that_mpi_does_not_see_together_are_refused(tmp_path):
     )
 
 
+def test_ranks_on_different_processors_are_refused(tmp_path):
+    extension = tmp_path / "other.py"
+    extension.write_text(
+        "from dfc_numba.runs import follower\n"
+        "from dfc_numba.support import ranks\n"
+        "environment = follower.environment\n"
+        "def other():\n"
+        "    found = environment()\n"
+        "    if ranks.rank() == 1:\n"
+        "        found['machine']['processor'] = 'another one'\n"
+        "    return found\n"
+        "follower.environment = other\n"
+    )
+    text = mpi_runs.train(2, tmp_path / "run", "--extension", extension, code=2)
+    assert re.search("ranks differ in processor: .*, another one on .*; ask for nodes of one kind", text)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_goes_wrong_alike_on_all_ranks_is_said_once(tmp_path):
     text = mpi_runs.train(3, tmp_path / "run", "--set=controller.k_q=1", code=2)
     assert text.count("no such key") == 1
