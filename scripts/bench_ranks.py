@@ -13,7 +13,8 @@ the same minibatch; weak scaling: a minibatch of 128 samples a rank. The time of
 with `serial` and `divided` (seconds), `sums` in a number of `exchanges` and `united` in a number of `messages` (bytes: sums over
 shards, and what belongs to single samples) counted with one rank. `crowding` is 1, or the threads of all ranks per processor where
 there are more of them than processors. Latency and bandwidth are measured here between two processes, and assumed for 10 GbE and
-InfiniBand.
+InfiniBand. Wall-clock times depend on what else the machine does; the processor time of a rank outside communication does not, and
+shows how the work is divided also where ranks share processors. `serial` and `divided` are processor times.
 """
 
 import argparse
@@ -54,7 +55,7 @@ PAPER, WIDE = (784, 256, 256, 256, 10), (784, 4096, 4096, 10)
 WORKLOADS = {
     "paper, euler": Workload(PAPER, "euler", 200),
     "paper, waveform": Workload(PAPER, "waveform", PAPER_STEPS),
-    "4096 wide, euler": Workload(WIDE, "euler", 4),
+    "4096 wide, euler": Workload(WIDE, "euler", 4, weak=False),
     "4096 wide, waveform": Workload(WIDE, "waveform", PAPER_STEPS, weak=False),
 }
 ALPHA, NUDGE = 0.0013890445, 0.078
@@ -168,10 +169,10 @@ def worker(options):
 
 
 class Stopwatch:
-    """Time from the division of the shards to the exchange of their sums; bytes and number of what is exchanged."""
+    """Processor time of the divided part and of communication; bytes and number of what is exchanged."""
 
     def __init__(self):
-        self.seconds = 0.0
+        self.divided = self.communication = 0.0
         self.counts = dict.fromkeys(("sums", "exchanges", "united", "messages"), 0)
         self._before = {name: getattr(ranks, name) for name in ("own", "complete", "unite")}
 
@@ -184,12 +185,12 @@ class Stopwatch:
             setattr(ranks, name, function)
 
     def _own(self, pieces):
-        self._start = time.perf_counter()
+        self._start = time.process_time()
         return self._before["own"](pieces)
 
     def _complete(self, *arguments):
-        self.seconds += time.perf_counter() - self._start
-        total = self._before["complete"](*arguments)
+        self.divided += time.process_time() - self._start
+        total = self._communicate("complete", arguments)
         self._count(sums=total.nbytes, exchanges=1)
         return total
 
@@ -197,7 +198,13 @@ class Stopwatch:
         self._count(
             united=sum(array.nbytes for array in arrays), messages=sum(array.size > 0 for array in arrays)
         )
-        return self._before["unite"](*arrays)
+        return self._communicate("unite", arrays)
+
+    def _communicate(self, name, arguments):
+        start = time.process_time()
+        result = self._before[name](*arguments)
+        self.communication += time.process_time() - start
+        return result
 
     def _count(self, **more):
         for name, number in more.items():
@@ -205,7 +212,7 @@ class Stopwatch:
 
 
 def measured(workload, samples, repeats):
-    """One minibatch: seconds in all, of the divided part, of communication (with waiting); bytes; shards.
+    """One minibatch: seconds; processor time without communication, and of the divided part; communication with waiting; bytes.
 
     Of the repetitions the fastest counts, in which other work on the machine disturbed least; of its ranks the slowest.
     """
@@ -224,17 +231,14 @@ def measured(workload, samples, repeats):
         if world:
             world.seconds, world.bytes = 0.0, 0
             world.communicator.Barrier()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         with Stopwatch() as watch:
             update = dfc.forward_update(net, x, target, controller)
-        total = time.perf_counter() - start
-        rows.append((total, watch.seconds, world.seconds if world else 0.0, world.bytes if world else 0))
-    slowest = [
-        [max(column) for column in zip(*row, strict=True)]
-        for row in zip(*ranks.gather(rows[1:]), strict=True)
-    ]
-    columns = min(slowest)
-    names = ("seconds", "divided", "communication", "bytes")
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy - watch.communication
+        rows.append((seconds, busy, watch.divided, *((world.seconds, world.bytes) if world else (0.0, 0))))
+    rows = zip(*ranks.gather(rows[1:]), strict=True)
+    columns = min([max(column) for column in zip(*row, strict=True)] for row in rows)
+    names = ("seconds", "busy", "divided", "communication", "bytes")
     stepped = 0 if update.fallback is None else int(update.fallback.sum())
     facts = {"shards": len(shards_of(net, samples)), "steps": workload.steps, "stepped_after_all": stepped}
     return dict(zip(names, columns, strict=True)) | watch.counts | facts
@@ -276,52 +280,64 @@ def share(shards, count, threads):
     return ceil(ceil(shards / count) / threads) / shards
 
 
+def busiest(one, count, threads):
+    """Modelled processor time of a thread outside communication, from that of one rank of one thread: (alone, divided)."""
+    single = one["divided"] / share(one["shards"], 1, 1)
+    return one["busy"] - one["divided"], single * share(one["shards"], count, threads)
+
+
 def modelled(one, count, threads, speed, processors=None):
     """Modelled seconds of a minibatch, from what one rank of one thread has measured.
 
     Args:
         processors: that all ranks have together; None where each thread has its own.
     """
-    single, serial = (one["divided"] / share(one["shards"], 1, 1), one["seconds"] - one["divided"])
-    part = share(one["shards"], count, threads)
-    busy = min(threads, ceil(one["shards"] / count)) * count  # threads that work at the same time
-    crowding = 1.0 if processors is None else max(1.0, busy / processors)
-    alone = 1.0 if processors is None else max(1.0, count / processors)  # what every rank does by itself
-    return alone * serial + crowding * single * part + communication(one, count, *speed)
+    alone, divided = busiest(one, count, threads)
+    if processors is not None:
+        working = min(threads, ceil(one["shards"] / count)) * count  # threads at the same time
+        alone, divided = alone * max(1.0, count / processors), divided * max(1.0, working / processors)
+    return alone + divided + communication(one, count, *speed)
 
 
 def report(found):
     """Print what was measured beside the model; return the rows with speed-up, efficiency and model."""
-    points, here, processors = (found["points"], found["interconnect"] or (0.0, 1.0), found["processors"])
+    points, here, processors = found["points"], found["interconnect"] or (0.0, 1.0), found["processors"]
     print(
         f"processors: {processors}; between two ranks: latency {1e6 * here[0]:.1f} us, {here[1] / 1e9:.2f} GB/s\n"
     )
     print(
-        "| workload | ranks x threads | s a minibatch | speed-up | efficiency | communication, waiting | MB moved | model |"
+        "| workload | ranks x threads | processor time of a thread, s | model | divided by | efficiency | MB moved | "
+        "wall clock, s | model | communication, waiting |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     rows = []
     for weak, name in product((False, True), WORKLOADS):
         chosen = [point for point in points if point["workload"] == name and point["weak"] is weak]
         one = next((point for point in chosen if point["ranks"] == point["threads"] == 1), None)
         for point in chosen if one else []:
             count, threads = point["ranks"], point["threads"]
-            speed_up = (count if weak else 1) * one["seconds"] / point["seconds"]
-            base = larger(one, count) if weak else one
+            base, busy = larger(one, count) if weak else one, point["busy"] / threads
+            speed_up = (count if weak else 1) * one["busy"] / busy
             row = {
                 "speed_up": speed_up,
-                "efficiency": speed_up / min(count * threads, processors),
+                "efficiency": speed_up / (count * threads),
+                "busy_model": sum(busiest(base, count, threads)),
                 "model": modelled(base, count, threads, here, processors),
             }
             rows.append(point | row)
             print(
                 f"| {name}{f', {SAMPLES} samples a rank' if weak else ''} | {count} x {threads}"
-                f"{' *' if count * threads > processors else ''} | {point['seconds']:.3f} | {speed_up:.2f} | "
-                f"{100 * row['efficiency']:.0f} % | {100 * point['communication'] / point['seconds']:.0f} % | "
-                f"{point['bytes'] / 1e6:.1f} | {row['model']:.3f} ({100 * (row['model'] / point['seconds'] - 1):+.0f} %) |"
+                f"{' *' if count * threads > processors else ''} | {busy:.3f} | {beside(row['busy_model'], busy)} | "
+                f"{speed_up:.2f} | {100 * row['efficiency']:.0f} % | {point['bytes'] / 1e6:.1f} | {point['seconds']:.3f} | "
+                f"{beside(row['model'], point['seconds'])} | {100 * point['communication'] / point['seconds']:.0f} % |"
             )
-    print(f"\n* more threads than the {processors} processors, which they share; efficiency is per processor")
+    print(f"\n* more threads than the {processors} processors, which they share")
     return rows
+
+
+def beside(model, measured):
+    """A modelled number with its deviation from a measured one."""
+    return f"{model:.3f} ({100 * (model / measured - 1):+.0f} %)"
 
 
 def project(points, options):
@@ -349,12 +365,12 @@ def project(points, options):
 def scaled(point):
     """A measured point for the steps of the paper: the divided part grows with them, the rest stays."""
     divided = point["divided"] * PAPER_STEPS / point["steps"]
-    return {**point, "divided": divided, "seconds": point["seconds"] - point["divided"] + divided}
+    return {**point, "divided": divided, "busy": point["busy"] - point["divided"] + divided}
 
 
 def larger(point, factor):
     """A measured point for a minibatch with more samples: all parts grow with them, the sums stay."""
-    grown = {key: factor * point[key] for key in ("seconds", "divided", "united", "shards")}
+    grown = {key: factor * point[key] for key in ("busy", "divided", "united", "shards")}
     return {**point, **grown}
 
 
@@ -379,9 +395,11 @@ def draw(rows, projection, options):
             label=label,
         )
         if chosen and not weak:
-            times = [row["model"] for row in chosen]
-            axes[0].plot(counts, [chosen[0]["seconds"] / time for time in times], "x--", color=colours[name])
-    axes[0].set(xlabel="ranks of one thread", ylabel="speed-up", title="measured here; crosses: model")
+            times = [row["busy_model"] for row in chosen]
+            axes[0].plot(counts, [chosen[0]["busy"] / time for time in times], "x--", color=colours[name])
+    axes[0].set(
+        xlabel="ranks of one thread", ylabel="speed-up", title="processor time measured here; crosses: model"
+    )
     for axis, larger_too in zip(axes[1:], (False, True), strict=True):
         for name, kind in product(WORKLOADS, INTERCONNECTS):
             times = projection.get(f"{name}{f', {LARGER} times the samples' if larger_too else ''}, {kind}")

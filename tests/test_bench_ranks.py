@@ -6,7 +6,7 @@ import bench_ranks
 import pytest
 
 POINT = {
-    "workload": "paper, euler", "ranks": 1, "threads": 1, "weak": False, "seconds": 1.0, "divided": 0.8, "communication": 0.0,
+    "workload": "paper, euler", "ranks": 1, "threads": 1, "weak": False, "seconds": 1.0, "busy": 1.0, "divided": 0.8, "communication": 0.0,
     "bytes": 0, "sums": 1_000_000, "exchanges": 1, "united": 500_000, "messages": 4, "shards": 8, "steps": 999,
 }  # fmt: skip
 FREE = (0.0, 1e30)  # an interconnect that costs nothing
@@ -39,13 +39,14 @@ def test_a_slower_interconnect_costs_more_and_every_round_counts():
 
 
 def test_what_was_measured_is_projected_again_and_rows_that_share_processors_are_marked(tmp_path, capsys):
-    two = {**POINT, "ranks": 2, "seconds": 0.65, "communication": 0.05}
-    weak = [{**POINT, "weak": True}, {**two, "weak": True, "seconds": 1.3}]
+    two = {**POINT, "ranks": 2, "seconds": 0.65, "busy": 0.5, "communication": 0.05}
+    weak = [{**POINT, "weak": True}, {**two, "weak": True, "seconds": 1.3, "busy": 1.25}]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"points": [POINT, two, *weak], "interconnect": [1e-5, 1e9], "processors": 1}))
     bench_ranks.main(["--reuse", str(file), "--json", str(tmp_path / "again.json")])
     text = capsys.readouterr().out
-    assert "| paper, euler | 1 x 1 | 1.000 | 1.00 | 100 % |" in text
-    assert "| paper, euler | 2 x 1 * | 0.650 | 1.54 | 154 % | 8 % |" in text
-    assert "| paper, euler, 128 samples a rank | 2 x 1 * | 1.300 | 1.54 |" in text and "InfiniBand" in text
+    assert "| paper, euler | 1 x 1 | 1.000 | 1.000 (+0 %) | 1.00 | 100 % |" in text
+    assert "| paper, euler | 2 x 1 * | 0.500 | 0.600 (+20 %) | 2.00 | 100 % | 0.0 | 0.650 |" in text
+    assert "| paper, euler, 128 samples a rank | 2 x 1 * | 1.250 | 1.200 (-4 %) | 1.60 | 80 % |" in text
+    assert "InfiniBand" in text
     assert len(json.loads((tmp_path / "again.json").read_text())["points"]) == 4
