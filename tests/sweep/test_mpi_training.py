@@ -121,14 +121,15 @@ def test_sums_of_many_shards_are_held_one_per_level_not_one_per_shard(tmp_path):
 
 
 def test_a_signal_stops_all_ranks_at_one_minibatch_and_another_number_of_ranks_goes_on(tmp_path):
-    options = ["--epochs", 20, *mpi_runs.LOG]
+    options = ["--extension", mpi_runs.gate(tmp_path), "--epochs", 4, *mpi_runs.LOG]
     process = mpi_runs.start(3, tmp_path / "run", *options)
-    sweeps.until(lambda: (tmp_path / "run" / "weights_last.h5").exists())
+    sweeps.until(lambda: sweeps.epochs_of(tmp_path, "run") == 2)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 75, text
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted" and "interrupted by SIGTERM" in record["stop_reason"]
+    (tmp_path / "open").touch()
     mpi_runs.train(2, tmp_path / "run", "--resume", *options)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["ranks"] == 2
     sweeps.dfc("train", "digits", *mpi_runs.SETTINGS, "--threads", 1, "--out", tmp_path / "whole", *options)
