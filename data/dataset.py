@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from dfc_numba.support.shapes import html_table
 from dfc_numba.support.array_types import Array, DTypeLike
 
 # --- checks of options --------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class DataSet:
         name: what it is called in messages.
         task: "classification" (labels) or "regression" (targets).
         train, validation, test: the parts; `validation` and `test` are None where there is none.
-        n_outputs: number of classes or of target values, the n_L of a network for this data set.
+        n_outputs: number of classes or of target values, the n_L of a network for this data set; 1 for two classes at one output.
         source: one line that says where the data come from.
         classes: names of the classes, as texts; empty for a regression, and where they are the numbers 0, 1, ...
         notes: what was done to the data as they came, a sentence each.
@@ -149,10 +150,14 @@ class DataSet:
     def summary(self) -> str:
         """One line for people: name, sizes and source."""
         sizes = ", ".join(f"{len(split):,} {part}" for part, split in self.parts().items())
-        kind = "classes" if self.task == "classification" else "targets"
-        return (
-            f"{self.name}: {self.n_inputs} inputs, {self.n_outputs} {kind}; samples: {sizes}; {self.source}"
-        )
+        kind = f"{self.n_outputs} targets"
+        if self.task == "classification":
+            kind = f"{max(self.n_outputs, 2)} classes" + (" at one output" if self.n_outputs == 1 else "")
+        return f"{self.name}: {self.n_inputs} inputs, {kind}; samples: {sizes}; {self.source}"
+
+    def _repr_html_(self):
+        rows = [(part, *map(_form, (split.x, split.y))) for part, split in self.parts().items()]
+        return html_table(self.summary, ("part", "x", "y"), rows)
 
     @cached_property
     def checksums(self) -> dict[str, int]:
@@ -190,7 +195,7 @@ class DataSet:
 
     def _check_answers(self, y, label):
         if self.task == "classification":
-            check_labels(y, label, self.n_outputs)
+            check_labels(y, label, max(self.n_outputs, 2))
             return
         check_matrix(y, label, "targets")
         if y.shape[1] != self.n_outputs:

@@ -31,6 +31,10 @@ class DivergenceError(ArithmeticError):
         self.samples = tuple(samples)
 
 
+class DivergenceWarning(RuntimeWarning):
+    """A feedback phase diverged although all numbers may be finite; the message says for how many samples, and what helps."""
+
+
 class ConfigurationError(ValueError):
     """A configuration that cannot be honoured; the message names the key, the value and what is allowed."""
 

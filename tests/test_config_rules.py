@@ -31,6 +31,7 @@ CONTRADICTIONS = [
     (["training.method=dfc-ss-newton", "controller.error=softmax", "target.feedback=strong"], "choose target.class_value"),
     ([*STRONG, "controller.error=softmax", "training.samples=converged"], "would discard every sample"),
     (["controller.integrator=waveform", "controller.rtol=1e-5", "training.dtype=float32"], "set controller.rtol to at least"),
+    (["target.loss=binary_cross_entropy", "target.feedback=strong"], "are logits; set target.feedback = 'weak'"),
     # feedback learning
     (["feedback_controller.error=softmax"], "feedback_controller.error = 'softmax' needs target.feedback = 'strong'"),
     ([*STRONG, "feedback_controller.error=softmax", "feedback.pursue=output"], "set feedback.pursue = 'target'"),

@@ -50,11 +50,12 @@ ARGUMENTS = {
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
 METHODS = ["create", "forward", "predict", "copy", "set_feedback", "save", "load"]
 SHAPE = re.compile(r"\((B|N|T|L|n_\w+|sum n_i)(, ?[\w {}-]+|,)*\)")
-FILES = {"open_trajectories", "replay", "expand", "what_if", "plot"}
+FILES = {"open_trajectories", "replay", "expand", "what_if", "plot", "plot_trajectory", "plot_run", "plot_comparison", "DivergenceWarning", "compare", "run_sweep", "Comparison"}
 DOORS = ("register", "Option", "load_extension", "PlannedUpdate")
 DOORS += ("Method", "Optimizer", "Loss", "DataSource", "Measure", "Measurement")
 RUNS = ("load_config", "Trainer")
 DOORS += ("Activation", "PlasticityRule", "ControllerTerm", "Variable")
+DOORS += ("Observer", "EarlyStopping", "TensorBoard", "ProgressBar")
 WITHOUT_ARRAYS = {"Controller", "Inversion", "Record", "DivergenceError", "limit_threads", *FILES, *DOORS, *RUNS}
 
 

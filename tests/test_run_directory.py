@@ -43,6 +43,7 @@ class Checkpoints:
 def trainer(text="weights", best="best", best_epoch=1, rows=(), minibatches=0):
     counters = SimpleNamespace(best_epoch=best_epoch, minibatches=minibatches)
     return SimpleNamespace(
+        notify=lambda event, path: None,
         analysis=None, network=Weights(text), best_network=Weights(best), counters=counters, rows=list(rows)
     )
 
@@ -65,7 +66,9 @@ def row(epoch, **changes):
 
 
 def outcome(status="done", message="", epochs=1, best_epoch=1):
-    return SimpleNamespace(status=status, message=message, epochs=epochs, best_epoch=best_epoch)
+    return SimpleNamespace(
+        status=status, message=message, epochs=epochs, best_epoch=best_epoch, stopped_early=False, all_diverged=False
+    )
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from dfc_numba.analysis.offline import CONVERGED_FRACTION
 from dfc_numba.configuration.config_file import override_values, parsed_value
-from dfc_numba.dynamics.phase import CONVERGED_RESIDUAL
+from dfc_numba.dynamics.phase import CONTROL_REMEDY, CONVERGED_RESIDUAL
 from dfc_numba.errors import ConfigurationError, DivergenceError
 from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
-from dfc_numba.learning.divergence import CONTROL_REMEDY
 from dfc_numba.learning.phases import simulation_of
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise_key import NoiseKey
@@ -211,7 +210,7 @@ def _complain(text):
 
 SAMPLES = 8
 REMEDIES = {
-    "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` names the largest stable dt",
+    "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` says whether dt is to blame, and the largest stable one",
     "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
 }
 

@@ -24,6 +24,7 @@ from dfc_numba.configuration.values import (
     Initialisation,
     LossName,
     MethodName,
+    Observers,
     OptimizerName,
     PerLayer,
     Phase,
@@ -34,7 +35,8 @@ from dfc_numba.configuration.values import (
 )
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS, OPTIMIZERS
-from dfc_numba.support.options import Count, Finite, NotNegative, Positive
+from dfc_numba.support.options import Count, NotNegative, Positive, Finite
+from dfc_numba.support.shapes import html_table
 
 
 class Section(BaseModel):
@@ -128,6 +130,9 @@ class TrainingSection(Section):
     )
     normalise_updates: bool = Field(
         False, description="divide a sample's update of each array by its norm (Frobenius)"
+    )
+    observers: Observers = Field(
+        {}, description="what watches the run: early_stopping, tensorboard, ..., each with its options"
     )
 
 
@@ -347,7 +352,11 @@ def _controller_over(default):
     """A validator that completes a table with some options of a controller by those of `default`."""
 
     def fill(value):
-        return {**asdict(default), **value} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        if "duration" in value:
+            value = Controller.translated({"dt": default.dt, **value})
+        return {**asdict(default), **value}
 
     return BeforeValidator(fill)
 
@@ -387,6 +396,24 @@ class Config(Section):
     analysis: AnalysisSection = Field(
         AnalysisSection(), description="what of the theory is measured while training, on a fixed probe batch"
     )
+
+    def __repr__(self):
+        training, hidden = self.training, "-".join(map(str, self.network.hidden))
+        return (
+            f"Config({self.data.name}, {training.method}, hidden {hidden}, {self.target.loss}, epochs {training.epochs}, "
+            f"minibatches of {training.batch_size}, seed {training.seed}, {training.dtype})"
+        )
+
+    def _repr_html_(self):
+        unused = self.unused_keys()
+        rows = [
+            (path, str(values[key]))
+            for section in type(self).model_fields
+            for values in [_values(getattr(self, section))]
+            for key in values
+            if (path := f"{section}.{key}") not in unused
+        ]
+        return html_table("Config: what this run uses", ("key", "value"), rows)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -445,6 +472,10 @@ class Config(Section):
             paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place, self)]
             unused.update((path, reason) for path in paths if path not in unused)
         return unused
+
+
+def _values(section):
+    return section if isinstance(section, dict) else vars(section)
 
 
 def section_keys(section, config=None):

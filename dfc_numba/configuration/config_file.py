@@ -147,7 +147,8 @@ def descriptions(section, config):
         return {key: field.description for key, field in kind.model_fields.items()}
     arguments = inspect.cleandoc(kind.__doc__ or "").partition("Raises:")[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}\S.*)*)", arguments, flags=re.MULTILINE)
-    return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
+    known = section_keys(section)
+    return {key: " ".join(text.split()).rstrip(".") for key, text in entries if key in known}
 
 
 def _toml_value(value):
@@ -316,6 +317,11 @@ def _override_table(overrides):
     return table
 
 
+def as_texts(changes):
+    """The texts `section.key=value` that a dict of values by `section.key` stands for."""
+    return [f"{key}={_toml_value(_plain_value(value))}" for key, value in changes.items()]
+
+
 def _plain_value(value):
     """A value of Python or NumPy as TOML would state it."""
     if value is None:
@@ -381,6 +387,10 @@ def _merged_over(base, table, where=""):
     for section in ("data", "optimizer", "feedback_optimizer"):
         if "name" in table.get(section, {}):
             base.get(section, {}).pop("options", None)
+    for section in ("controller", "feedback_controller"):
+        for key, other in (("duration", "steps"), ("steps", "duration")):
+            if key in table.get(section, {}) and other not in table[section]:
+                base.get(section, {}).pop(other, None)
     merged = _merged(base, table)
     unused = validated(merged, where, refuse_unused=False).unused_keys()
     left_out = [path for path in key_paths(base) if path in unused and path not in key_paths(table)]

@@ -105,6 +105,13 @@ def _forward_learning(config):
     )
     yield _misplaced_softmax(config, "controller")
     yield (
+        config.target.feedback == "strong" and LOSSES[config.target.loss].one_output,
+        (
+            f"target.feedback = 'strong' drives the outputs to the labels, but with target.loss = {config.target.loss!r} they are "
+            "logits; set target.feedback = 'weak'"
+        ),
+    )
+    yield (
         controller.error == "softmax" and config.target.class_value == 1,
         (
             "controller.error = 'softmax' cannot reach target.class_value = 1: the control would grow "

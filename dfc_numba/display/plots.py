@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from math import isnan, nan
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, colours, draw_pa
 # --- what was measured of the theory ------------------------------------------------------------------------
 
 DEGREES = "degrees"
+STYLES = ("-", "--", ":", "-.")  # so that curves on top of each other are seen
 # title, label of the axis, and the measurements with their names in the legend
 PANELS = (
     ("angles of the update", DEGREES, {
@@ -33,14 +36,14 @@ PANELS = (
     ("angles of the feedback weights", DEGREES, {
         "angle_q_transpose": "$J^T$", "angle_q_pinv": "$J^+$", "angle_q_damped": "damped, best γ",
     }),
-    ("conditions", "", {"condition_2": "condition 2", "dev_r": "deviation of norms", "null_space": "in the null space"}),
+    ("conditions", "ratio", {"condition_2": "condition 2", "dev_r": "deviation of norms", "null_space": "in the null space"}),
     ("eigenvalues, the worst sample", "largest real part (1/$\\tau_u$)", {
         "eig_instantaneous": "instantaneous", "eig_integral": "$A_I$", "eig_proportional": "$A_{PI}$",
     }),
-    ("Euler step, the worst sample", "", {
+    ("Euler step, the worst sample", "radius; dt ($\\tau_u$); fraction", {
         "euler_radius": "spectral radius", "largest_dt": "largest stable dt", "verdict": "stable samples",
     }),
-    ("control", "", {"effort": "effort", "feedback_ratio": "feedback / feedforward", "nonlinearity": "distance from SSA"}),
+    ("control", "relative size", {"effort": "effort", "feedback_ratio": "feedback / feedforward", "nonlinearity": "distance from SSA"}),
 )  # fmt: skip
 
 
@@ -57,16 +60,20 @@ class Measured:
         self.arrays = arrays
 
     def panels(self):
-        """The functions that draw the panels, those of which something was measured."""
-        return [partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}]
+        """The functions that draw the panels by their titles, those of which something was measured."""
+        return {panel[0]: partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}}
+
+    def note(self, panels):
+        """Nothing is left out."""
+        return ""
 
 
 def _draw(axes, measured, *, panel):
     title, label, names = panel
     found = {text: measured.arrays[name] for name, text in names.items() if name in measured.arrays}
-    for (text, values), colour in zip(found.items(), colours(found).values(), strict=True):
+    for (text, values), colour, style in zip(found.items(), colours(found).values(), cycle(STYLES)):
         marker = "." if len(values) == 1 else None
-        axes.plot(measured.arrays["minibatches"], values, label=text, marker=marker, color=colour)
+        axes.plot(measured.arrays["minibatches"], values, style, label=text, marker=marker, color=colour)
     axes.set(title=title, ylabel=label, yscale=_scale(label, found.values()))
 
 
@@ -80,7 +87,7 @@ def _scale(label, curves):
 
 RUN_FIGURE = "figure.png"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SCORES = ("loss", "accuracy")
+SCORES = {"loss": "mean loss per sample", "accuracy": "fraction correct"}  # with labels of the axes
 TITLE_HEIGHT = 0.4
 TRACES = {
     "controller": trajectory_figures.control_trace,
@@ -120,9 +127,9 @@ def plot(
     """
     path = Path(path)
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
-    curves = _learning_curves(path)
-    with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
-        shown = [_measured(path / ANALYSIS_NAME)]
+    curves = learning_panels(read_metrics(path))
+    with stored_record(path, phase, record, optional=len(curves) > 0) as stored:
+        shown = [measured(path)]
         if stored:
             shown.append(TRACES[stored.records.kind.name](stored, sample=sample, units=units))
         save(_figure(path, curves, [one for one in shown if one]), out)
@@ -138,7 +145,7 @@ def unit(text):
 
 
 @contextmanager
-def _stored_record(path, phase, record, optional):
+def stored_record(path, phase, record, optional):
     """Yields a record with a trajectory; None where there is none and nothing was asked for."""
     try:
         file = open_trajectories(path)
@@ -156,7 +163,7 @@ def _stored_record(path, phase, record, optional):
 def _figure(path, curves, shown):
     """A figure of the learning curves, above what else is shown."""
     width, height = PANEL_SIZE
-    n_rows = [1] * bool(curves) + [trajectory_figures.rows(one) for one in shown]
+    n_rows = [1] * bool(curves) + [trajectory_figures.rows(one.panels()) for one in shown]
     columns = trajectory_figures.COLUMNS if shown else len(curves)
     heights = [TITLE_HEIGHT + height * rows for rows in n_rows]
     figure = new_figure(columns * width, sum(heights))
@@ -169,21 +176,21 @@ def _figure(path, curves, shown):
     return figure
 
 
-def _measured(path):
+def measured(directory):
     """What was measured in a run, None without."""
+    path = directory / ANALYSIS_NAME
     return Measured(read_course(path)) if path.is_file() else None
 
 
-def _learning_curves(directory):
-    """The `Panel`s of a metrics.csv; none where there is no such file, or no epoch in it."""
-    rows = read_metrics(directory)
-    found = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
-    found = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in found]
+def learning_panels(rows):
+    """The `Panel`s of the rows of a metrics.csv; none where there is no epoch."""
+    found = [Panel(score, [_curve(rows, split, score) for split in SPLITS], SCORES[score]) for score in SCORES if rows]
+    found = [replace(panel, curves=[curve for curve in panel.curves if not _empty(curve)]) for panel in found]
     return [panel for panel in found if panel.curves]
 
 
 def _curve(rows, split, score):
-    means = tuple(float(row[f"{split}_{score}"]) for row in rows)
+    means = tuple(float(row.get(f"{split}_{score}", nan)) for row in rows)
     return Curve(SPLITS[split], means, (nan,) * len(means))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dfc_numba.dynamics.phase import CONTROL_REMEDY
 from dfc_numba.errors import DivergenceError
 from dfc_numba.kernels.optimizers import sum_of_squares
 
@@ -16,7 +17,6 @@ FEEDBACK_REMEDY = (
     "lower feedback_controller.dt or feedback_controller.k_p, or raise feedback_controller.alpha"
 )
 WARNED = 0.05  # fraction of diverged samples above which an epoch is worth a warning: more than published settings have
-CONTROL_REMEDY = "a smaller controller.dt, controller.k_p or target.step, a larger controller.alpha"
 
 
 @dataclass
@@ -38,6 +38,15 @@ class Tally:
     def worth_a_warning(self):
         """Whether these are more than a few."""
         return self.diverged > WARNED * self.samples
+
+    def text(self, epoch):
+        """Say how many feedback phases of an epoch diverged, and what helps."""
+        return (
+            f"in epoch {epoch} the feedback phase diverged for {self.diverged} of {self.samples} samples "
+            f"({100 * self.diverged / self.samples:.3g} %): at its end, the residual exceeded the feedforward output; "
+            f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
+            "`dfc analyze RUN --what stability` says whether dt is to blame, and the largest stable one"
+        )
 
     def count(self, *updates):
         """Add the samples of the forward updates that were simulated; a feedback update may share their simulation."""

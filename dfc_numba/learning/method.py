@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import PHASES
 from dfc_numba.model.network import Activity, Network
@@ -128,7 +129,8 @@ class PlannedUpdate:
 
     def compute(self, network: Network, minibatch: Minibatch) -> Any:
         """Return what the function makes of a minibatch."""
-        return self.function(network, minibatch.x, *self.arguments, **self.options)
+        with judging_divergence():
+            return self.function(network, minibatch.x, *self.arguments, **self.options)
 
 
 @dataclass(frozen=True, eq=False)

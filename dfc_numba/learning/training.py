@@ -8,6 +8,7 @@ the method (`dfc_numba.learning.methods`).
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -17,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from dfc_numba.dynamics.phase import judging_divergence
+from dfc_numba.errors import DivergenceError, DivergenceWarning
 from dfc_numba.data.dataset import DataSet
-from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
 from dfc_numba.learning.descent import Descent, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, score
+from dfc_numba.learning.observers import check_observers, hears
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, TrainingState
@@ -63,16 +66,20 @@ class Outcome:
 
     Attributes:
         status: "done", "diverged" or "interrupted".
-        message: a sentence for the user; for "diverged" it says where and what to change, for "interrupted"
-            the reason.
+        message: a sentence for the user; for "diverged" it says where and what to change, for "interrupted" and a stop
+            that counts as done the reason.
         epochs: complete epochs.
         best_epoch: the epoch whose weights are `Trainer.best_network`; 0 if no epoch is complete.
+        all_diverged: whether every feedback phase of the last epoch diverged.
+        stopped_early: whether an observer ended it although more was planned, and it counts as done.
     """
 
     status: str
     message: str
     epochs: int
     best_epoch: int
+    stopped_early: bool = False
+    all_diverged: bool = False
 
 
 class Trainer:
@@ -84,9 +91,9 @@ class Trainer:
             classes of a classification may also be given as soft labels (N, n_L).
         config: an object with the sections `target`, `training`, `controller`, `feedback`,
             `feedback_controller`, `optimizer` and `feedback_optimizer` of the configuration.
-        observers: objects with any of the methods `on_start(trainer)`, `on_minibatch(progress)`,
-            `on_epoch(row)`, `on_divergence(epoch, tally)` after an epoch in which more than a few feedback
-            phases diverged (a `Tally` of it, as far as this process has done it), `on_end(outcome)`.
+        observers: list of objects with any of the events of `dfc.Observer`: `on_start(trainer)`, `on_phase(current)`,
+            `on_minibatch(progress)`, `on_checkpoint(path)`, `on_epoch(row)`, `on_divergence(epoch, tally)`, `on_end(outcome)`,
+            `on_error(error)`. Those of `training.observers` are not added here: see `observers.configured`.
         minibatches: list of index arrays into the training set that every pass takes, in this order; None
             shuffles them in each pass.
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
@@ -102,6 +109,7 @@ class Trainer:
             the method's own "own_pretraining" and "own".
         parameters, method_state: the method's own arrays by name: those that learn, and those that evolve otherwise.
         schedule: the list of `Pass`.
+        directory: path of the run directory, None in memory.
         counters, rows: `Counters`; one dict per complete epoch with the columns of metrics.csv (NaN where
             there is no value).
 
@@ -125,7 +133,8 @@ class Trainer:
         _check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
-        self.observers, self.threads, self.log, self.analysis = tuple(observers), threads, log, analysis
+        self.observers, self.threads = check_observers(observers), threads
+        self.log, self.analysis, self.directory = log, analysis, None
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
         self.parameters, self.method_state = self.method.arrays(network, config)
@@ -133,15 +142,19 @@ class Trainer:
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
         self._tally = divergence.Tally()
-        self._requested: str | None = None
-        self._stop_reason: str | None = None
+        self._requested: tuple[str, bool] | None = None
+        self._stop_reason: tuple[str, bool] | None = None
+        self._all_diverged = False
 
-    def request_stop(self, reason: str) -> None:
+    def request_stop(self, reason: str, done: bool = False) -> None:
         """End the run after the minibatch under way; callable from a signal handler or another thread.
 
         Where several ranks train, a request to any of them ends all after the same minibatch.
+
+        Args:
+            reason: a sentence. done: whether the run counts as done, as for early stopping, and not as interrupted.
         """
-        self._requested = reason
+        self._requested = (reason, done)
 
     def state(self) -> TrainingState:
         """Return the `TrainingState` of the run: its own arrays, not copies."""
@@ -177,12 +190,21 @@ class Trainer:
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
 
+    def __repr__(self) -> str:
+        training = self.config.training
+        done = f"{len(self.rows)} of {training.epochs} epochs done"
+        return f"Trainer({training.method}, {self.network!r}, {self.dataset.name}, {done})"
+
     def run(self) -> Outcome:
         """Run to the end, or from where an interrupted run stopped, and return the `Outcome`."""
         self._clock = self._start_clock()
-        self._notify("on_start", self)
-        outcome = self._outcome()
-        self._notify("on_end", outcome)
+        try:
+            self.notify("on_start", self)
+            outcome = self._outcome()
+            self.notify("on_end", outcome)
+        except BaseException as error:
+            self.notify("on_error", error)
+            raise
         return outcome
 
     def settle(self) -> None:
@@ -199,34 +221,40 @@ class Trainer:
         except DivergenceError as error:
             return self._ended("diverged", str(error))
         if self.counters.passes < len(self.schedule):
-            reason, self._stop_reason, self._requested = self._stop_reason, None, None
-            return self._ended("interrupted", reason)
+            (reason, done), self._stop_reason, self._requested = self._stop_reason, None, None
+            return self._ended("done" if done else "interrupted", reason, stopped_early=done)
         return self._ended("done", f"finished {len(self.rows)} epochs")
 
-    def _ended(self, status, message):
-        return Outcome(status, message, epochs=len(self.rows), best_epoch=self.counters.best_epoch)
+    def _ended(self, status, message, stopped_early=False):
+        best = self.counters.best_epoch
+        return Outcome(status, message, len(self.rows), best, stopped_early, self._all_diverged)
 
     def _run_pass(self, current):
         """The minibatches of a pass that are still to do, unless a stop is requested, and the pass's end."""
-        batches = self._minibatches or self._shuffled(current)
+        batches, first = self._minibatches or self._shuffled(current), self.counters.minibatch
         if current.phase == "forward" and self.counters.minibatch == 0:
             self.counters.samples, self.counters.loss_sum, self.counters.correct = 0, 0.0, 0.0
         while self.counters.minibatch < len(batches):
             self._stop_reason = ranks.agree(self._requested)
             if self._stop_reason is not None:
                 return
+            if self.counters.minibatch == first:
+                self.notify("on_phase", current)
             self._run_minibatch(current, batches)
         row = self._end_epoch(current.epoch) if current.ends_epoch else None
         self.counters.passes, self.counters.minibatch = self.counters.passes + 1, 0
         if row is not None:
-            self._notify("on_epoch", row)
+            self.notify("on_epoch", row)
             self._tell_divergence(row["epoch"])
 
     def _tell_divergence(self, epoch):
         """Tell how many feedback phases of the epoch diverged, if more than a few, and start counting again."""
         tally, self._tally = self._tally, divergence.Tally()
+        self._all_diverged = 0 < tally.samples == tally.diverged
         if tally.worth_a_warning:
-            self._notify("on_divergence", epoch, tally)
+            self.notify("on_divergence", epoch, tally)
+            if not any(hears(observer, "on_divergence") for observer in self.observers):
+                warnings.warn(tally.text(epoch), DivergenceWarning, stacklevel=2)
 
     def _run_minibatch(self, current, batches):
         start = time.perf_counter()
@@ -238,7 +266,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         counters.seconds += seconds
         self._clock.minibatch_done(current.phase, seconds)
-        self._notify("on_minibatch", self._progress(current, len(batches)))
+        self.notify("on_minibatch", self._progress(current, len(batches)))
 
     def _take(self, current, batches):
         """The next `Minibatch` of a pass."""
@@ -258,7 +286,7 @@ class Trainer:
 
     def _learn(self, minibatch, count):
         """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
-        with sharing_feedforward():
+        with sharing_feedforward(), judging_divergence():
             if minibatch.phase == "forward":
                 minibatch = self._measured(minibatch)
                 if self.config.training.freeze_forward:
@@ -394,7 +422,8 @@ class Trainer:
         costs = {phase: max(1, simulated_steps(phase, self.config)) for phase in remaining}
         return Clock(remaining, costs)
 
-    def _notify(self, event, *arguments):
+    def notify(self, event, *arguments):
+        """Tell an event, see `dfc.Observer`, to all observers that have it."""
         for observer in filter(None, (self.log, self.analysis, *self.observers)):
             if hasattr(observer, event):
                 getattr(observer, event)(*arguments)

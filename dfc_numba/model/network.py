@@ -26,6 +26,7 @@ from dfc_numba.model.initialization import (
 )
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, memory, threads
+from dfc_numba.support.shapes import html_repr, html_table, short_repr
 from dfc_numba.support.array_types import Array, ArrayLike, DTypeLike, Layers, LayersLike, PathLike
 from dfc_numba.support.validation import (
     as_array,
@@ -55,9 +56,11 @@ class Activity(NamedTuple):
     r: Layers
 
     @property
-    def finite(self) -> Array:
+    def finite(self):
         """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
 
 class Parameters(list[Array]):
@@ -301,6 +304,12 @@ class Network:
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
+
+    def _repr_html_(self) -> str:
+        columns = (range(1, len(self.sizes)), self.sizes[1:], self.activations, self.weights, self.feedback)
+        rows = [(*facts, str(w.shape), str(q.shape)) for *facts, w, q in zip(*columns, strict=True)]
+        title = f"Network: {self.sizes[0]} inputs, {self.n_parameters:,} parameters, {self.dtype.name}"
+        return html_table(title, ("layer", "units", "activation", "weights", "feedback"), rows)
 
     def copy(self, *, dtype: DTypeLike | None = None) -> Network:
         """Return an independent copy, in another dtype if one is named."""

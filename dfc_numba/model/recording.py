@@ -16,6 +16,7 @@ from dfc_numba.model.noise_key import Noise
 from dfc_numba.support import filing
 from dfc_numba.support.array_types import Array, DTypeLike, Layers, PathLike
 from dfc_numba.support.options import Count, options
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.wording import nearest
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
@@ -94,6 +95,8 @@ class Recipe:
         update: options of the update that was made of it, as plain values; they are the same for all records of a phase.
     """
 
+    __repr__, _repr_html_ = short_repr, html_repr
+
     network: Network
     x: Array
     target: Array
@@ -117,6 +120,8 @@ class Recipe:
 @dataclass(frozen=True, kw_only=True)
 class StoredUpdate:
     """An update per unit learning rate: lists with an array per layer, None for what did not learn."""
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
     weights: Layers | None = None
     biases: Layers | None = None
@@ -143,6 +148,17 @@ class Storable:
             OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
         """
         filing.save("trajectory", self, path, compression=compression, dtype=dtype)
+
+    def to_xarray(self):
+        """Return the trajectory as an `xarray.Dataset`, with the names, dimensions, units and meanings of trajectory files.
+
+        Variables such as "u" (step, sample, output) and "v_2" (step, sample, unit_2); coordinates step, time in units of the time
+        constant, and position of the sample in its minibatch. Needs the extra `xarray`.
+
+        Raises:
+            MissingExtra: xarray is not installed.
+        """
+        return filing.export("trajectory", self)
 
     @classmethod
     def load(cls, path: PathLike, *, phase: str | None = None, record: int | None = None) -> Self:

@@ -14,6 +14,7 @@ from dfc_numba.kernels.units import online_unit_loop
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.validation import choice, instance, whole_number
 
@@ -29,6 +30,8 @@ class WeightTrajectory:
         time: (T,) in units of tau_u. step: (T,) number of the Euler step.
         weights: list of (T, n_i, n_{i-1}). biases: list of (T, n_i), or None. feedback: list of (T, n_i, n_L).
     """
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
     time: Array
     step: Array

@@ -36,7 +36,7 @@ from dfc_numba.support.environment import environment
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
-OBSERVING = ("log.", "analysis.")  # sections that say what is noted of a run, not what it does
+OBSERVING = ("log.", "analysis.", "training.observers")  # sections that say what is noted of a run, not what it does
 MEASURED = ("analysis.what", "analysis.samples", "analysis.damping")  # have to stay while a run is measured
 
 

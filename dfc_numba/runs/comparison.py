@@ -200,6 +200,18 @@ def run(plan, *, display, threads=None, command=()):
         summary.write_tables(plan, ended)
 
 
+def note_of_durations(configs):
+    """A sentence about simulated durations that differ because dt does; None where they do not."""
+    controllers = {config.controller for config in configs if "controller.steps" not in config.unused_keys()}
+    durations = sorted({controller.duration for controller in controllers})
+    if len({c.dt for c in controllers}) < 2 or len({c.steps for c in controllers}) > 1 or len(durations) < 2:
+        return None
+    return (
+        f"controller.dt differs, but controller.steps does not: the simulated durations are {durations[0]:.4g} to "
+        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them alike"
+    )
+
+
 def finished(run):
     """The `Ended` of a run that need not be done again, or None."""
     ended = _recorded(run)

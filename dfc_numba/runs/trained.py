@@ -4,7 +4,7 @@ A source is a run directory, its checkpoint, a weights file (.h5), or an export 
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +111,17 @@ def evaluate_trained(source, *, weights="last", data_name=None, split="test", lo
     if part is None:
         raise ConfigurationError(f"{dataset.name} has no {split} set; choose --split test or train")
     network, config = trained.network, trained.config
+    if network.sizes[-1] == 1 and dataset.task == "classification" and dataset.n_outputs == 2:
+        dataset = replace(dataset, n_outputs=1)
+        part = getattr(dataset, split)
     if (dataset.n_inputs, dataset.n_outputs) != (network.sizes[0], network.sizes[-1]):
         raise ConfigurationError(
             f"{dataset.name} has {dataset.n_inputs} inputs and {dataset.n_outputs} outputs, but the network in "
             f"{trained.path} has {network.sizes[0]} and {network.sizes[-1]}; choose data of the same form with --data"
         )
     if loss is None:
-        by_task = "cross_entropy" if dataset.task == "classification" else "mse"
+        by_class = "binary_cross_entropy" if dataset.n_outputs == 1 else "cross_entropy"
+        by_task = by_class if dataset.task == "classification" else "mse"
         loss = by_task if config is None else config.target.loss
     class_value = 1.0 if config is None or dataset.task == "regression" else config.target.class_value
     options = {"loss": loss, "class_value": class_value, "classes": dataset.classes or None}

@@ -134,6 +134,10 @@ class Trajectories:
         dataset = opened()
         return Part(opened, self.files[number], dataset.shape, dataset.dtype)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{phase}: {len(self[phase])}" for phase in self.phases)
+        return f"Trajectories({str(self.path)!r}, {self.status}, records of {counts})"
+
     def close(self) -> None:
         """Close all files; nothing can be read any more."""
         self._closed = True
@@ -271,6 +275,9 @@ class PhaseRecords:
         if not -len(self) <= n < len(self):
             raise IndexError(f"record {n} of {self.phase!r}: there are {len(self)}")
         return StoredRecord(self, n % len(self))
+
+    def __repr__(self) -> str:
+        return f"PhaseRecords({self.phase!r}, {len(self)} records of {', '.join(self.variables)})"
 
     def __iter__(self) -> Iterator[StoredRecord]:
         return (self[n] for n in range(len(self)))

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 
 from dfc_numba.dynamics import expected_feedback, plasticity
+from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.dynamics import simulation as control
 from dfc_numba.inversion import dynamic_inversion as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
@@ -55,9 +56,10 @@ class Kind:
 
 
 def _controlled(recipe, record):
-    return control.simulate(
-        recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=record
-    )
+    with judging_divergence():
+        return control.simulate(
+            recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=record
+        )
 
 
 def _inverted(recipe, record):
@@ -230,7 +232,8 @@ def _made(recipe, **options):
     if name == ONE_SHOT:
         arguments = arguments[:2]
     module = expected_feedback if name == EXPECTED else plasticity
-    made = getattr(module, name)(*arguments, noise=recipe.noise, **options)
+    with judging_divergence():
+        made = getattr(module, name)(*arguments, noise=recipe.noise, **options)
     return made if isinstance(made, tuple) else (made,)
 
 

@@ -262,7 +262,7 @@ def unite(*arrays):
 
 
 def agree(reason):
-    """Return what any rank has as a reason (a text or None), the same on every rank: that of the lowest rank that has one."""
+    """Return what any rank has as a reason (None: it has none), the same on every rank: that of the lowest rank that has one."""
     if size() == 1:
         return reason
     import numpy as np
