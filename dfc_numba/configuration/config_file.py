@@ -124,14 +124,14 @@ def used_values(config):
 
 def differences(there, now):
     """What differs between two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
-    texts = [{key: _toml_value(value) for key, value in values.items()} for values in (there, now)]
+    texts = [{key: value_text(value) for key, value in values.items()} for values in (there, now)]
     values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
     return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
 
 
 def _toml_line(key, value, description):
     """A key with its description, behind it or, where that gets long, above it."""
-    line = f"{key} = {_toml_value(value)}"
+    line = f"{key} = {value_text(value)}"
     comment = "# " + (description or "").replace("None", f'"{NONE}"')
     if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
         return "\n".join(textwrap.wrap(comment, LINE_LENGTH, subsequent_indent="# ")) + "\n" + line
@@ -150,13 +150,14 @@ def descriptions(section, config):
     return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
 
 
-def _toml_value(value):
+def value_text(value):
+    """A plain value as TOML states it, "none" for None."""
     if value is None:
         return f'"{NONE}"'
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     if isinstance(value, dict):
-        pairs = [f"{_toml_key(key)} = {_toml_value(entry)}" for key, entry in value.items()]
+        pairs = [f"{_toml_key(key)} = {value_text(entry)}" for key, entry in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -444,7 +445,7 @@ def _error_line(entry):
         return f"{path} = {value!r}: must be a section with keys, [{path}]"
     if kind == "value_error" and len(location) < 2:
         return ": ".join(filter(None, [path, str(entry["ctx"]["error"])]))
-    return f"{path} = {_toml_value(value)}: {allowed(entry)}"
+    return f"{path} = {value_text(value)}: {allowed(entry)}"
 
 
 def _unknown_line(location):

@@ -239,8 +239,25 @@ def merge(paths, out=None):
         raise ConfigurationError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
+    plan, ended, settings = gather(found, directory)
+    summary.write_tables(plan, ended)
+    return plan, ended, summary.write_runs(plan, ended, settings)
+
+
+def gather(paths, directory=None):
+    """Take runs that there are together, those that differ in the seed alone as one source; nothing is written.
+
+    Args:
+        paths: run directories. directory: folder of the comparison; None for that of the first run.
+
+    Returns:
+        (`Plan`, list of `Ended`, list of the `used_values` of each run)
+
+    Raises:
+        OSError, ValueError, KeyError: a run that cannot be read.
+    """
     sources, runs, ended, settings = {}, [], [], []
-    for path in found:
+    for path in paths:
         config, _ = load_config(str(path / CONFIG_NAME))
         values = used_values(config)
         settings.append(values)
@@ -249,9 +266,7 @@ def merge(paths, out=None):
         run = Run(sources.setdefault(key, Source(name, config)), config.training.seed, path)
         runs.append(run)
         ended.append(_recorded(run) or Ended(run, "running", ""))
-    plan = Plan(tuple(sources.values()), tuple(runs), directory)
-    summary.write_tables(plan, ended)
-    return plan, ended, summary.write_runs(plan, ended, settings)
+    return Plan(tuple(sources.values()), tuple(runs), directory or paths[0].parent), ended, settings
 
 
 def _perform(run, observers, threads, command):
