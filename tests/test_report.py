@@ -107,6 +107,19 @@ def test_verdicts_and_outcomes_are_counted(run):
     assert {row[0]: row[1:3] for row in logged.rows}["forward"] == ["2", "6"]
 
 
+def test_a_dynamic_inversion_is_shown_by_its_populations(tmp_path):
+    settings = {"data.options": {"train_size": 40, "test_size": 20}, "log.on": True, "log.samples": 2, "inversion.steps": 30}
+    dfc.train(dfc.load_config("regression-linear-di", settings), out=tmp_path / "run")
+    page = run_page.run_page(tmp_path / "run")
+    assert page.notes == [] and "Stability and divergence" not in [section.title for section in page.sections]
+    (sample,) = page.sections[2].browser["records"][0]["samples"]
+    assert [chart["title"] for chart in sample["charts"]] == ["hidden populations", "error populations"]
+    assert [chart["title"] for chart in sample["layers"][0]] == ["layer 1"]
+    with dfc.open_trajectories(tmp_path / "run") as file:
+        states = file["forward"][-1]["r_x_1"][:, 0]
+    assert np.allclose(sample["charts"][0]["lines"][0]["y"], np.linalg.norm(states, axis=1), rtol=1e-4, atol=1e-12)
+
+
 def test_long_runs_are_thinned_for_the_charts():
     rows = [{"epoch": float(n), "train_loss": 1 / n} | dict.fromkeys(["seconds"], 1.0) for n in range(1, 5001)]
     section = run_page.curves_section(rows)
@@ -150,7 +163,7 @@ def damage(file):
         ("run.json", ["Configuration", "Learning curves", "Logged minibatches"]),
         ("metrics.csv", ["Configuration", "Logged minibatches"]),
         ("config.toml", ["Learning curves", "Logged minibatches"]),
-        ("analysis.h5", ["Configuration", "Learning curves", "Logged minibatches"]),
+        ("analysis.h5", ["Configuration", "Learning curves", "Logged minibatches", "Stability and divergence"]),
         ("trajectories.h5", ["Configuration", "Learning curves", "Theory over training"]),
     ],
 )

@@ -81,16 +81,23 @@ class FoundRun:
 
 def _gathered(paths, notes):
     """What `comparison.gather` returns of the runs that it can read: (`Plan`, list of `Ended`), or (None, [])."""
-    sound = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is noted for each run
-        for path in paths:
-            try:
-                gather([path])
-                sound.append(path)
-            except DAMAGE as error:
-                notes.append(f"{path.name}: left out of the results: {error or type(error).__name__}")
-        return gather(sound)[:2] if sound else (None, [])
+        try:
+            return gather(paths)[:2]
+        except DAMAGE:
+            sound = [path for path in paths if _can_be_gathered(path, notes)]
+            return gather(sound)[:2] if sound else (None, [])
+
+
+def _can_be_gathered(path, notes):
+    """Whether `comparison.gather` can read a run; if not, a note says so."""
+    try:
+        gather([path])
+        return True
+    except DAMAGE as error:
+        notes.append(f"{path.name}: left out of the results: {error or type(error).__name__}")
+        return False
 
 
 def _summary(found, sweep):

@@ -63,10 +63,11 @@ def _chosen(file):
     phases = sorted(file.phases, key=lambda phase: file[phase].phase != FORWARD)
     for phase in phases:
         records = file[phase]
-        places = [n for n in range(len(records)) if "position" in records[n].variables] if "position" in records.variables else []
-        most = MOST_MINIBATCHES if records.phase == FORWARD else 1
-        chosen = thinned(len(places), most) if most > 1 else range(len(places) - 1, len(places))
-        yield from (records[places[index]] for index in reversed(chosen))
+        if "position" in records.variables:
+            places = np.flatnonzero((records.variable("position")[...] >= 0).any(axis=1))
+            most = MOST_MINIBATCHES if records.phase == FORWARD else 1
+            chosen = places[thinned(len(places), most)] if most > 1 else places[-1:]
+            yield from (records[int(place)] for place in reversed(chosen))
 
 
 # --- a feedback phase ---------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def run_page(path):
         "learning curves": lambda: curves_section(rows),
         "logged minibatches": lambda: minibatches.section(path, notes),
         "theory": lambda: theory_section(path),
-        "stability": lambda: stability_section(path, values),
+        "stability": lambda: stability_section(path, values, notes),
         "sessions": lambda: ending_section(record),
         "environment": lambda: environment_section(path, record),
     }
@@ -272,19 +272,21 @@ def _plain(text):
     return text
 
 
-def stability_section(path, values):
-    """Verdicts on the controlled network, and whether the feedback phases of logged minibatches have converged."""
-    text, tables = [], []
-    file = path / ANALYSIS_NAME
-    found = read_parts(file, ["verdict_sample", "largest_dt", "euler_radius"]) if file.is_file() else {}
+def stability_section(path, values, notes):
+    """Verdicts on the controlled network, and whether logged feedback phases converged; None where nothing is controlled."""
+    text, tables, found = [], [], {}
+    file, dt = path / ANALYSIS_NAME, (values or {}).get("controller.dt")
+    if file.is_file():
+        with noting(notes, "verdicts left out"):
+            found = read_parts(file, ["verdict_sample", "largest_dt", "euler_radius"])
     if "verdict_sample" in found:
         tables.append(_verdicts(found))
-        dt, largest = (values or {}).get("controller.dt"), found.get("largest_dt", np.array([nan]))[-1]
+        largest = found.get("largest_dt", np.array([nan]))[-1]
         if dt is not None and isfinite(largest):
             text.append(
                 f"The Euler step of the controller is {dt:g}; in the last measurement it was stable up to {largest:.3g}."
             )
-    else:
+    elif dt is not None and not file.is_file():
         text.append(f"Not measured while training; dfc analyze {path.name} --what stability measures it of the weights.")
     phases = minibatches.outcomes(path)
     if phases:
@@ -296,7 +298,7 @@ def stability_section(path, values):
                 marked=tuple(n for n, counts in enumerate(phases.values()) if counts[-1]),
             )
         )
-    return PageSection("Stability and divergence", text, tables) if tables or values else None
+    return PageSection("Stability and divergence", text, tables) if text or tables else None
 
 
 def _verdicts(found):
