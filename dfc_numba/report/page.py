@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -75,15 +76,20 @@ def _page(path):
 def _rendered(page, library, environment):
     """The page as HTML."""
     style, script, template = (_own(name) for name in ("page.css", "page.js", "page.html.jinja"))
-    packed = gzip.compress(library.encode(), mtime=0)
     data = {
         "sections": [{"charts": section.charts, "browser": section.browser} for section in page.sections],
-        "library": base64.b64encode(packed).decode(),
+        "library": _packed(library),
     }
     return environment.from_string(template).render(
         page=page, version=__version__, style=style, script=script, data=_json(data),
         hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (script, library)),
     )  # fmt: skip
+
+
+@cache
+def _packed(library):
+    """plotly.js as gzip in base64."""
+    return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
 
 
 def _own(name):
