@@ -306,6 +306,12 @@ def test_a_comparison_has_means_curves_and_what_differs(comparison):
     assert [row[2] for row in sections["All runs"].tables[0].rows] == ["done", "done", "killed"]
 
 
+def test_settings_of_many_sources_have_a_row_each():
+    sources = {f"run-{n}": {"controller.k_p": 0.5 * n} for n in range(8)}
+    table = group_page._settings_table(["controller.k_p"], sources)
+    assert table.heading == ["setting", "controller.k_p"] and table.rows[3] == ["run-3", "1.5"] and len(table.rows) == 8
+
+
 def test_the_mean_is_that_of_the_runs_that_are_done(comparison):
     file = comparison / "digits-seed1" / "metrics.csv"
     lines = file.read_text().splitlines()

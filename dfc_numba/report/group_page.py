@@ -30,12 +30,13 @@ from dfc_numba.support.files import refuse_links
 from dfc_numba.sweep.sweep_folder import DIVERGED, FAILED, TABLE_NAME, SweepFolder
 
 MOST_COMMANDS = 20
+MOST_COLUMNS = 5  # for a source each
 MOST_LINES = 60  # runs that are drawn one by one beside the means
 SEED = "training.seed"
 
 
 def runs_in(path):
-    """The run directories in a folder, in the order of their names."""
+    """Return the run directories in a folder, in the order of their names."""
     return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and holds_run(each))
 
 
@@ -80,7 +81,7 @@ class FoundRun:
 
 
 def _gathered(paths, notes):
-    """What `comparison.gather` returns of the runs that it can read: (`Plan`, list of `Ended`), or (None, [])."""
+    """Return what `comparison.gather` returns of the runs that it can read: (`Plan`, list of `Ended`), or (None, [])."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is noted for each run
         try:
@@ -91,7 +92,7 @@ def _gathered(paths, notes):
 
 
 def _can_be_gathered(path, notes):
-    """Whether `comparison.gather` can read a run; if not, a note says so."""
+    """Return whether `comparison.gather` can read a run; if not, a note says so."""
     try:
         gather([path])
         return True
@@ -101,7 +102,7 @@ def _can_be_gathered(path, notes):
 
 
 def _summary(found, sweep):
-    """(status of all as a word, pairs for the top of the page)."""
+    """Return (status of all as a word, pairs for the top of the page)."""
     states = [run.status for run in found.values()] if sweep is None else [state.state for state in sweep.states()]
     counts = Counter(states)
     word = "done" if set(states) == {"done"} else f"{counts['done']} of {len(states)} done"
@@ -116,7 +117,7 @@ def _summary(found, sweep):
 
 
 def _table_section(planned, ended):
-    """Means and standard deviations over the seeds."""
+    """Return means and standard deviations over the seeds."""
     if planned is None:
         return None
     heading, rows = summary.table(summary.summarize(planned, ended))
@@ -124,7 +125,7 @@ def _table_section(planned, ended):
 
 
 def _curves_section(planned, ended):
-    """Test error or loss, and training loss of all runs, with the mean over the runs of a source that are done."""
+    """Return test error or loss, and training loss of all runs, with the mean over the runs of a source that are done."""
     if planned is None:
         return None
     charts = []
@@ -151,12 +152,12 @@ def _curves_section(planned, ended):
             drawn += [value for _, curve in curves for value in curve]
         if lines:
             charts.append(chart(title, title, lines, log=logarithmic(drawn)))
-    text = "Thick: the mean over the seeds that are done; thin: every run."
+    text = "Thick: the mean over the seeds that are done; thin: every run. The pointer shows what a line is."
     return PageSection("Learning curves", [text], charts=charts) if charts else None
 
 
 def _differences_section(found, planned):
-    """What differs between the runs besides the seed: a chart for each number, and tables."""
+    """Return what differs between the runs besides the seed: a chart for each number, and tables."""
     values = {path: run.values for path, run in found.items() if run.values is not None}
     differing = varying(values.values())
     if not differing:
@@ -165,18 +166,22 @@ def _differences_section(found, planned):
     charts = [one for key in shared if (one := _chart_against(key, found)) is not None]
     sources = {source.name: used_values(source.config) for source in planned.sources}
     some = [key for key in differing if key not in shared]
-    tables = [PageTable(["setting", *sources], _rows(shared, sources))] if shared else []
+    tables = [_settings_table(shared, sources)] if shared else []
     if some:
-        tables.append(PageTable(["setting", *sources], _rows(some, sources), folded=f"Settings that only some use: {len(some)}"))
+        tables.append(_settings_table(some, sources, folded=f"Settings that only some use: {len(some)}"))
     return PageSection("What differs", tables=tables, charts=charts)
 
 
-def _rows(keys, sources):
-    return [[key, *(setting_text(values, key) for values in sources.values())] for key in keys]
+def _settings_table(keys, sources, folded=""):
+    """Return the table of some settings of all sources, a column for each source, or where these are many a row."""
+    heading, rows = ["setting", *sources], [[key, *(setting_text(values, key) for values in sources.values())] for key in keys]
+    if len(sources) > MOST_COLUMNS:
+        heading, *rows = zip(heading, *rows, strict=True)
+    return PageTable(list(heading), [list(row) for row in rows], folded=folded)
 
 
 def _chart_against(key, found):
-    """The results of all runs against a setting; None where it is no number."""
+    """Return the results of all runs against a setting; None where it is no number."""
     scored = [(run.values[key], *_score(run.rows)) for run in found.values() if run.values is not None]
     scored = [each for each in scored if isfinite(each[1])]
     if not scored or any(isinstance(value, bool) or not isinstance(value, int | float) for value, *_ in scored):
@@ -186,14 +191,14 @@ def _chart_against(key, found):
 
 
 def varying(settings):
-    """The settings, without the seed, that are not the same in all runs, of which these are the `used_values`."""
+    """Return the settings, without the seed, that are not the same in all runs, of which these are the `used_values`."""
     settings = list(settings)
     keys = dict.fromkeys(key for values in settings for key in values if key != SEED)
     return [key for key in keys if len({setting_text(values, key) for values in settings}) > 1]
 
 
 def _score(rows):
-    """(number, name) of what counts at the end of a run: test error in percent, or test loss."""
+    """Return (number, name) of what counts at the end of a run: test error in percent, or test loss."""
     if not rows:
         return nan, "test error (%)"
     accuracy = rows[-1].get("test_accuracy", nan)
@@ -203,7 +208,7 @@ def _score(rows):
 
 
 def _runs_section(found, sweep):
-    """All runs: seed, state, epochs, scores, why it ended; with those of a sweep that have not begun."""
+    """Return all runs: seed, state, epochs, scores, why it ended; with those of a sweep that have not begun."""
     rows, marked = [], []
     for path, run in found.items():
         last = run.rows[-1] if run.rows else {}
@@ -223,7 +228,7 @@ def _runs_section(found, sweep):
 
 
 def _repeat_section(path, found):
-    """The command that all runs were started with, and those that repeat single ones."""
+    """Return the command that all runs were started with, and those that repeat single ones."""
     code = dict.fromkeys(line for run in found.values() if (line := started_by(run.record)))
     single = [shlex.join(["dfc", "train", f"{path.resolve().name}/{run.name}/{CONFIG_NAME}"]) for run in found]
     more = [f"and {len(single) - MOST_COMMANDS} more"] * (len(single) > MOST_COMMANDS)

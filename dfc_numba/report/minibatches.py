@@ -20,7 +20,7 @@ DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 
 
 def section(path, notes):
-    """The section of the logged minibatches of a run; None where nothing was logged."""
+    """Return the section of the logged minibatches of a run; None where nothing was logged."""
     try:
         file = open_trajectories(path)
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def section(path, notes):
 
 
 def outcomes(path):
-    """(minibatches, samples, converged, diverged) of the logged feedback phases, by phase; {} where nothing was logged."""
+    """Return (minibatches, samples, converged, diverged) of the logged feedback phases, by phase; {} where nothing was logged."""
     try:
         file = open_trajectories(path)
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def outcomes(path):
 
 
 def _chosen(file):
-    """The records that are shown: some of the forward phase, the last of every other one."""
+    """Yield the records that are shown: some of the forward phase, the last of every other one."""
     phases = sorted(file.phases, key=lambda phase: file[phase].phase != FORWARD)
     for phase in phases:
         records = file[phase]
@@ -74,7 +74,7 @@ def _chosen(file):
 
 
 def _of_control(record):
-    """The charts of a feedback phase."""
+    """Return the charts of a feedback phase."""
     source = AnalysedPhase(record)
     points, layers = thinned(len(source.time), MOST_TIMES), range(1, len(source.network.weights) + 1)
     shown = list(range(min(source.count, MOST_SAMPLES)))
@@ -92,7 +92,7 @@ def _of_control(record):
 
 
 def _entry(record, recipe, time, samples, layers):
-    """A minibatch as the script of the page takes it."""
+    """Return a minibatch as the script of the page takes it."""
     title = heading(record, recipe, 0).partition(", sample")[0]
     return {"name": title, "time": chart("", "", [], x=time)["shared"], "samples": samples, "layers": layers}
 
@@ -103,12 +103,12 @@ def _has_errors(source):
 
 
 def _farthest(starts):
-    """The units, in their order, that are farthest from zero."""
+    """Return the units, in their order, that are farthest from zero."""
     return np.sort(np.argsort(-np.nan_to_num(np.abs(starts)), kind="stable")[:MOST_OUTPUTS])
 
 
 def _output_charts(source, points, shown):
-    """Outputs, as changes, with their targets: those that are farthest from them at the start; [] where they are not stored."""
+    """Return outputs, as changes, with their targets: those that are farthest from them at the start; [] where they are not stored."""
     if not _has_errors(source):
         return []
     quantity = "softmax of the rates" if source.controller.error == "softmax" else "rate"
@@ -123,7 +123,7 @@ def _output_charts(source, points, shown):
 
 
 def _control_charts(source, points, shown):
-    """The control signal of the same units."""
+    """Return the control signal of the same units."""
     if not source.has("u"):
         return []
     control = source.read("u", None, points, shown)
@@ -135,7 +135,7 @@ def _control_charts(source, points, shown):
 
 
 def _error_charts(source, points, shown):
-    """The error of each sample among the others that are shown."""
+    """Return the error of each sample among the others that are shown."""
     if not source.has("error"):
         return []
     unit = "cross-entropy" if source.controller.error == "softmax" else "‖r* − r_L‖"
@@ -149,7 +149,7 @@ def _error_charts(source, points, shown):
 
 
 def _difference_charts(source, points, shown):
-    """||phi(v) - phi(v_ff)|| of each layer."""
+    """Return ||phi(v) - phi(v_ff)|| of each layer."""
     layers = range(1, len(source.network.weights) + 1)
     if not all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers):
         return []
@@ -163,7 +163,7 @@ def _difference_charts(source, points, shown):
 
 
 def _compartment_charts(source, points, shown, layer):
-    """For each sample the compartments of the units of a layer that receive the largest feedback."""
+    """Return for each sample the compartments of the units of a layer that receive the largest feedback."""
     stored = [name for name in COMPARTMENTS if source.has(name, layer)]
     if "v" not in stored:
         return [[] for _ in shown]
@@ -190,7 +190,7 @@ def _compartments(layer, unit, voltages):
 
 
 def _of_inversion(record):
-    """The charts of a dynamic inversion."""
+    """Return the charts of a dynamic inversion."""
     count = min(len(record["position"]), MOST_SAMPLES)
     trajectory = record.trajectory(list(range(count)))
     points = thinned(len(trajectory.time), MOST_TIMES)
@@ -216,7 +216,7 @@ def _norms(trajectory, name, title, points, place):
 
 
 def _states(states, layer):
-    """The units of a layer that move farthest."""
+    """Return the units of a layer that move farthest."""
     units = np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:MOST_OUTPUTS])
     lines = [line(f"unit {unit}", states[:, unit], number=n) for n, unit in enumerate(units)]
     return chart(f"layer {layer}", "r_x", lines, x_label="time (τᵣ)")

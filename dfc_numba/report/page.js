@@ -7,6 +7,8 @@
     displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
   };
 
+  const mostNamed = 12;  // lines in a legend; the pointer shows the names of more
+
   function fail(text) {
     const place = document.getElementById("failure");
     place.textContent = text;
@@ -52,6 +54,7 @@
       font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif", size: 12, color: ink },
       xaxis: { ...axis, ...whole, title: { text: chart.x } },
       yaxis: { ...axis, ...logarithmic, title: { text: chart.y } }, hovermode: "closest",
+      showlegend: chart.lines.filter(line => line.name).length <= mostNamed,
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 11 } },
     };
     Plotly.react(place, chart.lines.map(line => trace(line, chart.shared || shared)), layout, settings);

@@ -46,7 +46,7 @@ def write_report(path, out=None):
 
 
 def _libraries():
-    """(text of plotly.js, jinja2's environment)."""
+    """Return (text of plotly.js, jinja2's environment)."""
     try:
         import jinja2
         from plotly.offline import get_plotlyjs
@@ -60,7 +60,7 @@ def _libraries():
 
 
 def _page(path):
-    """The `Page` of a folder."""
+    """Return the `Page` of a folder."""
     if not path.is_dir():
         hint = "; dfc plot draws a trajectory file" if path.is_file() else ""
         raise UnusableFileError(f"{path} is no folder; name a run directory, or the folder of a comparison or sweep{hint}")
@@ -74,7 +74,7 @@ def _page(path):
 
 
 def _rendered(page, library, environment):
-    """The page as HTML."""
+    """Return the page as HTML."""
     style, script, template = (_own(name) for name in ("page.css", "page.js", "page.html.jinja"))
     data = {
         "sections": [{"charts": section.charts, "browser": section.browser} for section in page.sections],
@@ -88,7 +88,7 @@ def _rendered(page, library, environment):
 
 @cache
 def _packed(library):
-    """plotly.js as gzip in base64."""
+    """Return plotly.js as gzip in base64."""
     return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
 
 
@@ -97,11 +97,11 @@ def _own(name):
 
 
 def _json(value):
-    """JSON that cannot end the element that it stands in."""
+    """Return JSON that cannot end the element that it stands in."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _digest(text):
-    """The hash of a script as a content security policy states it."""
+    """Return the hash of a script as a content security policy states it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

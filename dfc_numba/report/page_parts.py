@@ -99,23 +99,23 @@ def line(name, y, x=None, *, number=0, dash=None, faint=False, points=False, thi
 
 
 def label(text):
-    """A text for a chart, in which plotly.js finds neither tags nor placeholders."""
+    """Return a text for a chart, in which plotly.js finds neither tags nor placeholders."""
     return html.escape(printable(text)).replace("%{", "% {")
 
 
 def numbers(values):
-    """A list of numbers that JSON can hold: a few digits, None for what is not finite."""
+    """Return a list of numbers that JSON can hold: a few digits, None for what is not finite."""
     values = np.asarray(values, np.float64)
     return [float(f"{value:.{DIGITS}g}") if isfinite(value) else None for value in values.tolist()]
 
 
 def thinned(count, most=MOST_POINTS):
-    """Indices of at most so many points, the first and the last among them."""
+    """Return indices of at most so many points, the first and the last among them."""
     return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).round().astype(int))
 
 
 def logarithmic(*arrays):
-    """Whether values are positive and differ by more than a factor of ten."""
+    """Return whether values are positive and differ by more than a factor of ten."""
     values = np.concatenate([np.ravel(np.asarray(array, np.float64)) for array in arrays] or [[]])
     values = values[np.isfinite(values)]
     return bool(len(values) and 0 < 10 * values.min() < values.max())
@@ -134,7 +134,7 @@ def noting(notes, what):
 
 
 def built(parts, notes):
-    """The sections that functions return, without those that return None; what cannot be built is noted by its name."""
+    """Return the sections that functions return, without those that return None; what cannot be built is noted by its name."""
     sections = []
     for name, part in parts.items():
         with noting(notes, f"{name} left out"):
@@ -143,7 +143,7 @@ def built(parts, notes):
 
 
 def text_of(value):
-    """A number or another plain value as people read it; an empty text for nothing."""
+    """Return a number or another plain value as people read it; an empty text for nothing."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -152,5 +152,5 @@ def text_of(value):
 
 
 def percent(fraction):
-    """A fraction as a text in percent; an empty text where it is not finite."""
+    """Return a fraction as a text in percent; an empty text where it is not finite."""
     return f"{100 * fraction:.2f} %" if isfinite(fraction) else ""

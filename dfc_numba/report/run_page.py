@@ -72,7 +72,7 @@ def run_page(path):
 
 
 def facts_of(path, notes):
-    """The content of run.json; an empty dict where there is none that can be read."""
+    """Return the content of run.json; an empty dict where there is none that can be read."""
     record = None
     with noting(notes, "run.json"):
         record = read_record(path)
@@ -82,7 +82,7 @@ def facts_of(path, notes):
 
 
 def rows_of(path, notes):
-    """The rows of metrics.csv, numbers by column, NaN for what is not a number."""
+    """Return the rows of metrics.csv, numbers by column, NaN for what is not a number."""
     rows = []
     with noting(notes, "metrics.csv"):
         stored = read_metrics(path)
@@ -104,14 +104,14 @@ def _number(text):
 
 
 def settings(path, record, notes):
-    """The `used_values` of the run's configuration, None where it cannot be read; extensions are never loaded."""
+    """Return the `used_values` of the run's configuration, None where it cannot be read; extensions are never loaded."""
     with noting(notes, CONFIG_NAME), explained(record.get("extensions", [])):
         return used_values(load_config(str(path / CONFIG_NAME))[0])
     return None
 
 
 def status(path, record):
-    """The state of a run as a word."""
+    """Return the state of a run as a word."""
     if not record:
         return DAMAGED
     if record.get("status") != "running":
@@ -120,7 +120,7 @@ def status(path, record):
 
 
 def run_summary(record, rows, values):
-    """Pairs (name, text) of what a run is and gave."""
+    """Return pairs (name, text) of what a run is and gave."""
     values, data = values or {}, record.get("data")
     best = _best(record, rows)
     found = {
@@ -144,7 +144,7 @@ def _best(record, rows):
 
 
 def _scores(row):
-    """What counts on the test set, as far as it was measured."""
+    """Return what counts on the test set, as far as it was measured."""
     accuracy, loss = row.get("test_accuracy", nan), row.get("test_loss", nan)
     if isfinite(accuracy):
         return f"test accuracy {percent(accuracy)}"
@@ -155,7 +155,7 @@ def _scores(row):
 
 
 def configuration_section(path, values):
-    """The configuration: what differs from the closest preset first, then all of it."""
+    """Return the configuration: what differs from the closest preset first, then all of it."""
     if values is None:
         return PageSection("Configuration", code=[(f"{CONFIG_NAME}, as it is", foreign.read_text(path / CONFIG_NAME))])
     preset, theirs = closest_preset(values)
@@ -178,13 +178,13 @@ def configuration_section(path, values):
 
 
 def _defaults():
-    """All settings as they are where nothing is stated, by `section.key`."""
+    """Return all settings as they are where nothing is stated, by `section.key`."""
     table = load_config(None)[0].model_dump(mode="json")
     return {f"{section}.{key}": value for section, keys in table.items() for key, value in keys.items()}
 
 
 def closest_preset(values):
-    """(name, `used_values`) of the preset from which the fewest settings differ."""
+    """Return (name, `used_values`) of the preset from which the fewest settings differ."""
     presets = _presets()
 
     def distance(name):
@@ -201,12 +201,12 @@ def _presets():
 
 
 def setting_text(values, key):
-    """The value of a setting as TOML states it."""
+    """Return the value of a setting as TOML states it."""
     return value_text(values[key]) if key in values else "unused"
 
 
 def _descriptions(values):
-    """What each key means."""
+    """Return what each key means."""
     config, _ = load_config(None, {"training.method": values["training.method"]})
     sections = dict.fromkeys(key.partition(".")[0] for key in values)
     return {
@@ -221,7 +221,7 @@ def _descriptions(values):
 
 
 def curves_section(rows):
-    """Learning curves, and all numbers of the epochs."""
+    """Return learning curves, and all numbers of the epochs."""
     if not rows:
         return None
     chosen = [rows[index] for index in thinned(len(rows))]
@@ -248,7 +248,7 @@ def curves_section(rows):
 
 
 def theory_section(path):
-    """What was measured of the theory while training; None where nothing was."""
+    """Return what was measured of the theory while training; None where nothing was."""
     if not (path / ANALYSIS_NAME).is_file():
         return None
     measured = read_course(path / ANALYSIS_NAME)
@@ -273,7 +273,7 @@ def _plain(text):
 
 
 def stability_section(path, values, notes):
-    """Verdicts on the controlled network, and whether logged feedback phases converged; None where nothing is controlled."""
+    """Return verdicts on the controlled network, and whether logged feedback phases converged; None where nothing is controlled."""
     text, tables, found = [], [], {}
     file, dt = path / ANALYSIS_NAME, (values or {}).get("controller.dt")
     if file.is_file():
@@ -302,7 +302,7 @@ def stability_section(path, values, notes):
 
 
 def _verdicts(found):
-    """How many samples of the probe batch got which verdict, at some times."""
+    """Return how many samples of the probe batch got which verdict, at some times."""
     codes, times = found["verdict_sample"], found["minibatches"]
     rows, marked = [], []
     for n, place in enumerate(thinned(len(times), MOST_VERDICTS)):
@@ -322,7 +322,7 @@ def _verdicts(found):
 
 
 def ending_section(record):
-    """How the run and its earlier sessions ended; None for one that ended well at once."""
+    """Return how the run and its earlier sessions ended; None for one that ended well at once."""
     sessions = [*record.get("earlier_sessions", []), record]
     if not record or (len(sessions) == 1 and record.get("status") == "done"):
         return None
@@ -338,7 +338,7 @@ def ending_section(record):
 
 
 def environment_section(path, record):
-    """The commands that repeat the run, and what it ran on."""
+    """Return the commands that repeat the run, and what it ran on."""
     extensions = [fact.get("name", "") for fact in record.get("extensions", []) if isinstance(fact, dict)]
     repeat = ["dfc", "train", f"{path.name}/{CONFIG_NAME}", *(word for name in extensions for word in ("--extension", name))]
     code = [("from its configuration", shlex.join(map(str, repeat)))]
@@ -350,7 +350,7 @@ def environment_section(path, record):
 
 
 def started_by(record):
-    """The line that started a run, where it starts it again; None otherwise, as for a run of a sweep, or of a script."""
+    """Return the line that started a run, where it starts it again; None otherwise, as for a run of a sweep, or of a script."""
     command = record.get("command")
     if isinstance(command, list) and command[1:2] and command[1] in STARTED_BY:
         return shlex.join(["dfc", *map(str, command[1:])])
