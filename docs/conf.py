@@ -6,13 +6,25 @@ import re
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import dfc_numba as dfc  # noqa: E402
+import dfc_numba as dfc
 
 project, author = "dfc-numba", "The dfc-numba contributors"
 copyright = author
 version = release = dfc.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["gallery", "auto_gallery/**/*.ipynb", "auto_gallery/**/*.py", "auto_gallery/**/*.md5", "auto_gallery/**/*.json"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = [
+    "gallery",
+    "auto_gallery/**/*.ipynb",
+    "auto_gallery/**/*.py",
+    "auto_gallery/**/*.md5",
+    "auto_gallery/**/*.json",
+]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 highlight_language = "none"  # of formulas in docstrings; blocks of code name theirs
 
@@ -23,7 +35,9 @@ suppress_warnings = ["config.cache"]
 
 html_theme = "furo"
 html_title = f"dfc-numba {release}"
-html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072b2", "color-brand-content": "#0072b2"}}
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0072b2", "color-brand-content": "#0072b2"}
+}
 html_copy_source = False
 html_show_sourcelink = False
 
@@ -127,7 +141,11 @@ def short_signature(app, what, name, obj, options, signature, annotation):
 def skip_described(app, what, name, obj, skip, options):
     """Leave out properties that the docstring of the class describes."""
     document = (getattr(obj, "__doc__", None) or "").strip() if isinstance(obj, property) else None
-    return True if document is not None and (document == "See the class." or document.startswith("attrgetter")) else None
+    return (
+        True
+        if document is not None and (document == "See the class." or document.startswith("attrgetter"))
+        else None
+    )
 
 
 def setup(app):

@@ -24,7 +24,14 @@ class PageParts(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.attributes, self.scripts, self.text, self.policy, self._open = [], set(), [], "", "", None
+        self.tags, self.attributes, self.scripts, self.text, self.policy, self._open = (
+            [],
+            set(),
+            [],
+            "",
+            "",
+            None,
+        )
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
@@ -49,7 +56,9 @@ class PageParts(HTMLParser):
     @property
     def data(self):
         """What the script of the page draws."""
-        return json.loads(next(content for attributes, content in self.scripts if attributes.get("id") == "data"))
+        return json.loads(
+            next(content for attributes, content in self.scripts if attributes.get("id") == "data")
+        )
 
     @property
     def headings(self):

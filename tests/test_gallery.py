@@ -11,7 +11,8 @@ import dfc_numba as dfc
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = sorted((DOCS / "gallery").glob("plot_*.py"))
 TOPICS = (
-    "first_network", "control_dynamics", "stability", "alignment", "own_data", "own_rule", "sweep_and_comparison", "replay_and_what_if",
+    "first_network", "control_dynamics", "stability", "alignment", "own_data", "own_rule", "sweep_and_comparison",
+    "replay_and_what_if",
     "dynamic_inversion", "waveform", "relatives", "evaluate_and_scikit_learn", "published_tables",
 )  # fmt: skip
 
@@ -33,7 +34,11 @@ def test_every_topic_has_its_example():
 
 def test_every_page_is_in_the_index():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    listed = {line for block in re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.DOTALL) for line in block.splitlines()}
+    listed = {
+        line
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", index, flags=re.DOTALL)
+        for line in block.splitlines()
+    }
     assert {path.stem for path in DOCS.glob("*.md")} - {"index"} == {
         line for line in listed if line and not line.startswith((":", "auto_gallery"))
     }

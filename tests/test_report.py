@@ -32,7 +32,12 @@ def dfc_report(*arguments):
 def run(tmp_path_factory):
     """A run with logged minibatches and measures of the theory."""
     path = tmp_path_factory.mktemp("report") / "run"
-    changes = {"log.on": True, "log.samples": 3, "analysis.every": 4, "analysis.what": ["alignment", "stability"]}
+    changes = {
+        "log.on": True,
+        "log.samples": 3,
+        "analysis.every": 4,
+        "analysis.what": ["alignment", "stability"],
+    }
     dfc.train(dfc.load_config("digits", SMALL | changes | {"analysis.samples": 4}), out=path)
     return path
 
@@ -64,7 +69,13 @@ def test_a_sound_run_is_shown_in_full(run, tmp_path):
     ]  # fmt: skip
     shown = page_of(run, tmp_path / "page.html")
     assert "Missing or damaged" not in shown.text
-    for text in ("finished 2 epochs", "preset digits", f"dfc train {run.name}/config.toml", dfc.__version__, "8-6"):
+    for text in (
+        "finished 2 epochs",
+        "preset digits",
+        f"dfc train {run.name}/config.toml",
+        dfc.__version__,
+        "8-6",
+    ):
         assert text in shown.text
 
 
@@ -92,9 +103,16 @@ def test_logged_minibatches_are_the_stored_numbers(run):
         stored = file["forward"][1]
         for place, sample in enumerate(records[0]["samples"]):
             titles = {chart["title"]: chart for chart in sample["charts"]}
-            assert list(titles) == ["output, and its target (dashed)", "control signal", "error", "what the layers learn from"]
+            assert list(titles) == [
+                "output, and its target (dashed)",
+                "control signal",
+                "error",
+                "what the layers learn from",
+            ]
             unit = int(titles["control signal"]["lines"][0]["name"].removeprefix("unit "))
-            assert np.allclose(titles["control signal"]["lines"][0]["y"], stored["u"][:, place, unit], rtol=1e-4, atol=1e-12)
+            assert np.allclose(
+                titles["control signal"]["lines"][0]["y"], stored["u"][:, place, unit], rtol=1e-4, atol=1e-12
+            )
             assert np.allclose(titles["error"]["lines"][-1]["y"], stored["error"][:, place], rtol=1e-4)
             assert len(sample["layers"]) == 3 and all(len(charts) == 2 for charts in sample["layers"])
     assert len(records[0]["time"]) == SMALL["controller.steps"] + 1
@@ -108,7 +126,12 @@ def test_verdicts_and_outcomes_are_counted(run):
 
 
 def test_a_dynamic_inversion_is_shown_by_its_populations(tmp_path):
-    settings = {"data.options": {"train_size": 40, "test_size": 20}, "log.on": True, "log.samples": 2, "inversion.steps": 30}
+    settings = {
+        "data.options": {"train_size": 40, "test_size": 20},
+        "log.on": True,
+        "log.samples": 2,
+        "inversion.steps": 30,
+    }
     dfc.train(dfc.load_config("regression-linear-di", settings), out=tmp_path / "run")
     page = run_page.run_page(tmp_path / "run")
     assert page.notes == [] and "Stability and divergence" not in [section.title for section in page.sections]
@@ -117,11 +140,15 @@ def test_a_dynamic_inversion_is_shown_by_its_populations(tmp_path):
     assert [chart["title"] for chart in sample["layers"][0]] == ["layer 1"]
     with dfc.open_trajectories(tmp_path / "run") as file:
         states = file["forward"][-1]["r_x_1"][:, 0]
-    assert np.allclose(sample["charts"][0]["lines"][0]["y"], np.linalg.norm(states, axis=1), rtol=1e-4, atol=1e-12)
+    assert np.allclose(
+        sample["charts"][0]["lines"][0]["y"], np.linalg.norm(states, axis=1), rtol=1e-4, atol=1e-12
+    )
 
 
 def test_long_runs_are_thinned_for_the_charts():
-    rows = [{"epoch": float(n), "train_loss": 1 / n} | dict.fromkeys(["seconds"], 1.0) for n in range(1, 5001)]
+    rows = [
+        {"epoch": float(n), "train_loss": 1 / n} | dict.fromkeys(["seconds"], 1.0) for n in range(1, 5001)
+    ]
     section = run_page.curves_section(rows)
     assert section.charts[0]["shared"][0] == 1 and section.charts[0]["shared"][-1] == 5000
     assert len(section.charts[0]["shared"]) == page_parts.MOST_POINTS
@@ -163,7 +190,10 @@ def damage(file):
         ("run.json", ["Configuration", "Learning curves", "Logged minibatches"]),
         ("metrics.csv", ["Configuration", "Logged minibatches"]),
         ("config.toml", ["Learning curves", "Logged minibatches"]),
-        ("analysis.h5", ["Configuration", "Learning curves", "Logged minibatches", "Stability and divergence"]),
+        (
+            "analysis.h5",
+            ["Configuration", "Learning curves", "Logged minibatches", "Stability and divergence"],
+        ),
         ("trajectories.h5", ["Configuration", "Learning curves", "Theory over training"]),
     ],
 )
@@ -207,7 +237,11 @@ def test_a_run_that_has_just_begun_has_a_page(damaged):
 
 def test_a_folder_without_a_run_is_refused(tmp_path, run):
     (tmp_path / "empty").mkdir()
-    for path, text in [(tmp_path / "empty", "holds no run"), (tmp_path / "none", "is no folder"), (run / "trajectories.h5", "dfc plot")]:
+    for path, text in [
+        (tmp_path / "empty", "holds no run"),
+        (tmp_path / "none", "is no folder"),
+        (run / "trajectories.h5", "dfc plot"),
+    ]:
         code, _, error = dfc_report(path)
         assert code == 2 and text in error and str(path) in error
     assert list(tmp_path.rglob("*.html")) == []
@@ -258,7 +292,12 @@ def test_texts_of_a_run_are_shown_and_never_run(run, tmp_path):
 def test_names_of_runs_are_escaped_in_charts(run, tmp_path):
     name = "<a href='javascript:1'>x%{y}"
     copy_of(run, tmp_path / name.replace("/", ""), seed=0)
-    lines = [line for section in page_of(tmp_path).data["sections"] for chart in section["charts"] for line in chart["lines"]]
+    lines = [
+        line
+        for section in page_of(tmp_path).data["sections"]
+        for chart in section["charts"]
+        for line in chart["lines"]
+    ]
     assert any("&lt;a href" in line["name"] for line in lines)
     assert not any("<" in line["name"] or "%{" in line["name"] for line in lines)
 
@@ -268,7 +307,9 @@ def test_only_the_scripts_of_the_page_may_run_and_nothing_is_loaded(run, tmp_pat
 
     shown = page_of(run, tmp_path / "page.html")
     script = next(content for attributes, content in shown.scripts if "id" not in attributes)
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, get_plotlyjs())]
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, get_plotlyjs())
+    ]
     assert shown.policy.startswith("default-src 'none'; ")
     rules = dict(rule.split(" ", 1) for rule in shown.policy.split("; "))
     assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
@@ -309,14 +350,21 @@ def test_a_comparison_has_means_curves_and_what_differs(comparison):
 def test_settings_of_many_sources_have_a_row_each():
     sources = {f"run-{n}": {"controller.k_p": 0.5 * n} for n in range(8)}
     table = group_page._settings_table(["controller.k_p"], sources)
-    assert table.heading == ["setting", "controller.k_p"] and table.rows[3] == ["run-3", "1.5"] and len(table.rows) == 8
+    assert (
+        table.heading == ["setting", "controller.k_p"]
+        and table.rows[3] == ["run-3", "1.5"]
+        and len(table.rows) == 8
+    )
 
 
 def test_the_mean_is_that_of_the_runs_that_are_done(comparison):
     file = comparison / "digits-seed1" / "metrics.csv"
     lines = file.read_text().splitlines()
     place = lines[0].split(",").index("train_loss")
-    changed = [",".join("5.0" if n == place else word for n, word in enumerate(line.split(","))) for line in lines[1:]]
+    changed = [
+        ",".join("5.0" if n == place else word for n, word in enumerate(line.split(",")))
+        for line in lines[1:]
+    ]
     file.write_text("\n".join([lines[0], *changed]))
     charts = {chart["title"]: chart for chart in group_page.group_page(comparison).sections[1].charts}
     first, second, mean, _ = (line["y"] for line in charts["train loss"]["lines"])
@@ -334,10 +382,26 @@ def test_a_damaged_run_does_not_hide_the_others(comparison):
 
 def test_a_sweep_shows_runs_that_have_not_begun(comparison):
     runs = [
-        {"index": n, "name": name, "source": "digits", "seed": seed, "settings": [], "epochs": 2, "current": True}
+        {
+            "index": n,
+            "name": name,
+            "source": "digits",
+            "seed": seed,
+            "settings": [],
+            "epochs": 2,
+            "current": True,
+        }
         for n, (name, seed) in enumerate([("digits-seed0", 0), ("digits-seed1", 1), ("digits-seed2", 2)])
     ]
-    table = {"schema": "dfc-numba/sweep", "schema_version": "1.0", "name": "s", "home": "", "extensions": [], "sources": {}, "jobs": []}
+    table = {
+        "schema": "dfc-numba/sweep",
+        "schema_version": "1.0",
+        "name": "s",
+        "home": "",
+        "extensions": [],
+        "sources": {},
+        "jobs": [],
+    }
     (comparison / "sweep.json").write_text(json.dumps({**table, "runs": runs}))
     page = group_page.group_page(comparison)
     assert (page.kind, page.status, page.facts[0]) == ("sweep", "2 of 3 done", ("runs", "2 done, 1 waiting"))

@@ -12,7 +12,9 @@ from dfc_numba.report.page import write_report
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),  # of selenium
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # of selenium
 ]
 pytest.importorskip("plotly")
 
@@ -62,7 +64,9 @@ def test_sliders_and_the_list_move_the_plots(run, browser, tmp_path):
     shown = browser.run("return [...document.querySelectorAll('.browser .chart')][1].data[0]")
     unit = int(shown["name"].removeprefix("unit "))
     assert np.allclose(shown["y"], u[:, unit], rtol=1e-4, atol=1e-12)
-    drawn = "return document.querySelectorAll('.browser .chart')[1].querySelector('.js-line').getAttribute('d')"
+    drawn = (
+        "return document.querySelectorAll('.browser .chart')[1].querySelector('.js-line').getAttribute('d')"
+    )
     before = browser.run(drawn)
     browser.run(SET, ".layer", 2)
     assert browser.run(TITLES)[-1].startswith("layer 3, unit") and browser.run(drawn) == before
@@ -75,21 +79,34 @@ def test_sliders_and_the_list_move_the_plots(run, browser, tmp_path):
 def test_a_phone_shows_it_without_scrolling_sideways(run, browser, tmp_path):
     browser.open(write_report(run, tmp_path / "page.html"), width=390, height=800, ready=READY)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
-    widths = browser.run("return [...document.querySelectorAll('.chart .main-svg')].map(each => each.getBoundingClientRect().right)")
+    widths = browser.run(
+        "return [...document.querySelectorAll('.chart .main-svg')].map(each => each.getBoundingClientRect().right)"
+    )
     assert widths and max(widths) <= 390
     assert browser.errors() == []
 
 
 def test_it_can_be_printed(run, browser, tmp_path):
     browser.open(write_report(run, tmp_path / "page.html"), ready=READY)
-    browser.run("addEventListener('beforeprint', () => { window.printed = document.querySelector('.chart')._fullLayout.width; })")
+    browser.run(
+        "addEventListener('beforeprint', () => { window.printed = document.querySelector('.chart')._fullLayout.width; })"
+    )
     assert browser.pdf().startswith(b"%PDF")
-    assert browser.run("return window.printed") == 330 < browser.run("return document.querySelector('.chart')._fullLayout.width")
+    assert (
+        browser.run("return window.printed")
+        == 330
+        < browser.run("return document.querySelector('.chart')._fullLayout.width")
+    )
     assert browser.errors() == []
 
 
 def test_a_run_of_a_stranger_runs_nothing(run, browser, tmp_path):
-    record = {"status": ATTACK, "stop_reason": ATTACK, "command": ["dfc", "train", ATTACK], "traceback": ATTACK}
+    record = {
+        "status": ATTACK,
+        "stop_reason": ATTACK,
+        "command": ["dfc", "train", ATTACK],
+        "traceback": ATTACK,
+    }
     copy = copy_of(run, tmp_path / "<img src=x onerror=attacked=1>", record)
     text = (copy / "config.toml").read_text().replace('"digits"', json.dumps(ATTACK), 1)
     (copy / "config.toml").write_text(text)
@@ -102,7 +119,10 @@ def test_a_run_of_a_stranger_runs_nothing(run, browser, tmp_path):
 def test_the_policy_stops_a_script_that_is_not_of_the_page(run, browser, tmp_path):
     page = write_report(run, tmp_path / "page.html")
     text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace("<main>", f"<main>{ATTACK}<script src='https://example.org/x.js'></script>"), encoding="utf-8")
+    page.write_text(
+        text.replace("<main>", f"<main>{ATTACK}<script src='https://example.org/x.js'></script>"),
+        encoding="utf-8",
+    )
     browser.open(page, ready=READY)
     assert browser.run("return window.attacked === undefined")
     assert any("Content Security Policy" in message for message in browser.errors())

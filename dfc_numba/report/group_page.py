@@ -22,7 +22,16 @@ from dfc_numba.report.page_parts import (
     text_of,
     thinned,
 )
-from dfc_numba.report.run_page import DAMAGED, facts_of, rows_of, run_summary, setting_text, settings, started_by, status
+from dfc_numba.report.run_page import (
+    DAMAGED,
+    facts_of,
+    rows_of,
+    run_summary,
+    setting_text,
+    settings,
+    started_by,
+    status,
+)
 from dfc_numba.runs import summary
 from dfc_numba.runs.comparison import gather
 from dfc_numba.runs.run_directory import CONFIG_NAME, OWN, holds_run
@@ -37,7 +46,9 @@ SEED = "training.seed"
 
 def runs_in(path):
     """Return the run directories in a folder, in the order of their names."""
-    return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and holds_run(each))
+    return sorted(
+        each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and holds_run(each)
+    )
 
 
 def group_page(path):
@@ -54,7 +65,9 @@ def group_page(path):
         rows, values = rows_of(directory, own), settings(directory, record, own)
         found[directory] = FoundRun(record, rows, values, status(directory, record))
         notes += [f"{directory.name}: {note}" for note in own]
-    planned, ended = _gathered([directory for directory, run in found.items() if run.values is not None], notes)
+    planned, ended = _gathered(
+        [directory for directory, run in found.items() if run.values is not None], notes
+    )
     sweep = None
     if (path / TABLE_NAME).exists():
         with noting(notes, TABLE_NAME):
@@ -103,10 +116,14 @@ def _can_be_gathered(path, notes):
 
 def _summary(found, sweep):
     """Return (status of all as a word, pairs for the top of the page)."""
-    states = [run.status for run in found.values()] if sweep is None else [state.state for state in sweep.states()]
+    states = (
+        [run.status for run in found.values()] if sweep is None else [state.state for state in sweep.states()]
+    )
     counts = Counter(states)
     word = "done" if set(states) == {"done"} else f"{counts['done']} of {len(states)} done"
-    data = dict.fromkeys(dict(run_summary(run.record, run.rows, run.values)).get("data") for run in found.values())
+    data = dict.fromkeys(
+        dict(run_summary(run.record, run.rows, run.values)).get("data") for run in found.values()
+    )
     seconds = sum(row.get("seconds", 0.0) for run in found.values() for row in run.rows)
     facts = {
         "runs": ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
@@ -142,11 +159,17 @@ def _curves_section(planned, ended):
             done = [curve for each, curve in curves if each.status == "done"]
             if len(ended) <= MOST_LINES:
                 lines += [
-                    line("" if done else str(each.run), curve, range(1, len(curve) + 1), number=number, faint=True)
+                    line(
+                        "" if done else str(each.run),
+                        curve,
+                        range(1, len(curve) + 1),
+                        number=number,
+                        faint=True,
+                    )
                     for each, curve in curves
                 ]
             if done:
-                means = [summary.mean_and_std(values)[0] for values in zip(*done)]
+                means = [summary.mean_and_std(values)[0] for values in zip(*done, strict=False)]
                 places = thinned(len(means))
                 lines.append(line(source.name, [means[place] for place in places], places + 1, number=number))
             drawn += [value for _, curve in curves for value in curve]
@@ -174,7 +197,10 @@ def _differences_section(found, planned):
 
 def _settings_table(keys, sources, folded=""):
     """Return the table of some settings of all sources, a column for each source, or where these are many a row."""
-    heading, rows = ["setting", *sources], [[key, *(setting_text(values, key) for values in sources.values())] for key in keys]
+    heading, rows = (
+        ["setting", *sources],
+        [[key, *(setting_text(values, key) for values in sources.values())] for key in keys],
+    )
     if len(sources) > MOST_COLUMNS:
         heading, *rows = zip(heading, *rows, strict=True)
     return PageTable(list(heading), [list(row) for row in rows], folded=folded)
@@ -184,7 +210,9 @@ def _chart_against(key, found):
     """Return the results of all runs against a setting; None where it is no number."""
     scored = [(run.values[key], *_score(run.rows)) for run in found.values() if run.values is not None]
     scored = [each for each in scored if isfinite(each[1])]
-    if not scored or any(isinstance(value, bool) or not isinstance(value, int | float) for value, *_ in scored):
+    if not scored or any(
+        isinstance(value, bool) or not isinstance(value, int | float) for value, *_ in scored
+    ):
         return None
     x, y, names = zip(*sorted(scored), strict=True)
     return chart(f"{names[0]} against {key}", names[0], [line("", y, x, points=True)], x_label=key)
@@ -216,13 +244,17 @@ def _runs_section(found, sweep):
         rows.append(
             [
                 path.name, text_of((run.values or {}).get(SEED)), run.status, str(len(run.rows)),
-                percent(last.get("test_accuracy", nan)), text_of(last.get("test_loss", nan)), text_of(last.get("train_loss", nan)),
+                percent(last.get("test_accuracy", nan)), text_of(last.get("test_loss", nan)),
+                text_of(last.get("train_loss", nan)),
                 text_of(run.record.get("stop_reason")),
             ]
         )  # fmt: skip
     if sweep is not None:
         absent = [state for state in sweep.states() if sweep.directory(state.run) not in found]
-        rows += [[state.run.name, text_of(state.run.seed), state.state, "0", "", "", "", state.reason] for state in absent]
+        rows += [
+            [state.run.name, text_of(state.run.seed), state.state, "0", "", "", "", state.reason]
+            for state in absent
+        ]
     heading = ["run", "seed", "status", "epochs", "test accuracy", "test loss", "train loss", "how it ended"]
     return PageSection("All runs", tables=[PageTable(heading, rows, marked=tuple(marked))])
 
@@ -230,7 +262,11 @@ def _runs_section(found, sweep):
 def _repeat_section(path, found):
     """Return the command that all runs were started with, and those that repeat single ones."""
     code = dict.fromkeys(line for run in found.values() if (line := started_by(run.record)))
-    single = [shlex.join(["dfc", "train", f"{path.resolve().name}/{run.name}/{CONFIG_NAME}"]) for run in found]
+    single = [
+        shlex.join(["dfc", "train", f"{path.resolve().name}/{run.name}/{CONFIG_NAME}"]) for run in found
+    ]
     more = [f"and {len(single) - MOST_COMMANDS} more"] * (len(single) > MOST_COMMANDS)
     shown = [("as it was started", "\n".join(list(code)[:MOST_COMMANDS]))] * bool(code)
-    return PageSection("Repeat it", code=[*shown, ("repeat one run", "\n".join([*single[:MOST_COMMANDS], *more]))])
+    return PageSection(
+        "Repeat it", code=[*shown, ("repeat one run", "\n".join([*single[:MOST_COMMANDS], *more]))]
+    )

@@ -6,8 +6,8 @@ from dfc_numba.analysis import offline
 from dfc_numba.analysis.analysed_phase import AnalysedPhase
 from dfc_numba.display.trajectory_figures import COMPARTMENTS, MOST_OUTPUTS, heading
 from dfc_numba.report.page_parts import PageSection, chart, line, logarithmic, noting, thinned
-from dfc_numba.storage.recipes import CONTROL
 from dfc_numba.storage.reader import open_trajectories
+from dfc_numba.storage.recipes import CONTROL
 
 MOST_MINIBATCHES = 4  # of the forward phase; of every other one the last
 MOST_SAMPLES = 6
@@ -83,7 +83,7 @@ def _of_control(record):
         _output_charts(source, points, shown), _control_charts(source, points, shown), _error_charts(source, points, shown),
         _difference_charts(source, points, shown),
     ):  # fmt: skip
-        for sample, one in zip(samples, charts):
+        for sample, one in zip(samples, charts, strict=False):
             sample["charts"].append(one)
     for layer in layers:
         for sample, charts in zip(samples, _compartment_charts(source, points, shown, layer), strict=True):
@@ -108,7 +108,7 @@ def _farthest(starts):
 
 
 def _output_charts(source, points, shown):
-    """Return outputs, as changes, with their targets: those that are farthest from them at the start; [] where they are not stored."""
+    """Return outputs, as changes, with their targets: those that are farthest from them at the start; [] without."""
     if not _has_errors(source):
         return []
     quantity = "softmax of the rates" if source.controller.error == "softmax" else "rate"
@@ -118,7 +118,9 @@ def _output_charts(source, points, shown):
         for n, unit in enumerate(_farthest(error[0])):
             lines.append(line(f"unit {unit}", error[0, unit] - error[:, unit], number=n))
             lines.append(line("", np.full(len(points), error[0, unit]), number=n, dash="dash"))
-        charts.append(chart("output, and its target (dashed)", f"change of the {quantity}", lines, x_label=TIME))
+        charts.append(
+            chart("output, and its target (dashed)", f"change of the {quantity}", lines, x_label=TIME)
+        )
     return charts
 
 
@@ -129,7 +131,12 @@ def _control_charts(source, points, shown):
     control = source.read("u", None, points, shown)
     starts = source.errors([0], shown)[0] if _has_errors(source) else control[-1]
     return [
-        chart("control signal", "u", [line(f"unit {unit}", u[:, unit], number=n) for n, unit in enumerate(_farthest(start))], x_label=TIME)
+        chart(
+            "control signal",
+            "u",
+            [line(f"unit {unit}", u[:, unit], number=n) for n, unit in enumerate(_farthest(start))],
+            x_label=TIME,
+        )
         for u, start in zip(np.moveaxis(control, 1, 0), starts, strict=True)
     ]  # fmt: skip
 
@@ -142,7 +149,9 @@ def _error_charts(source, points, shown):
     charts, errors = [], source.read("error", None, points, shown)
     for place in shown:
         others = [other for other in shown if other != place]
-        lines = [line("others" if n == 0 else "", errors[:, other], faint=True) for n, other in enumerate(others)]
+        lines = [
+            line("others" if n == 0 else "", errors[:, other], faint=True) for n, other in enumerate(others)
+        ]
         lines.append(line(f"sample {source.samples[place]}", errors[:, place], thick=True))
         charts.append(chart("error", unit, lines, x_label=TIME, log=logarithmic(errors[:, place])))
     return charts
@@ -172,7 +181,10 @@ def _compartment_charts(source, points, shown, layer):
     strength = np.nan_to_num(np.abs(drive - drive[0])).max(axis=0)
     units = np.argsort(-strength, axis=1, kind="stable")[:, :MOST_UNITS]
     return [
-        [_compartments(layer, unit, {name: array[:, place, unit] for name, array in voltages.items()}) for unit in units[place]]
+        [
+            _compartments(layer, unit, {name: array[:, place, unit] for name, array in voltages.items()})
+            for unit in units[place]
+        ]
         for place in shown
     ]
 
@@ -180,10 +192,14 @@ def _compartment_charts(source, points, shown, layer):
 def _compartments(layer, unit, voltages):
     start = voltages["v"][0]
     lines = [
-        line(NAMES[name], v - (start if name != "v_fb" else 0.0), number=n, dash=DASHES[COMPARTMENTS[name][1]])
+        line(
+            NAMES[name], v - (start if name != "v_fb" else 0.0), number=n, dash=DASHES[COMPARTMENTS[name][1]]
+        )
         for n, (name, v) in enumerate(voltages.items())
     ]
-    return chart(f"layer {layer}, unit {unit}, from v = {start:.3g}", "change of the voltage", lines, x_label=TIME)
+    return chart(
+        f"layer {layer}, unit {unit}, from v = {start:.3g}", "change of the voltage", lines, x_label=TIME
+    )
 
 
 # --- a dynamic inversion ------------------------------------------------------------------------------------

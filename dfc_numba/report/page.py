@@ -54,7 +54,9 @@ def _libraries():
         raise MissingExtra(
             f"reports need plotly and jinja2, which the extra report installs: pip install 'dfc-numba[report]' ({error})"
         ) from None
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters["shown"] = printable
     return get_plotlyjs(), environment
 
@@ -63,7 +65,9 @@ def _page(path):
     """Return the `Page` of a folder."""
     if not path.is_dir():
         hint = "; dfc plot draws a trajectory file" if path.is_file() else ""
-        raise UnusableFileError(f"{path} is no folder; name a run directory, or the folder of a comparison or sweep{hint}")
+        raise UnusableFileError(
+            f"{path} is no folder; name a run directory, or the folder of a comparison or sweep{hint}"
+        )
     if holds_run(path) and not (path / TABLE_NAME).exists():
         return run_page(path)
     if (path / TABLE_NAME).exists() or runs_in(path):

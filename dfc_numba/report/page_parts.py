@@ -95,7 +95,9 @@ def line(name, y, x=None, *, number=0, dash=None, faint=False, points=False, thi
     found["dash"] = dash or DASHES[number // len(COLOURS) % len(DASHES)]
     if x is not None:
         found["x"] = numbers(x)
-    return found | {key: True for key, stated in {"faint": faint, "points": points, "thick": thick}.items() if stated}
+    return found | {
+        key: True for key, stated in {"faint": faint, "points": points, "thick": thick}.items() if stated
+    }
 
 
 def label(text):

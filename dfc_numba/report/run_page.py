@@ -7,7 +7,13 @@ from math import isfinite, isnan, nan
 import numpy as np
 
 from dfc_numba.analysis.stability import STABLE, VERDICTS
-from dfc_numba.configuration.config_file import descriptions, load_config, preset_names, used_values, value_text
+from dfc_numba.configuration.config_file import (
+    descriptions,
+    load_config,
+    preset_names,
+    used_values,
+    value_text,
+)
 from dfc_numba.display.plots import PANELS, SCORES, SPLITS
 from dfc_numba.display.progress import duration
 from dfc_numba.extensions import explained
@@ -68,7 +74,9 @@ def run_page(path):
         "environment": lambda: environment_section(path, record),
     }
     sections = built(parts, notes)
-    return Page("run", path.resolve().name, status(path, record), run_summary(record, rows, values), notes, sections)
+    return Page(
+        "run", path.resolve().name, status(path, record), run_summary(record, rows, values), notes, sections
+    )
 
 
 def facts_of(path, notes):
@@ -77,7 +85,9 @@ def facts_of(path, notes):
     with noting(notes, "run.json"):
         record = read_record(path)
         if record is None:
-            notes.append("run.json is missing or damaged: status, results and environment of the run are not known")
+            notes.append(
+                "run.json is missing or damaged: status, results and environment of the run are not known"
+            )
     return record or {}
 
 
@@ -157,16 +167,19 @@ def _scores(row):
 def configuration_section(path, values):
     """Return the configuration: what differs from the closest preset first, then all of it."""
     if values is None:
-        return PageSection("Configuration", code=[(f"{CONFIG_NAME}, as it is", foreign.read_text(path / CONFIG_NAME))])
+        return PageSection(
+            "Configuration", code=[(f"{CONFIG_NAME}, as it is", foreign.read_text(path / CONFIG_NAME))]
+        )
     preset, theirs = closest_preset(values)
     about, usual = _descriptions(values), _defaults()
-    changed = [key for key in values if setting_text(values, key) != setting_text(theirs if key in theirs else usual, key)]
+    changed = [
+        key
+        for key in values
+        if setting_text(values, key) != setting_text(theirs if key in theirs else usual, key)
+    ]
     differing = PageTable(
         ["setting", "this run", f"preset {preset}", "meaning"],
-        [
-            [key, setting_text(values, key), setting_text(theirs, key), about.get(key, "")]
-            for key in changed
-        ],
+        [[key, setting_text(values, key), setting_text(theirs, key), about.get(key, "")] for key in changed],
     )
     rest = PageTable(
         ["setting", "value", "meaning"],
@@ -174,7 +187,9 @@ def configuration_section(path, values):
         folded=f"All {len(values)} settings",
     )
     which = "these settings differ from it, or from the defaults" if changed else "no setting differs from it"
-    return PageSection("Configuration", [f"The closest preset is {preset}; {which}."], [differing] * bool(changed) + [rest])
+    return PageSection(
+        "Configuration", [f"The closest preset is {preset}; {which}."], [differing] * bool(changed) + [rest]
+    )
 
 
 def _defaults():
@@ -273,7 +288,7 @@ def _plain(text):
 
 
 def stability_section(path, values, notes):
-    """Return verdicts on the controlled network, and whether logged feedback phases converged; None where nothing is controlled."""
+    """Return verdicts on the controlled network, and whether logged feedback phases converged; None without a controller."""
     text, tables, found = [], [], {}
     file, dt = path / ANALYSIS_NAME, (values or {}).get("controller.dt")
     if file.is_file():
@@ -287,7 +302,9 @@ def stability_section(path, values, notes):
                 f"The Euler step of the controller is {dt:g}; in the last measurement it was stable up to {largest:.3g}."
             )
     elif dt is not None and not file.is_file():
-        text.append(f"Not measured while training; dfc analyze {path.name} --what stability measures it of the weights.")
+        text.append(
+            f"Not measured while training; dfc analyze {path.name} --what stability measures it of the weights."
+        )
     phases = minibatches.outcomes(path)
     if phases:
         tables.append(
@@ -331,7 +348,9 @@ def ending_section(record):
         for n, session in enumerate(sessions, 1)
     ]
     code = [
-        (f"error of session {n}", str(session["traceback"])) for n, session in enumerate(sessions, 1) if session.get("traceback")
+        (f"error of session {n}", str(session["traceback"]))
+        for n, session in enumerate(sessions, 1)
+        if session.get("traceback")
     ]
     table = PageTable(["session", "status", "reason", "started", "ended"], rows)
     return PageSection("Sessions, and how they ended", tables=[table], code=code)
@@ -340,7 +359,12 @@ def ending_section(record):
 def environment_section(path, record):
     """Return the commands that repeat the run, and what it ran on."""
     extensions = [fact.get("name", "") for fact in record.get("extensions", []) if isinstance(fact, dict)]
-    repeat = ["dfc", "train", f"{path.name}/{CONFIG_NAME}", *(word for name in extensions for word in ("--extension", name))]
+    repeat = [
+        "dfc",
+        "train",
+        f"{path.name}/{CONFIG_NAME}",
+        *(word for name in extensions for word in ("--extension", name)),
+    ]
     code = [("from its configuration", shlex.join(map(str, repeat)))]
     if command := started_by(record):
         code.insert(0, ("as it was started", command))

@@ -22,7 +22,7 @@ controller = dfc.Controller(dt=0.02, steps=400, alpha=0.0014, k_p=2.0, tau_v=0.2
 # One *feedback phase*: voltages, rates and the control signal of all samples at every time point.
 
 trajectory = dfc.simulate(net, x, target, controller)
-trajectory.r[-1].shape  # time points, samples, output units
+print(trajectory.r[-1].shape)  # time points, samples, output units
 
 # %%
 # The outputs of the first sample move to their targets (dashed), which the loss has set.
@@ -40,8 +40,8 @@ right.set(xlabel="time (tau_u)", ylabel="output error")
 right.legend()
 
 # %%
-# Learning repeats this: the update of a weight is the product of the difference that the controller made and the rate before it.
-# The feedback weights follow the forward weights here; they can also be learned from noise.
+# Learning repeats this: the update of a weight is the product of the difference that the controller made and the rate
+# before it. The feedback weights follow the forward weights here; they can also be learned from noise.
 
 losses, rng = [], np.random.default_rng(0)
 quick = dfc.Controller(dt=0.05, steps=40, alpha=0.01, k_p=1.0)

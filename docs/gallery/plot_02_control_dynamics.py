@@ -18,7 +18,8 @@ controller = dfc.Controller(dt=0.01, steps=800, alpha=0.01, k_p=1.0, tau_v=0.2, 
 trajectory = dfc.simulate(net, x, target, controller)
 
 # %%
-# The apical compartment receives the control signal, the basal one the rates from below, which change too; the soma follows both.
+# The apical compartment receives the control signal, the basal one the rates from below, which change too; the soma
+# follows both.
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained", sharex=True)
 for layer, panel in enumerate(axes):
@@ -32,8 +33,8 @@ axes[0].set_ylabel("change of the voltage")
 axes[0].legend()
 
 # %%
-# A purely integral controller rings. A proportional gain damps it; a large one acts at once and leaves the rest to a slow integral.
-# A leak leaves a part of the error for good.
+# A purely integral controller rings. A proportional gain damps it; a large one acts at once and leaves the rest to a
+# slow integral. A leak leaves a part of the error for good.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
 for k_p in (0.0, 1.0, 4.0):

@@ -29,10 +29,13 @@ left.set(xlabel="dt", ylabel="spectral radius, the worst sample", ylim=(0.8, 2.0
 print(f"the largest stable step is {largest:.3f}; verdict at dt = 0.2: {set(found[-1].verdict.tolist())}")
 
 # %%
-# The same in simulations: below that step the error falls, above it the simulation diverges, and says for which samples.
+# The same in simulations: below that step the error falls, above it the simulation diverges, and says for which
+# samples.
 
 for dt in (0.5 * largest, 0.95 * largest, 1.05 * largest):
     trajectory = dfc.simulate(net, x, target, dfc.Controller(dt=dt, steps=200, k_p=2.0))
-    right.semilogy(trajectory.error.max(axis=1), label=f"dt = {dt:.3f}, diverged: {trajectory.diverged.sum()}")
+    right.semilogy(
+        trajectory.error.max(axis=1), label=f"dt = {dt:.3f}, diverged: {trajectory.diverged.sum()}"
+    )
 right.set(xlabel="Euler steps", ylabel="largest error", ylim=(1e-4, 1e3))
 right.legend()

@@ -2,7 +2,8 @@
 Your own data
 =============
 
-Arrays or data frames, with classes of any type, become a data set; from the shell, a ``.npz``, ``.h5`` or ``.csv`` file does.
+Arrays or data frames, with classes of any type, become a data set; from the shell, a ``.npz``, ``.h5`` or ``.csv`` file
+does.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Your own rule, and your own activation
 ======================================
 
-A plasticity rule or an activation is a formula; it is traced once, compiled to machine code, and runs at the speed of the built-in
-ones, in Python, in presets and on the command line.
+A plasticity rule or an activation is a formula; it is traced once, compiled to machine code, and runs at the speed of
+the built-in ones, in Python, in presets and on the command line.
 """
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,9 @@ import dfc_numba as dfc
 from dfc_numba import data
 from dfc_numba.formulas import tanh
 
-softsign = dfc.Activation("softsign", phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2)
+softsign = dfc.Activation(
+    "softsign", phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2
+)
 squashed = dfc.PlasticityRule(
     "squashed", postsynaptic=lambda dr, slope_ff: dr * slope_ff, presynaptic=lambda r: tanh(2.0 * r),
 )  # fmt: skip
@@ -41,6 +43,8 @@ for rule in ("nonlinear_difference", "squashed"):
         {"training.rule": rule, "network.hidden_activation": "softsign", "network.hidden": [48], "training.epochs": 4,
          "feedback.pretraining_epochs": 1, "controller.steps": 30},
     )  # fmt: skip
-    axes.plot(np.arange(1, 5), [row["test_accuracy"] for row in dfc.train(config).metrics], marker="o", label=rule)
+    axes.plot(
+        np.arange(1, 5), [row["test_accuracy"] for row in dfc.train(config).metrics], marker="o", label=rule
+    )
 axes.set(xlabel="epoch", ylabel="test accuracy", title="softsign units", xticks=[1, 2, 3, 4])
 axes.legend()

@@ -2,8 +2,8 @@
 Replay, and what if
 ===================
 
-A trajectory file carries its recipe: parameters, inputs, target, controller and the key of the noise. It is computed again bit for
-bit, on any number of threads, or with another controller.
+A trajectory file carries its recipe: parameters, inputs, target, controller and the key of the noise. It is computed
+again bit for bit, on any number of threads, or with another controller.
 """
 
 import tempfile
@@ -27,12 +27,17 @@ with dfc.limit_threads(1):
     print([record.status for record in dfc.replay(folder / "noisy.h5")])
 
 # %%
-# The same minibatch, and the same noise, under other controllers: how the error falls, and how far noise turns the update.
+# The same minibatch, and the same noise, under other controllers: how the error falls, and how far noise turns the
+# update.
 
 quiet = dfc.forward_update(net, x, target, dfc.Controller(dt=0.02, steps=400, alpha=0.01, k_p=2.0))
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-for name, changes in {"as it was": {}, "k_p = 0.5": {"k_p": 0.5}, "low-passed noise": {"tau_noise": 0.2}}.items():
+for name, changes in {
+    "as it was": {},
+    "k_p = 0.5": {"k_p": 0.5},
+    "low-passed noise": {"tau_noise": 0.2},
+}.items():
     path = folder / f"{len(list(folder.iterdir()))}.h5"
     dfc.what_if(folder / "noisy.h5", path, changes)
     with dfc.open_trajectories(path) as file:

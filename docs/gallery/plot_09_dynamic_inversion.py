@@ -2,8 +2,8 @@
 Dynamic inversion
 =================
 
-The error of a layer reaches the one below through a loop that inverts the weights between them; the feedback weights need not be
-their transpose. (Podlaski and Machens, 2020.)
+The error of a layer reaches the one below through a loop that inverts the weights between them; the feedback weights
+need not be their transpose. (Podlaski and Machens, 2020.)
 """
 
 import matplotlib.pyplot as plt
@@ -23,10 +23,14 @@ transposed = [-w.T for w in net.weights[1:]]
 # The loops settle; at rest they give the error that the closed form (NDI) gives.
 
 exact = dfc.backward_errors(net.weights, transposed, slopes, error, rule="ndi", alpha=0.01)
-_, states = dfc.backward_errors(net.weights, transposed, slopes, error, rule="di", alpha=0.01, steps=1500, trajectory=True)
+_, states = dfc.backward_errors(
+    net.weights, transposed, slopes, error, rule="di", alpha=0.01, steps=1500, trajectory=True
+)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for layer, style in ((0, "-"), (1, "--")):
-    distance = np.linalg.norm(slopes[layer] * states.r_x[layer] - exact[layer], axis=(1, 2)) / np.linalg.norm(exact[layer])
+    distance = np.linalg.norm(slopes[layer] * states.r_x[layer] - exact[layer], axis=(1, 2)) / np.linalg.norm(
+        exact[layer]
+    )
     left.loglog(1 + np.arange(len(distance)), distance, style, label=f"layer {layer + 1}")
 left.set(xlabel="Euler steps", ylabel="distance from the exact inversion")
 left.legend()

@@ -2,8 +2,8 @@
 Solving the feedback phase in time
 ==================================
 
-``integrator="waveform"`` solves for the control error at a few nodes in time instead of stepping through it: the same update for a
-small part of the work, with an error estimate for each layer.
+``integrator="waveform"`` solves for the control error at a few nodes in time instead of stepping through it: the same
+update for a small part of the work, with an error estimate for each layer.
 """
 
 import time
@@ -33,7 +33,12 @@ for rtol in tolerances:
     solved, needed = timed(dfc.Controller(integrator="waveform", rtol=rtol))
     seconds.append(needed)
     estimates.append(solved.estimated_error.max())
-    errors.append(max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(solved.weights, euler.weights)))
+    errors.append(
+        max(
+            np.linalg.norm(a - b) / np.linalg.norm(b)
+            for a, b in zip(solved.weights, euler.weights, strict=True)
+        )
+    )
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 left.loglog(tolerances, errors, "o-", label="measured against Euler steps")

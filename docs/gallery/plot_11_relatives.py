@@ -2,8 +2,8 @@
 Relatives of DFC
 ================
 
-Target propagation, equilibrium propagation, least control and GRAPES use the same networks, data sets and optimisers, so that they
-can be put side by side.
+Target propagation, equilibrium propagation, least control and GRAPES use the same networks, data sets and optimisers,
+so that they can be put side by side.
 """
 
 import matplotlib.pyplot as plt
@@ -27,5 +27,6 @@ axes.set(xlabel="epoch", ylabel="test accuracy", xticks=[1, 2, 3])
 axes.legend(title="training.method")
 
 # %%
-# The settings are those of the preset ``digits``, which was tuned for DFC: the picture shows how to compare, not who wins. The presets
-# ``tp-mnist-...``, ``ep-mnist-...``, ``lcp-mnist-...`` and ``grapes-mnist-...`` have the published settings of each.
+# The settings are those of the preset ``digits``, which was tuned for DFC: the picture shows how to compare, not who
+# wins. The presets ``tp-mnist-...``, ``ep-mnist-...``, ``lcp-mnist-...`` and ``grapes-mnist-...`` have the published
+# settings of each.

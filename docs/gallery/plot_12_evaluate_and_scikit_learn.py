@@ -8,10 +8,9 @@ A trained network is evaluated on any data; and every method, preset and setting
 import matplotlib.pyplot as plt
 from sklearn.model_selection import GridSearchCV
 
+import dfc_numba as dfc
 from dfc_numba import data
 from dfc_numba.sklearn import DFCClassifier
-
-import dfc_numba as dfc
 
 digits = data.load("digits", train_size=400)
 grid = {"method": ["bp", "dfa"], "optimizer__learning_rate": [0.002, 0.01]}
