@@ -306,7 +306,9 @@ PLASTICITY_RULES = Registry("plasticity rule", homes=["dfc_numba.model.unit_form
 CONTROLLER_TERMS = Registry("controller term")
 VARIABLES = Registry("variable")
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
-METHODS = Registry("method", homes=["dfc_numba.learning.methods", "dfc_numba.learning.relatives"])
+METHODS = Registry(
+    "method", homes=[f"dfc_numba.learning.{name}" for name in ("methods", "relatives", "recurrent_methods")]
+)
 OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizer"])
 DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.sources"])
 MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])

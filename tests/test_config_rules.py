@@ -61,6 +61,8 @@ CONTRADICTIONS = [
     ([*SINGLE, "feedback.high_pass=0.01"], "shorter than controller.dt = 0.05"),
     ([*SINGLE, *STRONG, "controller.error=softmax", "feedback.extra_epochs=1", "feedback.pursue=output"],
      "set feedback.pursue = 'target', or controller.error"),
+    # losses
+    (["training.method=bp", "target.loss=binary_cross_entropy"], "is for sigmoid outputs"),
     # nothing to learn
     (["training.freeze_forward=true", "feedback.train=false"], "leaves nothing to learn"),
     (["training.freeze_forward=true", "training.method=bp"], "leaves nothing to learn"),

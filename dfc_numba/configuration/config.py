@@ -175,9 +175,15 @@ DECAY = "L2 term added to the gradient, per unit weight"
 class _Optimizer(Section):
     """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
 
-    name: OptimizerName = Field("adam", description="sgd (with momentum), adam, or centred rmsprop")
+    name: OptimizerName = Field("adam", description="sgd (with momentum), nesterov, adam, or centred rmsprop")
     learning_rate: PerLayer = Field(0.005, description=RATE)
-    momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
+    cosine_to: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="fraction of the learning rate that half a cosine over the epochs falls to; none: it stays",
+    )
+    momentum: BelowOne = Field(
+        0.0, description="momentum of sgd, nesterov (there 0.9 by default) and rmsprop"
+    )
     beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
     beta2: BelowOne = Field(
         0.999, description="adam: of the second moment; rmsprop: of both (published: 0.95)"

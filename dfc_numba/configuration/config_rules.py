@@ -37,6 +37,7 @@ def rules(config):
     """All rules that have a meaning for this configuration."""
     yield from _lengths(config)
     yield _undamped(config)
+    yield from _unsuited_loss(config)
     method = method_of(config)
     if method.rules is not None:
         yield from method.rules(config)
@@ -85,6 +86,23 @@ def _undamped(config):
         "network.feedback_init = 'jacobian_damped_pinv' needs a damping; set network.feedback_damping above 0, or "
         "network.feedback_init = 'jacobian_pinv'"
     )
+
+
+def _unsuited_loss(config):
+    """A loss that the method does not have, or outputs that the loss is not for."""
+    method, loss, output = method_of(config), LOSSES[config.target.loss], config.network.output_activation
+    if method.losses and loss.name not in method.losses:
+        yield (
+            True,
+            f"training.method = {method.name!r} is not for target.loss = {loss.name!r}; set target.loss to one of "
+            f"{', '.join(map(repr, method.losses))}",
+        )
+    if loss.output not in (None, output):
+        yield (
+            True,
+            f"target.loss = {loss.name!r} is for {loss.output} outputs, and network.output_activation = {output!r}; set "
+            f"network.output_activation = {loss.output!r}, or another loss",
+        )
 
 
 def _forward_learning(config):
@@ -288,7 +306,7 @@ def _log(config):
 def _noisy(phase, config):
     """Whether the simulation of a phase has noise."""
     section = simulation_of(phase, config)
-    return section is not None and getattr(getattr(config, section), "noisy", False)
+    return section is not None and getattr(getattr(config, section, None), "noisy", False)
 
 
 def _analysis(config):

@@ -8,7 +8,7 @@ from functools import partial
 from math import isnan, nan
 from pathlib import Path
 
-from dfc_numba.display import trajectory_figures
+from dfc_numba.display import equilibrium_figures, trajectory_figures
 from dfc_numba.display.trajectory_figures import wide_scale
 from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_metrics
 from dfc_numba.storage.analysis_file import read_course
@@ -85,6 +85,7 @@ TITLE_HEIGHT = 0.4
 TRACES = {
     "controller": trajectory_figures.control_trace,
     "inversion": trajectory_figures.inversion_trace,
+    "equilibrium": equilibrium_figures.equilibrium_trace,
 }  # by the kind of simulation
 
 
@@ -100,7 +101,8 @@ def plot(
     """Draw what a trajectory file or a run directory holds.
 
     Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and
-    the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion.
+    the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion; of
+    equilibrium propagation the output and its target, how fast the layers move, how far the nudge takes them, some units.
     Of a run the learning curves are drawn too, what was measured of the theory, and a record only where there is one.
 
     Args:

@@ -173,7 +173,11 @@ def log_text(experiment):
     records, expected = experiment.trainer.log.expected(experiment.trainer)
     packed = "" if log.compression == "none" else f" before compression with {log.compression}"
     free = shutil.disk_usage(folder).free
-    room = "" if expected < free else f"; only {readable(free)} are available in {folder}: log less, or free some space"
+    room = (
+        ""
+        if expected < free
+        else f"; only {readable(free)} are available in {folder}: log less, or free some space"
+    )
     return f"log: {records} records, about {readable(expected)}{packed}{room}"
 
 
@@ -251,10 +255,13 @@ def epoch_line(row, epochs):
 
 
 def divergence_text(epoch, tally):
-    """A warning about the feedback phases of an epoch that diverged, and what helps."""
+    """A warning about the feedback phases of an epoch that diverged, or what a method flagged, and what helps."""
+    of = f"{tally.diverged} of {tally.samples} samples ({100 * tally.diverged / tally.samples:.3g} %)"
+    if tally.reason:
+        return f"warning: in epoch {epoch} {of} {tally.reason}"
     return (
-        f"warning: in epoch {epoch} the feedback phase diverged for {tally.diverged} of {tally.samples} samples "
-        f"({100 * tally.diverged / tally.samples:.3g} %): at its end, the residual exceeded the feedforward output; "
+        f"warning: in epoch {epoch} the feedback phase diverged for {of}: at its end, the residual exceeded the feedforward "
+        "output; "
         f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
         "`dfc analyze RUN --what stability` names the largest stable dt"
     )

@@ -275,7 +275,7 @@ class InversionTrace:
             return {layer: [unit for other, unit in self.units if other == layer] for layer in layers}
         count = len(self.trajectory.r_x)
         return {
-            int(layer): _most_moved(self.trajectory.r_x[layer - 1][:, 0])
+            int(layer): most_moved(self.trajectory.r_x[layer - 1][:, 0], MOST_UNITS)
             for layer in np.unique(np.linspace(1, count, MOST_LAYERS).round().astype(int))
         }
 
@@ -319,9 +319,9 @@ def _rest(trajectory):
         return None
 
 
-def _most_moved(states):
-    """The units that are farthest from zero at some time, in their order."""
-    return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:MOST_UNITS])
+def most_moved(states, count):
+    """The units (of the last axis) that are farthest from zero at some time, in their order."""
+    return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:count])
 
 
 def _norms(name):

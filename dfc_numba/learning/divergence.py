@@ -21,31 +21,36 @@ CONTROL_REMEDY = "a smaller controller.dt, controller.k_p or target.step, a larg
 
 @dataclass
 class Tally:
-    """Counts the samples whose simulated feedback phase diverged: their updates may well be finite.
+    """Counts the samples whose simulated feedback phase diverged, or that a method flagged: their updates may well be finite.
 
     Attributes:
         samples: those of which it is known, of the minibatches counted so far.
         diverged: how many of them diverged, see `Trajectory.diverged`.
         fallback, estimated_error: of the waveform integrator, see `Counters`.
+        reason: `Method.flagged`; "" for the feedback phases of the DFC family.
     """
 
     samples: int = 0
     diverged: int = 0
     fallback: int = 0
     estimated_error: float = 0.0
+    reason: str = ""
 
     @property
     def worth_a_warning(self):
         """Whether these are more than a few."""
         return self.diverged > WARNED * self.samples
 
+    def flag(self, flags):
+        """Add the samples of a minibatch, (B,) booleans; None adds none."""
+        if flags is not None:
+            self.samples += len(flags)
+            self.diverged += int(np.count_nonzero(flags))
+
     def count(self, *updates):
         """Add the samples of the forward updates that were simulated; a feedback update may share their simulation."""
         for update in (update for update in updates if hasattr(update, "weights")):
-            flags = getattr(update, "diverged", None)
-            if flags is not None:
-                self.samples += len(flags)
-                self.diverged += int(flags.sum())
+            self.flag(getattr(update, "diverged", None))
             if getattr(update, "fallback", None) is not None:
                 self.fallback += int(update.fallback.sum())
                 self.estimated_error = max(self.estimated_error, float(update.estimated_error.max()))

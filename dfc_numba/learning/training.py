@@ -20,16 +20,16 @@ import numpy as np
 from dfc_numba.data.dataset import DataSet
 from dfc_numba.errors import DivergenceError
 from dfc_numba.learning import divergence, methods
-from dfc_numba.learning.descent import Descent, per_layer, squared_norm
+from dfc_numba.learning.descent import Descent, cosine, per_layer, squared_norm
 from dfc_numba.learning.evaluation import Score, count_correct, score
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, TrainingState
-from dfc_numba.model.network import Network, exact_forward, sharing_feedforward
+from dfc_numba.model.network import Network, exact_forward, sharing_passes
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.targets import loss_value
 from dfc_numba.registry import LOSSES
-from dfc_numba.relatives.grapes import modulated
+from dfc_numba.relatives.grapes import responsibilities, scaled
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import ranks, threads
 from dfc_numba.support.array_types import Array
@@ -128,13 +128,40 @@ class Trainer:
         self.observers, self.threads, self.log, self.analysis = tuple(observers), threads, log, analysis
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
-        self.parameters, self.method_state = self.method.arrays(network, config)
-        self.optimizers = _create_optimizers(network, config, self.parameters)
+        arrays = self.method.arrays(network, config)
+        self.parameters, self.method_state, self._layers = arrays.parameters, arrays.state, arrays.layers
+        self.optimizers = self._create_optimizers()
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
-        self._tally = divergence.Tally()
+        self._tally = divergence.Tally(reason=self.method.flagged)
         self._requested: str | None = None
         self._stop_reason: str | None = None
+
+    def _create_optimizers(self):
+        """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
+
+        Parameters of the method's own have two likewise, except those that learn with a layer.
+        """
+        network, config = self.network, self.config
+        rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
+        if config.optimizer.divide_by_step:
+            rates = [rate / config.target.step for rate in rates]
+        layers = _forward_layers(network.weights, network.biases)
+        layers = self._with_layer_parameters(layers, self.parameters)
+        optimizers = {"forward": Descent(layers, config.optimizer, learning_rate=rates)}
+        options = config.feedback_optimizer
+        rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
+        groups = {}
+        if trains_feedback(config):
+            layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
+            groups = {name: (layers, rate) for name, rate in rates.items()}
+        if own := self._separate(self.parameters):
+            layers = [[array] for array in own]
+            groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
+        for name, (layers, rate) in groups.items():
+            keep_norm = _norm_to_keep(layers, options)
+            optimizers[name] = Descent(layers, options, learning_rate=rate, keep_norm=keep_norm)
+        return optimizers
 
     def request_stop(self, reason: str) -> None:
         """End the run after the minibatch under way; callable from a signal handler or another thread.
@@ -147,7 +174,9 @@ class Trainer:
         """Return the `TrainingState` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
-        return TrainingState(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
+        return TrainingState(
+            self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own
+        )
 
     @property
     def own(self) -> dict[str, Array]:
@@ -172,7 +201,9 @@ class Trainer:
             array[...] = state.method[name]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
         self._tally = divergence.Tally(
-            fallback=self.counters.fallback, estimated_error=self.counters.estimated_error
+            fallback=self.counters.fallback,
+            estimated_error=self.counters.estimated_error,
+            reason=self.method.flagged,
         )
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
@@ -224,7 +255,7 @@ class Trainer:
 
     def _tell_divergence(self, epoch):
         """Tell how many feedback phases of the epoch diverged, if more than a few, and start counting again."""
-        tally, self._tally = self._tally, divergence.Tally()
+        tally, self._tally = self._tally, divergence.Tally(reason=self.method.flagged)
         if tally.worth_a_warning:
             self._notify("on_divergence", epoch, tally)
 
@@ -258,7 +289,7 @@ class Trainer:
 
     def _learn(self, minibatch, count):
         """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
-        with sharing_feedforward():
+        with sharing_passes():
             if minibatch.phase == "forward":
                 minibatch = self._measured(minibatch)
                 if self.config.training.freeze_forward:
@@ -268,8 +299,9 @@ class Trainer:
             )
             gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
             gradients.check(self.method, self.network, self.parameters)
+            self._tally.flag(gradients.flagged)
             divergence.check_gradients(gradients, minibatch, self._gradients)
-        self._step(gradients, minibatch.phase)
+        self._step(gradients, minibatch)
         self.method.follow_step(self.network, self.config, self.own)
         divergence.check_parameters(self.network, minibatch)
 
@@ -285,13 +317,14 @@ class Trainer:
     def _recorded(self, planned, minibatch):
         """As `_counted`, with a record in the log."""
         function, arguments, options = planned.function, planned.arguments, planned.options
-        update = self.log.updated(function, self.network, minibatch, *arguments, **options)
+        network = self.network if planned.network is None else planned.network
+        update = self.log.updated(function, network, minibatch, *arguments, **options)
         self._tally.count(*(update if isinstance(update, tuple) else (update,)))
         return update
 
     def _measured(self, minibatch):
         """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
-        if "target.feedback" in self.method.reads:  # the phase starts from the same pass, in float64
+        if self.network.dtype == np.float64 or "target.feedback" in self.method.reads:  # with the phase
             _, activity = exact_forward(self.network, minibatch.x)
         else:
             activity = self.network.forward(minibatch.x)
@@ -305,25 +338,41 @@ class Trainer:
         counters.correct += count_correct(output, minibatch.y, self.dataset.task)
         return replace(minibatch, activity=activity)
 
-    def _step(self, gradients, phase):
+    def _step(self, gradients, minibatch):
         """One step of each optimiser whose parameters have a gradient."""
+        pretraining = minibatch.phase == "pretraining"
         if gradients.weights is not None:
-            self.optimizers["forward"].step(self._modulated(gradients.weights, gradients.biases))
+            layers = self._modulated(gradients.weights, gradients.biases)
+            self._descend("forward", self._with_layer_parameters(layers, gradients.own), minibatch)
         if gradients.feedback is not None:
-            optimizer = self.optimizers["pretraining" if phase == "pretraining" else "feedback"]
-            optimizer.step(_feedback_layers(gradients.feedback, self.config.feedback.freeze_output))
-        if gradients.own is not None:
-            optimizer = self.optimizers["own_pretraining" if phase == "pretraining" else "own"]
-            optimizer.step([[gradients.own[name]] for name in self.parameters])
+            layers = _feedback_layers(gradients.feedback, self.config.feedback.freeze_output)
+            self._descend("pretraining" if pretraining else "feedback", layers, minibatch)
+        if gradients.own is not None and self._separate(gradients.own):
+            name = "own_pretraining" if pretraining else "own"
+            self._descend(name, [[array] for array in self._separate(gradients.own)], minibatch)
+
+    def _with_layer_parameters(self, layers, own):
+        """The arrays per layer, and those of the method's own that learn with them."""
+        for name, layer in self._layers.items():
+            layers[layer - 1].append(own[name])
+        return layers
+
+    def _separate(self, own):
+        """Of the method's own parameters, or their gradients, those that the optimisers of [feedback_optimizer] step."""
+        return [own[name] for name in self.parameters if name not in self._layers]
+
+    def _descend(self, name, layers, minibatch):
+        optimizer = self.optimizers[name]
+        least = None if minibatch.phase == "pretraining" else getattr(optimizer.options, "cosine_to", None)
+        optimizer.step(layers, cosine(least, minibatch.epoch, self.config.training.epochs))
 
     def _modulated(self, weights, biases):
         """The gradients per layer, as `optimizer.modulation` has them."""
         modulation = getattr(self.config.optimizer, "modulation", None)
         if modulation is not None:
             clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
-            weights, biases = (
-                arrays and modulated(arrays, self.network.weights, clip=clip) for arrays in (weights, biases)
-            )
+            factors = responsibilities(self.network.weights, clip=clip)
+            weights, biases = scaled(weights, factors), scaled(biases, factors)
         return _forward_layers(weights, biases)
 
     def _end_epoch(self, epoch):
@@ -349,7 +398,12 @@ class Trainer:
             return Score()
         target, task = self.config.target, self.dataset.task
         return score(
-            self.network, split, loss=target.loss, task=task, class_value=target.class_value, predict=self._predict
+            self.network,
+            split,
+            loss=target.loss,
+            task=task,
+            class_value=target.class_value,
+            predict=self._predict,
         )
 
     def _predict(self, x):
@@ -398,31 +452,6 @@ class Trainer:
         for observer in filter(None, (self.log, self.analysis, *self.observers)):
             if hasattr(observer, event):
                 getattr(observer, event)(*arguments)
-
-
-def _create_optimizers(network, config, parameters):
-    """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
-
-    Parameters of the method's own have two likewise.
-    """
-    rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
-    if config.optimizer.divide_by_step:
-        rates = [rate / config.target.step for rate in rates]
-    layers = _forward_layers(network.weights, network.biases)
-    optimizers = {"forward": Descent(layers, config.optimizer, learning_rate=rates)}
-    options = config.feedback_optimizer
-    rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
-    groups = {}
-    if trains_feedback(config):
-        layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
-        groups = {name: (layers, rate) for name, rate in rates.items()}
-    if parameters:
-        layers = [[array] for array in parameters.values()]
-        groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
-    for name, (layers, rate) in groups.items():
-        keep_norm = _norm_to_keep(layers, options)
-        optimizers[name] = Descent(layers, options, learning_rate=rate, keep_norm=keep_norm)
-    return optimizers
 
 
 def _norm_to_keep(layers, options):

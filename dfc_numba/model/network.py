@@ -454,8 +454,8 @@ _shared_passes = ContextVar("shared_passes", default=None)
 
 
 @contextmanager
-def sharing_feedforward():
-    """Compute the feedforward pass of the same network and inputs once within the context, in which neither may change."""
+def sharing_passes():
+    """Compute what `shared_pass` is asked for once within the context, in which network and inputs may not change."""
     token = _shared_passes.set({})
     try:
         yield
@@ -463,17 +463,25 @@ def sharing_feedforward():
         _shared_passes.reset(token)
 
 
+def shared_pass(compute, kind, network, x):
+    """compute(), or within `sharing_passes` what it returned for the same kind (hashable), network and x before."""
+    shared = _shared_passes.get()
+    if shared is None:
+        return compute()
+    key = kind, id(network), id(x)
+    if key not in shared:
+        shared[key] = compute(), network, x  # which keeps both from being replaced
+    return shared[key][0]
+
+
 def exact_forward(network, x):
     """(x, `Activity`) in float64, of a network and inputs that are checked to fit; numbers may not be finite."""
-    shared = _shared_passes.get()
-    key = id(network), id(x)
-    if shared is None or key not in shared:
+
+    def compute():
         inputs = samples("x", x, instance("network", network, Network).sizes[0])
-        found = inputs, network.forward(inputs, dtype="float64")
-        if shared is None:
-            return found
-        shared[key] = found, network, x  # which keeps both from being replaced
-    return shared[key][0]
+        return inputs, network.forward(inputs, dtype="float64")
+
+    return shared_pass(compute, "feedforward", network, x)
 
 
 def feedforward_state(network, x):

@@ -20,13 +20,14 @@ from dfc_numba.support.wording import nearest
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
 InversionVariable = Literal["r_x", "r_y"]
+EquilibriumVariable = Literal["s", "s_minus"]
 Compression: TypeAlias = Literal["none", "gzip", "zstd", "blosc"]
 VARIABLES = get_args(Variable)[:-1]  # what the kernel of a feedback phase records
 
 
 def _known_variable(name):
     """The name, if it is that of a variable of any simulation, built-in or registered."""
-    names = (*get_args(Variable), *get_args(InversionVariable))
+    names = (*get_args(Variable), *get_args(InversionVariable), *get_args(EquilibriumVariable))
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)
         raise ValueError(f"must be {', '.join(map(repr, names))}{nearest(name, names)}")
@@ -43,7 +44,8 @@ class Record:
 
     Args:
         variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
-            "r_y", or the name of a registered `dfc.Variable`; None keeps all that is built in but the noise.
+            "r_y", of equilibrium propagation "s", "s_minus", or the name of a registered `dfc.Variable`; None keeps all
+            that is built in but the noise.
         samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
 
@@ -83,9 +85,10 @@ class Recipe:
     """Everything that determines a simulated minibatch, and where in a run it was met.
 
     Attributes:
-        network: the `Network` before the update. controller: the `Controller`; inversion: the `Inversion`. One of them, or
-            none where nothing is simulated.
-        x: inputs (B, n_0). target: output target r*, (B, n_L), float64; for an inversion what the outputs should be.
+        network: the `Network` before the update. controller: the `Controller`; inversion: the `Inversion`; equilibrium: the
+            `EquilibriumPropagation`. One of them, or none where nothing is simulated.
+        x: inputs (B, n_0). target: output target r*, (B, n_L), float64; for an inversion or equilibrium propagation what the
+            outputs should be.
         noise: None, an int seed, a `NoiseKey`, or a list of draws (T, B, n_i), for the one-shot rule (B, n_i).
         labels: (B, n_L) what the samples should give, where that is known.
         indices: (B,) which samples of the training set these are, where they come from one.
@@ -99,6 +102,7 @@ class Recipe:
     target: Array
     controller: Controller | None = None
     inversion: Any = None
+    equilibrium: Any = None
     noise: Noise = None
     labels: Array | None = None
     indices: Array | None = None
@@ -110,8 +114,10 @@ class Recipe:
 
     @property
     def dynamics(self) -> Any:
-        """The options of what is simulated, a `Controller` or an `Inversion`; None where nothing is."""
-        return self.inversion if self.controller is None else self.controller
+        """The options of what is simulated, of one of the three kinds; None where nothing is."""
+        return next(
+            (one for one in (self.controller, self.inversion, self.equilibrium) if one is not None), None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,7 @@ class StoredUpdate:
     weights: Layers | None = None
     biases: Layers | None = None
     feedback: Layers | None = None
+    backward: Layers | None = None
 
 
 class Storable:

@@ -14,6 +14,7 @@ from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.validation import as_array, finite_result, floats, labels, number, silent
 
 SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
+SMALLEST_RATE = 1e-15  # that the binary cross-entropy tells from 0, and from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Loss(Extension):
         gradient: function of (output, y) that returns d(mean loss) / d output, (B, n_L); checked by finite differences.
         classes: whether it is for classes only: y are one-hot, or soft labels, whose rows sum to 1.
         softmax: whether softmax(r_L) - y is its gradient, so that a controller may pursue y with error = "softmax".
+        output: name of the output activation that it is for; None for any.
         unit: function of n_L: size of the gradient of a sample's loss for an error of 1, by which errors are scaled.
 
     Raises (when it is registered):
@@ -39,6 +41,7 @@ class Loss(Extension):
     gradient: Callable[[Array, Array], Array]
     classes: bool = False
     softmax: bool = False
+    output: str | None = None
     unit: Callable[[int], float] = lambda outputs: 1.0
 
     registry = LOSSES
@@ -157,7 +160,9 @@ def output_target(
     y = as_targets(y, network.sizes[-1], count=len(x))
     output = activity.r[-1]
     target = output - step * len(x) * loss_gradient(output, y, loss)
-    return finite_result("the output target", target, "choose a smaller step, or scale x, y or the network down")
+    return finite_result(
+        "the output target", target, "choose a smaller step, or scale x, y or the network down"
+    )
 
 
 def _with_targets(output, y):
@@ -184,6 +189,21 @@ def _cross_entropy_gradient(output, y):
     return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
 
 
+def _inside(output):
+    """Rates of a sigmoid, kept off 0 and 1, whose logarithms the loss takes."""
+    return np.clip(output, SMALLEST_RATE, 1.0 - SMALLEST_RATE)
+
+
+def _binary_cross_entropy(output, y):
+    r = _inside(output)
+    return -np.mean(np.sum(y * np.log(r) + (1.0 - y) * np.log1p(-r), axis=1))
+
+
+def _binary_cross_entropy_gradient(output, y):
+    r = _inside(output)
+    return (r - y) / (r * (1.0 - r)) / len(output)
+
+
 register_built_ins(
     Loss(
         "mse", summary="squared error, mean over samples and outputs", value=_squared_error,
@@ -192,5 +212,10 @@ register_built_ins(
     Loss(
         "cross_entropy", summary="cross-entropy of softmax(r_L), mean over samples", value=_cross_entropy,
         gradient=_cross_entropy_gradient, classes=True, softmax=True,
+    ),
+    Loss(
+        "binary_cross_entropy", summary="cross-entropy of each sigmoid output, summed over outputs, mean over samples",
+        value=_binary_cross_entropy, gradient=_binary_cross_entropy_gradient,
+        output="sigmoid",
     ),
 )  # fmt: skip

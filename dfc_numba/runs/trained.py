@@ -4,6 +4,7 @@ A source is a run directory, its checkpoint, a weights file (.h5), or an export 
 """
 
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +124,19 @@ def evaluate_trained(source, *, weights="last", data_name=None, split="test", lo
     options = {"loss": loss, "class_value": class_value, "classes": dataset.classes or None}
     if config is not None:
         method = METHODS.find(config.training.method, "training.method")
-        options["predict"] = method.predictor(network, config)
+        own = _own_arrays(trained) if method.predict is not None and method.has_arrays else None
+        options["predict"] = method.predictor(network, config, own)
     return trained, dataset, evaluate(network, part.x, part.y, **options)
+
+
+def _own_arrays(trained):
+    """The arrays of the method's own in a checkpoint beside the weights that belongs to them; None without."""
+    for path in (trained.path.with_name(name) for name in checkpoint.FILES):
+        with suppress(OSError, ValueError):
+            state = checkpoint.load(path).state
+            if all(map(np.array_equal, state.network.weights, trained.network.weights)):
+                return state.method
+    return None
 
 
 def _data(trained, name):

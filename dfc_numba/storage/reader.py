@@ -176,7 +176,7 @@ def _coordinate(group, name):
 
 
 def _backward(arrays, depth):
-    """The feedback matrices of dynamic inversion among the arrays of a network; None for one that has none."""
+    """The matrices B of dynamic inversion or equilibrium propagation among the arrays of a network; None without."""
     for names in (["B_single"], [f"B_{layer}" for layer in range(1, depth)]):
         found = [arrays[name] for name in names if name in arrays]
         if found and not np.isnan(found[0]).all():  # where other networks of the file have them
@@ -207,7 +207,7 @@ class PhaseRecords:
 
     @property
     def options(self) -> Any:
-        """The `Controller` or `Inversion`; None where nothing is simulated, or the recipe is not known."""
+        """The `Controller`, `Inversion` or `EquilibriumPropagation`; None if unknown, or nothing is simulated."""
         found = schema.parsed(self._group(self._files[0]), self.kind.name)
         return None if found is None else self.kind.options(**found)
 
