@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dfc_numba.support.array_types import Array, DTypeLike
+from dfc_numba.support.shapes import html_table
 
 # --- checks of options --------------------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class DataSet:
         name: what it is called in messages.
         task: "classification" (labels) or "regression" (targets).
         train, validation, test: the parts; `validation` and `test` are None where there is none.
-        n_outputs: number of classes or of target values, the n_L of a network for this data set.
+        n_outputs: number of classes or of target values, the n_L of a network for this data set; 1 for two classes at one output.
         source: one line that says where the data come from.
         classes: names of the classes, as texts; empty for a regression, and where they are the numbers 0, 1, ...
         notes: what was done to the data as they came, a sentence each.
@@ -132,7 +133,9 @@ class DataSet:
 
     def __post_init__(self):
         if self.classes and len(self.classes) != max(self.n_outputs, 2):
-            raise ValueError(f"{self.name}: {len(self.classes)} names of classes for {self.n_outputs} outputs")
+            raise ValueError(
+                f"{self.name}: {len(self.classes)} names of classes for {self.n_outputs} outputs"
+            )
         if self.task not in ("classification", "regression"):
             raise ValueError(f"{self.name}: task = {self.task!r}; must be 'classification' or 'regression'")
         for part, split in self.parts().items():
@@ -149,16 +152,22 @@ class DataSet:
     def summary(self) -> str:
         """One line for people: name, sizes and source."""
         sizes = ", ".join(f"{len(split):,} {part}" for part, split in self.parts().items())
-        kind = "classes" if self.task == "classification" else "targets"
-        return (
-            f"{self.name}: {self.n_inputs} inputs, {self.n_outputs} {kind}; samples: {sizes}; {self.source}"
-        )
+        kind = f"{self.n_outputs} targets"
+        if self.task == "classification":
+            kind = f"{max(self.n_outputs, 2)} classes" + (" at one output" if self.n_outputs == 1 else "")
+        return f"{self.name}: {self.n_inputs} inputs, {kind}; samples: {sizes}; {self.source}"
+
+    def _repr_html_(self):
+        rows = [(part, *map(_form, (split.x, split.y))) for part, split in self.parts().items()]
+        return html_table(self.summary, ("part", "x", "y"), rows)
 
     @cached_property
     def checksums(self) -> dict[str, int]:
         """A number per part by which a continued run sees whether its data are the same, {"train": ..., ...}."""
         return {
-            part: zlib.crc32(np.ascontiguousarray(split.y).data, zlib.crc32(np.ascontiguousarray(split.x).data))
+            part: zlib.crc32(
+                np.ascontiguousarray(split.y).data, zlib.crc32(np.ascontiguousarray(split.x).data)
+            )
             for part, split in self.parts().items()
         }
 
@@ -190,7 +199,7 @@ class DataSet:
 
     def _check_answers(self, y, label):
         if self.task == "classification":
-            check_labels(y, label, self.n_outputs)
+            check_labels(y, label, max(self.n_outputs, 2))
             return
         check_matrix(y, label, "targets")
         if y.shape[1] != self.n_outputs:
@@ -222,8 +231,12 @@ def check_same_length(x, y, name, part):
     """Refuse inputs and answers of different numbers of samples."""
     if y.ndim == 0 or len(x) != len(y):
         got = "a single value" if y.ndim == 0 else f"{len(y):,} samples"
-        transposed = (x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]) or (y.ndim == 1 and x.shape[1:] == y.shape)
-        hint = f"; x_{part} is (inputs, samples), as MATLAB writes it: store it transposed" if transposed else ""
+        transposed = (x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]) or (
+            y.ndim == 1 and x.shape[1:] == y.shape
+        )
+        hint = (
+            f"; x_{part} is (inputs, samples), as MATLAB writes it: store it transposed" if transposed else ""
+        )
         raise ValueError(
             f"{name}: x_{part} has {len(x):,} samples but y_{part} has {got}; must be the same number{hint}"
         )

@@ -287,7 +287,7 @@ def _where_to_put_them(file_set):
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 
-def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0):
+def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0, standardise=True):
     """MNIST handwritten digits (784 inputs, 10 classes), 55,000 to train, 5,000 to validate, 10,000 to test.
 
     Inputs are (pixel/255 - 0.1307) / 0.3081. The files are looked for in the folder DFC_DATA_DIR, then in the
@@ -298,9 +298,10 @@ def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split
         validation_size: number of validation images, a random part of the 60,000; 0 trains on all of them.
         test_size: number of test images, a random part; not set means all.
         split_seed: which images are for validation (and which are left out where a size is limited).
+        standardise: whether inputs are scaled as above; if not, they are pixel/255.
     """
     pixels = _read(MNIST, train_size, validation_size, test_size, split_seed)
-    return _classification("mnist", pixels, dtype, MNIST_MEAN, MNIST_STD)
+    return _classification("mnist", pixels, dtype, *_pixel_scale(standardise))
 
 
 def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0):
@@ -309,10 +310,17 @@ def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=Non
     Inputs are pixel/255. The files are looked for in the subfolder fashion_mnist of DFC_DATA_DIR, then in the
     user's cache; else they are downloaded (30 MB).
 
-    The options are those of the data set mnist.
+    The options are those of the data set mnist, without standardise.
     """
     pixels = _read(FASHION_MNIST, train_size, validation_size, test_size, split_seed)
     return _classification("fashion_mnist", pixels, dtype, 0.0, 1.0)
+
+
+def _pixel_scale(standardise):
+    """What is subtracted from pixel/255, and what it is divided by."""
+    if not isinstance(standardise, bool):
+        raise TypeError(f"data option standardise = {standardise!r}: must be true or false")
+    return (MNIST_MEAN, MNIST_STD) if standardise else (0.0, 1.0)
 
 
 def mnist_autoencoder(
@@ -322,15 +330,10 @@ def mnist_autoencoder(
 
     Images, files and split are those of the data set mnist; inputs and targets share memory.
 
-    The options are those of the data set mnist, and
-
-    Args:
-        standardise: whether pixels are scaled as those of mnist; if not, they are pixel/255.
+    The options are those of the data set mnist.
     """
-    if not isinstance(standardise, bool):
-        raise TypeError(f"data option standardise = {standardise!r}: must be true or false")
     parts, source = _read(MNIST, train_size, validation_size, test_size, split_seed)
-    mean, std = (MNIST_MEAN, MNIST_STD) if standardise else (0.0, 1.0)
+    mean, std = _pixel_scale(standardise)
     scaled = {part: _scaled(pixels, dtype, mean, std) for part, (pixels, _) in parts.items()}
     splits = {part: Split(x, x) for part, x in scaled.items()}
     return _data_set("mnist_autoencoder", "regression", splits, scaled["train"].shape[1], source)

@@ -1,7 +1,5 @@
 """A user's own data: a .npz or .h5 file with x_train, y_train, x_test, y_test and perhaps x_val, y_val."""
 
-import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from dfc_numba.data.dataset import (
 )
 from dfc_numba.errors import UnusableFileError
 from dfc_numba.support import foreign, memory
+from dfc_numba.support.archives import read_npz
 
 NPZ, HDF5 = (".npz",), (".h5", ".hdf5")
 SUFFIXES = NPZ + HDF5
@@ -88,7 +87,9 @@ def _existing(path):
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         hint = "; a .mat of MATLAB 7.3 (save -v7.3) is HDF5: name it .h5" * (path.suffix.lower() == ".mat")
-        raise ValueError(f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}{hint}")
+        raise ValueError(
+            f"data option path = {str(path)!r}: the name must end in {', '.join(SUFFIXES)}{hint}"
+        )
     if not path.exists():
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
         raise DataUnavailableError(f"{path}: there is no such file{where}")
@@ -112,42 +113,9 @@ def _read(path):
 
 
 def _read_npz(path):
-    with foreign.open_regular(path) as file:
-        if not zipfile.is_zipfile(file):
-            raise UnusableFileError(f"{path}: truncated or not a .npz file (write it with numpy.savez)")
-        with zipfile.ZipFile(file) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            chosen = {name: info for name, info in members.items() if name.startswith(("x_", "y_"))}
-            if not chosen:
-                raise UnusableFileError(_nothing_found(path, members))
-            _require_memory(path, sum(info.file_size for info in chosen.values()))
-            return {name: _npz_array(path, archive, name, info) for name, info in chosen.items()}
-
-
-def _npz_array(path, archive, name, info):
-    """An array whose header says what the archive holds."""
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        reader = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        try:
-            shape, transposed, dtype = reader(file)
-        except Exception as error:  # noqa: BLE001 (the header is Python source, which may be anything)
-            raise UnusableFileError(f"{path}: the header of {name} is damaged ({error})") from None
-        if dtype.hasobject or dtype.kind not in "biufcSU":
-            raise UnusableFileError(
-                f"{path}: {name} cannot be read ({dtype}, not allowed); store plain numbers"
-            )
-        size = math.prod(shape) * dtype.itemsize
-        if size != info.file_size - file.tell():
-            raise UnusableFileError(
-                f"{path}: {name} declares {size} bytes of shape {shape}, but holds {info.file_size - file.tell()}; it is damaged"
-            )
-        content = bytearray(file.read(size + 1))
-    if len(content) != size:
-        raise UnusableFileError(f"{path}: {name} is truncated ({len(content)} of {size} bytes)")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if transposed else "C")
+    return read_npz(
+        path, lambda name: name.startswith(("x_", "y_")), lambda names: _nothing_found(path, names)
+    )
 
 
 def _read_hdf5(path):
@@ -264,7 +232,11 @@ def _n_outputs(path, task, splits, n_classes):
     if n_classes is not None:
         return whole_number("n_classes", n_classes, least=1)
     _refuse_labels(
-        path, "y_train", labels, labels < 0, "labels are counted from 0: take numpy.unique(y, return_inverse=True)[1]"
+        path,
+        "y_train",
+        labels,
+        labels < 0,
+        "labels are counted from 0: take numpy.unique(y, return_inverse=True)[1]",
     )
     _refuse_labels(
         path, "y_train", labels, labels >= MOST_CLASSES,
@@ -272,7 +244,9 @@ def _n_outputs(path, task, splits, n_classes):
     )  # fmt: skip
     count = int(labels.max()) + 1
     for part, split in splits.items():
-        needed = f"a class that y_train lacks needs the data option n_classes = {int(split.y.max(initial=0)) + 1}"
+        needed = (
+            f"a class that y_train lacks needs the data option n_classes = {int(split.y.max(initial=0)) + 1}"
+        )
         wrong = split.y >= count
         _refuse_labels(path, f"y_{part}", split.y, wrong, f"labels must be 0 to {count - 1}; {needed}")
     return count

@@ -203,7 +203,9 @@ def describe(name: str | Path) -> str:
     name, _ = _resolve(name, {})
     source = DATA_SOURCES[name]
     comments = {option.name: f"  # {option.description}" for option in source.options if option.description}
-    lines = (f"    {key} = {_shown(default)}{comments.get(key, '')}" for key, default in options(name).items())
+    lines = (
+        f"    {key} = {_shown(default)}{comments.get(key, '')}" for key, default in options(name).items()
+    )
     return f"{name}: {inspect.getdoc(source.load) or source.summary}\n\nDefaults:\n" + "\n".join(lines)
 
 

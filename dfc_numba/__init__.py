@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.analysis.stability import stability as stability
     from dfc_numba.data.sources import DataSource as DataSource
     from dfc_numba.display.plots import plot as plot
+    from dfc_numba.display.plotting import plot_comparison as plot_comparison
+    from dfc_numba.display.plotting import plot_run as plot_run
+    from dfc_numba.display.plotting import plot_trajectory as plot_trajectory
+    from dfc_numba.display.progress import ProgressBar as ProgressBar
     from dfc_numba.dynamics.expected_feedback import expected_feedback_update as expected_feedback_update
     from dfc_numba.dynamics.plasticity import FeedbackUpdate as FeedbackUpdate
     from dfc_numba.dynamics.plasticity import ForwardUpdate as ForwardUpdate
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.dynamics.simulation import Trajectory as Trajectory
     from dfc_numba.dynamics.simulation import simulate as simulate
     from dfc_numba.errors import DivergenceError as DivergenceError
+    from dfc_numba.errors import DivergenceWarning as DivergenceWarning
     from dfc_numba.extensions import load_extension as load_extension
     from dfc_numba.inversion.dynamic_inversion import Inversion as Inversion
     from dfc_numba.inversion.dynamic_inversion import simulate_inversion as simulate_inversion
@@ -56,6 +61,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.learning.method import Gradients as Gradients
     from dfc_numba.learning.method import Method as Method
     from dfc_numba.learning.method import PlannedUpdate as PlannedUpdate
+    from dfc_numba.learning.observers import EarlyStopping as EarlyStopping
+    from dfc_numba.learning.observers import Observer as Observer
+    from dfc_numba.learning.observers import TensorBoard as TensorBoard
     from dfc_numba.learning.optimizer import Optimizer as Optimizer
     from dfc_numba.learning.training import Trainer as Trainer
     from dfc_numba.model.activations import Activation as Activation
@@ -77,8 +85,11 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from dfc_numba.online.records import WeightTrajectory as WeightTrajectory
     from dfc_numba.registry import Option as Option
     from dfc_numba.registry import register as register
+    from dfc_numba.session import Comparison as Comparison
     from dfc_numba.session import TrainingResult as TrainingResult
+    from dfc_numba.session import compare as compare
     from dfc_numba.session import load_config as load_config
+    from dfc_numba.session import run_sweep as run_sweep
     from dfc_numba.session import train as train
     from dfc_numba.steady.equilibrium import SteadyState as SteadyState
     from dfc_numba.steady.equilibrium import output_jacobian as output_jacobian
@@ -107,6 +118,9 @@ _HOMES = {
     "train": "session",
     "TrainingResult": "session",
     "Trainer": "learning.training",
+    "Observer": "learning.observers",
+    "EarlyStopping": "learning.observers",
+    "TensorBoard": "learning.observers",
     "simulate": "dynamics.simulation",
     "Record": "model.recording",
     "Trajectory": "dynamics.simulation",
@@ -149,8 +163,16 @@ _HOMES = {
     "expand": "storage.replay",
     "what_if": "storage.replay",
     "plot": "display.plots",
+    "plot_trajectory": "display.plotting",
+    "plot_run": "display.plotting",
+    "plot_comparison": "display.plotting",
+    "ProgressBar": "display.progress",
+    "compare": "session",
+    "Comparison": "session",
+    "run_sweep": "session",
     "limit_threads": "support.threads",
     "DivergenceError": "errors",
+    "DivergenceWarning": "errors",
     "register": "registry",
     "Method": "learning.method",
     "Loss": "model.targets",

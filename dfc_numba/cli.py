@@ -218,7 +218,9 @@ def list_(
         str | None,
         typer.Argument(help="Only this kind: activations, methods, optimizers, ...", show_default=False),
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="Describe this one, with its options.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this one, with its options.", show_default=False)
+    ] = None,
     extension: Extensions = None,
 ):
     """List what is chosen by name: activations, rules, methods, optimisers, losses, data sets, measures, and their options."""

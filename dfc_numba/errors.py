@@ -1,6 +1,5 @@
 """The errors that a caller may want to tell from a plain `ValueError`."""
 
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -29,6 +28,10 @@ class DivergenceError(ArithmeticError):
         self.epoch = epoch
         self.minibatch = minibatch
         self.samples = tuple(samples)
+
+
+class DivergenceWarning(RuntimeWarning):
+    """A feedback phase diverged although all numbers may be finite; the message says for how many samples, and what helps."""
 
 
 class ConfigurationError(ValueError):

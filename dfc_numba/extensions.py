@@ -242,7 +242,8 @@ def _words(values):
     if isinstance(values, str):
         yield values
     elif isinstance(values, dict):
-        for value in values.values():
+        for key, value in values.items():
+            yield from _words(key)
             yield from _words(value)
     elif isinstance(values, list | tuple):
         for value in values:

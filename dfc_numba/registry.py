@@ -306,12 +306,16 @@ PLASTICITY_RULES = Registry("plasticity rule", homes=["dfc_numba.model.unit_form
 CONTROLLER_TERMS = Registry("controller term")
 VARIABLES = Registry("variable")
 LOSSES = Registry("loss", homes=["dfc_numba.model.targets"])
-METHODS = Registry("method", homes=["dfc_numba.learning.methods", "dfc_numba.learning.relatives"])
+METHODS = Registry(
+    "method", homes=[f"dfc_numba.learning.{name}" for name in ("methods", "relatives", "recurrent_methods")]
+)
 OPTIMIZERS = Registry("optimizer", homes=["dfc_numba.learning.optimizer"])
 DATA_SOURCES = Registry("data set", homes=["dfc_numba.data.sources"])
 MEASURES = Registry("measure", homes=["dfc_numba.analysis.measurements"])
+OBSERVERS = Registry("observer", homes=["dfc_numba.learning.observers"])
 REGISTRIES = (
     ACTIVATIONS, PLASTICITY_RULES, CONTROLLER_TERMS, VARIABLES, LOSSES, METHODS, OPTIMIZERS, DATA_SOURCES, MEASURES,
+    OBSERVERS,
 )  # fmt: skip
 
 
@@ -323,7 +327,7 @@ def register(*items: Extension, replace: bool = False) -> None:
 
     Args:
         items: objects of `dfc.Activation`, `dfc.PlasticityRule`, `dfc.ControllerTerm`, `dfc.Method`, `dfc.Optimizer`,
-            `dfc.Loss`, `dfc.DataSource`, `dfc.Variable` or `dfc.Measure`.
+            `dfc.Loss`, `dfc.DataSource`, `dfc.Variable`, `dfc.Measure`, or observers of a class that derives from `dfc.Observer`.
         replace: whether they take the place of others under the same names.
 
     Raises:
@@ -363,7 +367,10 @@ def registered_from(origin):
 
 def _check(item):
     if not isinstance(item, Extension) or item.registry is None:
-        kinds = "dfc.Activation, PlasticityRule, ControllerTerm, Method, Optimizer, Loss, DataSource, Variable or Measure"
+        kinds = (
+            "dfc.Activation, PlasticityRule, ControllerTerm, Method, Optimizer, Loss, DataSource, Variable, Measure or "
+            "Observer"
+        )
         hint = "; call it to make one" if isinstance(item, type) else ""
         raise TypeError(f"register takes objects of {kinds}, not {item!r}{hint}")
     kind, name = item.registry.kind, item.name

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,22 @@ from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration import config_file
 from dfc_numba.configuration.config import Config
 from dfc_numba.data.dataset import DataSet
+from dfc_numba.display.progress import NoDisplay, choose_display
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import Evaluation, evaluate
+from dfc_numba.learning.observers import check_observers, configured
 from dfc_numba.learning.phases import logs
 from dfc_numba.learning.training import Outcome, Trainer
 from dfc_numba.model.network import Network
-from dfc_numba.runs.experiment import Experiment, check_data, create_network, load_data
+from dfc_numba.runs import comparison, summary
+from dfc_numba.runs.experiment import Experiment, create_network, load_data, suited_data
+from dfc_numba.runs.run_directory import CONFIG_NAME
+from dfc_numba.support import ranks
 from dfc_numba.support.array_types import Array, PathLike
-from dfc_numba.support.validation import choice
+from dfc_numba.support.bars import is_watched
+from dfc_numba.support.shapes import html_table
+from dfc_numba.support.validation import choice, whole_number
 
 DEFAULT_PRESET = "digits"
 SPLITS = ("test", "validation", "train")
@@ -84,6 +92,105 @@ class TrainingResult:
         )
         return f"TrainingResult(status={self.status!r}{', ' if shown else ''}{shown})"
 
+    def _repr_html_(self):
+        names = list(dict.fromkeys(name for row in self.metrics for name in row))
+        title = f"{self.status}: {self.outcome.message}; the best epoch is {self.outcome.best_epoch}"
+        return html_table(title, names, [[row.get(name) for name in names] for row in self.metrics])
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison:
+    """What `dfc.compare` leaves.
+
+    Attributes:
+        directory: the folder, with comparison.csv, summary.csv, summary.md and a run directory per run.
+        runs: list of how each run ended: `.run` (`.source.name`, `.seed`, `.directory`), `.status`, `.message`, `.rows` (a dict
+            per epoch with the columns of metrics.csv).
+        summary: list of one dict per source: runs, done, epochs, and mean and standard deviation of each quantity, None where
+            there is none.
+    """
+
+    directory: Path
+    runs: list
+    summary: list
+
+    def __repr__(self):
+        done = sum(run.status == "done" for run in self.runs)
+        names = ", ".join(row["preset"] for row in self.summary)
+        return f"Comparison({names}; {done} of {len(self.runs)} runs done; {str(self.directory)!r})"
+
+    def _repr_html_(self):
+        names = [name for name in self.summary[0] if any(row[name] not in (None, 0) for row in self.summary)]
+        return html_table(repr(self), names, [[row[name] for name in names] for row in self.summary])
+
+
+def compare(sources, *, seeds=1, changes=None, out=None, threads=None, progress=None):
+    """Train several methods with several seeds each, as `dfc compare` does, and summarise them.
+
+    Args:
+        sources: list of names of presets or paths of TOML files, each with changes of its own where wanted:
+            "digits+training.method=bp".
+        seeds: runs of each, with successive seeds.
+        changes: dict such as {"training.epochs": 2} for all of them.
+        out: the folder; None for one in runs/ that is the same for the same arguments. What is done there already is kept.
+        threads: number of threads; None for all available.
+        progress: whether to show a bar and the results of each epoch; None: on a terminal and in a notebook.
+
+    Returns:
+        A `Comparison`; `dfc.plot_comparison` draws it.
+
+    Raises:
+        ValueError, TypeError, OSError: for a source, setting or folder that cannot be used.
+    """
+    if isinstance(sources, str) or not all(isinstance(source, str) for source in sources):
+        raise TypeError(
+            f"sources = {sources!r}: must be a list of texts, such as ['digits', 'digits+training.method=bp']"
+        )
+    whole_number("seeds", seeds, least=1)
+    plan = comparison.plan(sources, config_file.as_texts(changes or {}), seeds=seeds, out=out)
+    comparison.prepare(plan, threads)
+    ended = list(
+        comparison.run(plan, display=partial(_display_of_run, progress), threads=threads, command=sys.argv)
+    )
+    unfinished = [run for run in ended if run.status not in ("done", "interrupted")]
+    if unfinished:
+        warnings.warn(
+            f"{len(unfinished)} of {len(plan.runs)} runs are not done: {unfinished[0].run}: {unfinished[0].message}",
+            RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
+    return Comparison(plan.directory, ended, summary.records(summary.summarize(plan, ended)))
+
+
+def run_sweep(path, out=None, *, at_once=None, threads=1, retry_failed=False):
+    """Do the runs of a sweep file on this machine, as `dfc sweep` does, with its lines and bars; the same call resumes.
+
+    Args:
+        path: of the sweep file. out: folder of the sweep; None for sweeps/NAME.
+        at_once: runs at a time; None for as many as processors and memory allow. threads: of each run.
+        retry_failed: whether failed runs are started again, too.
+
+    Returns:
+        A `Comparison` of all runs that have begun; `.directory` holds runs.csv with all settings.
+
+    Raises:
+        ValueError, OSError: for a sweep file, a run in it or a folder that cannot be used.
+    """
+    from dfc_numba.sweep import sweeping  # heavy
+
+    out = Path(sweeping.DEFAULT_PARENT) / Path(path).stem if out is None else Path(out)
+    for name, value in (("at_once", at_once), ("threads", threads)):
+        if value is not None:
+            whole_number(name, value, least=1)
+    options = {"dry_run": False, "retry_failed": retry_failed, "at_once": at_once, "threads": threads}
+    sweeping.sweep([str(path)], out, "local", **options)
+    folders = [folder for folder in sorted(out.iterdir()) if (folder / CONFIG_NAME).exists()]
+    plan, ended, _ = comparison.merge(folders, out)
+    return Comparison(plan.directory, ended, summary.records(summary.summarize(plan, ended)))
+
+
+def _display_of_run(progress, run, number, count):
+    return _display(progress, f"run {number}/{count}, {run}: ") or NoDisplay()
+
 
 def load_config(
     source: str | Path | Config | None = None, changes: Mapping[str, Any] | None = None
@@ -127,7 +234,7 @@ def train(
         data: a `DataSet` in memory, such as `data.from_arrays` returns, instead of that of the configuration; without `out`.
         network: a `Network` to start from, which is copied, instead of that of the configuration; without `out`.
         threads: number of threads; None for all available. The results do not depend on it.
-        observers: objects with any of the methods `on_start`, `on_minibatch`, `on_epoch`, `on_end`, see `Trainer`.
+        observers: list of objects with any of the events of `dfc.Observer`, such as `dfc.EarlyStopping(patience=3)`.
         progress: whether to show a bar and the results of each epoch; None: on a terminal and in a notebook.
 
     Returns:
@@ -139,7 +246,7 @@ def train(
     """
     config = config if isinstance(config, Config) else load_config(config)
     display = _display(progress)
-    observers = [*observers, *([] if display is None else [display])]
+    observers = [*check_observers(observers), *([] if display is None else [display])]
     with display or nullcontext():
         if out is None:
             result = _in_memory(config, data, network, threads, observers)
@@ -174,10 +281,10 @@ def _in_memory(config, dataset, network, threads, observers):
             raise TypeError(
                 f"data is {type(dataset).__name__}; must be a DataSet, such as data.from_arrays returns"
             )
-        check_data(config, dataset)
-        dataset = dataset.astype(config.training.dtype)
+        dataset = suited_data(config, dataset).astype(config.training.dtype)
     network = create_network(config, dataset) if network is None else network.copy()
     analysis = Monitor(config, dataset) if config.analysis.every else None
+    observers = [*configured(config), *observers]
     trainer = Trainer(network, dataset, config, threads=threads, analysis=analysis, observers=observers)
     return _result(trainer, trainer.run(), config, dataset)
 
@@ -195,9 +302,7 @@ def _result(trainer, outcome, config, dataset, directory=None):
     )
 
 
-def _display(progress):
+def _display(progress, label=""):
     """What shows the progress; None for nothing."""
-    from dfc_numba.display.progress import choose_display, in_notebook
-
-    shown = progress if progress is not None else sys.stderr.isatty() or in_notebook()
-    return choose_display() if shown else None
+    shown = is_watched() if progress is None else progress
+    return choose_display(label) if shown and ranks.is_root() else None

@@ -7,8 +7,6 @@ Needs the extra `sklearn`. A setting of the configuration is a parameter: `contr
 the first section that has it, in the order of `SECTIONS`.
 """
 
-import re
-import warnings
 from collections.abc import Mapping
 from numbers import Integral
 
@@ -33,10 +31,11 @@ from dfc_numba.configuration.config import section_keys
 from dfc_numba.data.dataset import DataSet, Split
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
-from dfc_numba.learning.evaluation import CHUNK
+from dfc_numba.learning.evaluation import CHUNK, predicted_classes
+from dfc_numba.learning.observers import configured
 from dfc_numba.learning.phases import logs
 from dfc_numba.learning.training import Trainer
-from dfc_numba.runs.experiment import check_data, create_network
+from dfc_numba.runs.experiment import create_network, suited_data
 from dfc_numba.session import load_config
 from dfc_numba.support.wording import nearest
 
@@ -217,10 +216,9 @@ class _Estimator(BaseEstimator):
         if more:
             done = 0 if state is None else len(state.rows)
             config = load_config(config, {"training.epochs": done + 1})
-        check_data(config, dataset)
-        dataset = dataset.astype(config.training.dtype)
+        dataset = suited_data(config, dataset).astype(config.training.dtype)
         network = create_network(config, dataset) if state is None else state.network
-        watch = [_Warnings(), *([_display()] if self.verbose else [])]
+        watch = [*configured(config), *([_display()] if self.verbose else [])]
         analysis = Monitor(config, dataset) if config.analysis.every else None
         trainer = Trainer(network, dataset, config, threads=self.threads, observers=watch, analysis=analysis)
         if state is not None:
@@ -249,14 +247,17 @@ class DFCClassifier(ClassifierMixin, _Estimator):
     def predict(self, X):
         """Return the predicted class labels (N,) of inputs X (N, n_0)."""
         outputs = self._outputs(X)
-        return self.classes_[np.argmax(outputs, axis=1)]
+        return self.classes_[predicted_classes(outputs)]
 
     def predict_proba(self, X):
         """Return class probabilities (N, C) of inputs X (N, n_0).
 
-        The softmax of the outputs; with target.loss = "mse" the outputs, negative ones as 0, divided by their sum.
+        The softmax of the outputs, of one output ("binary_cross_entropy") its sigmoid; with target.loss = "mse"
+        the outputs, negative ones as 0, divided by their sum.
         """
         outputs = self._outputs(X)
+        if outputs.shape[1] == 1:
+            outputs = np.hstack([np.zeros_like(outputs), outputs])
         probabilities = softmax(outputs, axis=1)
         if self.config_.target.loss != "mse":
             return probabilities
@@ -345,16 +346,6 @@ class DFCRegressor(RegressorMixin, _Estimator):
     def _dataset(self, X, y, first):
         X, y = _rows(X), np.ascontiguousarray(y.reshape(len(y), -1), X.dtype)
         return DataSet("arrays", "regression", Split(X, y), None, None, y.shape[1], "in memory")
-
-
-class _Warnings:
-    """An observer that warns where feedback phases diverged."""
-
-    def on_divergence(self, epoch, tally):
-        from dfc_numba.display.progress import divergence_text
-
-        text = re.sub("^warning: ", "", divergence_text(epoch, tally))
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _display():

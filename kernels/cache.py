@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import platform
+import sys
 import tempfile
 import warnings
 from contextlib import suppress
@@ -22,6 +23,7 @@ import numba
 import numpy as np
 from numba import config
 
+from dfc_numba import kernels
 from dfc_numba.kernels import numba_internals
 from dfc_numba.kernels.numba_internals import AppDirs, CompileResult, NullCache, _Cache, dumps
 
@@ -79,6 +81,7 @@ class KernelCache(_Cache):
                     return CompileResult._rebuild(target_context, *reduced)
                 except Exception:  # noqa: BLE001 (whatever is wrong with it, it is recompiled)
                     continue
+        _announce()
         return None
 
     def save_overload(self, sig, data):
@@ -228,6 +231,13 @@ def _say_once(text):
         _said.add(text)
         remedy = "set NUMBA_CACHE_DIR to a folder that can be written"
         warnings.warn(f"{text}: every process recompiles them; {remedy}", RuntimeWarning, stacklevel=1)
+
+
+def _announce():
+    """Say once that something is compiled, which may take a while without another sign of life."""
+    if kernels.announces_compilation:
+        kernels.announces_compilation = False
+        print("dfc-numba: compiling kernels, the first time on this machine ...", file=sys.stderr, flush=True)
 
 
 def install(dispatcher):

@@ -169,7 +169,7 @@ def _presynaptic_signals(layout, task, minibatch, state, step):
 def _jacobian_control(layout, parameters, state, drive, step):
     """Write the feedback by the Jacobian into the drive of every layer, from the output down; `factor` is scratch.
 
-        J_L^T u = phi'(v_L) u,  J_i^T u = phi'(v_i) (W_(i+1)^T J_(i+1)^T u)           (the Jacobian of DFC, Meulemans et al. 2021)
+    J_L^T u = phi'(v_L) u,  J_i^T u = phi'(v_i) (W_(i+1)^T J_(i+1)^T u)           (the Jacobian of DFC, Meulemans et al. 2021)
     """
     depth = layout.sizes.size - 1
     for i in range(depth, 0, -1):
@@ -492,7 +492,8 @@ def run_shard(
             _advance_layer(layout, parameters, dynamics, task, minibatch, state, i, step)
         _control_error(layout, dynamics, minibatch, state, step)
         if task.record_every > 0 and (step + 1) % task.record_every == 0:
-            _record(layout, parameters, dynamics, minibatch, state, records, (step + 1) // task.record_every, step)
+            number = (step + 1) // task.record_every
+            _record(layout, parameters, dynamics, minibatch, state, records, number, step)
         filled = step % state.block + 1
         if filled == state.block or step == steps - 1:
             _flush(layout, task, minibatch, state, results, place, filled)

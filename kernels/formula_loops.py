@@ -196,7 +196,11 @@ def _output_planes(kind, results):
 
 # --- machine code, by what it computes -------------------------------------------------------------------------------
 
-_ADDRESSES, _LIBRARIES, _SOURCES = {}, {}, {}  # by name; by address the libraries that own the code, and its source
+_ADDRESSES, _LIBRARIES, _SOURCES = (
+    {},
+    {},
+    {},
+)  # by name; by address the libraries that own the code, and its source
 
 
 @global_compiler_lock

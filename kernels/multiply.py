@@ -88,7 +88,9 @@ class _Panel:
         ahead = self._ahead(size, row)
         _, sums = emit_loop(builder, self.inner, 1, partial(self._multiply_add, a, ahead), carried=sums)
         for m, target in enumerate(c_rows):
-            for place, value in zip(self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS], strict=False):
+            for place, value in zip(
+                self._vectors(target), sums[m * TILE_VECTORS : (m + 1) * TILE_VECTORS], strict=False
+            ):
                 builder.store(value, place, align=self.itemsize)
 
     def _ahead(self, size, row):
@@ -302,7 +304,19 @@ def _add_tile(work, start, tile):
 
 @jit
 def mix(
-    out, out_start, out_stride, rows, coefficients, first, first_stride, inner, x, x_start, x_stride, columns, add
+    out,
+    out_start,
+    out_stride,
+    rows,
+    coefficients,
+    first,
+    first_stride,
+    inner,
+    x,
+    x_start,
+    x_stride,
+    columns,
+    add,
 ):
     """out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements, a multiple of the panel width.
 

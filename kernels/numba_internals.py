@@ -33,7 +33,9 @@ try:
     from numba.core.serialize import dumps
     from numba.misc.appdirs import AppDirs
 
-    CACHING = [f"CompileResult.{name}" for name in ("_reduce", "_rebuild") if not hasattr(CompileResult, name)]
+    CACHING = [
+        f"CompileResult.{name}" for name in ("_reduce", "_rebuild") if not hasattr(CompileResult, name)
+    ]
 except ImportError as error:
     CACHING, NullCache, _Cache, CompileResult, dumps, AppDirs = [str(error)], None, object, None, None, None
 

@@ -55,7 +55,7 @@ def _target_start(places, segment, time):
 def _control_error(work, control, last, plan, segment, time, slot):
     """Write the control error with the target of a time of the segment; `last` is the output layer.
 
-        e = r* - r_L  (DFC, Meulemans et al. 2021),  or  e = r* - softmax(r_L)  (strong feedback, Meulemans et al. 2022)
+    e = r* - r_L  (DFC, Meulemans et al. 2021),  or  e = r* - softmax(r_L)  (strong feedback, Meulemans et al. 2022)
     """
     places, softmax, target = plan.places, plan.dynamics.softmax, _target_start(plan.places, segment, time)
     for s in range(places.count):
@@ -112,7 +112,14 @@ def _presynaptic_signals(work, control, plan, signal):
                 control[pair + PAIR_LENGTH + k] = control[places.u_slow + here]
             out = pair + 2 * PAIR_LENGTH
             run_pair(
-                plan.learning.feedback_signal, PAIR_LENGTH, control, out, control, pair, control, pair + PAIR_LENGTH
+                plan.learning.feedback_signal,
+                PAIR_LENGTH,
+                control,
+                out,
+                control,
+                pair,
+                control,
+                pair + PAIR_LENGTH,
             )
             move(last - first + 1, work, signal + s * places.stride + first, control, out)
 
@@ -160,7 +167,7 @@ def _learn_transposed(work, layer, above, slot, learners, rows):
 def _learn_weights(work, layer, plan, old, new, learners, rows):
     """Apply what W_i has pending; total += W_i times the rates in the slot `new` of the layer below.
 
-        tau_w dW_i/dt = (phi(v_i) - phi(v_ff_i)) r_(i-1)^T,  v_ff_i = W_i r_(i-1) + b_i    (DFC, Meulemans et al. 2021)
+    tau_w dW_i/dt = (phi(v_i) - phi(v_ff_i)) r_(i-1)^T,  v_ff_i = W_i r_(i-1) + b_i    (DFC, Meulemans et al. 2021)
     """
     learn_and_multiply(
         work, layer.weights, 1.0, work, layer.pending, work, layer.seen_below + old * layer.below_slot, layer.below_stride,
@@ -183,7 +190,7 @@ def _learn_biases(work, layer, plan, learners):
 def _learn_feedback(work, layer, plan, slot, learners, rows):
     """Apply what Q_i has pending; drive += Q_i times the control signal.
 
-        tau_q dQ_i/dt = -v_fb_i u^T - beta Q_i    (feedback weights of DFC, Meulemans et al. 2021)
+    tau_q dQ_i/dt = -v_fb_i u^T - beta Q_i    (feedback weights of DFC, Meulemans et al. 2021)
     """
     places = plan.places
     signal = places.signal + slot * places.count * places.stride
@@ -262,7 +269,7 @@ def _advance_apical(work, layer, plan, noise, step, point):
 def _advance_soma(work, layer, plan, slot, factor, gain):
     """Take one step of soma and rate of a layer from its new basal voltage in `total`; `factor`: where the postsynaptic one goes.
 
-        v += (dt / tau_v) (v_ff + v_fb - v),  r = phi(v),  factor = phi(v) - phi(v_ff)    (DFC, Meulemans et al. 2021)
+    v += (dt / tau_v) (v_ff + v_fb - v),  r = phi(v),  factor = phi(v) - phi(v_ff)    (DFC, Meulemans et al. 2021)
     """
     difference, basal = layer.difference, layer.basal
     run_online_step(
@@ -409,7 +416,13 @@ def _record_layer(work, layer, places, records, line, row, slot):
         move(n, records.r, out, work, layer.rate + slot * layer.slot + row)
     for k in range(records.variables.shape[1]):
         _evaluate_unit(work, layer, records.variables[layer.number, k], layer.stride, row, places.derivative)
-        move(n, records.formulas, k * (records.formulas.size // records.variables.shape[1]) + out, work, places.derivative)
+        move(
+            n,
+            records.formulas,
+            k * (records.formulas.size // records.variables.shape[1]) + out,
+            work,
+            places.derivative,
+        )
 
 
 @jit_part

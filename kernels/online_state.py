@@ -42,7 +42,9 @@ class Layer(NamedTuple):
     below: int  # rates of the layer below, or the input
     below_stride: int
     below_slot: int
-    seen: int  # presynaptic factors of the layer above: the rates, or a formula of them; slots as of the rates
+    seen: (
+        int  # presynaptic factors of the layer above: the rates, or a formula of them; slots as of the rates
+    )
     seen_below: int
     pending: int  # factors of the update that W_i and b_i have yet to receive
     pending_feedback: int  # the same for Q_i
@@ -86,7 +88,9 @@ class Learning(NamedTuple):
     biases: bool
     feedback: bool
     presynaptic: bool  # the presynaptic factor of the forward weights is a formula of the rate
-    feedback_signal: int  # address of that of the feedback weights as a formula of u and u_slow; 0: u - u_slow
+    feedback_signal: (
+        int  # address of that of the feedback weights as a formula of u and u_slow; 0: u - u_slow
+    )
     weight_gain: float
     feedback_gain: float
     feedback_keep: float  # 1 - dt / tau_Q beta
@@ -130,7 +134,9 @@ class PackedSegment(NamedTuple):
     x_moves: bool
     target_moves: bool
     still: bool  # what W_1 learns is kept as a sum of factors, since the input is held
-    gram: np.ndarray  # flat (B, B) products of the held inputs with their presynaptic factors, + 1 for the bias; float64
+    gram: (
+        np.ndarray
+    )  # flat (B, B) products of the held inputs with their presynaptic factors, + 1 for the bias; float64
     restarts: bool  # whether it begins at the feedforward state of its first input
 
 

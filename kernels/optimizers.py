@@ -19,6 +19,18 @@ def sgd(theta, g, buffer, scale, decay, momentum, rate):
 
 
 @jit
+def nesterov(theta, g, buffer, scale, decay, momentum, rate):
+    """theta -= rate (slope + momentum buffer), with slope = scale g + decay theta, buffer = momentum buffer + slope.
+
+    Nesterov's look-ahead in the variables of the look-ahead itself (Sutskever et al., 2013).
+    """
+    for k in range(theta.size):
+        slope = scale * g[k] + decay * theta[k]
+        buffer[k] = momentum * buffer[k] + slope
+        theta[k] -= rate * (slope + momentum * buffer[k])
+
+
+@jit
 def adam(theta, g, first, second, scale, decay, beta1, rest1, beta2, rest2, rate, root, epsilon):
     """theta -= rate first / (root sqrt(second) + epsilon), moving means of g and g^2 (Kingma and Ba, 2015).
 

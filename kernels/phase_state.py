@@ -117,6 +117,11 @@ class Records(NamedTuple):
     r: np.ndarray
     formulas: np.ndarray  # flat [variable][layer][time][sample][unit]
 
+    @property
+    def recorded(self):
+        """The arrays that shards write to."""
+        return self[3:]
+
 
 class State(NamedTuple):
     """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""
@@ -215,7 +220,9 @@ def kept_per_layer(dynamics, task, minibatch):
     by_formula = task.learn_feedback and task.feedback_factor
     return (
         1 if task.readout == FINAL or records or by_formula else 0,
-        1 if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through or last else 0,
+        1
+        if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through or last
+        else 0,
         1 if through else 0,
     )
 

@@ -86,7 +86,9 @@ class Mask:
 
     def __bool__(self):
         raise FormulaError(
-            _SCALAR_ONLY.format("`if`, `and`, `or`, `not`, min() and max() have no single truth value to go by")
+            _SCALAR_ONLY.format(
+                "`if`, `and`, `or`, `not`, min() and max() have no single truth value to go by"
+            )
         )
 
 
@@ -94,7 +96,9 @@ class Vector:
     """A packed value in the code that is being emitted; arithmetic on it emits instructions."""
 
     flags = CONTRACT
-    functions: ClassVar[dict] = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
+    functions: ClassVar[
+        dict
+    ] = {}  # name of a NumPy function -> the function of `functions` that takes its place in a formula
 
     def __init__(self, builder, value, dtype):
         self.builder = builder
@@ -406,7 +410,9 @@ def _numpy_version(formula, outputs, inputs):
         targets, sources = (sum(group, []) for group in (slices[: len(outputs)], slices[len(outputs) :]))
         scalars = [sources[0].dtype.type(value) for value in values[2 * len(arguments) :]]
         results = formula(*sources, *scalars)
-        for target, result in zip(targets, results if isinstance(results, tuple) else (results,), strict=False):
+        for target, result in zip(
+            targets, results if isinstance(results, tuple) else (results,), strict=False
+        ):
             target[:] = result
 
     return run

@@ -180,7 +180,9 @@ def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, 
         symbols = _phase_symbols(form, p, v, lambda: rate, lambda: difference)
         factor = None if postsynaptic is None else evaluate(postsynaptic, symbols)
         seen = None
-        if presynaptic is not None:  # its rounding is small beside that of presynaptic(r) in the feedforward state
+        if (
+            presynaptic is not None
+        ):  # its rounding is small beside that of presynaptic(r) in the feedforward state
             seen = presynaptic(p.start[1] + rate) - presynaptic(p.start[1])
         return v, rate, factor, seen
 

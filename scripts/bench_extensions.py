@@ -33,9 +33,7 @@ OWN = [
         derivative=lambda v: f.where(v < 0.0, 0.0, 1.0),
         difference=lambda a, d: f.maximum(d, -a) + f.minimum(a, 0.0),
     ),
-    dfc.Activation(
-        "softsign", phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2
-    ),
+    dfc.Activation("softsign", phi=lambda v: v / (1 + abs(v)), derivative=lambda v: 1 / (1 + abs(v)) ** 2),
 ]
 # (what, activation, rule) of the subject and of the built-in one that it is compared with
 PAIRS = [
@@ -58,7 +56,9 @@ def main():
     dfc.register(*OWN)
     with dfc.limit_threads(options.threads):
         for dtype in ("float64", "float32"):
-            print(f"{dtype}, {options.threads} thread(s), {options.steps} steps, medians of {options.repeats} turns")
+            print(
+                f"{dtype}, {options.threads} thread(s), {options.steps} steps, medians of {options.repeats} turns"
+            )
             measure(dtype, options)
 
 

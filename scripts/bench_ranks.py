@@ -1,27 +1,34 @@
 #!/usr/bin/env python
-"""Measure one minibatch over ranks, and project how many ranks pay for which network on which interconnect.
+"""Measure one minibatch over ranks and threads, and project how many ranks pay for which network on which interconnect.
 
-    python scripts/bench_ranks.py [--ranks 1,2,4] [--threads N] [--repeats N] [--cores 8] [--json FILE] [--plot FILE.png]
+    python scripts/bench_ranks.py [--ranks 1,2,4] [--threads 1,2] [--repeats N] [--cores 8] [--json FILE] [--plot FILE.png]
 
-Starts itself under mpirun (pip install 'dfc-numba[mpi]' mpich) for each number of ranks. Strong scaling: the same minibatch;
-weak scaling: a minibatch of 128 samples a rank. The time of a minibatch is modelled as
+Starts itself under mpirun (pip install 'dfc-numba[mpi]' mpich) for each number of ranks and threads of a rank. Strong scaling:
+the same minibatch; weak scaling: a minibatch of 128 samples a rank. The time of a minibatch is modelled as
 
-    T(R) = serial + divided * (largest share of the shards) + communication(R)
-    communication(R) = ceil(log2 R) * (2 latency + (nodes + 1) sums / bandwidth) + 2 united / bandwidth + 2 log2 R latency
+    T(R) = crowding * (serial + divided * largest share of the shards) + communication(R)
+    communication(R) = ceil(log2 R) * (2 latency * exchanges + (nodes + 1) sums / bandwidth)
+                       + 2 united / bandwidth + 2 ceil(log2 R) latency * messages
 
-with `serial` and `divided` from one rank, `sums` the bytes of one update, `united` the bytes of what belongs to single samples,
-and latency and bandwidth of the interconnect: measured here between two processes, assumed for 10 GbE and InfiniBand.
+with `serial` and `divided` (seconds), `sums` in a number of `exchanges` and `united` in a number of `messages` (bytes: sums
+over shards, and what belongs to single samples) counted with one rank. `crowding` is 1, or the threads of all ranks per
+processor where
+there are more of them than processors. Latency and bandwidth are measured here between two processes, and assumed for 10 GbE and
+InfiniBand. Wall-clock times depend on what else the machine does; the processor time of a rank outside communication does not,
+and shows how the work is divided also where ranks share processors. `serial` and `divided` are processor times.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from math import ceil, log2
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -30,13 +37,28 @@ from dfc_numba.model.products import shards_of
 from dfc_numba.support import ranks
 from dfc_numba.support.threads import limit_threads
 
-# name: sizes, samples, steps (of the 999 of the paper), which integrators
-WORKLOADS = {
-    "paper": ((784, 256, 256, 256, 10), 128, 200, ("euler", "waveform")),
-    "4096 wide": ((784, 4096, 4096, 10), 128, 4, ("euler",)),
-}
-WEAK = "paper"
 PAPER_STEPS = 999
+SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and how its feedback phase is solved: `steps` of the 999 of the paper; `weak`: its weak scaling counts, too."""
+
+    sizes: tuple
+    integrator: str
+    steps: int
+    weak: bool = True
+
+
+# time of Euler steps is proportional to their number, that of the waveform integrator does not depend on it
+PAPER, WIDE = (784, 256, 256, 256, 10), (784, 4096, 4096, 10)
+WORKLOADS = {
+    "paper, euler": Workload(PAPER, "euler", 200),
+    "paper, waveform": Workload(PAPER, "waveform", PAPER_STEPS),
+    "4096 wide, euler": Workload(WIDE, "euler", 4, weak=False),
+    "4096 wide, waveform": Workload(WIDE, "waveform", PAPER_STEPS, weak=False),
+}
 ALPHA, NUDGE = 0.0013890445, 0.078
 INTERCONNECTS = {"10 GbE": (30e-6, 1.1e9), "InfiniBand 100 Gb/s": (2e-6, 11e9)}  # latency in s, bytes/s
 PROJECTED = (1, 2, 4, 8, 16, 32)
@@ -51,30 +73,38 @@ def main(arguments=None):
             print(json.dumps(worker(options)), flush=True)
             ranks.finish()
         return
-    found, here = read(options.reuse) if options.reuse else measure(options)
-    points = report(found, here, options)
-    projection = project(found[1], here, options)
+    measured_here = read(options.reuse) if options.reuse else measure(options)
+    rows = report(measured_here)
+    projection = project(measured_here["points"], options)
     if options.json:
         options.json.write_text(
-            json.dumps({"points": points, "projection": projection, "interconnect": here}, indent=1)
+            json.dumps({**measured_here, "points": rows, "projection": projection}, indent=1)
         )
     if options.plot:
-        draw(points, projection, options)
+        draw(rows, projection, options)
 
 
 def measure(options):
-    """(what each number of ranks has measured, latency and bandwidth here)."""
-    found = {count: started(count, options) for count in (int(text) for text in options.ranks.split(","))}
-    return found, next((each["interconnect"] for each in found.values() if each["interconnect"]), None)
+    """What was measured: rows of points, latency and bandwidth between two ranks here, number of processors."""
+    points, here, counts = [], None, numbers(options.ranks)
+    for count, threads in product(counts, numbers(options.threads)):
+        if count * threads > max(*counts, threads):
+            continue
+        found = started(count, threads, options)
+        here = here or found["interconnect"]
+        points += found["points"]
+    return {"points": points, "interconnect": here, "processors": len(os.sched_getaffinity(0))}
+
+
+def numbers(text):
+    """The whole numbers of a text such as 1,2,4."""
+    return [int(part) for part in text.split(",")]
 
 
 def read(path):
-    """The same, from a file that --json has written."""
+    """What `measure` returns, from a file that --json has written."""
     stored = json.loads(path.read_text())
-    found = {}
-    for row in stored["points"]:
-        found.setdefault(row["ranks"], {"results": {}})["results"][row["workload"]] = row
-    return found, stored["interconnect"]
+    return {key: stored[key] for key in ("points", "interconnect", "processors")}
 
 
 def parser():
@@ -82,13 +112,17 @@ def parser():
     made = argparse.ArgumentParser(
         "bench_ranks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--ranks", default="1,2", help="numbers of ranks to measure; default 1,2")
-    made.add_argument("--threads", type=int, default=1, help="threads of each rank; default 1")
+    made.add_argument("--ranks", default="1,2,4", help="numbers of ranks to measure, with 1; default 1,2,4")
+    made.add_argument(
+        "--threads",
+        default="1",
+        help="threads of each rank to measure, with 1; default 1 (no more threads of all ranks than the most of either)",
+    )
     made.add_argument(
         "--cores", type=int, default=8, help="threads of each rank in the projection; default 8"
     )
     made.add_argument("--repeats", type=int, default=5)
-    made.add_argument("--only", help="one of: " + ", ".join(WORKLOADS))
+    made.add_argument("--only", action="append", choices=list(WORKLOADS), help="may be repeated; default all")
     made.add_argument("--json", type=Path)
     made.add_argument("--plot", type=Path)
     made.add_argument(
@@ -98,18 +132,18 @@ def parser():
     return made
 
 
-def started(count, options):
-    """What one number of ranks measures."""
+def started(count, threads, options):
+    """What one number of ranks, of a number of threads each, measures."""
     line = [
         sys.executable,
         __file__,
         "--worker",
         "--threads",
-        str(options.threads),
+        str(threads),
         "--repeats",
         str(options.repeats),
     ]
-    line += ["--only", options.only] if options.only else []
+    line += [f"--only={name}" for name in options.only or []]
     if count > 1:
         spec = find_spec("mpi4py")
         if spec is None:
@@ -124,87 +158,94 @@ def started(count, options):
 
 def worker(options):
     """Measure every workload on this rank; the slowest rank counts."""
-    chosen = {name: value for name, value in WORKLOADS.items() if options.only in (None, name)}
-    results = {}
-    with limit_threads(options.threads):
-        for name, (sizes, samples, steps, integrators) in chosen.items():
-            for integrator in integrators:
-                if integrator == "euler" or has_waveform():
-                    results[f"{name}, {integrator}"] = measured(
-                        sizes, samples, steps, integrator, options.repeats
-                    )
-        if WEAK in chosen:
-            sizes, samples, steps, _ = WORKLOADS[WEAK]
-            weak = samples * ranks.size()
-            results[f"{WEAK}, {samples} samples a rank"] = measured(
-                sizes, weak, steps, "euler", options.repeats
-            )
-    return {"results": results, "interconnect": interconnect()}
-
-
-def has_waveform():
-    """Whether this version solves in time."""
-    try:
-        dfc.Controller(integrator="waveform")
-    except (TypeError, ValueError):
-        return False
-    return True
+    points, threads = [], int(options.threads)
+    with limit_threads(threads):
+        for name in options.only or WORKLOADS:
+            workload = WORKLOADS[name]
+            for weak in (False, True) if workload.weak and threads == 1 else (False,):
+                samples = SAMPLES * ranks.size() if weak else SAMPLES
+                facts = {"workload": name, "ranks": ranks.size(), "threads": threads, "weak": weak}
+                points.append(facts | measured(workload, samples, options.repeats))
+    return {"points": points, "interconnect": interconnect()}
 
 
 class Stopwatch:
-    """Time from the division of the shards to the exchange of their sums."""
+    """Processor time of the divided part and of communication; bytes and number of what is exchanged."""
 
     def __init__(self):
-        self.seconds, self._own, self._complete = 0.0, ranks.own, ranks.complete
+        self.divided = self.communication = 0.0
+        self.counts = dict.fromkeys(("sums", "exchanges", "united", "messages"), 0)
+        self._before = {name: getattr(ranks, name) for name in ("own", "complete", "unite")}
 
     def __enter__(self):
-        ranks.own, ranks.complete = self._begin, self._end
+        ranks.own, ranks.complete, ranks.unite = self._own, self._complete, self._unite
         return self
 
     def __exit__(self, *_):
-        ranks.own, ranks.complete = self._own, self._complete
+        for name, function in self._before.items():
+            setattr(ranks, name, function)
 
-    def _begin(self, pieces):
-        self._start = time.perf_counter()
-        return self._own(pieces)
+    def _own(self, pieces):
+        self._start = time.process_time()
+        return self._before["own"](pieces)
 
-    def _end(self, *arguments):
-        self.seconds += time.perf_counter() - self._start
-        return self._complete(*arguments)
+    def _complete(self, *arguments):
+        self.divided += time.process_time() - self._start
+        total = self._communicate("complete", arguments)
+        self._count(sums=total.nbytes, exchanges=1)
+        return total
+
+    def _unite(self, *arrays):
+        self._count(
+            united=sum(array.nbytes for array in arrays), messages=sum(array.size > 0 for array in arrays)
+        )
+        return self._communicate("unite", arrays)
+
+    def _communicate(self, name, arguments):
+        start = time.process_time()
+        result = self._before[name](*arguments)
+        self.communication += time.process_time() - start
+        return result
+
+    def _count(self, **more):
+        for name, number in more.items():
+            self.counts[name] += number
 
 
-def measured(sizes, samples, steps, integrator, repeats):
-    """Medians of one minibatch: seconds in all, of the divided part, of communication (with waiting); bytes; shards."""
-    rng = np.random.default_rng(0)
+def measured(workload, samples, repeats):
+    """One minibatch: seconds; processor time without communication, and of the divided part; communication with waiting; bytes.
+
+    Of the repetitions the least counts, which other work on the machine disturbed least; of the ranks the slowest.
+    """
+    rng, sizes = np.random.default_rng(0), workload.sizes
     net = dfc.Network.create(
         list(sizes), hidden_activation="tanh", feedback_init="weight_product", seed=0, dtype="float32"
     )
-    x, labels = rng.random((samples, sizes[0]), np.float32), rng.integers(sizes[-1], size=samples)
+    x, labels = (rng.random((samples, sizes[0]), np.float32), rng.integers(sizes[-1], size=samples))
     target = dfc.output_target(net, x, labels, loss="cross_entropy", step=NUDGE)
-    keys = {"integrator": integrator} if integrator != "euler" else {}
-    controller = dfc.Controller(dt=0.02, steps=steps, alpha=ALPHA, k_p=2.0, tau_v=0.2, **keys)
+    controller = dfc.Controller(
+        dt=0.02, steps=workload.steps, alpha=ALPHA, k_p=2.0, tau_v=0.2, integrator=workload.integrator
+    )
     rows = []
     for _ in range(repeats + 1):
         world = ranks.world()
         if world:
             world.seconds, world.bytes = 0.0, 0
             world.communicator.Barrier()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         with Stopwatch() as watch:
-            dfc.forward_update(net, x, target, controller)
-        total = time.perf_counter() - start
-        rows.append((total, watch.seconds, world.seconds if world else 0.0, world.bytes if world else 0))
-    columns = [max(ranks.gather(median(column))) for column in zip(*rows[1:], strict=True)]
-    parameters = sum(w.size for w in net.weights[1:]) * net.dtype.itemsize
-    united = 2 * 8 * samples * sum(sizes[1:]) + 8 * samples * sizes[-1]
-    shards = len(shards_of(net, samples))
-    names = ("seconds", "divided", "communication", "bytes")
-    return dict(zip(names, columns, strict=True)) | {
-        "sums": parameters,
-        "united": united,
-        "shards": shards,
-        "steps": steps,
-    }
+            update = dfc.forward_update(net, x, target, controller)
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy - watch.communication
+        rows.append((seconds, busy, watch.divided, *((world.seconds, world.bytes) if world else (0.0, 0))))
+    slowest = (
+        [max(column) for column in zip(*row, strict=True)]
+        for row in zip(*ranks.gather(rows[1:]), strict=True)
+    )
+    columns = [min(column) for column in zip(*slowest, strict=True)]
+    names = ("seconds", "busy", "divided", "communication", "bytes")
+    stepped = 0 if update.fallback is None else int(update.fallback.sum())
+    facts = {"shards": len(shards_of(net, samples)), "steps": workload.steps, "stepped_after_all": stepped}
+    return dict(zip(names, columns, strict=True)) | watch.counts | facts
 
 
 def interconnect():
@@ -234,8 +275,8 @@ def communication(one, count, latency, bandwidth):
         return 0.0
     rounds = ceil(log2(count))
     nodes = 1 if one["shards"] % count == 0 and log2(count) % 1 == 0 else 2
-    sums = rounds * (2 * latency + (nodes + 1) * one["sums"] / bandwidth)
-    return sums + 2 * one["united"] / bandwidth + 2 * rounds * latency
+    sums = rounds * (2 * latency * one["exchanges"] + (nodes + 1) * one["sums"] / bandwidth)
+    return sums + 2 * one["united"] / bandwidth + 2 * rounds * latency * one["messages"]
 
 
 def share(shards, count, threads):
@@ -243,104 +284,143 @@ def share(shards, count, threads):
     return ceil(ceil(shards / count) / threads) / shards
 
 
-def modelled(one, count, threads, speed, measured_threads=1):
-    """Modelled seconds of a minibatch, from what one rank has measured."""
-    serial = one["seconds"] - one["divided"]
-    single = one["divided"] / share(one["shards"], 1, measured_threads)
-    return serial + single * share(one["shards"], count, threads) + communication(one, count, *speed)
+def busiest(one, count, threads):
+    """Modelled processor time of a thread outside communication, from that of one rank of one thread: (alone, divided)."""
+    single = one["divided"] / share(one["shards"], 1, 1)
+    return one["busy"] - one["divided"], single * share(one["shards"], count, threads)
 
 
-def report(found, here, options):
-    """Print what was measured beside the model; return the rows."""
-    here = here or (0.0, 1.0)
+def modelled(one, count, threads, speed, processors=None):
+    """Modelled seconds of a minibatch, from what one rank of one thread has measured.
+
+    Args:
+        processors: that all ranks have together; None where each thread has its own.
+    """
+    alone, divided = busiest(one, count, threads)
+    if processors is not None:
+        working = min(threads, ceil(one["shards"] / count)) * count  # threads at the same time
+        alone, divided = alone * max(1.0, count / processors), divided * max(1.0, working / processors)
+    return alone + divided + communication(one, count, *speed)
+
+
+def report(found):
+    """Print what was measured beside the model; return the rows with speed-up, efficiency and model."""
+    points, here, processors = found["points"], found["interconnect"] or (0.0, 1.0), found["processors"]
     print(
-        f"between two ranks here: latency {1e6 * here[0]:.1f} us, {here[1] / 1e9:.2f} GB/s; threads of a rank: {options.threads}"
+        f"processors: {processors}; between two ranks: latency {1e6 * here[0]:.1f} us, {here[1] / 1e9:.2f} GB/s\n"
     )
     print(
-        "\n| workload | ranks | s a minibatch | speed-up | efficiency | communication and waiting | MB moved by a rank | model |"
+        "| workload | ranks x threads | processor time of a thread, s | model | divided by | efficiency | MB moved | "
+        "wall clock, s | model | communication, waiting |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     rows = []
-    for name, one in found[min(found)]["results"].items():
-        for count, each in found.items():
-            point, weak = each["results"][name], "a rank" in name
-            speed_up = one["seconds"] / point["seconds"] * (count if weak else 1)
-            base = {**point, "seconds": one["seconds"], "divided": one["divided"]} if not weak else one
-            expected = modelled(base, count, options.threads, here, options.threads) if not weak else None
-            rows.append({"workload": name, "ranks": count, **point, "speed_up": speed_up, "model": expected})
-            text = (
-                ""
-                if expected is None
-                else f"{expected:.3f} ({100 * (expected / point['seconds'] - 1):+.0f} %)"
-            )
+    for weak, name in product((False, True), WORKLOADS):
+        chosen = [point for point in points if point["workload"] == name and point["weak"] is weak]
+        one = next((point for point in chosen if point["ranks"] == point["threads"] == 1), None)
+        for point in chosen if one else []:
+            count, threads = point["ranks"], point["threads"]
+            base, busy = larger(one, count) if weak else one, point["busy"] / threads
+            speed_up = (count if weak else 1) * one["busy"] / busy
+            row = {
+                "speed_up": speed_up,
+                "efficiency": speed_up / (count * threads),
+                "busy_model": sum(busiest(base, count, threads)),
+                "model": modelled(base, count, threads, here, processors),
+            }
+            rows.append(point | row)
             print(
-                f"| {name} | {count} | {point['seconds']:.3f} | {speed_up:.2f} | {100 * speed_up / count:.0f} % | "
-                f"{100 * point['communication'] / point['seconds']:.0f} % | {point['bytes'] / 1e6:.1f} | {text} |"
+                f"| {name}{f', {SAMPLES} samples a rank' if weak else ''} | {count} x {threads}"
+                f"{' *' if count * threads > processors else ''} | {busy:.3f} | {beside(row['busy_model'], busy)} | "
+                f"{speed_up:.2f} | {100 * row['efficiency']:.0f} % | {point['bytes'] / 1e6:.1f} | {point['seconds']:.3f} | "
+                f"{beside(row['model'], point['seconds'])} | {100 * point['communication'] / point['seconds']:.0f} % |"
             )
+    print(f"\n* more threads than the {processors} processors, which they share")
     return rows
 
 
-def project(one, here, options):
-    """Print the projection; return it by workload and interconnect: seconds and efficiency by number of ranks."""
+def beside(model, measured):
+    """A modelled number with its deviation from a measured one."""
+    return f"{model:.3f} ({100 * (model / measured - 1):+.0f} %)"
+
+
+def project(points, options):
+    """Print the projection; return it by workload and interconnect: seconds by number of ranks."""
     found = {}
-    print(f"\nProjected for {options.cores} threads a rank, {PAPER_STEPS} steps (Euler), same minibatch:\n")
+    print(f"\nProjected for {options.cores} threads a rank, {PAPER_STEPS} steps:\n")
     print(
         "| workload | shards | interconnect | "
         + " | ".join(f"{count} ranks" for count in PROJECTED)
         + " | ranks that pay (>= 50 %) |"
     )
     print("|---|---|---|" + "---|" * (len(PROJECTED) + 1))
-    measured_points = {name: point for name, point in one["results"].items() if "a rank" not in name}
-    for name, point in list(measured_points.items()):
-        measured_points[f"{name}, {LARGER} times the samples"] = larger(point, LARGER)
-    for name, point in measured_points.items():
-        full = point if "waveform" in name else scaled(point)
+    ones = {p["workload"]: scaled(p) for p in points if p["ranks"] == p["threads"] == 1 and not p["weak"]}
+    ones |= {f"{name}, {LARGER} times the samples": larger(point, LARGER) for name, point in ones.items()}
+    for name, point in ones.items():
         for kind, speed in INTERCONNECTS.items():
-            times = {
-                count: modelled(full, count, options.cores, speed, options.threads) for count in PROJECTED
-            }
+            times = {count: modelled(point, count, options.cores, speed) for count in PROJECTED}
             efficient = [count for count, value in times.items() if times[1] / value >= 0.5 * count]
             found[f"{name}, {kind}"] = times
             cells = " | ".join(f"{value:.3g} s" for value in times.values())
-            print(f"| {name} | {full['shards']} | {kind} | {cells} | {max(efficient)} |")
+            print(f"| {name} | {point['shards']} | {kind} | {cells} | {max(efficient)} |")
     return found
 
 
 def scaled(point):
     """A measured point for the steps of the paper: the divided part grows with them, the rest stays."""
     divided = point["divided"] * PAPER_STEPS / point["steps"]
-    return {**point, "divided": divided, "seconds": point["seconds"] - point["divided"] + divided}
+    return {**point, "divided": divided, "busy": point["busy"] - point["divided"] + divided}
 
 
 def larger(point, factor):
     """A measured point for a minibatch with more samples: all parts grow with them, the sums stay."""
-    grown = {key: factor * point[key] for key in ("seconds", "divided", "united", "shards")}
+    grown = {key: factor * point[key] for key in ("busy", "divided", "united", "shards")}
     return {**point, **grown}
 
 
-def draw(points, projection, options):
+def draw(rows, projection, options):
     """Draw measured and projected speed-ups."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name in dict.fromkeys(row["workload"] for row in points):
-        chosen = [row for row in points if row["workload"] == name]
-        axes[0].plot([row["ranks"] for row in chosen], [row["speed_up"] for row in chosen], "o-", label=name)
-    most = max(row["ranks"] for row in points)
-    axes[0].plot([1, most], [1, most], "k:", label="ideal")
-    axes[0].set(xlabel="ranks", ylabel="speed-up", title=f"measured, {options.threads} thread(s) a rank")
-    for name, times in projection.items():
-        axes[1].plot(list(times), [times[1] / value for value in times.values()], ".-", label=name)
-    axes[1].plot(PROJECTED, PROJECTED, "k:")
-    axes[1].set(
-        xscale="log", yscale="log", xlabel="ranks", title=f"projected, {options.cores} threads a rank"
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    colours = dict(zip(WORKLOADS, ("C0", "C1", "C2", "C3"), strict=True))
+    single = [row for row in rows if row["threads"] == 1]
+    for name, weak in product(WORKLOADS, (False, True)):
+        chosen = [row for row in single if row["workload"] == name and row["weak"] is weak]
+        if not chosen:
+            continue
+        counts, label = [row["ranks"] for row in chosen], f"{name}, weak" if weak else name
+        axes[0].plot(
+            counts,
+            [row["speed_up"] for row in chosen],
+            "s:" if weak else "o-",
+            color=colours[name],
+            label=label,
+        )
+        if not weak:
+            times = [row["busy_model"] for row in chosen]
+            axes[0].plot(counts, [chosen[0]["busy"] / time for time in times], "x--", color=colours[name])
+    axes[0].set(
+        xlabel="ranks of one thread", ylabel="speed-up", title="processor time measured here; crosses: model"
     )
-    axes[1].set_xticks(PROJECTED, [str(count) for count in PROJECTED])
-    for each in axes:
-        each.legend(fontsize=7)
+    for axis, larger_too in zip(axes[1:], (False, True), strict=True):
+        for name, kind in product(WORKLOADS, INTERCONNECTS):
+            times = projection.get(f"{name}{f', {LARGER} times the samples' if larger_too else ''}, {kind}")
+            style = "--" if "GbE" in kind else "-"
+            if times:
+                speed_ups = [times[1] / value for value in times.values()]
+                axis.plot(list(times), speed_ups, f".{style}", color=colours[name], label=f"{name}, {kind}")
+        axis.plot(PROJECTED, PROJECTED, "k:")
+        title = (
+            f"projected, {options.cores} threads a rank, {SAMPLES * (LARGER if larger_too else 1):,} samples"
+        )
+        axis.set(xscale="log", yscale="log", xlabel="ranks", title=title)
+        axis.set_xticks(PROJECTED, [str(count) for count in PROJECTED])
+    for axis in axes:
+        axis.legend(fontsize=6)
     figure.savefig(options.plot, dpi=130)
 
 

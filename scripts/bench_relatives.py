@@ -1,14 +1,17 @@
 #!/usr/bin/env python
 """Time the kernels of target and equilibrium propagation beside the matrix products that they consist of.
 
-    python scripts/bench_relatives.py [--sizes 784,512,512,10] [--batch 128] [--dtype float64] [--repeats 15]
+    python scripts/bench_relatives.py [--sizes 784,512,512,10] [--batch 128] [--dtype float64] [--repeats 15] [--jax]
 
-One thread; both are timed in turns in one process, by CPU time of the thread, and the medians' ratio is printed: the
-products are those of the kernel, by the same micro-kernel on weights in panels, shard by shard, and by NumPy's BLAS on
-whole minibatches. Exits with 1 if a kernel takes more than 1.5 times the time of the same micro-kernel's products.
+One thread, on one processor; both are timed in turns in one process, by CPU time of the thread, and the medians' ratio is
+printed: the products are those of the kernel, by the same micro-kernel on weights in panels, shard by shard, and by
+NumPy's BLAS on whole minibatches. Exits with 1 if a kernel takes more than 1.5 times the time of
+the same micro-kernel's products.
+With --jax (extra `bench`), whole updates beside the same ones in JAX, by CPU time of the process.
 """
 
 import argparse
+import os
 import sys
 import time
 
@@ -17,11 +20,19 @@ import numpy as np
 import dfc_numba as dfc
 from dfc_numba.kernels.layout import layout, pack, padded_rows
 from dfc_numba.kernels.multiply import multiply
-from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, Phases
-from dfc_numba.relatives.feedback_mappings import Noise, _forward_chain, run_chain
+from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, Phases, equilibrium_update
+from dfc_numba.relatives.feedback_mappings import (
+    FeedbackMappings,
+    Noise,
+    TargetPropagation,
+    _forward_chain,
+    reconstruction_update,
+    run_chain,
+)
 from dfc_numba.support import threads
 
 LIMIT = 1.5
+SHORTEST = 0.05  # seconds of a measurement
 
 
 def main(arguments=None):
@@ -33,7 +44,12 @@ def main(arguments=None):
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dtype", default="float64", choices=("float64", "float32"))
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--jax", action="store_true", help="compare whole updates with JAX, too (extra bench)"
+    )
     options = parser.parse_args(arguments)
+    if hasattr(os, "sched_setaffinity"):  # JAX takes its threads from it
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{'-'.join(map(str, options.sizes))}, batch {options.batch}, {options.dtype}, 1 thread")
     print(f"{'kernel':<34} {'ms':>8} {'products':>9} {'ratio':>6} {'BLAS':>8} {'ratio':>6}")
     worst = 0.0
@@ -45,19 +61,64 @@ def main(arguments=None):
             worst = max(worst, ours / theirs)
             print(f"{name:<34} {ours:8.2f} {theirs:9.2f} {ours / theirs:6.2f} {blas:8.2f} {ours / blas:6.2f}")
     print(f"worst: {worst:.2f} times the products (limit {LIMIT})")
+    if options.jax:
+        compare_with_jax(options)
     return int(worst > LIMIT)
 
 
-def timed(functions, repeats):
-    """Median milliseconds of CPU time of each, in turns."""
+def compare_with_jax(options):
+    """Print the times of whole updates, ours and those in JAX."""
+    print(f"\n{'update':<34} {'alone':>8} {'ms':>9} {'JAX':>8} {'ratio':>6}")
+    with dfc.limit_threads(1):
+        for name, ours, theirs in whole_updates(options):
+            [alone] = timed(
+                [ours], options.repeats, clock=time.process_time
+            )  # before JAX runs for the first time
+            one, other = timed([ours, theirs], options.repeats, clock=time.process_time)
+            print(f"{name:<34} {alone:8.2f} {one:9.2f} {other:8.2f} {other / one:6.2f}")
+
+
+def whole_updates(options):
+    """(name, our function, that in JAX)."""
+    import jax
+    from benchmarks import jax_relatives as peers
+
+    network = dfc.Network.create(options.sizes, seed=0, dtype=options.dtype)
+    rng, dtype = np.random.default_rng(0), network.dtype
+    x = rng.standard_normal((options.batch, options.sizes[0])).astype(dtype)
+    y = rng.uniform(0, 1, (options.batch, options.sizes[-1])).astype(dtype)
+    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    given = TargetPropagation(sigma=0.05)
+    mappings = FeedbackMappings.create(network, given, bias=False, seed=1)
+    parameters = list(network.weights), list(network.biases)
+    yield (
+        "DDTP-linear, feedback weights",
+        lambda: reconstruction_update(network, mappings, x, given, noise=3),
+        peers.prepare(peers.reconstruction(0.05), *parameters, mappings.weights, jax.random.key(3), x),
+    )
+    relaxing = EquilibriumPropagation(nonlinearity="sigmoid", free_steps=30, nudged_steps=10)
+    yield (
+        "EP, prototypical, 30 + 10 steps",
+        lambda: equilibrium_update(network, x, y, relaxing),
+        peers.prepare(peers.prototypical(30, 10, 0.1), *parameters, x, y),
+    )
+
+
+def timed(functions, repeats, clock=time.thread_time):
+    """Median milliseconds of CPU time of each, in turns; short ones are called several times in a row."""
+    calls = []
     for function in functions:
         function()
+        start = clock()
+        function()
+        calls.append(max(1, int(SHORTEST / max(clock() - start, 1e-6))))
     times = [[] for _ in functions]
     for _ in range(repeats):
-        for function, kept in zip(functions, times, strict=True):
-            start = time.thread_time()
-            function()
-            kept.append(1e3 * (time.thread_time() - start))
+        for function, kept, count in zip(functions, times, calls, strict=True):
+            start = clock()
+            for _ in range(count):
+                function()
+            kept.append(1e3 * (clock() - start) / count)
     return [float(np.median(kept)) for kept in times]
 
 

@@ -3,9 +3,11 @@
     python scripts/cluster_campaign.py [FOLDER]
 
 Starts a SLURM of virtual nodes on this machine (root; apt-get install -y --no-install-recommends slurm-wlm munge), prints what
-was done and found, and exits with 1 unless both tables of all runs, runs.csv, have the same bytes. Takes some minutes.
+was done and found, and exits with 1 unless runs were really interrupted and killed, and both tables of all runs, runs.csv, have
+the same bytes. Runs have as many epochs as take a while on this machine. Takes some minutes.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "sweep"))
@@ -25,7 +28,7 @@ presets = ["digits"]
 seeds = [0, 1, 2, 3, 4, 5]
 set."training.method" = ["bp", "dfc-ss-newton"]
 set."optimizer.learning_rate" = [0.002, 0.005]
-set."training.epochs" = 40
+set."training.epochs" = {epochs}
 set."network.hidden" = [[16, 12]]
 set."data.options.train_size" = 400
 [slurm]
@@ -33,6 +36,10 @@ time = "00:30:00"
 at_once = 4
 """
 PREEMPTIONS, RUNS = 3, 24
+SECONDS, EPOCHS = (
+    1.0,
+    (40, 2000),
+)  # that a run computes at least, beside its checkpoints; bounds of its epochs
 DEAD_SECONDS = 20  # longer than SLURM waits for a node
 
 
@@ -74,6 +81,21 @@ def done(folder):
     return sum(record["status"] == "done" for record in records(folder))
 
 
+def epochs_of_a_run(folder):
+    """Return how many epochs make a run long enough to be disturbed on this machine, from a short trial."""
+    keys = (
+        "training.method=bp",
+        "network.hidden=[16,12]",
+        "data.options.train_size=400",
+        "training.epochs=20",
+    )
+    settings = [f"--set={key}" for key in keys]
+    dfc("train", "digits", *settings, "--threads", 1, "--out", folder / "trial", cwd=folder)
+    with open(folder / "trial" / "metrics.csv", newline="", encoding="utf-8") as file:
+        each = median(float(row["seconds"]) for row in csv.DictReader(file))
+    return min(max(EPOCHS[0], round(SECONDS / each)), EPOCHS[1])
+
+
 def disturbed(folder, file):
     """Do the sweep on SLURM, and disturb it; return what was done, as lines."""
     with slurm_cluster.Cluster(nodes=2, cpus=2) as cluster:
@@ -108,7 +130,7 @@ def main(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "campaign.toml"
-    file.write_text(SWEEP)
+    file.write_text(SWEEP.format(epochs=epochs_of_a_run(folder)))
     start = time.monotonic()
     lines = disturbed(folder / "slurm", file)
     middle = time.monotonic()
@@ -118,15 +140,15 @@ def main(folder):
         dfc("compare", *sorted((folder / name).glob("*")), cwd=folder)
         tables.append((folder / name / "runs.csv").read_bytes())
     print("\n".join(lines))
-    sessions = [
+    sessions = Counter(
         session["status"] for record in records(folder / "slurm") for session in record["earlier_sessions"]
-    ]
-    print(f"sessions that ended early: {dict(Counter(sessions))}; runs: {len(records(folder / 'slurm'))}")
+    )
+    print(f"sessions that ended early: {dict(sessions)}; runs: {len(records(folder / 'slurm'))}")
     print(
         f"seconds: {middle - start:.0f} on SLURM, disturbed; {time.monotonic() - middle:.0f} on this machine"
     )
     print(f"runs.csv: {len(tables[0])} bytes; equal byte for byte: {tables[0] == tables[1]}")
-    sys.exit(tables[0] != tables[1])
+    sys.exit(tables[0] != tables[1] or sessions["interrupted"] < PREEMPTIONS or not sessions["killed"])
 
 
 if __name__ == "__main__":

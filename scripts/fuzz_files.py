@@ -31,7 +31,7 @@ TRIES = 50  # of a process before another takes its place
 SAME, OTHER, REFUSED, INTERNAL = "same", "something else", "refused", "internal error"
 CODES = {0: SAME, 1: OTHER, 2: REFUSED, 3: INTERNAL}
 # files without checksums on all that they say: HDF5 as h5py writes it by default has none on its heads
-UNSEALED = ("record", "config", "own_h5")
+UNSEALED = ("record", "config", "own_h5", "csv")
 
 
 def network(path):
@@ -123,14 +123,52 @@ def own_npz(path):
     return data_reader(path)
 
 
-def data_reader(path):
+def data_reader(path, **options):
     def read():
         from dfc_numba import data
 
-        found = data.load(path)
+        found = data.load(path, **options)
         return [found.train.x, found.train.y, found.test.x, found.test.y]
 
     return read
+
+
+def exported(path):
+    """Write a network as `dfc export` does."""
+    import dfc_numba as dfc
+    from dfc_numba.runs import trained
+
+    dfc.Network.create([12, 6, 3], seed=0).save(path.with_name("exported.h5"))
+    trained.export(path.with_name("exported.h5"), path)
+
+    def read():
+        found = trained.import_npz(path)
+        return [*found.weights, *found.biases, *found.feedback, found.activations]
+
+    return read
+
+
+def analysis(path):
+    """Write the measurements of a run."""
+    from dfc_numba.storage import analysis_file
+    from dfc_numba.storage.schema import VariableDescription
+
+    about = VariableDescription(dims=("minibatches",), long_name="an angle", units="degrees")
+    course = {"minibatches": (about, np.arange(20)), "angle": (about, np.linspace(0, 90, 20))}
+    analysis_file.write(path, course, dimensions=("minibatches",))
+
+    def read():
+        return sorted(analysis_file.read_course(path).items())
+
+    return read
+
+
+def table(path):
+    """Write data of one's own as a table."""
+    rows = np.random.default_rng(0).normal(size=(30, 3)).round(3)
+    lines = [",".join([*map(str, row), "abc"[i % 3]]) for i, row in enumerate(rows)]
+    path.write_text("\n".join(["p,q,r,kind", *lines]) + "\n")
+    return data_reader(path, target="kind")
 
 
 def idx(path):
@@ -181,6 +219,7 @@ KINDS = {
     "network": (network, "a.h5"), "trajectory": (trajectory, "a.h5"), "compressed": (compressed, "a.h5"),
     "checkpoint": (checkpoint, "checkpoint.h5"), "own_h5": (own_h5, "own.h5"), "own_npz": (own_npz, "own.npz"),
     "idx": (idx, "images.gz"), "record": (record, "run.json"), "config": (config, "a.toml"),
+    "exported": (exported, "weights.npz"), "csv": (table, "table.csv"), "analysis": (analysis, "analysis.h5"),
 }  # fmt: skip
 
 

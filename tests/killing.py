@@ -69,7 +69,11 @@ class Process:
     @staticmethod
     def _train(telling, arguments):
         """Tells that the training begins after all announcements, every minibatch, and that the log is to be closed."""
-        for place, name in ((progress, "log_text"), (logger.Logger, "on_minibatch"), (logger.Logger, "on_end")):
+        for place, name in (
+            (progress, "log_text"),
+            (logger.Logger, "on_minibatch"),
+            (logger.Logger, "on_end"),
+        ):
             setattr(place, name, told(getattr(place, name), telling, name == "on_end"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return train(*arguments)

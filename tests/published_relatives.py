@@ -25,11 +25,12 @@ DISCRETE = {
 LCP = {
     **ADAM, "network.hidden": [256, 256], "network.hidden_activation": "tanh", "training.epochs": 30,
     "training.batch_size": 64, "method.alpha": 0.1, "method.k_i": 1.0, "method.k_p": 0.0, "optimizer.learning_rate": 1e-3,
+    "optimizer.cosine_to": 0.1,
 }  # fmt: skip
 GRAPES = {
     "network.hidden": [256, 256], "network.hidden_activation": "relu", "network.bias": False, "network.init": "he_uniform",
     "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "training.batch_size": 64, "training.epochs": 200,
-    "method.keep": 0.9, "method.form": "propagating",
+    "method.keep": 0.9, "method.form": "propagating", "data.options": {"standardise": False},
 }  # fmt: skip
 OTHERS = {
     "tp-mnist-bp": {"optimizer.learning_rate": 2.970e-4, "optimizer.beta1": 0.99, "optimizer.beta2": 0.999,
@@ -42,6 +43,15 @@ OTHERS = {
     "lcp-mnist-kp": {**LCP, "method.pair_decay": 1e-6, "feedback_optimizer.learning_rate": 1e-3},
     "lcp-mnist-lf": {**LCP, "method.dt": 1.0, "method.steps": 800, "method.sigma": 0.01, "method.speed": 5.0,
                      "feedback_optimizer.learning_rate": 1e-5, "feedback_optimizer.weight_decay": 0.01},
+    **{
+        f"lcp-mnist-rnn-{rule}": {**LCP, "network.hidden": [256], "method.dt": 1.0, "method.steps": 800, "method.tolerance": 1e-6,
+                                  "method.clip": 10.0, **more}
+        for rule, more in {
+            "di": {}, "kp": {"method.pair_decay": 1e-6, "feedback_optimizer.learning_rate": 1e-3},
+            "lf": {"method.sigma": 0.01, "method.speed": 5.0, "feedback_optimizer.learning_rate": 1e-5,
+                   "feedback_optimizer.weight_decay": 0.01},
+        }.items()
+    },
     "grapes-mnist-bp": {**GRAPES, "method.clip": [1.0, 2.0]},
     "grapes-mnist-fa": {**GRAPES, "method.clip": "none"},
     "grapes-mnist-dfa": {**GRAPES, "method.clip": "none"},

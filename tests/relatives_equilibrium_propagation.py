@@ -7,6 +7,7 @@ from relatives_reference import Row, adam
 
 import dfc_numba as dfc
 from dfc_numba.learning.descent import Descent
+from dfc_numba.relatives import equilibrium_energy as energy
 from dfc_numba.relatives import equilibrium_propagation as ep
 from dfc_numba.relatives.continual import continual_updates
 
@@ -115,7 +116,7 @@ def energies(problem, x, y, initial, free, ends):
     network, options = problem.network, problem.options
 
     def total(u, beta=0.0):
-        return ep.free_energy(network, x, u, options) + beta * ep.cost(u[-1], y, options.loss)
+        return energy.free_energy(network, x, u, options) + beta * energy.cost(u[-1], y, options.loss)
 
     found = {
         "energy_free": total(free.states), "energy_nudged_start": total(free.states, options.beta),
@@ -124,7 +125,7 @@ def energies(problem, x, y, initial, free, ends):
     if initial is not None:
         found["energy_init"] = total(initial)
     for prefix, u in (("free", free.states), ("nudged", ends)):
-        for kind, arrays in zip("Wb", ep.energy_gradient(network, x, u, options), strict=True):
+        for kind, arrays in zip("Wb", energy.energy_gradient(network, x, u, options), strict=True):
             found.update({f"{prefix}_dE_{kind}{i}": array for i, array in enumerate(arrays, 1)})
     return found
 

@@ -41,7 +41,12 @@ def measured(method="dfc", what=None, **sections):
     """A configuration that measures."""
     sections = {**NEEDS.get(method, {}), **sections}
     plain = configuration(training={"method": method}, **sections)
-    analysis = {"every": EVERY, "what": what or measurements.possible_in(plain), "samples": SAMPLES, "damping": 0.1}
+    analysis = {
+        "every": EVERY,
+        "what": what or measurements.possible_in(plain),
+        "samples": SAMPLES,
+        "damping": 0.1,
+    }
     return configuration(**{**sections, "training": {"method": method}, "analysis": analysis})
 
 
@@ -425,9 +430,7 @@ def test_what_a_configuration_allows_is_what_its_probe_has(method, freeze):
 
 
 def test_every_kind_of_analysis_has_measurements_and_needs():
-    assert (
-        set(MEASURES) == set(ANALYSES) and all(measure.columns for measure in MEASURES.values())
-    )
+    assert set(MEASURES) == set(ANALYSES) and all(measure.columns for measure in MEASURES.values())
 
 
 def test_what_is_undefined_is_nan_and_does_not_end_the_run():

@@ -140,7 +140,8 @@ def test_a_step_that_is_too_large_is_told_from_an_unstable_network(tmp_path):
     )
     text = dfc(tmp_path / "network.h5", "--what", "stability").stdout
     assert (
-        "unstable: 4, samples 0, 1, 2, 3; deviations grow by a factor of" in text and "whatever dt is" in text
+        "unstable: 4, samples 0, 1, 2, 3; deviations grow by a factor of" in text
+        and "a smaller dt does not help" in text
     )
 
 
@@ -273,7 +274,8 @@ def test_what_is_wrong_with_which_samples_is_said_in_words():
         "    dt too large: 2, samples 20, 10; all of them are stable up to controller.dt = 0.04, each by itself up to "
         "0.04 to 0.05",
         "  best: 1 of 3 samples are stable",
-        "    unstable: 1, sample 20; deviations grow by a factor of 1.5 per step, whatever dt is",
+        "    unstable: 1, sample 20; deviations grow by a factor of 1.5 per step, and do so in continuous time: a smaller "
+        f"dt does not help; {reports.UNSTABLE_REMEDY}",
         "    no steady state: 1, sample 10; Newton's method has not found any",
     ]
     many = {f"forward {n}": first for n in range(5)}

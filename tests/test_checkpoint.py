@@ -187,9 +187,7 @@ def test_another_version_or_processor_brings_a_warning(stopped, monkeypatch):
     here = checkpoint.origin()
     monkeypatch.setattr(checkpoint, "origin", lambda: {**here, "numpy": "9.9"})
     trainer = Trainer(network(), dataset(), configuration())
-    with pytest.warns(
-        UserWarning, match=rf"not continue bit for bit: numpy {here['numpy']} then, 9.9 now$"
-    ):
+    with pytest.warns(UserWarning, match=rf"not continue bit for bit: numpy {here['numpy']} then, 9.9 now$"):
         checkpoint.restore(trainer, path)
 
 

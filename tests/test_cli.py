@@ -128,7 +128,7 @@ def test_a_run_tells_what_it_expects_does_and_did(small_run):
     assert re.search(
         r"expected, from a short trial: time about [\d.]+ \w+.*memory about [\d.]+ [MG]B", result.stdout
     )
-    assert re.search(r"epoch 2/2   train [\d.]+ \([\d.]+ %\)   val .*   test .*   [\d.]+ s", result.stdout)
+    assert re.search(r"epoch 2/2  train [\d.]+ [\d.]+ %  val .*  test .*  [\d.]+ s", result.stdout)
     accuracy = float(rows(directory)[-1]["test_accuracy"])
     assert f"test accuracy {100 * accuracy:.2f} % at the end" in result.stdout
     files = "checkpoint.h5, checkpoint_previous.h5, config.toml, metrics.csv, run.json, weights_best.h5, weights_last.h5"

@@ -22,7 +22,8 @@ from dfc_numba.registry import METHODS, OPTIMIZERS
 
 ALL_PATHS = [f"{section}.{key}" for section in Config.model_fields for key in section_keys(section)]
 OFF_BY_DEFAULT = {
-    "optimizer.modulation", "log.on", "analysis.every", "training.clip_error", "training.normalise_updates",
+    "optimizer.modulation", "optimizer.cosine_to", "feedback_optimizer.cosine_to", "log.on", "analysis.every",
+    "training.clip_error", "training.normalise_updates",
     "controller.integrator", "controller.terms", "feedback_controller.terms",
 }  # fmt: skip
 
@@ -279,6 +280,8 @@ def test_a_path_that_is_not_utf_8_is_refused():
 
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\tb\x7f\x01", "café", "none", "it's", "a\nb", ""])
 def test_any_text_survives_as_toml(tmp_path, text):
-    (tmp_path / "a.toml").write_text(to_toml(Config(data={"options": {"path": text, "a b": [text, 1e-08, True, -3]}})))
+    (tmp_path / "a.toml").write_text(
+        to_toml(Config(data={"options": {"path": text, "a b": [text, 1e-08, True, -3]}}))
+    )
     options = load_config(str(tmp_path / "a.toml"))[0].data.options
     assert options == {"path": text, "a b": [text, 1e-08, True, -3]}

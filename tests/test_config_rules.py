@@ -31,6 +31,7 @@ CONTRADICTIONS = [
     (["training.method=dfc-ss-newton", "controller.error=softmax", "target.feedback=strong"], "choose target.class_value"),
     ([*STRONG, "controller.error=softmax", "training.samples=converged"], "would discard every sample"),
     (["controller.integrator=waveform", "controller.rtol=1e-5", "training.dtype=float32"], "set controller.rtol to at least"),
+    (["target.loss=binary_cross_entropy", "target.feedback=strong"], "are logits; set target.feedback = 'weak'"),
     # feedback learning
     (["feedback_controller.error=softmax"], "feedback_controller.error = 'softmax' needs target.feedback = 'strong'"),
     ([*STRONG, "feedback_controller.error=softmax", "feedback.pursue=output"], "set feedback.pursue = 'target'"),
@@ -61,6 +62,8 @@ CONTRADICTIONS = [
     ([*SINGLE, "feedback.high_pass=0.01"], "shorter than controller.dt = 0.05"),
     ([*SINGLE, *STRONG, "controller.error=softmax", "feedback.extra_epochs=1", "feedback.pursue=output"],
      "set feedback.pursue = 'target', or controller.error"),
+    # losses
+    (["training.method=bp", "target.loss=elementwise_cross_entropy"], "is for sigmoid outputs"),
     # nothing to learn
     (["training.freeze_forward=true", "feedback.train=false"], "leaves nothing to learn"),
     (["training.freeze_forward=true", "training.method=bp"], "leaves nothing to learn"),

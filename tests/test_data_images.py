@@ -146,7 +146,11 @@ def test_a_data_folder_without_the_set_leads_to_the_cache(data_dir, monkeypatch)
     monkeypatch.setattr(images, "cache_directory", lambda: cache)
     assert len(data.load("fashion_mnist", **SMALL).train) == 30
     assert [name for name, *_ in asked] == [f"{name}.gz" for name in NAMES]
-    assert asked[0] == ("train-images-idx3-ubyte.gz", "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 2)
+    assert asked[0] == (
+        "train-images-idx3-ubyte.gz",
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        2,
+    )
 
 
 def test_files_of_the_other_set_are_told_apart(data_dir):

@@ -23,7 +23,8 @@ FILES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT /
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 SHORTHANDS = {"epochs": "training.epochs", "seed": "training.seed", "dtype": "training.dtype"}
 QUICK = {"presets", "info", "list"}
-ON_FILES = {"simulate", "replay", "inspect", "plot", "analyze"}
+ON_FILES = {"simulate", "replay", "inspect", "plot", "report", "analyze"}
+LIBRARIES = {"plot": "matplotlib", "report": "plotly"}  # that a command needs
 SMALL = [
     "--epochs=1",
     "--set=network.hidden=[20,18]",
@@ -42,7 +43,11 @@ def blocks(path, *languages):
 
 def has_its_extras(block):
     """Whether the extras that a block imports are installed."""
-    wanted = [name for name in EXTRAS if re.search(rf"^(?:import|from) (?:dfc_numba\.)?{name}", block, flags=re.MULTILINE)]
+    wanted = [
+        name
+        for name in EXTRAS
+        if re.search(rf"^(?:import|from) (?:dfc_numba\.)?{name}", block, flags=re.MULTILINE)
+    ]
     return all(find_spec(name) for name in wanted)
 
 
@@ -72,7 +77,7 @@ def affordable(path):
     read = {word for command, *arguments in lines if command in ON_FILES for word in arguments}
     made = [line for line in lines if line[0] == "train" and "--resume" not in line and read & output(line)]
     return made + [
-        line for line in lines if line[0] in ON_FILES and (line[0] != "plot" or find_spec("matplotlib"))
+        line for line in lines if line[0] in ON_FILES and find_spec(LIBRARIES.get(line[0], "numpy"))
     ]
 
 
@@ -100,12 +105,20 @@ def test_blocks_run_in_their_order(path, tmp_path, monkeypatch, capsys):
             exec(compile(block, path, "exec"), session)
 
 
+def anchors(path):
+    """What a link to a heading of a file may end with."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_links_within_a_file_lead_somewhere(path):
-    text = path.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.*)", text, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+def test_links_to_headings_lead_somewhere(path):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]*)\)", path.read_text(encoding="utf-8"))
+    assert [
+        (file, heading)
+        for file, heading in links
+        if heading not in anchors(path.parent / file if file else path)
+    ] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -156,8 +169,8 @@ def test_commands_are_valid(path):
 
 
 def test_the_guide_names_the_options_of_every_data_set():
-    guide = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
-    section = guide.partition("### Data sets and their options")[2].partition("\n## ")[0]
+    guide = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    section = guide.partition("## Data sets and their options")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \| (.*) \|$", section, flags=re.MULTILINE)[1:]
     ticked = [[set(re.findall(r"`(\w+)`", cell)) for cell in row] for row in rows]
     assert set.union(*(names for names, _ in ticked)) == {*data.names()}

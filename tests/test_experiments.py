@@ -60,11 +60,18 @@ def test_second_order(script, tmp_path, capsys):
     methods, batches = [*module.RULES, *module.CONTROLLED], ["minibatch", "sample 0", "sample 1"]
     assert {row["network"] for row in rows} == {"initial", "trained"}
     assert len(rows) == 2 * len(batches) * len(methods) * len(module.REFERENCES)
-    angles = {(row["network"], row["batch"], row["method"], row["reference"]): float(row["total"]) for row in rows}
+    angles = {
+        (row["network"], row["batch"], row["method"], row["reference"]): float(row["total"]) for row in rows
+    }
     assert max(angles[key] for key in angles if key[2:] == ("BP", "BP")) < 1e-6
-    for network in ("initial", "trained"):  # without a leak, and B = -W^T, inversion at rest is the pseudo-inverse
+    for network in (
+        "initial",
+        "trained",
+    ):  # without a leak, and B = -W^T, inversion at rest is the pseudo-inverse
         for reference in module.REFERENCES:
-            at_rest, pseudo = (angles[network, "sample 0", rule, reference] for rule in ("NDI, alpha 0", "PBP"))
+            at_rest, pseudo = (
+                angles[network, "sample 0", rule, reference] for rule in ("NDI, alpha 0", "PBP")
+            )
             assert at_rest == pytest.approx(pseudo, abs=1e-4)
     assert "trained, single samples: degrees to" in capsys.readouterr().out
 

@@ -25,7 +25,12 @@ dfc.register(
     dfc.Measure("size", of=lambda probe: float(abs(probe.update.weights[0]).sum()), needs=["update"]),
 )
 """
-SMALL = ["--epochs=1", "--set=network.hidden=[6]", "--set=data.options.train_size=64", "--set=training.batch_size=32"]
+SMALL = [
+    "--epochs=1",
+    "--set=network.hidden=[6]",
+    "--set=data.options.train_size=64",
+    "--set=training.batch_size=32",
+]
 LOGGED = ["--log", "--set=feedback.train=false", "--set=controller.steps=5", "--set=log.samples=2"]
 
 
@@ -72,7 +77,9 @@ def test_what_needs_an_extension_says_which_and_imports_nothing(lab, command):
     assert not (lab / "imported").exists() and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [["analyze", "method", "--what=size"], ["replay", "activation"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["analyze", "method", "--what=size"], ["replay", "activation"]], ids=" ".join
+)
 def test_with_the_extension_it_is_read(lab, command):
     result = dfc(*command, "--extension", "lab.py", cwd=lab)
     assert result.returncode == 0, result.stderr

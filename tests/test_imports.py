@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"dfc_numba": "dfc_numba", "dfc_numba.kernels": "kernels", "dfc_numba.data": "data"}
 # rooms from the top down; a room imports those of the lines below, and of its own line
 LAYERS = (
-    ("__init__", "__main__", "cli", "commands", "display", "session", "sklearn", "sweep"),
+    ("__init__", "__main__", "cli", "commands", "display", "report", "session", "sklearn", "sweep"),
     ("runs",),
     ("configuration",),
     ("analysis", "storage", "learning", "data"),

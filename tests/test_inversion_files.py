@@ -258,7 +258,7 @@ def test_dimensions_have_names_and_time_its_unit(tmp_path, rule):
         assert sorted(states) == ["r_x_1", "r_x_2", *(["r_y_2"] if rule == "di" else []), "r_y_3"]
         assert phase["time"].attrs["units"] == "tau_r" and phase["r_x_1"].attrs["units"] == "1"
         assert phase.attrs["controller"] == "" and '"rule": ' in phase.attrs["inversion"]
-        assert file.attrs["schema_version"] == "1.1"
+        assert file.attrs["schema_version"] == "1.2"
         matrices = {name: feedback[name].shape[1:] for name in feedback if name.startswith("B")}
     assert matrices == ({"B_single": (7, 3)} if rule == "sldi" else {"B_1": (7, 5), "B_2": (5, 3)})
 

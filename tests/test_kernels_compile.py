@@ -117,7 +117,10 @@ def test_a_further_process_reads_the_cache(tmp_path):
     """The caches of this process serve the next; only what a run needs is read."""
     kernel_workload.results("small", ["float64"])
     _, report = kernel_workload.in_another_process(tmp_path, "small", "float64")
-    assert report == {"cache_hits": {"run_shard": 1, "feedforward": 1, "add_outer": 1, "sum_outer": 1}, "cache_misses": {}}
+    assert report == {
+        "cache_hits": {"run_shard": 1, "feedforward": 1, "add_outer": 1, "sum_outer": 1},
+        "cache_misses": {},
+    }
 
 
 def assert_same(ours, theirs, bound):

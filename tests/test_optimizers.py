@@ -48,6 +48,15 @@ def sgd(theta, gradients, o, rate, _epsilon):
     return theta
 
 
+def nesterov(theta, gradients, o, rate, _epsilon):
+    buffer = 0.0
+    for g in gradients:
+        g = g + o.weight_decay * theta
+        buffer = o.momentum * buffer + g
+        theta = theta - rate * (g + o.momentum * buffer)
+    return theta
+
+
 def adam(theta, gradients, o, rate, epsilon):
     m = v = 0.0
     for step, g in enumerate(gradients, start=1):
@@ -70,9 +79,10 @@ def rmsprop(theta, gradients, o, rate, epsilon):
     return theta
 
 
-FORMULAS = {"sgd": sgd, "adam": adam, "rmsprop": rmsprop}
+FORMULAS = {"sgd": sgd, "nesterov": nesterov, "adam": adam, "rmsprop": rmsprop}
 SETTINGS = {
     "sgd": [{}, {"momentum": 0.7}, {"momentum": 0.7, "weight_decay": 0.02}],
+    "nesterov": [{}, {"momentum": 0.7}, {"momentum": 0.7, "weight_decay": 0.02}],
     "adam": [{}, {"weight_decay": 0.02}, {"beta1": 0.99, "beta2": 0.99, "epsilon": 1e-8}],
     "rmsprop": [
         {"beta2": 0.95, "epsilon": 0.03},
@@ -128,6 +138,18 @@ def test_an_empty_layer_is_frozen():
     optimizer.step([layers(1)[0], []])
     assert np.array_equal(parameters[1][0], layers(0)[1][0])
     assert not np.array_equal(parameters[0][0], layers(0)[0][0])
+
+
+def test_nesterov_steps_by_the_gradient_at_the_look_ahead():
+    """The parameters are those of the look-ahead: w - momentum v, with v = momentum v + rate g(w - momentum v), w -= v."""
+    curvature, rate, momentum = np.array([1.0, 3.0, 0.2]), 0.1, 0.8
+    w, v, ours = np.array([2.0, -1.0, 0.5]), np.zeros(3), np.array([2.0, -1.0, 0.5])
+    optimizer = Descent([[ours]], options("nesterov", momentum=momentum))
+    for _ in range(6):
+        v = momentum * v + rate * curvature * (w - momentum * v)
+        w = w - v
+        optimizer.step([[curvature * ours]])
+        np.testing.assert_allclose(ours, w - momentum * v, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

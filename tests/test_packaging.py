@@ -106,6 +106,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
     assert {
         f"dfc_numba/presets/{path.name}" for path in (ROOT / "dfc_numba" / "presets").glob("*.toml")
     } <= names
+    assert {f"dfc_numba/report/page.{ending}" for ending in ("py", "css", "js", "html.jinja")} <= names
     assert {"dfc_numba/py.typed", "dfc_numba/data/digits.csv.gz", "dfc_numba/data/digits.md"} <= names
 
 

@@ -20,7 +20,12 @@ from dfc_numba.learning.method import Gradients
 from dfc_numba.learning.training import Trainer
 from dfc_numba.runs.experiment import create_network
 
-SHAPES = {"digits": (64, 10), "student_teacher": (15, 5), "mnist_autoencoder": (784, 784), "uniform_teacher": (30, 10)}
+SHAPES = {
+    "digits": (64, 10),
+    "student_teacher": (15, 5),
+    "mnist_autoencoder": (784, 784),
+    "uniform_teacher": (30, 10),
+}
 PRESETS = [*published.ENTRIES, *published.STRONG, *published.STRONG_BP, *published_inversion.PRESETS]
 SHORT = ["controller.steps=3", "feedback_controller.steps=3", "training.samples=all", "training.batch_size=4"]
 SHORT += [
@@ -104,7 +109,9 @@ def test_a_preset_states_the_published_numbers_and_nothing_else(name):
 def test_a_preset_of_a_relative_states_the_published_numbers(name):
     stated = tomllib.loads(preset_text(name))
     values = {f"{section}.{key}": value for section, keys in stated.items() for key, value in keys.items()}
-    assert {key: values.get(key) for key in published_relatives.expected(name)} == published_relatives.expected(name)
+    assert {
+        key: values.get(key) for key in published_relatives.expected(name)
+    } == published_relatives.expected(name)
 
 
 def test_titles_tell_the_presets_apart_and_fit_on_a_line():

@@ -50,12 +50,35 @@ ARGUMENTS = {
 NAMES = [name for name in dfc.__all__ if name != "__version__"]
 METHODS = ["create", "forward", "predict", "copy", "set_feedback", "save", "load"]
 SHAPE = re.compile(r"\((B|N|T|L|n_\w+|sum n_i)(, ?[\w {}-]+|,)*\)")
-FILES = {"open_trajectories", "replay", "expand", "what_if", "plot"}
+FILES = {
+    "open_trajectories",
+    "replay",
+    "expand",
+    "what_if",
+    "plot",
+    "plot_trajectory",
+    "plot_run",
+    "plot_comparison",
+    "DivergenceWarning",
+    "compare",
+    "run_sweep",
+    "Comparison",
+}
 DOORS = ("register", "Option", "load_extension", "PlannedUpdate")
 DOORS += ("Method", "Optimizer", "Loss", "DataSource", "Measure", "Measurement")
 RUNS = ("load_config", "Trainer")
 DOORS += ("Activation", "PlasticityRule", "ControllerTerm", "Variable")
-WITHOUT_ARRAYS = {"Controller", "Inversion", "Record", "DivergenceError", "limit_threads", *FILES, *DOORS, *RUNS}
+DOORS += ("Observer", "EarlyStopping", "TensorBoard", "ProgressBar")
+WITHOUT_ARRAYS = {
+    "Controller",
+    "Inversion",
+    "Record",
+    "DivergenceError",
+    "limit_threads",
+    *FILES,
+    *DOORS,
+    *RUNS,
+}
 
 
 def find(path):
@@ -177,6 +200,10 @@ def test_a_public_function_s_documentation_begins_with_a_verb(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if inspect.isclass(getattr(dfc, name))])
 def test_a_public_method_s_documentation_begins_with_a_verb(name):
-    methods = {key: getattr(value, "__func__", value) for key, value in vars(find(name)).items() if key[0] != "_"}
-    texts = {key: value.__doc__ for key, value in methods.items() if inspect.isfunction(value) and value.__doc__}
+    methods = {
+        key: getattr(value, "__func__", value) for key, value in vars(find(name)).items() if key[0] != "_"
+    }
+    texts = {
+        key: value.__doc__ for key, value in methods.items() if inspect.isfunction(value) and value.__doc__
+    }
     assert {key: text for key, text in texts.items() if text.split()[0] not in VERBS} == {}

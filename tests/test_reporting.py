@@ -44,9 +44,7 @@ def test_a_plain_display_prints_a_line_per_epoch_and_one_every_so_often(capsys):
         display.on_epoch(ROW)
     output, errors = capsys.readouterr()
     assert errors == "forward 2/10, minibatch 3/41  loss 0.5  accuracy 90.00 %  1 min 15 s left\n"
-    assert output == (
-        "epoch  7/10   train 0.25 (25.00 %)   val 0.25 (25.00 %)   test 0.25 (25.00 %)   1 min 23 s\n"
-    )
+    assert output == ("epoch  7/10  train 0.25 25.00 %  val 0.25 25.00 %  test 0.25 25.00 %  1 min 23 s\n")
 
 
 def test_a_display_may_say_which_run_it_shows(capsys):

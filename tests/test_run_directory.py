@@ -43,7 +43,12 @@ class Checkpoints:
 def trainer(text="weights", best="best", best_epoch=1, rows=(), minibatches=0):
     counters = SimpleNamespace(best_epoch=best_epoch, minibatches=minibatches)
     return SimpleNamespace(
-        analysis=None, network=Weights(text), best_network=Weights(best), counters=counters, rows=list(rows)
+        notify=lambda event, path: None,
+        analysis=None,
+        network=Weights(text),
+        best_network=Weights(best),
+        counters=counters,
+        rows=list(rows),
     )
 
 
@@ -65,7 +70,14 @@ def row(epoch, **changes):
 
 
 def outcome(status="done", message="", epochs=1, best_epoch=1):
-    return SimpleNamespace(status=status, message=message, epochs=epochs, best_epoch=best_epoch)
+    return SimpleNamespace(
+        status=status,
+        message=message,
+        epochs=epochs,
+        best_epoch=best_epoch,
+        stopped_early=False,
+        all_diverged=False,
+    )
 
 
 @pytest.fixture

@@ -398,7 +398,7 @@ def test_arguments_that_do_not_fit_are_refused(change, error, message):
 
 def test_options_are_keyword_only():
     kinds = [parameter.kind for parameter in inspect.signature(dfc.simulate).parameters.values()]
-    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 4 + [inspect.Parameter.KEYWORD_ONLY] * 2
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 4 + [inspect.Parameter.KEYWORD_ONLY] * 3
 
 
 def test_parameters_that_are_not_finite_are_refused_by_their_layer():

@@ -176,7 +176,7 @@ def test_a_file_is_described(simulated):
     result = run("inspect", path)
     assert result.exit_code == 0 and result.stderr == ""
     for text in (
-        f"{path}: trajectories, schema 1.1, complete", "versions    dfc_numba", "[network] hidden = [8]", "seed        3",
+        f"{path}: trajectories, schema 1.2, complete", "versions    dfc_numba", "[network] hidden = [8]", "seed        3",
         "/simulation: 1 record (epoch 1, minibatch 1, number 0)", "controller  dt = 0.05, steps = 9",
         "record 1, step 10, sample 8, unit_1 8", "somatic voltage of layer 2", "time, in tau_u", "every checksum fits",
     ):  # fmt: skip

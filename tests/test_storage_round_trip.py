@@ -278,9 +278,7 @@ def test_inputs_of_more_digits_than_those_before_are_refused(tmp_path):
     recipe, *_ = record(0)
     with TrajectoryWriter(tmp_path / "a.h5") as writer:
         writer.append(replace(recipe, x=recipe.x.astype(np.float32)))
-        with pytest.raises(
-            ValueError, match="/forward/inputs has float64 numbers, but is stored as float32"
-        ):
+        with pytest.raises(ValueError, match="/forward/inputs has float64 numbers, but is stored as float32"):
             writer.append(recipe)
 
 
@@ -346,7 +344,7 @@ def test_a_file_says_how_it_was_made_and_how_it_ended(tmp_path):
     with open_trajectories(tmp_path / "good.h5") as good, open_trajectories(tmp_path / "bad.h5") as bad:
         assert (good.status, bad.status) == ("complete", "failed") and len(bad) == 1
         assert (
-            good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.1"
+            good.attributes["schema"] == "dfc-numba/trajectory" and good.attributes["schema_version"] == "1.2"
         )
         assert good.attributes["cpu"] and good.attributes["started"] and good.config is None
 

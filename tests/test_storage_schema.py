@@ -53,7 +53,7 @@ def test_layers_have_the_units_of_their_own_and_the_layer_below():
 @pytest.mark.parametrize("name", ["v", "v_", "v_x", "u_1", "record", "vv_1", ""])
 def test_other_names_are_no_variables(name):
     assert not schema.is_variable(name)
-    with pytest.raises(ValueError, match="is not a variable of schema version 1.1"):
+    with pytest.raises(ValueError, match="is not a variable of schema version 1.2"):
         schema.variable(name)
 
 

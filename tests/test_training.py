@@ -169,7 +169,18 @@ def test_networks_without_biases_learn():
 
 # the relatives have rates of their own, and tests/learning for them
 FAMILY = (
-    "bp", "dfa", "dfc", "dfc-single-phase", "dfc-ss", "dfc-ss-newton", "dfc-ssa", "di", "fa", "ndi", "pbp", "sldi",
+    "bp",
+    "dfa",
+    "dfc",
+    "dfc-single-phase",
+    "dfc-ss",
+    "dfc-ss-newton",
+    "dfc-ssa",
+    "di",
+    "fa",
+    "ndi",
+    "pbp",
+    "sldi",
 )
 
 
@@ -339,7 +350,10 @@ def test_rows_have_the_columns_of_the_metrics_file():
     assert [list(row) for row in trainer.rows] == [["epoch", *names, "seconds"]] * 2
     target = trainer.config.target
     measured = score(trainer.network, trainer.dataset.test, loss=target.loss, task="classification")
-    assert (trainer.rows[-1]["test_loss"], trainer.rows[-1]["test_accuracy"]) == (measured.loss, measured.accuracy)
+    assert (trainer.rows[-1]["test_loss"], trainer.rows[-1]["test_accuracy"]) == (
+        measured.loss,
+        measured.accuracy,
+    )
 
 
 def test_training_metrics_are_measured_before_each_step_and_weighted_by_samples():

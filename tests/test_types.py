@@ -21,11 +21,24 @@ def callables(name):
     item = getattr(dfc, name)
     if not inspect.isclass(item):
         return [(name, item)]
-    members = {key: value for parent in reversed(item.__mro__) for key, value in vars(parent).items() if _ours(parent)}
+    members = {
+        key: value
+        for parent in reversed(item.__mro__)
+        for key, value in vars(parent).items()
+        if _ours(parent)
+    }
     fields = getattr(item, "__dataclass_fields__", {})  # typed by their annotation, whatever their default is
-    own = {key: value for key, value in members.items() if key == "__init__" or (key[0] != "_" and key not in fields)}
+    own = {
+        key: value
+        for key, value in members.items()
+        if key == "__init__" or (key[0] != "_" and key not in fields)
+    }
     unwrapped = {key: getattr(value, "fget", getattr(value, "__func__", value)) for key, value in own.items()}
-    return [(f"{name}.{key}", value) for key, value in unwrapped.items() if inspect.isfunction(value) and _ours(value)]
+    return [
+        (f"{name}.{key}", value)
+        for key, value in unwrapped.items()
+        if inspect.isfunction(value) and _ours(value)
+    ]
 
 
 def _ours(item):
@@ -70,7 +83,9 @@ def checked(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     installed = next((folder / "venv").rglob("site-packages"))
     (installed / "dfc_numba").symlink_to(ROOT / "dfc_numba")
-    (installed / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    (installed / "libraries.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("-packages"))
+    )
     for path in EXAMPLES.glob("*.py"):
         (folder / path.name).write_text(path.read_text())
     command = [sys.executable, "-m", "mypy", "--strict", "--allow-untyped-calls", "--no-error-summary"]

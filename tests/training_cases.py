@@ -262,7 +262,9 @@ def dfc_configuration(options):
             "scaling": options["scaling_fb_updates"],
             "freeze_output": options["freeze_fb_weights_output"],
             "high_pass": options["tau_f"] if single_phase else None,
-            "pretraining_pursue": "output" if single_phase and options["pretrain_without_controller"] else None,
+            "pretraining_pursue": "output"
+            if single_phase and options["pretrain_without_controller"]
+            else None,
         },
         "feedback_controller": controller(options, "_fb", error),
         "optimizer": {

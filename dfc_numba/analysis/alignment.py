@@ -12,7 +12,7 @@ from dfc_numba.analysis.directions import reference_update
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import loss_value
 from dfc_numba.support.array_types import Array, ArrayLike
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number, silent
 
@@ -40,7 +40,7 @@ class Alignment:
         total: of all parameters. total_weights: of all weights.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     weights: Array
     biases: Array | None

@@ -35,10 +35,12 @@ class AnalysedPhase:
             times, self.recipe = source.records, source.recipe()
         else:
             raise TypeError(f"expected a StoredRecord or a Trajectory, not {type(source).__name__}")
-        if self.recipe is not None and self.recipe.inversion is not None:
-            raise ValueError(
-                "this is a dynamic inversion; what is analysed here is the feedback phase of a controller"
-            )
+        others = {"inversion": "a dynamic inversion", "equilibrium": "equilibrium propagation"}
+        for name, what in others.items() if self.recipe is not None else ():
+            if getattr(self.recipe, name) is not None:
+                raise ValueError(
+                    f"this is {what}; what is analysed here is the feedback phase of a controller"
+                )
         if self.recipe is None or "position" not in self._variables:
             raise ValueError(
                 "this is a recipe without trajectory; `dfc replay --expand` computes it"

@@ -21,7 +21,7 @@ from dfc_numba.analysis.linear_response import (
 from dfc_numba.model.network import Network
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, ArrayLike
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, silent
 
@@ -45,7 +45,7 @@ class Conditions:
             of these matrices.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     input_norms: Array
     dev_r: Array

@@ -107,7 +107,9 @@ def _arrays(network, flat):
     """Weights of all layers, and their biases, which lie behind one another; None for a network without biases."""
     biases = network.biases or []
     parts = np.split(flat, np.cumsum([array.size for array in (*network.weights, *biases)])[:-1])
-    weights = [part.reshape(weight.shape) for part, weight in zip(parts, network.weights, strict=False)]  # biases are left
+    weights = [
+        part.reshape(weight.shape) for part, weight in zip(parts, network.weights, strict=False)
+    ]  # biases are left
     return weights, parts[len(weights) :] or None
 
 

@@ -70,7 +70,13 @@ def forward_update(source, *, readout="average", rule="nonlinear_difference", sa
 
 @silent()
 def feedback_update(
-    source, *, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN
+    source,
+    *,
+    scaling=False,
+    high_pass=None,
+    normalise=None,
+    sigma_floor=SIGMA_FLOOR,
+    feedback_rule=NOISE_DRIVEN,
 ):
     """The update of the feedback weights that a trajectory gives: that of `dfc_numba.feedback_update`, from what was stored.
 
@@ -204,7 +210,13 @@ def _products(left, right):
 
 
 def _feedback_update(
-    source, weight, scaling=False, high_pass=None, normalise=None, sigma_floor=SIGMA_FLOOR, feedback_rule=NOISE_DRIVEN
+    source,
+    weight,
+    scaling=False,
+    high_pass=None,
+    normalise=None,
+    sigma_floor=SIGMA_FLOOR,
+    feedback_rule=NOISE_DRIVEN,
 ):
     rule = plasticity.find_rule("feedback_rule", feedback_rule, "feedback")
     source.require_every_step("the update of the feedback weights")

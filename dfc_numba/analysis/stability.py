@@ -19,6 +19,7 @@ from dfc_numba.analysis.spectrum import (
     largest_stable_step,
     spectral_radius,
 )
+from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.dynamics.simulation import simulate
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.jacobian import PIECE_BYTES
@@ -26,7 +27,7 @@ from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.model.recording import Record
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.support.array_types import Array, ArrayLike
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples
 
@@ -52,7 +53,7 @@ class Stability:
             norm of e - alpha u is 1e-5 of what the norm of e was), "not settled", "not finite".
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     instantaneous: Array
     integral: Array
@@ -149,7 +150,8 @@ def _feedforward(network, x, target, controller):
 
 def _simulated(network, x, target, controller):
     record = Record(variables=("u", "v", "e"), every=controller.steps)
-    end = simulate(network, x, target, controller, record=record)
+    with judging_divergence():
+        end = simulate(network, x, target, controller, record=record)
     with np.errstate(invalid="ignore", over="ignore"):
         left = np.linalg.norm(end.e[-1] - controller.steady_leak * end.u[-1], axis=1)
         settled = left <= SETTLED * np.linalg.norm(end.e[0], axis=1)

@@ -1,4 +1,4 @@
-"""The commands of `dfc` that take files: simulate, replay, inspect, plot, analyze."""
+"""The commands of `dfc` that take files: simulate, replay, inspect, plot, report, analyze."""
 
 import sys
 from pathlib import Path
@@ -65,7 +65,9 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.h5 or RUN_DIR", help="Trajectory file or run directory to inspect.", show_default=False
+            metavar="FILE.h5 or RUN_DIR",
+            help="Trajectory file or run directory to inspect.",
+            show_default=False,
         ),
     ],
     quick: Annotated[
@@ -252,3 +254,34 @@ def plot(
 
         units = [plots.unit(text) for text in unit or []]
         show(plots.plot(source, out, phase=phase, record=record, sample=sample, units=units))
+
+
+@command
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_FOLDER",
+            help="A run directory, or the folder of a comparison or sweep.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="The page; by default report.html in the folder.", show_default=False
+        ),
+    ] = None,
+    extension: Extensions = None,
+):
+    """Write one self-contained HTML page of a run, a comparison or a sweep, to look at, to print and to send.
+
+    It holds configuration, learning curves, tables over the seeds, logged minibatches with sliders for sample and layer,
+    measures of the theory, stability, environment, and the command that repeats it. It makes no connection to the network.
+    What is missing or damaged is left out, and said. Needs the extra report. Exit code: 0 done, 2 usage error, or a folder
+    without a run.
+    """
+    with exit_codes():
+        from dfc_numba.report.page import write_report
+
+        show(write_report(source, out))

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from dfc_numba import kernels
 from dfc_numba._version import __version__
 from dfc_numba.errors import Interrupted, MissingExtra
 from dfc_numba.support import ranks
@@ -90,6 +91,7 @@ def _options(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ):
+    kernels.announces_compilation = False
     if ranks.expected() > 1 and context.invoked_subcommand not in OVER_RANKS:
         say(
             f"dfc {context.invoked_subcommand} is no command for {ranks.expected()} processes, each of which would do it; "
@@ -181,7 +183,8 @@ def train_run(
             result = experiment.run([display, limit])
         progress.conclude(result)
     ranks.finish()
-    return exit_code([result.outcome.status])
+    code = exit_code([result.outcome.status])
+    return FAILED if code == DONE and result.outcome.all_diverged else code
 
 
 def exit_code(statuses, unfinished=False):

@@ -5,14 +5,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from dfc_numba.analysis.offline import CONVERGED_FRACTION
 from dfc_numba.configuration.config_file import override_values, parsed_value
-from dfc_numba.dynamics.phase import CONVERGED_RESIDUAL
+from dfc_numba.dynamics.phase import CONTROL_REMEDY, CONVERGED_RESIDUAL
 from dfc_numba.errors import ConfigurationError, DivergenceError
 from dfc_numba.inversion.measures import distances_to_rest
 from dfc_numba.learning import methods
-from dfc_numba.learning.divergence import CONTROL_REMEDY
-from dfc_numba.learning.phases import simulation_of
+from dfc_numba.learning.method import PlannedUpdate
 from dfc_numba.learning.schedule import shuffled_minibatches
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.recording import Recipe, Record
@@ -106,7 +107,8 @@ def write(
     """
     if (expand_to is None) == (out is None) or (out is None) != (not settings):
         raise ConfigurationError(
-            "write a new file either with --expand FILE, or with --set controller.KEY=VALUE (or inversion.KEY) --out FILE"
+            "write a new file either with --expand FILE, or with --set controller.KEY=VALUE (or inversion.KEY, equilibrium.KEY) "
+            "--out FILE"
         )
     options = {"keep": _keep(variables, samples, every), "command": sys.argv, **options}
     if expand_to is not None:
@@ -128,7 +130,8 @@ def _changes(settings):
         named = others or [f"{section}.{key}" for section, keys in table.items() for key in keys]
         raise ConfigurationError(
             f"--set {', '.join(named)}: a replay takes network, inputs, target and noise from the file; what it can change "
-            "is controller.KEY=VALUE, or of a dynamic inversion inversion.KEY=VALUE"
+            "is controller.KEY=VALUE, of a dynamic inversion inversion.KEY=VALUE, of equilibrium propagation "
+            "equilibrium.KEY=VALUE"
         )
     return next(iter(table.items()))
 
@@ -211,8 +214,10 @@ def _complain(text):
 
 SAMPLES = 8
 REMEDIES = {
-    "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` names the largest stable dt",
+    "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` says whether dt is to blame, and the "
+    "largest stable one",
     "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
+    "equilibrium": "a smaller method.dt or method.beta, smaller weights (network.init)",
 }
 
 
@@ -259,7 +264,7 @@ def _check_options(config, path, samples):
         raise ConfigurationError(f"--out {path}: there is no folder {path.parent}")
     method = config.training.method
     found = methods.find(method)
-    if not (found.simulates or found.inverts):
+    if not found.simulates:
         raise ConfigurationError(
             f"training.method = {method!r} simulates no feedback phase; "
             "choose one that does, such as --set training.method=dfc"
@@ -276,13 +281,18 @@ def _first_minibatch(config, dataset, network, samples):
     order = shuffled_minibatches(len(dataset.train.x), training.batch_size, training.seed, "forward", 0)
     where = {"phase": "forward", "epoch": 1, "position": 1, "number": 0}
     whole = methods.minibatch_of(dataset.train, order[0], network, config, **where)
-    dynamics = recipes.configured(simulation_of("forward", config), config)
-    inverts = methods.find(training.method).inverts
-    target = whole.y if inverts else methods.pursued_target(network, whole, config)
+    method = methods.find(training.method)
+    own = (method.arrays(network, config).together,) if method.has_arrays else ()
+    planned = method.forward(network, whole, config, *own)
+    if not isinstance(planned, PlannedUpdate):
+        raise ConfigurationError(
+            f"training.method = {training.method!r} simulates nothing with these options; set method.solver = 'steps'"
+        )
+    target, dynamics = planned.arguments
     indices = whole.indices[:samples]
     return Recipe(
-        network=network, x=whole.x[:samples], target=target[:samples], labels=whole.y[:samples], indices=indices,
-        noise=NoiseKey(training.seed, 0, indices) if dynamics.noisy else None,
+        network=network if planned.network is None else planned.network, x=whole.x[:samples], target=target[:samples],
+        labels=whole.y[:samples], indices=indices, noise=NoiseKey(training.seed, 0, indices) if dynamics.noisy else None,
         **{recipes.of_options(dynamics).name: dynamics},
     )  # fmt: skip
 
@@ -296,7 +306,7 @@ def _announce_size(kind, recipe, path):
         f"{memory.readable(size)} in memory and in {path}",
         flush=True,
     )
-    remedy = f"take fewer samples with --samples, or fewer steps with --set {kind.name}.steps=..."
+    remedy = f"take fewer samples with --samples, or fewer steps with --set {kind.steps}=..."
     memory.require(size, "the trajectory", remedy)
     free = shutil.disk_usage(path.parent).free
     if size > free:
@@ -336,4 +346,23 @@ def _inverted(trajectory):
     return True, f"mean distance of r_x to rest at the end, as a fraction of r_x at rest, by layer: {apart}"
 
 
-OUTCOMES = {"controller": _controlled, "inversion": _inverted}
+def _relaxed(trajectory):
+    """Whether all numbers of equilibrium propagation are finite, and sentences about how it went."""
+    if trajectory.diverged.any():
+        return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
+    end = trajectory.recipe.equilibrium.free_points - 1
+    moved = ", ".join(f"{np.abs(s[-1] - s[end]).mean():.3g}" for s in trajectory.s)
+    last = ", ".join(f"{np.abs(s[end] - s[max(end - 1, 0)]).max():.3g}" for s in trajectory.s)
+    lines = [
+        f"largest change in the last step of the free phase, by layer: {last}",
+        f"mean change by the nudge, by layer: {moved}",
+    ]
+    if trajectory.converged is not None:
+        lines.insert(
+            0,
+            f"settled in the free phase: {trajectory.converged.sum()} of {len(trajectory.converged)} samples",
+        )
+    return True, "\n".join(lines)
+
+
+OUTCOMES = {"controller": _controlled, "inversion": _inverted, "equilibrium": _relaxed}

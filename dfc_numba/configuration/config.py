@@ -24,6 +24,7 @@ from dfc_numba.configuration.values import (
     Initialisation,
     LossName,
     MethodName,
+    Observers,
     OptimizerName,
     PerLayer,
     Phase,
@@ -35,6 +36,7 @@ from dfc_numba.configuration.values import (
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS, OPTIMIZERS
 from dfc_numba.support.options import Count, Finite, NotNegative, Positive
+from dfc_numba.support.shapes import html_table
 
 
 class Section(BaseModel):
@@ -129,6 +131,9 @@ class TrainingSection(Section):
     normalise_updates: bool = Field(
         False, description="divide a sample's update of each array by its norm (Frobenius)"
     )
+    observers: Observers = Field(
+        {}, description="what watches the run: early_stopping, tensorboard, ..., each with its options"
+    )
 
 
 class FeedbackSection(Section):
@@ -175,9 +180,15 @@ DECAY = "L2 term added to the gradient, per unit weight"
 class _Optimizer(Section):
     """An optimiser. It is handed -2 times the plasticity update, to which the published values refer."""
 
-    name: OptimizerName = Field("adam", description="sgd (with momentum), adam, or centred rmsprop")
+    name: OptimizerName = Field("adam", description="sgd (with momentum), nesterov, adam, or centred rmsprop")
     learning_rate: PerLayer = Field(0.005, description=RATE)
-    momentum: BelowOne = Field(0.0, description="momentum of sgd and rmsprop")
+    cosine_to: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="fraction of the learning rate that half a cosine over the epochs falls to; none: it stays",
+    )
+    momentum: BelowOne = Field(
+        0.0, description="momentum of sgd, nesterov (there 0.9 by default) and rmsprop"
+    )
     beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
     beta2: BelowOne = Field(
         0.999, description="adam: of the second moment; rmsprop: of both (published: 0.95)"
@@ -347,7 +358,11 @@ def _controller_over(default):
     """A validator that completes a table with some options of a controller by those of `default`."""
 
     def fill(value):
-        return {**asdict(default), **value} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        if "duration" in value:
+            value = Controller.translated({"dt": default.dt, **value})
+        return {**asdict(default), **value}
 
     return BeforeValidator(fill)
 
@@ -387,6 +402,24 @@ class Config(Section):
     analysis: AnalysisSection = Field(
         AnalysisSection(), description="what of the theory is measured while training, on a fixed probe batch"
     )
+
+    def __repr__(self):
+        training, hidden = self.training, "-".join(map(str, self.network.hidden))
+        return (
+            f"Config({self.data.name}, {training.method}, hidden {hidden}, {self.target.loss}, epochs {training.epochs}, "
+            f"minibatches of {training.batch_size}, seed {training.seed}, {training.dtype})"
+        )
+
+    def _repr_html_(self):
+        unused = self.unused_keys()
+        rows = [
+            (path, str(values[key]))
+            for section in type(self).model_fields
+            for values in [_values(getattr(self, section))]
+            for key in values
+            if (path := f"{section}.{key}") not in unused
+        ]
+        return html_table("Config: what this run uses", ("key", "value"), rows)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -445,6 +478,10 @@ class Config(Section):
             paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place, self)]
             unused.update((path, reason) for path in paths if path not in unused)
         return unused
+
+
+def _values(section):
+    return section if isinstance(section, dict) else vars(section)
 
 
 def section_keys(section, config=None):

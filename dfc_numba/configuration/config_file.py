@@ -124,14 +124,14 @@ def used_values(config):
 
 def differences(there, now):
     """What differs between two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
-    texts = [{key: _toml_value(value) for key, value in values.items()} for values in (there, now)]
+    texts = [{key: value_text(value) for key, value in values.items()} for values in (there, now)]
     values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
     return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
 
 
 def _toml_line(key, value, description):
     """A key with its description, behind it or, where that gets long, above it."""
-    line = f"{key} = {_toml_value(value)}"
+    line = f"{key} = {value_text(value)}"
     comment = "# " + (description or "").replace("None", f'"{NONE}"')
     if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
         return "\n".join(textwrap.wrap(comment, LINE_LENGTH, subsequent_indent="# ")) + "\n" + line
@@ -147,16 +147,18 @@ def descriptions(section, config):
         return {key: field.description for key, field in kind.model_fields.items()}
     arguments = inspect.cleandoc(kind.__doc__ or "").partition("Raises:")[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}\S.*)*)", arguments, flags=re.MULTILINE)
-    return {key: " ".join(text.split()).rstrip(".") for key, text in entries}
+    known = section_keys(section)
+    return {key: " ".join(text.split()).rstrip(".") for key, text in entries if key in known}
 
 
-def _toml_value(value):
+def value_text(value):
+    """A plain value as TOML states it, "none" for None."""
     if value is None:
         return f'"{NONE}"'
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     if isinstance(value, dict):
-        pairs = [f"{_toml_key(key)} = {_toml_value(entry)}" for key, entry in value.items()]
+        pairs = [f"{_toml_key(key)} = {value_text(entry)}" for key, entry in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -303,7 +305,9 @@ def _override_table(overrides):
             _put(table, keys, _plain_value(value), path)
         return table
     if isinstance(overrides, str):
-        raise TypeError(f"changes are {overrides!r}; must be a dict such as {{'training.epochs': 2}}, or a list of texts")
+        raise TypeError(
+            f"changes are {overrides!r}; must be a dict such as {{'training.epochs': 2}}, or a list of texts"
+        )
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = [key.strip() for key in path.split(".")]
@@ -314,6 +318,11 @@ def _override_table(overrides):
             )
         _put(table, keys, parsed_value(value.strip()), text)
     return table
+
+
+def as_texts(changes):
+    """The texts `section.key=value` that a dict of values by `section.key` stands for."""
+    return [f"{key}={value_text(_plain_value(value))}" for key, value in changes.items()]
 
 
 def _plain_value(value):
@@ -381,6 +390,10 @@ def _merged_over(base, table, where=""):
     for section in ("data", "optimizer", "feedback_optimizer"):
         if "name" in table.get(section, {}):
             base.get(section, {}).pop("options", None)
+    for section in ("controller", "feedback_controller"):
+        for key, other in (("duration", "steps"), ("steps", "duration")):
+            if key in table.get(section, {}) and other not in table[section]:
+                base.get(section, {}).pop(other, None)
     merged = _merged(base, table)
     unused = validated(merged, where, refuse_unused=False).unused_keys()
     left_out = [path for path in key_paths(base) if path in unused and path not in key_paths(table)]
@@ -444,7 +457,7 @@ def _error_line(entry):
         return f"{path} = {value!r}: must be a section with keys, [{path}]"
     if kind == "value_error" and len(location) < 2:
         return ": ".join(filter(None, [path, str(entry["ctx"]["error"])]))
-    return f"{path} = {_toml_value(value)}: {allowed(entry)}"
+    return f"{path} = {value_text(value)}: {allowed(entry)}"
 
 
 def _unknown_line(location):

@@ -37,6 +37,7 @@ def rules(config):
     """All rules that have a meaning for this configuration."""
     yield from _lengths(config)
     yield _undamped(config)
+    yield from _unsuited_loss(config)
     method = method_of(config)
     if method.rules is not None:
         yield from method.rules(config)
@@ -87,6 +88,23 @@ def _undamped(config):
     )
 
 
+def _unsuited_loss(config):
+    """A loss that the method does not have, or outputs that the loss is not for."""
+    method, loss, output = method_of(config), LOSSES[config.target.loss], config.network.output_activation
+    if method.losses and loss.name not in method.losses:
+        yield (
+            True,
+            f"training.method = {method.name!r} is not for target.loss = {loss.name!r}; set target.loss to one of "
+            f"{', '.join(map(repr, method.losses))}",
+        )
+    if loss.output not in (None, output):
+        yield (
+            True,
+            f"target.loss = {loss.name!r} is for {loss.output} outputs, and network.output_activation = {output!r}; set "
+            f"network.output_activation = {loss.output!r}, or another loss",
+        )
+
+
 def _forward_learning(config):
     controller, method = config.controller, config.training.method
     yield (
@@ -104,6 +122,13 @@ def _forward_learning(config):
         ),
     )
     yield _misplaced_softmax(config, "controller")
+    yield (
+        config.target.feedback == "strong" and LOSSES[config.target.loss].one_output,
+        (
+            f"target.feedback = 'strong' drives the outputs to the labels, but with target.loss = {config.target.loss!r} they "
+            "are logits; set target.feedback = 'weak'"
+        ),
+    )
     yield (
         controller.error == "softmax" and config.target.class_value == 1,
         (
@@ -288,7 +313,7 @@ def _log(config):
 def _noisy(phase, config):
     """Whether the simulation of a phase has noise."""
     section = simulation_of(phase, config)
-    return section is not None and getattr(getattr(config, section), "noisy", False)
+    return section is not None and getattr(getattr(config, section, None), "noisy", False)
 
 
 def _analysis(config):

@@ -1,6 +1,6 @@
 """Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
 
-from dfc_numba.learning.method import READABLE
+from dfc_numba.learning.method import EQUILIBRIUM, READABLE
 from dfc_numba.learning.optimizer import SHARED
 from dfc_numba.learning.phases import (
     is_single_phase,
@@ -180,8 +180,11 @@ def _unused_by_optimizers(config):
 
 def _unused_by_log(config):
     log, keys = config.log, ["log.samples", "log.every_step", "log.variables", "log.dtype"]
-    if method_of(config).inverts:
-        yield ["log.variables"], f"training.method = {config.training.method!r} stores r_x and r_y"
+    stored = {"inversion": "r_x and r_y", EQUILIBRIUM: "s and, with two sides, s_minus"}.get(
+        method_of(config).simulates
+    )
+    if stored:
+        yield ["log.variables"], f"training.method = {config.training.method!r} stores {stored}"
     if not log.on:
         yield [f"log.{key}" for key in type(log).model_fields if key != "on"], "log.on = false"
     if log.recipe_only:

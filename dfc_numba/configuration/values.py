@@ -13,6 +13,7 @@ from dfc_numba.registry import (
     LOSSES,
     MEASURES,
     METHODS,
+    OBSERVERS,
     OPTIMIZERS,
     PLASTICITY_RULES,
     VARIABLES,
@@ -88,6 +89,20 @@ def completed(item, stated, section):
     return {name: option.checked_or_default(stated, section) for name, option in options.items()}
 
 
+def _check_observers(value):
+    """Observers by name with the values of their options; a list of names takes the defaults."""
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        value = {name: {} for name in value}
+    if not isinstance(value, dict) or not all(isinstance(stated, dict) for stated in value.values()):
+        raise ValueError(
+            "must be a table of observers with their options, such as {early_stopping = {patience = 3}}, or a list of names"
+        )
+    unknown = [name for name in value if name not in OBSERVERS]
+    if unknown:
+        raise ValueError(must_be(OBSERVERS, unknown[0], OBSERVERS.names()))
+    return {name: completed(OBSERVERS[name], stated, name) for name, stated in value.items()}
+
+
 # a value that is one of several types by a validator of ours needs a serializer of ours, too
 AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
 
@@ -145,3 +160,4 @@ def _check_samples(value):
 
 Samples = Annotated[int | tuple[int, ...], PlainValidator(_check_samples), AS_IT_IS]
 Widths = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+Observers = Annotated[dict[str, dict[str, Any]], PlainValidator(_check_observers), AS_IT_IS]

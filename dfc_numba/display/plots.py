@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from math import isnan, nan
 from pathlib import Path
 
-from dfc_numba.display import trajectory_figures
+from dfc_numba.display import equilibrium_figures, trajectory_figures
 from dfc_numba.display.trajectory_figures import wide_scale
 from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_metrics
 from dfc_numba.storage.analysis_file import read_course
@@ -20,6 +22,7 @@ from dfc_numba.support.figures import PANEL_SIZE, Curve, Panel, colours, draw_pa
 # --- what was measured of the theory ------------------------------------------------------------------------
 
 DEGREES = "degrees"
+STYLES = ("-", "--", ":", "-.")  # so that curves on top of each other are seen
 # title, label of the axis, and the measurements with their names in the legend
 PANELS = (
     ("angles of the update", DEGREES, {
@@ -33,14 +36,16 @@ PANELS = (
     ("angles of the feedback weights", DEGREES, {
         "angle_q_transpose": "$J^T$", "angle_q_pinv": "$J^+$", "angle_q_damped": "damped, best γ",
     }),
-    ("conditions", "", {"condition_2": "condition 2", "dev_r": "deviation of norms", "null_space": "in the null space"}),
+    ("conditions", "ratio", {"condition_2": "condition 2", "dev_r": "deviation of norms", "null_space": "in the null space"}),
     ("eigenvalues, the worst sample", "largest real part (1/$\\tau_u$)", {
         "eig_instantaneous": "instantaneous", "eig_integral": "$A_I$", "eig_proportional": "$A_{PI}$",
     }),
-    ("Euler step, the worst sample", "", {
+    ("Euler step, the worst sample", "radius; dt ($\\tau_u$); fraction", {
         "euler_radius": "spectral radius", "largest_dt": "largest stable dt", "verdict": "stable samples",
     }),
-    ("control", "", {"effort": "effort", "feedback_ratio": "feedback / feedforward", "nonlinearity": "distance from SSA"}),
+    ("control", "relative size", {
+        "effort": "effort", "feedback_ratio": "feedback / feedforward", "nonlinearity": "distance from SSA",
+    }),
 )  # fmt: skip
 
 
@@ -57,16 +62,20 @@ class Measured:
         self.arrays = arrays
 
     def panels(self):
-        """The functions that draw the panels, those of which something was measured."""
-        return [partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}]
+        """The functions that draw the panels by their titles, those of which something was measured."""
+        return {panel[0]: partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}}
+
+    def note(self, panels):
+        """Nothing is left out."""
+        return ""
 
 
 def _draw(axes, measured, *, panel):
     title, label, names = panel
     found = {text: measured.arrays[name] for name, text in names.items() if name in measured.arrays}
-    for (text, values), colour in zip(found.items(), colours(found).values(), strict=True):
+    for (text, values), colour, style in zip(found.items(), colours(found).values(), cycle(STYLES)):
         marker = "." if len(values) == 1 else None
-        axes.plot(measured.arrays["minibatches"], values, label=text, marker=marker, color=colour)
+        axes.plot(measured.arrays["minibatches"], values, style, label=text, marker=marker, color=colour)
     axes.set(title=title, ylabel=label, yscale=_scale(label, found.values()))
 
 
@@ -80,11 +89,12 @@ def _scale(label, curves):
 
 RUN_FIGURE = "figure.png"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SCORES = ("loss", "accuracy")
+SCORES = {"loss": "mean loss per sample", "accuracy": "fraction correct"}  # with labels of the axes
 TITLE_HEIGHT = 0.4
 TRACES = {
     "controller": trajectory_figures.control_trace,
     "inversion": trajectory_figures.inversion_trace,
+    "equilibrium": equilibrium_figures.equilibrium_trace,
 }  # by the kind of simulation
 
 
@@ -100,7 +110,8 @@ def plot(
     """Draw what a trajectory file or a run directory holds.
 
     Of a file one record is drawn: the output and its target, the control signal, errors, how far the layers are moved, and
-    the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion.
+    the compartments of some units; of a dynamic inversion its states, their distance to rest, the error of the inversion; of
+    equilibrium propagation the output and its target, how fast the layers move, how far the nudge takes them, some units.
     Of a run the learning curves are drawn too, what was measured of the theory, and a record only where there is one.
 
     Args:
@@ -120,9 +131,9 @@ def plot(
     """
     path = Path(path)
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
-    curves = _learning_curves(path)
-    with _stored_record(path, phase, record, optional=len(curves) > 0) as stored:
-        shown = [_measured(path / ANALYSIS_NAME)]
+    curves = learning_panels(read_metrics(path))
+    with stored_record(path, phase, record, optional=len(curves) > 0) as stored:
+        shown = [measured(path)]
         if stored:
             shown.append(TRACES[stored.records.kind.name](stored, sample=sample, units=units))
         save(_figure(path, curves, [one for one in shown if one]), out)
@@ -138,7 +149,7 @@ def unit(text):
 
 
 @contextmanager
-def _stored_record(path, phase, record, optional):
+def stored_record(path, phase, record, optional):
     """Yields a record with a trajectory; None where there is none and nothing was asked for."""
     try:
         file = open_trajectories(path)
@@ -156,7 +167,7 @@ def _stored_record(path, phase, record, optional):
 def _figure(path, curves, shown):
     """A figure of the learning curves, above what else is shown."""
     width, height = PANEL_SIZE
-    n_rows = [1] * bool(curves) + [trajectory_figures.rows(one) for one in shown]
+    n_rows = [1] * bool(curves) + [trajectory_figures.rows(one.panels()) for one in shown]
     columns = trajectory_figures.COLUMNS if shown else len(curves)
     heights = [TITLE_HEIGHT + height * rows for rows in n_rows]
     figure = new_figure(columns * width, sum(heights))
@@ -169,21 +180,25 @@ def _figure(path, curves, shown):
     return figure
 
 
-def _measured(path):
+def measured(directory):
     """What was measured in a run, None without."""
+    path = directory / ANALYSIS_NAME
     return Measured(read_course(path)) if path.is_file() else None
 
 
-def _learning_curves(directory):
-    """The `Panel`s of a metrics.csv; none where there is no such file, or no epoch in it."""
-    rows = read_metrics(directory)
-    found = [Panel(score, [_curve(rows, split, score) for split in SPLITS]) for score in SCORES if rows]
-    found = [Panel(panel.title, [curve for curve in panel.curves if not _empty(curve)]) for panel in found]
+def learning_panels(rows):
+    """The `Panel`s of the rows of a metrics.csv; none where there is no epoch."""
+    found = [
+        Panel(score, [_curve(rows, split, score) for split in SPLITS], SCORES[score])
+        for score in SCORES
+        if rows
+    ]
+    found = [replace(panel, curves=[curve for curve in panel.curves if not _empty(curve)]) for panel in found]
     return [panel for panel in found if panel.curves]
 
 
 def _curve(rows, split, score):
-    means = tuple(float(row[f"{split}_{score}"]) for row in rows)
+    means = tuple(float(row.get(f"{split}_{score}", nan)) for row in rows)
     return Curve(SPLITS[split], means, (nan,) * len(means))
 
 

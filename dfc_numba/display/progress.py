@@ -10,12 +10,15 @@ import sys
 import time
 from math import isnan
 
-from dfc_numba.learning.divergence import CONTROL_REMEDY
+from dfc_numba.learning.observers import Observer
+from dfc_numba.registry import Option
 from dfc_numba.support import ranks
+from dfc_numba.support.bars import NotebookBar, in_notebook
 from dfc_numba.support.memory import readable
 from dfc_numba.support.output import show
 
 MINUTE = 60.0
+COLUMNS = 80
 TIME_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
@@ -37,7 +40,7 @@ class LabelledDisplay(NoDisplay):
 
     def on_divergence(self, epoch, tally):
         """Warns that feedback phases of the epoch diverged."""
-        show(f"{self._label}{divergence_text(epoch, tally)}", file=sys.stderr, flush=True)
+        show(f"{self._label}warning: {tally.text(epoch)}", file=sys.stderr, flush=True)
 
 
 class PlainDisplay(LabelledDisplay):
@@ -124,17 +127,81 @@ class LiveDisplay(LabelledDisplay):
         self._bar.stop()
 
 
+class NotebookDisplay(LabelledDisplay):
+    """A bar in the output of a notebook's cell that moves with every minibatch, and a line per epoch.
+
+    Args:
+        label: what the bar's text starts with.
+    """
+
+    def __init__(self, label=""):
+        super().__init__(label)
+        self._bar = None
+
+    def on_start(self, trainer):
+        """Show the bar."""
+        self._epochs, self._bar = epoch_counts(trainer.config), NotebookBar()
+
+    def on_minibatch(self, progress):
+        """Move the bar."""
+        texts = f"{self._label}{progress_text(progress, self._epochs)}", *progress_numbers(progress)
+        self._bar.update(progress.minibatch, progress.minibatches, "  ".join(texts))
+
+    def on_epoch(self, row):
+        """Print the epoch's results."""
+        show(epoch_line(row, self._epochs), flush=True)
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+
 def choose_display(label=""):
-    """A live display where standard error is a terminal, plain lines elsewhere; nothing of ranks beside the root."""
+    """A bar where standard error is a terminal and in a notebook, plain lines elsewhere; nothing of ranks beside the root."""
     if not ranks.is_root():
         return NoDisplay()
-    return LiveDisplay(label=label) if sys.stderr.isatty() else PlainDisplay(label=label)
+    if sys.stderr.isatty():
+        return LiveDisplay(label=label)
+    return NotebookDisplay(label=label) if in_notebook() else PlainDisplay(label=label)
 
 
-def in_notebook():
-    """Whether the program runs in a notebook, which shows rich output."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+class ProgressBar(Observer):
+    """Show a bar that moves with every minibatch, and the results of each epoch: `Trainer(..., observers=[dfc.ProgressBar()])`.
+
+    On a terminal and in a notebook; elsewhere a line per epoch, and one every minute.
+
+    Args:
+        label: what the bar's text starts with.
+    """
+
+    options = (Option("label", "", "what the bar's text starts with"),)
+
+    def on_start(self, trainer):
+        """Show the bar."""
+        super().on_start(trainer)
+        self._display = choose_display(self.label)
+        self._display.on_start(trainer)
+
+    def on_minibatch(self, progress):
+        """Move the bar."""
+        self._tell("on_minibatch", progress)
+
+    def on_epoch(self, row):
+        """Print the epoch's results."""
+        self._tell("on_epoch", row)
+
+    def on_divergence(self, epoch, tally):
+        """Warn that feedback phases of the epoch diverged."""
+        self._tell("on_divergence", epoch, tally)
+
+    def on_end(self, outcome):
+        """Take the bar away."""
+        self._display.__exit__(None, None, None)
+
+    on_error = on_end
+
+    def _tell(self, event, *arguments):
+        getattr(self._display, event, lambda *_: None)(*arguments)
 
 
 def announce(experiment, left_out=()):
@@ -173,8 +240,25 @@ def log_text(experiment):
     records, expected = experiment.trainer.log.expected(experiment.trainer)
     packed = "" if log.compression == "none" else f" before compression with {log.compression}"
     free = shutil.disk_usage(folder).free
-    room = "" if expected < free else f"; only {readable(free)} are available in {folder}: log less, or free some space"
-    return f"log: {records} records, about {readable(expected)}{packed}{room}"
+    room = (
+        ""
+        if expected < free
+        else f"; only {readable(free)} are available in {folder}: log less, or free some space"
+    )
+    kept = ""
+    if not log.recipe_only and (left := left_out_samples(experiment.config, len(experiment.dataset.train))):
+        kept = f"; of a minibatch's {left[1]} samples the first {left[0]} are kept (log.samples)"
+    return f"log: {records} records, about {readable(expected)}{packed}{kept}{room}"
+
+
+def left_out_samples(config, n_samples):
+    """(samples that are logged, samples of the largest minibatch that is logged) where some are left out, else None."""
+    log, batch = config.log, min(config.training.batch_size, n_samples)
+    if not isinstance(log.samples, int):
+        return None
+    only_last = log.last_of_epoch and log.every is None and not log.minibatches
+    largest = n_samples % batch or batch if only_last else batch
+    return (log.samples, largest) if log.samples < largest else None
 
 
 def _standing(trainer):
@@ -200,6 +284,10 @@ def conclude(result):
         show(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
     if outcome.status == "interrupted":
         show(f"dfc: {resume_text(directory)}", file=sys.stderr)
+    if outcome.all_diverged:
+        show("dfc: every feedback phase of the last epoch diverged; the exit code is 1", file=sys.stderr)
+    if outcome.stopped_early:
+        show(outcome.message)
     if result.rows:
         last, best = result.rows[-1], result.rows[outcome.best_epoch - 1]
         judge = "training" if isnan(best["val_loss"]) else "validation"
@@ -240,32 +328,29 @@ def progress_numbers(progress):
 
 
 def epoch_line(row, epochs):
-    """The results of an epoch on one line."""
-    width = len(str(epochs["forward"]))
-    parts = [f"epoch {row['epoch']:>{width}}/{epochs['forward']}"]
-    parts += [text for name in ("train", "val", "test") if (text := score_text(row, name))]
+    """The results of an epoch on one line, of at most 80 columns where that is possible."""
+    width, counted = len(str(epochs["forward"])), f"{row['epoch']}/{epochs['forward']}"
+    start = f"epoch {counted:>{2 * width + 1}}"
     seconds = duration(row["seconds"])
     if "analysis_seconds" in row:
         seconds += f" + {duration(row['analysis_seconds'])} analysis"
-    return "   ".join([*parts, seconds])
+    for gap, digits, brackets in (("   ", 4, True), ("  ", 3, False), ("  ", 2, False), (" ", 2, False)):
+        scores = [
+            text for name in ("train", "val", "test") if (text := score_text(row, name, digits, brackets))
+        ]
+        line = gap.join([start, *scores, seconds])
+        if len(line) <= COLUMNS:
+            break
+    return line
 
 
-def divergence_text(epoch, tally):
-    """A warning about the feedback phases of an epoch that diverged, and what helps."""
-    return (
-        f"warning: in epoch {epoch} the feedback phase diverged for {tally.diverged} of {tally.samples} samples "
-        f"({100 * tally.diverged / tally.samples:.3g} %): at its end, the residual exceeded the feedforward output; "
-        f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
-        "`dfc analyze RUN --what stability` names the largest stable dt"
-    )
-
-
-def score_text(row, name):
+def score_text(row, name, digits=4, brackets=True):
     """Loss and accuracy of one split; empty where there is none."""
     loss, accuracy = row[f"{name}_loss"], row[f"{name}_accuracy"]
     if isnan(loss):
         return ""
-    return f"{name} {loss:.4g}" if isnan(accuracy) else f"{name} {loss:.4g} ({100 * accuracy:.2f} %)"
+    text, percent = f"{name} {loss:.{digits}g}", f"{100 * accuracy:.2f} %"
+    return text if isnan(accuracy) else f"{text} ({percent})" if brackets else f"{text} {percent}"
 
 
 def duration(seconds):

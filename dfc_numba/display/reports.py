@@ -12,12 +12,15 @@ from dfc_numba.analysis.stability import STABLE, TOO_LARGE, VERDICTS
 from dfc_numba.display.progress import choose_display, expected_time
 from dfc_numba.registry import MEASURES
 from dfc_numba.runs import summary
+from dfc_numba.runs.comparison import note_of_durations
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
 from dfc_numba.support.output import show
 
 # --- dfc analyze --------------------------------------------------------------------------------------------
 
+UNSTABLE_REMEDY = "lower controller.k_p, raise controller.alpha, or take feedback weights nearer to J^T"
+LABELS = {"verdict": "stable"}  # of measurements whose names say something else
 COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
 SUMMARIES = {"mean": np.mean, "least": np.min, "greatest": np.max}
 NAMED = 8  # samples that are named
@@ -49,11 +52,13 @@ def analysis_lines(notes, names, groups):
 def _analysis_table(notes, names):
     """A row for each measurement, and each of its layers; a column for each note, or for a summary of many."""
     few = len(notes) <= COLUMNS
-    body = [[name, *_cells(notes, name, few), measurement(name).long_name] for name in names]
+    body = [
+        [LABELS.get(name, name), *_cells(notes, name, few), measurement(name).long_name] for name in names
+    ]
     layered = {name: _layers(notes, name, few) for name in names if measurement(name).along == "layer"}
     table = [["", *(notes if few else SUMMARIES), ""]]
-    for row in body:
-        table += [row, *layered.get(row[0], [])]
+    for name, row in zip(names, body, strict=True):
+        table += [row, *layered.get(name, [])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *cells, last in table:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
@@ -92,6 +97,12 @@ def _verdict(title, notes):
     numbers = np.concatenate([sample_numbers(note) for note in notes])
     stable = np.count_nonzero(codes == VERDICTS.index(STABLE))
     yield f"  {title}: {stable} of {len(codes)} samples are stable"
+    by_step = np.flatnonzero((codes == VERDICTS.index(STABLE)) & (largest == 0))
+    if len(by_step):
+        yield (
+            f"    stable by the Euler step alone: {len(by_step)}, {_named(numbers[by_step])}; in continuous time they are "
+            f"unstable, and a smaller dt would make them diverge: {UNSTABLE_REMEDY}"
+        )
     for code, verdict in enumerate(VERDICTS):
         chosen = np.flatnonzero(codes == code)
         if len(chosen) and verdict != STABLE:
@@ -110,7 +121,10 @@ def _facts(verdict, radius, largest):
         return f"all of them are stable up to controller.dt = {largest.min():.4g}, each by itself up to {_numbered(largest)}"
     if np.isnan(radius).all():
         return "Newton's method has not found any"
-    return f"deviations grow by a factor of {_numbered(radius)} per step, whatever dt is"
+    return (
+        f"deviations grow by a factor of {_numbered(radius)} per step, and do so in continuous time: a smaller dt does not help; "
+        f"{UNSTABLE_REMEDY}"
+    )
 
 
 def _numbered(numbers):
@@ -128,6 +142,8 @@ def announce(plan):
             show(
                 f"left out of {source.name}, because its settings do not use it: {', '.join(source.left_out)}"
             )
+    if note := note_of_durations([source.config for source in plan.sources]):
+        show(note)
     show(
         f"runs: {len(plan.runs)}, of {', '.join(source.name for source in plan.sources)}; in {plan.directory}"
     )

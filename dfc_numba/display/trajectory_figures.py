@@ -10,7 +10,7 @@ from dfc_numba.errors import DivergenceError
 from dfc_numba.inversion import measures
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.storage.stored import StoredRecord
-from dfc_numba.support.figures import COLOURS
+from dfc_numba.support.figures import COLOURS, OUTSIDE, add_note, colours, suit_ticks
 
 # --- panels -------------------------------------------------------------------------------------------------
 
@@ -19,27 +19,32 @@ HUGE = 1e6
 OTHERS = {"linewidth": 0.6, "color": "0.75"}
 
 
-def draw(figure, shown):
-    """Draws the panels of what is shown into a figure or a part of one."""
-    functions = shown.panels()
-    grid = list(figure.subplots(rows(shown), COLUMNS, squeeze=False).flat)
-    for axes, function in zip(grid, functions, strict=False):
-        function(axes, shown)
-        axes.set_xlabel(shown.time_label)
-        _suit_numbers(axes)
-        axes.grid(alpha=0.3)
-        axes.margins(x=0.01)
-        axes.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", handlelength=1.6
-        )
+def draw(figure, shown, functions=None, columns=COLUMNS):
+    """Draws the panels of what is shown, or the given ones of them, into a figure or a part of one."""
+    functions = shown.panels() if functions is None else functions
+    columns = min(columns, len(functions))
+    grid = list(figure.subplots(rows(functions, columns), columns, squeeze=False).flat)
+    for axes, function in zip(grid, functions.values(), strict=False):
+        draw_panel(axes, shown, function)
+        axes.legend(**OUTSIDE)
     for axes in grid[len(functions) :]:
         axes.remove()
-    figure.suptitle(shown.title, x=0.01, horizontalalignment="left", weight="bold")
+    figure.suptitle(shown.title, x=0.01, horizontalalignment="left", weight="bold", wrap=True)
+    add_note(figure, shown.note(functions))
 
 
-def rows(shown):
-    """How many rows of panels there are."""
-    return -(-len(shown.panels()) // COLUMNS)
+def draw_panel(axes, shown, function):
+    """Draws one panel, with its axes labelled."""
+    function(axes, shown)
+    axes.set_xlabel(shown.time_label)
+    _suit_numbers(axes)
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.01)
+
+
+def rows(panels, columns=COLUMNS):
+    """How many rows some panels need."""
+    return -(-len(panels) // columns)
 
 
 def scale(*arrays):
@@ -67,9 +72,22 @@ def heading(record, recipe, position):
     where = "simulation" if recipe is None else recipe.phase
     if isinstance(record, StoredRecord):
         where += f", record {record.place}"
-    if recipe is not None and recipe.epoch:
+    if recipe is not None and recipe.phase == "simulation" and recipe.epoch == recipe.minibatch == 1:
+        where += " at the initial weights"
+    elif recipe is not None and recipe.epoch:
         where += f" (epoch {recipe.epoch}, minibatch {recipe.minibatch})"
     return f"{where}, sample {position}"
+
+
+def _of_layers(layers):
+    """A colour for each layer."""
+    return colours(range(len(layers))).values()
+
+
+def _sentences(parts):
+    """Parts of a note as a sentence; nothing where there are none."""
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _suit_numbers(axes):
@@ -78,6 +96,7 @@ def _suit_numbers(axes):
         axes.set_yscale("symlog")
     elif axes.get_yscale() == "linear":
         axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
+    suit_ticks(axes)
 
 
 # --- a feedback phase ---------------------------------------------------------------------------------------
@@ -95,13 +114,14 @@ class ControlTrace:
     Attributes:
         source: the `AnalysedPhase`. place: of the sample among the stored ones.
         units: pairs (layer, unit), layers from 1.
-        title: of the figure.
+        title: of the figure. chosen: whether the units were named.
     """
 
     source: AnalysedPhase
     place: int
     units: tuple
     title: str
+    chosen: bool = False
     time_label = r"time ($\tau_u$)"
 
     def read(self, name, layer=None):
@@ -109,23 +129,41 @@ class ControlTrace:
         return self.source.read(name, layer, samples=[self.place])[:, 0]
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `Trace`).
+        """What can be drawn: functions of (axes, this `Trace`) by the name of the panel.
 
         Raises:
             ValueError: if nothing can.
         """
         source, layers = self.source, range(1, len(self.source.network.weights) + 1)
-        found = [
-            (_draw_output, _has_errors(source)),
-            (_draw_control, source.has("u")),
-            (_draw_error, source.has("error")),
-            (_draw_differences, all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers)),
-        ]
-        found = [function for function, possible in found if possible]
-        found += [_compartments(layer, unit) for layer, unit in self.units]
+        found = {
+            "output": (_draw_output, _has_errors(source)),
+            "control": (_draw_control, source.has("u")),
+            "error": (_draw_error, source.has("error")),
+            "differences": (
+                _draw_differences, all(source.has(name, layer) for name in ("v", "v_ff") for layer in layers)
+            ),
+        }  # fmt: skip
+        found = {name: function for name, (function, possible) in found.items() if possible}
+        found |= {f"unit {layer}:{unit}": _compartments(layer, unit) for layer, unit in self.units}
         if not found:
             raise ValueError("nothing is stored that a figure shows: u, error, e or r, v with v_ff and v_fb")
         return found
+
+    def note(self, panels):
+        """What the panels leave out."""
+        sizes, sentences = self.source.network.sizes, []
+        if sizes[-1] > MOST_OUTPUTS and {"output", "control"} & {*panels}:
+            sentences.append(
+                f"outputs: {MOST_OUTPUTS} of {sizes[-1]}, those farthest from their targets at the start"
+            )
+        if "error" in panels and self.source.count > 1:
+            sentences.append(f"grey: the other {self.source.count - 1} stored samples")
+        if not self.chosen and any(name.startswith("unit") for name in panels):
+            layers = (
+                "" if len(self.units) == len(sizes) - 1 else f", {len(self.units)} of {len(sizes) - 1} layers"
+            )
+            sentences.append(f"units: the one of each layer with the largest feedback{layers}")
+        return _sentences(sentences)
 
     def outputs(self):
         """The outputs that are shown, in their order: those that are farthest from their targets at the beginning."""
@@ -142,7 +180,11 @@ def control_trace(record, *, sample=None, units=()):
     source = AnalysedPhase(record)
     place = place_of(sample, source.samples)
     return ControlTrace(
-        source, place, _units(source, place, units), heading(record, source.recipe, source.samples[place])
+        source,
+        place,
+        _units(source, place, units),
+        heading(record, source.recipe, source.samples[place]),
+        bool(units),
     )
 
 
@@ -206,7 +248,7 @@ def _draw_error(axes, shown):
 
 def _draw_differences(axes, shown):
     differences = offline.layer_differences(shown.source, samples=[shown.place])
-    for colour, (layer, norms) in zip(COLOURS, enumerate(differences, 1), strict=False):
+    for colour, (layer, norms) in zip(_of_layers(differences), enumerate(differences, 1), strict=True):
         axes.plot(shown.source.time, norms[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="what the layers learn from",
@@ -253,20 +295,29 @@ class InversionTrace:
     time_label = r"time ($\tau_r$)"
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `InversionTrace`).
+        """What can be drawn: functions of (axes, this `InversionTrace`) by the name of the panel.
 
         Raises:
             ValueError: if nothing can.
         """
         trajectory = self.trajectory
-        found = [_norms(name) for name in SYMBOLS if getattr(trajectory, name) is not None]
+        found = {name: _norms(name) for name in SYMBOLS if getattr(trajectory, name) is not None}
         if trajectory.r_x is not None:
-            found += [_draw_distances] if self.rest is not None else []
-            found += [_draw_inversion] if trajectory.recipe is not None else []
-            found += [_units_of(layer, units) for layer, units in self.shown_units().items()]
+            found |= {"distance": _draw_distances} if self.rest is not None else {}
+            found |= {"inversion": _draw_inversion} if trajectory.recipe is not None else {}
+            found |= {
+                f"layer {layer}": _units_of(layer, units) for layer, units in self.shown_units().items()
+            }
         if not found:
             raise ValueError("nothing is stored that a figure shows: r_x, r_y")
         return found
+
+    def note(self, panels):
+        """What the panels leave out."""
+        shown = not self.units and any(name.startswith("layer") for name in panels)
+        return _sentences(
+            [f"units: at most {MOST_UNITS} of a layer, those farthest from zero"] if shown else []
+        )
 
     def shown_units(self):
         """Lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
@@ -275,7 +326,7 @@ class InversionTrace:
             return {layer: [unit for other, unit in self.units if other == layer] for layer in layers}
         count = len(self.trajectory.r_x)
         return {
-            int(layer): _most_moved(self.trajectory.r_x[layer - 1][:, 0])
+            int(layer): most_moved(self.trajectory.r_x[layer - 1][:, 0], MOST_UNITS)
             for layer in np.unique(np.linspace(1, count, MOST_LAYERS).round().astype(int))
         }
 
@@ -319,9 +370,9 @@ def _rest(trajectory):
         return None
 
 
-def _most_moved(states):
-    """The units that are farthest from zero at some time, in their order."""
-    return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:MOST_UNITS])
+def most_moved(states, count):
+    """The units (of the last axis) that are farthest from zero at some time, in their order."""
+    return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:count])
 
 
 def _norms(name):
@@ -331,7 +382,7 @@ def _norms(name):
         trajectory = shown.trajectory
         layers = enumerate(getattr(trajectory, name), trajectory.first_layer(name))
         norms = {layer: np.linalg.norm(states[:, 0], axis=1) for layer, states in layers}
-        for colour, (layer, norm) in zip(COLOURS, norms.items(), strict=False):
+        for colour, (layer, norm) in zip(_of_layers(norms), norms.items(), strict=True):
             axes.plot(trajectory.time, norm, color=colour, label=f"layer {layer}")
         who = {"r_x": "hidden populations", "r_y": "error populations"}[name]
         axes.set(title=who, ylabel=f"norm of {SYMBOLS[name]}", yscale=wide_scale(*norms.values()))
@@ -341,7 +392,7 @@ def _norms(name):
 
 def _draw_distances(axes, shown):
     found = measures.distances_to_rest(shown.trajectory)
-    for colour, (layer, distance) in zip(COLOURS, enumerate(found, 1), strict=False):
+    for colour, (layer, distance) in zip(_of_layers(found), enumerate(found, 1), strict=True):
         axes.plot(shown.trajectory.time, distance[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="distance to the exact rest (NDI)",
@@ -353,7 +404,9 @@ def _draw_distances(axes, shown):
 def _draw_inversion(axes, shown):
     found = measures.inversion_errors(shown.trajectory)
     last = shown.trajectory.depth
-    for colour, (layer, error) in zip(COLOURS, enumerate(found, last - len(found) + 1), strict=False):
+    for colour, (layer, error) in zip(
+        _of_layers(found), enumerate(found, last - len(found) + 1), strict=True
+    ):
         axes.plot(shown.trajectory.time, error[:, 0], color=colour, label=f"layer {layer}")
     axes.set(
         title="error of the inversion",

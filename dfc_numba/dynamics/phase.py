@@ -1,12 +1,16 @@
 """One feedback phase, prepared for the kernels and run: shards over threads, sums in the order of a tree."""
 
+import warnings
 from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from scipy.special import log_softmax
 
+from dfc_numba.errors import DivergenceWarning
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels import units
 from dfc_numba.kernels.feedback_phase import run_shard
@@ -23,6 +27,11 @@ from dfc_numba.support import memory, ranks, threads
 from dfc_numba.support.summation import TreeSum
 from dfc_numba.support.validation import instance, samples, silent
 
+NAMED = 3  # samples in a message
+CONTROL_REMEDY = (
+    "a smaller controller.k_p or target.step, a larger controller.alpha, or a smaller controller.dt where the Euler step is "
+    "to blame"
+)
 CONVERGED_RESIDUAL = 1e-5  # of the norm of the feedforward output (published value)
 
 
@@ -261,8 +270,11 @@ class Sums:
     diverged: np.ndarray
 
 
-def run(phase, task, *, records=None, only_converged=False):
-    """Simulate all shards and sum up. With `only_converged`, samples that have not converged contribute nothing."""
+def run(phase, task, *, records=None, only_converged=False, steps=None):
+    """Simulate all shards and sum up. With `only_converged`, samples that have not converged contribute nothing.
+
+    Each shard is one of the `steps`, a `bars.Steps` that shows how far it is.
+    """
     network, dtype = phase.network, phase.network.dtype
     records = no_records(phase.count, dtype) if records is None else records
     pieces = shards_of(network, phase.count)
@@ -290,16 +302,18 @@ def run(phase, task, *, records=None, only_converged=False):
         if task.readout == kernel.AVERAGE:
             add_feedforward_part(phase, own, chosen)
         total.put(piece, buffer)
+        if steps is not None:
+            steps.advance(len(pieces))
 
     weights = sum(w.size for w in network.weights[1:]) + sum(q.size for q in network.feedback)
     own = ranks.own(len(pieces))
     samples_here = sum(pieces[piece][1] for piece in own)
-    ranks.clear(*records)
+    ranks.clear(*records.recorded)
     threads.run(
         len(own), lambda k: run_one(own[k]), work=2.0 * phase.controller.steps * weights * samples_here
     )
     summed = ranks.complete(total, buffers.take)
-    ranks.unite(results.factor, results.rate, u, flags, *records)
+    ranks.unite(results.factor, results.rate, u, flags, *records.recorded)
     if not only_converged:
         flags = _convergence(phase, results, slice(None)) if judged else (None, None)
     factor, rate = (dense_views(flat, phase.count, network.sizes) for flat in (results.factor, results.rate))
@@ -429,6 +443,35 @@ class Closeness:
     def near_divergence(self, relative):
         """(n,) where `diverged` could change if its threshold moved by a `relative` part."""
         return _near(self.residual, self.scale, relative * self.scale)
+
+
+_judged_by_caller = ContextVar("judged_by_caller", default=False)
+
+
+@contextmanager
+def judging_divergence():
+    """Whoever calls judges what diverges: no warnings within the context."""
+    token = _judged_by_caller.set(True)
+    try:
+        yield
+    finally:
+        _judged_by_caller.reset(token)
+
+
+def warn_of_divergence(phase, sums):
+    """Warn of samples that have diverged: residual above the feedforward output, error not below that at the start."""
+    if _judged_by_caller.get() or sums.diverged is None or not sums.diverged.any():
+        return
+    closeness = Closeness(phase, sums.rate[-1], sums.u)
+    lost = np.flatnonzero(sums.diverged & ~(closeness.remaining < closeness.initial))
+    if len(lost):
+        named = ", ".join(map(str, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
+        warnings.warn(
+            f"the feedback phase diverged for {len(lost)} of {phase.count} samples ({named}): at its end, the error is not below "
+            f"that at the start; what helps: {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
+            "the controlled network is to blame, and the largest stable dt",
+            DivergenceWarning, stacklevel=4,
+        )  # fmt: skip
 
 
 def _near(value, threshold, distance):

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from dfc_numba.dynamics import waveform
-from dfc_numba.dynamics.phase import UpdateTask, evaluated, prepare
+from dfc_numba.dynamics.phase import UpdateTask, evaluated, prepare, warn_of_divergence
 from dfc_numba.dynamics.simulation import Trajectory, run_recorded
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels import units
@@ -26,7 +26,7 @@ from dfc_numba.steady import newton, transposed
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.array_types import Array, ArrayLike, Layers
 from dfc_numba.support.deferred import Deferred
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, flag, floats, instance, number, silent
 
 READOUTS = ("average", "final", "analytic", "newton")
@@ -54,7 +54,7 @@ class ForwardUpdate:
             read for the first time, for which samples near a threshold may be stepped as well.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     weights: Layers
     biases: Layers | None
@@ -84,7 +84,7 @@ class FeedbackUpdate:
         diverged: (B,) booleans as in `Trajectory`; None where nothing was simulated and all numbers are finite.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     feedback: Layers
     trajectory: Trajectory | None = None
@@ -98,7 +98,9 @@ class FeedbackUpdate:
 def flagged(update, count):
     """The update; where nothing was simulated, but it is not finite, with all of its `count` samples flagged as diverged."""
     arrays = vars(update)
-    if update.diverged is None and not all_finite(*(arrays.get(k) for k in ("weights", "biases", "feedback"))):
+    if update.diverged is None and not all_finite(
+        *(arrays.get(k) for k in ("weights", "biases", "feedback"))
+    ):
         object.__setattr__(update, "diverged", np.ones(count, np.bool_))
     return update
 
@@ -162,6 +164,7 @@ def forward_update(
         update = waveform.solve(phase, task, make_update, only_converged=only_converged)
         return update if record is None else replace(update, trajectory=run_recorded(phase, task, record)[1])
     sums, trajectory = run_recorded(phase, task, record, only_converged=only_converged)
+    warn_of_divergence(phase, sums)
     return _forward_update(phase, sums, readout, rule, trajectory)
 
 
@@ -287,7 +290,13 @@ def _of_response(solution):
     """
     response = solution.equation.response
     state, start = response.state(), response.feedforward
-    states = zip((v_0 + dv for v_0, dv in zip(start.v, state.v, strict=True)), state.drive, start.v, state.factor, strict=True)
+    states = zip(
+        (v_0 + dv for v_0, dv in zip(start.v, state.v, strict=True)),
+        state.drive,
+        start.v,
+        state.factor,
+        strict=True,
+    )
     return states, [response.x, *(r + dr for r, dr in zip(start.r[:-1], state.rate[:-1], strict=True))]
 
 
@@ -435,6 +444,7 @@ def forward_and_feedback_update(
     task = UpdateTask(kernel.AVERAGE, rule, feedback_rule, high_pass_gain(controller, high_pass))
     divisors = feedback_divisors(network, controller, scaling, normalise, sigma_floor)
     sums, trajectory = run_recorded(phase, task, record, only_converged=samples == "converged")
+    warn_of_divergence(phase, sums)
     forward = _forward_update(phase, sums, "average", rule, trajectory)
     return forward, _feedback_update(phase, sums, divisors, feedback_rule, trajectory)
 

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from dfc_numba import registry
-from dfc_numba.dynamics.phase import UpdateTask, prepare, run
+from dfc_numba.dynamics.phase import UpdateTask, prepare, run, warn_of_divergence
 from dfc_numba.dynamics.waveform import solve_course
 from dfc_numba.dynamics.waveform_trajectory import interpolate
 from dfc_numba.kernels import phase_state as kernel
@@ -20,7 +20,8 @@ from dfc_numba.model.noise_key import Noise, as_key
 from dfc_numba.model.recording import VARIABLES, Recipe, Record, Storable, Variable
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, ArrayLike, Layers
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.bars import Steps
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import instance, silent
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = VARIABLES[:4], VARIABLES[4:]
@@ -46,7 +47,7 @@ class Trajectory(Storable):
     A variable that was not recorded is None.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     time: Array
     step: Array
@@ -75,6 +76,7 @@ def simulate(
     *,
     noise: Noise = None,
     record: Record | None = None,
+    progress: bool | None = None,
 ) -> Trajectory:
     """Simulate the feedback phase of one minibatch (the dynamics of DFC, Meulemans et al. 2021; Euler method).
 
@@ -85,9 +87,11 @@ def simulate(
         noise: where the draws come from if the controller has sigma > 0: an int seed, a `NoiseKey`, or a list of arrays
             (T, B, n_i) of standard normal draws, of which index t + 1 drives the step t -> t + 1.
         record: a `Record`; None keeps everything but the noise.
+        progress: whether to show a bar; None: on a terminal and in a notebook, if it takes more than a second.
 
     Returns:
-        a `Trajectory`. Where a simulation diverges, `.diverged` says so; its numbers may be finite or not.
+        a `Trajectory`. Where a simulation diverges, `.diverged` and a `DivergenceWarning` say so; its numbers may
+        be finite or not.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
@@ -95,7 +99,10 @@ def simulate(
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
-    _, trajectory = run_recorded(phase, UpdateTask(), record)
+    with Steps("simulating", shown=progress) as steps:
+        sums, trajectory = run_recorded(phase, UpdateTask(), record, steps=steps)
+    if sums is not None:
+        warn_of_divergence(phase, sums)
     recipe = Recipe(
         network=network.copy(), controller=controller, x=np.array(x), target=phase.minibatch.target,
         noise=_kept_noise(phase, noise),
@@ -103,7 +110,7 @@ def simulate(
     return replace(trajectory, recipe=recipe)
 
 
-def run_recorded(phase, task, record, *, only_converged=False):
+def run_recorded(phase, task, record, *, only_converged=False, steps=None):
     """(`Sums`, `Trajectory` without its recipe) of one simulation, as `phase.run` gives them; no trajectory for record None.
 
     Raises:
@@ -116,17 +123,17 @@ def run_recorded(phase, task, record, *, only_converged=False):
         return None, _interpolated(phase, instance("record", record, Record))
     if record is None:
         return run(*task.assign(phase), only_converged=only_converged), None
-    instance("record", record, Record).require_only((*get_args(Variable), *registry.VARIABLES), "a feedback phase")
+    instance("record", record, Record).require_only(
+        (*get_args(Variable), *registry.VARIABLES), "a feedback phase"
+    )
     if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
         raise ValueError(
             "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
         )
-    formulas = tuple(
-        registry.VARIABLES[name] for name in record.names() if name not in get_args(Variable)
-    )
+    formulas = tuple(registry.VARIABLES[name] for name in record.names() if name not in get_args(Variable))
     records = _allocate(phase, record)
     phase, assigned = replace(task, variables=formulas).assign(phase, record.every)
-    sums = run(phase, assigned, records=records, only_converged=only_converged)
+    sums = run(phase, assigned, records=records, only_converged=only_converged, steps=steps)
     return sums, _trajectory(phase, record, records, sums)
 
 
@@ -178,7 +185,11 @@ def recorded_bytes(network, controller, count, record):
         "e": outputs,
         "error": 8,
     }
-    return (controller.steps // record.every + 1) * count * sum(each.get(name, layers) for name in record.names())
+    return (
+        (controller.steps // record.every + 1)
+        * count
+        * sum(each.get(name, layers) for name in record.names())
+    )
 
 
 def _allocate(phase, record):

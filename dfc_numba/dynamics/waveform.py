@@ -331,7 +331,11 @@ def solve_course(phase):
     sums, outcome = engine.sums(SAFETY * phase.controller.rtol, frozenset())
     stepped = engine.of_shard(outcome.status != state.SOLVED)
     flags = _flags(engine, sums, outcome, stepped)
-    return flags, outcome, np.where(engine.of_shard(outcome.status == state.SOLVED), engine.of_shard(outcome.nodes), 0)
+    return (
+        flags,
+        outcome,
+        np.where(engine.of_shard(outcome.status == state.SOLVED), engine.of_shard(outcome.nodes), 0),
+    )
 
 
 def _flags(engine, sums, outcome, stepped):
@@ -400,8 +404,11 @@ def _to_tolerance(engine, make_update):
     tolerance = SAFETY * rtol
     for attempt in range(ATTEMPTS):
         sums, outcome = engine.sums(tolerance, stepped)
-        update, errors = make_update(sums), engine.errors(sums, outcome)
-        norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights]) * engine.phase.count
+        update = make_update(sums)
+        with threads.one_thread():  # the tolerance depends on these
+            errors = engine.errors(sums, outcome)
+            norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights])
+        norms *= engine.phase.count
         if engine.task.readout == kernel.AVERAGE:
             norms *= engine.phase.controller.time_points
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -117,7 +117,9 @@ def backward_errors(
     return errors
 
 
-def loop_errors(weights, feedback, derivatives, delta_out, *, rule, alpha, dt, steps, nonlinearity, trajectory):
+def loop_errors(
+    weights, feedback, derivatives, delta_out, *, rule, alpha, dt, steps, nonlinearity, trajectory
+):
     """(errors, `InversionTrajectory` or None) of "di" or "sldi"; see `backward_errors`. What has diverged is not finite."""
     options = _options(rule, alpha, dt, steps, nonlinearity, "once", trajectory, None)
     return _computed(check(weights, feedback, derivatives, delta_out, rule), rule, options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dfc_numba.model.recording import Recipe, Storable
 from dfc_numba.support.array_types import Array, Layers
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class InversionTrajectory(Storable):
     A variable that was not recorded is None.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     time: Array
     step: Array

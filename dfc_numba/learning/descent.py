@@ -5,6 +5,8 @@ added to it afterwards, biases included: an L2 term, or one that keeps a norm. T
 arrays, named by `Descent.arrays`, so that a checkpoint can store it.
 """
 
+from math import cos, pi
+
 import numpy as np
 
 from dfc_numba.kernels import optimizers as kernels
@@ -22,7 +24,7 @@ class Descent:
             a frozen layer.
         options: an object with the attributes of the configuration's section `[optimizer]`: `name` of a registered
             `Optimizer`, `learning_rate` and `epsilon` (one number, or one per layer), `momentum` (sgd,
-            rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
+            nesterov, rmsprop), `beta1` (adam), `beta2` (adam, rmsprop: how slowly the means of g and g^2 move; the
             published rmsprop has `beta2` 0.95 and `epsilon` 0.03), `weight_decay`, `clip_norm` (None: no
             clipping), `clip_scope`.
         learning_rate: replaces `options.learning_rate`.
@@ -49,10 +51,16 @@ class Descent:
         self._keep_norm = None if keep_norm is None else np.array([keep_norm], np.float64)
         self._layers = [list(layer) for layer in layers]
         names = self._optimizer.state
-        self._state = [[{name: np.zeros_like(array) for name in names} for array in layer] for layer in layers]
+        self._state = [
+            [{name: np.zeros_like(array) for name in names} for array in layer] for layer in layers
+        ]
 
-    def step(self, gradients):
-        """Takes one step down `gradients`, which are nested like `layers` and stay as they are."""
+    def step(self, gradients, scale=1.0):
+        """Take one step down `gradients`, which are nested like `layers` and stay as they are.
+
+        Args:
+            scale: factor of the learning rates.
+        """
         self.steps += 1
         factors = clip_factors(gradients, self.options.clip_norm, self.options.clip_scope)
         decay = self._decay()
@@ -60,7 +68,7 @@ class Descent:
             for theta, gradient, state, factor in zip(
                 arrays, gradients[layer], self._state[layer], factors[layer], strict=True
             ):
-                self._update(layer, theta, gradient, state, factor, decay)
+                self._update(layer, theta, gradient, state, factor, decay, scale)
 
     def arrays(self):
         """The state by name: `steps`, and e.g. `first_moment/0/1` for layer 0, tensor 1.
@@ -81,14 +89,14 @@ class Descent:
         rate = self.options.weight_decay
         return rate if self._keep_norm is None else rate * (squared_norm(self._layers) - self._keep_norm[0])
 
-    def _update(self, layer, theta, gradient, state, factor, decay):
+    def _update(self, layer, theta, gradient, state, factor, decay, scale):
         """One step of one array; the numbers are cast so that float32 parameters are computed in float32."""
         if gradient.shape != theta.shape:
             raise ValueError(
                 f"layer {layer + 1}: gradient of shape {gradient.shape}, parameters {theta.shape}"
             )
         gradient = np.ascontiguousarray(gradient, theta.dtype)
-        rate, number = self.learning_rates[layer], int(self.steps[0])
+        rate, number = scale * self.learning_rates[layer], int(self.steps[0])
         self._optimizer.update(theta, gradient, state, factor, decay, rate, number, self._values(layer))
 
     def _values(self, layer):
@@ -98,6 +106,14 @@ class Descent:
         if "epsilon" in keys:
             values["epsilon"] = self.epsilons[layer]
         return values | dict(getattr(self.options, "options", {}))
+
+
+def cosine(least, epoch, epochs):
+    """The factor of the learning rate in an epoch, from 1: half a cosine from 1 in the first one towards `least` after the last.
+
+    Loshchilov & Hutter 2017, without restarts; 1 where least is None.
+    """
+    return 1.0 if least is None else least + (1.0 - least) * (1.0 + cos(pi * (epoch - 1) / epochs)) / 2.0
 
 
 def clip_factors(gradients, clip_norm, scope):
@@ -135,3 +151,21 @@ def per_layer(value, layers, name):
     if len(value) != layers:
         raise ValueError(f"{name} has {len(value)} values for {layers} layers; give one, or one per layer")
     return [float(item) for item in value]
+
+
+def norm_to_keep(layers, options):
+    """Return the squared norm that homeostatic decay keeps, by default that of the layers now; None for L2 decay."""
+    if options.decay == "l2":
+        return None
+    return squared_norm(layers) if options.homeostatic_norm is None else options.homeostatic_norm
+
+
+def forward_layers(weights, biases):
+    """List per layer its weights and, where there are any, its biases."""
+    return [list(layer) for layer in (zip(weights) if biases is None else zip(weights, biases, strict=True))]
+
+
+def feedback_layers(feedback, freeze_output):
+    """List per layer its feedback weights; none for a frozen output layer."""
+    layers = [[array] for array in feedback]
+    return [*layers[:-1], []] if freeze_output else layers

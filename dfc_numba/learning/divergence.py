@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dfc_numba.dynamics.phase import CONTROL_REMEDY
 from dfc_numba.errors import DivergenceError
 from dfc_numba.kernels.optimizers import sum_of_squares
 
@@ -16,36 +17,51 @@ FEEDBACK_REMEDY = (
     "lower feedback_controller.dt or feedback_controller.k_p, or raise feedback_controller.alpha"
 )
 WARNED = 0.05  # fraction of diverged samples above which an epoch is worth a warning: more than published settings have
-CONTROL_REMEDY = "a smaller controller.dt, controller.k_p or target.step, a larger controller.alpha"
 
 
 @dataclass
 class Tally:
-    """Counts the samples whose simulated feedback phase diverged: their updates may well be finite.
+    """Counts the samples whose simulated feedback phase diverged, or that a method flagged: their updates may well be finite.
 
     Attributes:
         samples: those of which it is known, of the minibatches counted so far.
         diverged: how many of them diverged, see `Trajectory.diverged`.
         fallback, estimated_error: of the waveform integrator, see `Counters`.
+        reason: `Method.flagged`; "" for the feedback phases of the DFC family.
     """
 
     samples: int = 0
     diverged: int = 0
     fallback: int = 0
     estimated_error: float = 0.0
+    reason: str = ""
 
     @property
     def worth_a_warning(self):
         """Whether these are more than a few."""
         return self.diverged > WARNED * self.samples
 
+    def text(self, epoch):
+        """Say how many feedback phases of an epoch diverged, or what a method flagged, and what helps."""
+        of = f"{self.diverged} of {self.samples} samples ({100 * self.diverged / self.samples:.3g} %)"
+        if self.reason:
+            return f"in epoch {epoch} {of} {self.reason}"
+        return (
+            f"in epoch {epoch} the feedback phase diverged for {of}: at its end, the residual exceeded the feedforward output; "
+            f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
+            "`dfc analyze RUN --what stability` says whether dt is to blame, and the largest stable one"
+        )
+
+    def flag(self, flags):
+        """Add the samples of a minibatch, (B,) booleans; None adds none."""
+        if flags is not None:
+            self.samples += len(flags)
+            self.diverged += int(np.count_nonzero(flags))
+
     def count(self, *updates):
         """Add the samples of the forward updates that were simulated; a feedback update may share their simulation."""
         for update in (update for update in updates if hasattr(update, "weights")):
-            flags = getattr(update, "diverged", None)
-            if flags is not None:
-                self.samples += len(flags)
-                self.diverged += int(flags.sum())
+            self.flag(getattr(update, "diverged", None))
             if getattr(update, "fallback", None) is not None:
                 self.fallback += int(update.fallback.sum())
                 self.estimated_error = max(self.estimated_error, float(update.estimated_error.max()))

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from dfc_numba.model.network import Network
-from dfc_numba.model.targets import as_targets, loss_value
+from dfc_numba.model.targets import MSE_LEFT_OUT, as_targets, loss_value, warn_of_default_loss
+from dfc_numba.registry import LOSSES
 from dfc_numba.support import validation
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.shapes import html_table
 from dfc_numba.support.summation import tree_sum
 
 CHUNK = 1024
@@ -68,6 +70,10 @@ class Evaluation:
         accuracy = "" if isnan(self.accuracy) else f"accuracy={self.accuracy:.4g}, "
         return f"Evaluation(loss={self.loss:.4g}, {accuracy}samples={len(self.outputs)})"
 
+    def _repr_html_(self):
+        rows = self.per_class()
+        return html_table(repr(self), rows[0] if rows else (), [row.values() for row in rows])
+
 
 def _ratio(part, whole):
     return float(part / whole) if whole else nan
@@ -79,7 +85,7 @@ def evaluate(
     x: ArrayLike,
     y: ArrayLike,
     *,
-    loss: str = "mse",
+    loss: str = MSE_LEFT_OUT,
     class_value: float = 1.0,
     classes: Sequence[Any] | None = None,
     predict: Callable[[Array], Array] | None = None,
@@ -89,9 +95,9 @@ def evaluate(
     Args:
         network: a `Network`.
         x: inputs (N, n_0).
-        y: class labels (N,), or targets (N, n_L). With loss "cross_entropy", and where they are one-hot, these belong to
+        y: class labels (N,), or targets (N, n_L). With a cross-entropy, and where they are one-hot, these belong to
             classes; else the task is a regression.
-        loss: "mse" or "cross_entropy" (of softmax(r_L)).
+        loss: "mse", "cross_entropy" (of softmax(r_L)) or "binary_cross_entropy" (of sigmoid(r_L), one output).
         class_value: target of the true class, as `target.class_value` of the configuration.
         classes: names of the classes; by default their numbers.
         predict: function of inputs that returns the outputs, for a network without a feedforward pass; by default
@@ -108,7 +114,7 @@ def evaluate(
     y = validation.as_array("y", y)
     targets = as_targets(y, n_outputs, count=len(x))
     validation.number("class_value", class_value, exclusive=True, most=1.0)
-    by_class = y.ndim == 1 or loss == "cross_entropy" or is_one_hot(targets)
+    by_class = y.ndim == 1 or LOSSES.find(loss, key="loss").classes or is_one_hot(targets)
     task = "classification" if by_class else "regression"
     predict = network.predict if predict is None else predict
     outputs = np.concatenate([predict(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)])
@@ -122,23 +128,26 @@ def evaluate(
         class_value=class_value,
         n_outputs=n_outputs,
     )
-    validation.finite_result("the mean loss", measured.loss, "outputs or targets are too large; scale them down")
+    validation.finite_result(
+        "the mean loss", measured.loss, "outputs or targets are too large; scale them down"
+    )
     if task == "regression":
         return Evaluation(measured.loss, nan, None, outputs, outputs, targets)
-    labels = answers if answers.ndim == 1 else np.argmax(answers, axis=1)
+    labels, count = _classes(answers), max(n_outputs, 2)
     predictions = predicted_classes(outputs)
-    names = tuple(map(str, range(n_outputs))) if classes is None else tuple(map(str, classes))
-    if len(names) != n_outputs:
+    names = tuple(map(str, range(count))) if classes is None else tuple(map(str, classes))
+    if len(names) != count:
         raise ValueError(
-            f"classes lists {len(names)} names; the network has {n_outputs} outputs, one for each class"
+            f"classes lists {len(names)} names; the network has {n_outputs} outputs for {count} classes"
         )
-    confusion = np.zeros((n_outputs, n_outputs), np.int64)
+    warn_of_default_loss(loss, y)
+    confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (labels, predictions), 1)
     return Evaluation(measured.loss, measured.accuracy, confusion, outputs, predictions, labels, names)
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> float:
-    """Return the fraction of samples whose largest output is that of their class.
+    """Return the fraction of samples whose largest output is that of their class; with one output, whose sign is.
 
     Args:
         output: output rates (N, n_L).
@@ -191,31 +200,54 @@ def _score(output_from, y, *, loss, task, class_value, n_outputs):
 def soft_targets(y, n_outputs, class_value=1.0):
     """Targets (B, n_L) of labels y (B,): `class_value` for the true class, the others share the rest.
 
+    With one output, the probability of class 1: `class_value` or the rest.
+
     A y with two axes is returned as it is.
     """
     targets = as_targets(y, n_outputs)
     if np.ndim(y) == 2 or class_value == 1:
         return targets
-    rest = (1 - class_value) / (n_outputs - 1)
+    rest = (1 - class_value) / max(n_outputs - 1, 1)
     return rest + (class_value - rest) * targets
 
 
 def count_correct(output, y, task):
-    """How many samples have their largest output at the label (or at the largest of soft targets).
+    """How many samples have their largest output at the label (or at the largest of soft targets); one output: by its sign.
 
     NaN for a regression.
     """
     if task != "classification":
         return nan
-    labels = y if np.ndim(y) == 1 else predicted_classes(y)
-    return float(np.count_nonzero(predicted_classes(output) == labels))
+    return float(np.count_nonzero(predicted_classes(output) == _classes(y)))
 
 
 def predicted_classes(output):
-    """Return the class number of each row (N,): that of the largest output."""
-    return np.argmax(output, axis=1)
+    """Return the class number of each row (N,): that of the largest output; of one output, class 1 where it is above 0."""
+    return np.argmax(output, axis=1) if output.shape[1] > 1 else (output[:, 0] > 0).astype(np.int64)
+
+
+def _classes(y):
+    """Class numbers (N,) of labels, or of soft labels (N, n_L)."""
+    if np.ndim(y) == 1:
+        return y
+    return np.argmax(y, axis=1) if y.shape[1] > 1 else (y[:, 0] > 0.5).astype(np.int64)
 
 
 def labels_of(y, n_outputs):
     """Return labels y (N,), checked, as int64."""
-    return validation.labels("y", y, n_outputs).astype(np.int64)
+    return validation.labels("y", y, max(n_outputs, 2)).astype(np.int64)
+
+
+def check_fit(network, dataset, loss):
+    """Refuse a data set whose numbers of inputs and outputs are not the network's, or unfit for the loss."""
+    got, needed = (dataset.n_inputs, dataset.n_outputs), (network.sizes[0], network.sizes[-1])
+    if got != needed:
+        raise ValueError(
+            f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network "
+            f"{needed[0]} and {needed[1]}; create the network with the sizes of the data set"
+        )
+    if LOSSES.find(loss, key="target.loss").classes and dataset.task != "classification":
+        raise ValueError(
+            f"target.loss = {loss!r} needs classes, but data set {dataset.name!r} is a regression; "
+            "set target.loss = 'mse'"
+        )

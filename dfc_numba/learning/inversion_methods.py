@@ -21,7 +21,7 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.recording import Record
 from dfc_numba.model.targets import unit_of_error
 from dfc_numba.support.array_types import ArrayLike, Layers
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import flag, number, silent
 
 FEEDBACK_STREAM = 1  # of the random numbers of training.seed; that of the weights has no number
@@ -40,7 +40,7 @@ class InversionUpdate:
         diverged: (B,) whether errors of a sample are not finite; all, where only the update is not.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     weights: Layers
     biases: Layers | None

@@ -16,16 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import PHASES
 from dfc_numba.model.network import Activity, Network
+from dfc_numba.model.shared_passes import sharing_passes
 from dfc_numba.registry import METHODS, Extension, Option
 from dfc_numba.support.array_types import Array, ArrayLike, LayersLike
 
 TWO_PHASES = PHASES
 SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
 FORWARD_ONLY = ("forward",)
-SIMULATIONS = ("controller", "feedback_controller", "inversion")
+EQUILIBRIUM = "equilibrium"  # what is simulated where the section [method] has its options
+SIMULATIONS = ("controller", "feedback_controller", "inversion", EQUILIBRIUM)
+FUNCTIONS = (
+    "forward", "feedback", "prepare", "parameters", "layer_parameters", "state", "after_step", "predict", "rules",
+)  # fmt: skip
 # parts of a configuration that a run looks at if its method reads them: sections, or single keys
 READABLE = {
     "controller": "runs no controller and learns no feedback weights",
@@ -54,12 +60,14 @@ class Gradients:
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,). feedback: list of (n_i, n_L).
         own: a dict with gradients of parameters of the method's own, by their names.
+        flagged: (B,) the samples that `Method.flagged` is about, which are counted; None where that is not known.
     """
 
     weights: LayersLike | None = None
     biases: LayersLike | None = None
     feedback: LayersLike | None = None
     own: Mapping[str, ArrayLike] | None = None
+    flagged: Array | None = None
 
     def check(self, method: Method, network: Network, parameters: Mapping[str, Array]) -> None:
         """Raise a ValueError where they do not fit the arrays of a network and the parameters of the method's own, a dict."""
@@ -116,19 +124,44 @@ class PlannedUpdate:
 
     Attributes:
         function: one of `forward_update`, `feedback_update`, `forward_and_feedback_update`, `one_shot_feedback_update`,
-            `expected_feedback_update`, `inversion_update`: it is called with network, inputs, `arguments` and `options`.
+            `expected_feedback_update`, `inversion_update`, `recorded_equilibrium_update`: it is called with network,
+            inputs, `arguments` and `options`.
         gradients: function from what it returns to the `Gradients`.
-        arguments: target and controller, or `Inversion`; none for the one-shot rule. options: keyword arguments.
+        arguments: target and controller, `Inversion` or `EquilibriumPropagation`; none for the one-shot rule. options: keyword
+            arguments.
+        network: called with it instead of the network that learns; None for that one.
     """
 
     function: Callable[..., Any]
     gradients: Callable[[Any], Gradients]
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    network: Network | None = None
 
     def compute(self, network: Network, minibatch: Minibatch) -> Any:
         """Return what the function makes of a minibatch."""
-        return self.function(network, minibatch.x, *self.arguments, **self.options)
+        network = network if self.network is None else self.network
+        with judging_divergence():
+            return self.function(network, minibatch.x, *self.arguments, **self.options)
+
+
+@dataclass(frozen=True)
+class OwnArrays:
+    """The arrays of a method's own, dicts by name.
+
+    Attributes:
+        parameters: those that learn. state: those that evolve otherwise.
+        layers: of the parameters that learn like the weights of a layer its number, from 1.
+    """
+
+    parameters: dict
+    state: dict
+    layers: dict
+
+    @property
+    def together(self):
+        """All of them in one dict."""
+        return {**self.parameters, **self.state}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +181,21 @@ class Method(Extension):
         options: `Option`s, the keys of the section [method], which are the attributes of `config.method`.
         reads: what the run looks at because of this method: keys of `READABLE`, which are sections or single keys, or single
             keys of these sections, such as "controller.alpha". What is stated but not read is refused.
-        simulations: a dict from phases to the section whose controller (or inversion) they simulate.
+        simulations: a dict from phases to the section whose controller (or inversion) they simulate; "equilibrium" for the
+            phases of equilibrium propagation.
         single_phase: whether the forward phase updates the feedback weights, too.
         prepare: function of (network, config) that gives a new network what the method needs beside its weights.
         parameters: function of (network, config) that returns a dict of arrays that learn; `Gradients.own` has their
             gradients, and the optimiser of [feedback_optimizer] steps them. They and the state are in checkpoints.
+        layer_parameters: as `parameters`, for arrays that learn like the weights of a layer, by the optimiser of [optimizer]: a
+            dict of pairs (layer, array), layers from 1.
         state: function of (network, config) that returns a dict of other arrays that evolve.
         after_step: function of (network, config) that follows each step of the forward weights.
         predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass,
             such as those of its equilibrium; None for `Network.predict`.
+        flagged: what the samples that `Gradients.flagged` marks did, and what helps: the end of a warning, "12 of 60
+            samples ...".
+        losses: names of the losses that it is for; empty: all of them.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
             change).
     """
@@ -173,9 +212,12 @@ class Method(Extension):
     single_phase: bool = False
     prepare: Callable[[Network, Any], None] | None = None
     parameters: Callable[[Network, Any], Mapping[str, Array]] | None = None
+    layer_parameters: Callable[[Network, Any], Mapping[str, tuple[int, Array]]] | None = None
     state: Callable[[Network, Any], Mapping[str, Array]] | None = None
     after_step: Callable[..., None] | None = None
     predict: Callable[..., Array] | None = None
+    flagged: str = ""
+    losses: Sequence[str] = ()
     rules: Callable[[Any], Iterable[tuple[Any, str]]] | None = None
 
     registry = METHODS
@@ -203,7 +245,7 @@ class Method(Extension):
     @property
     def has_arrays(self) -> bool:
         """Whether it has its own arrays."""
-        return self.parameters is not None or self.state is not None
+        return any((self.parameters, self.layer_parameters, self.state))
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -218,10 +260,14 @@ class Method(Extension):
         """Return whether it reads a section or some key of it."""
         return any(place == section or place.startswith(f"{section}.") for place in self.places)
 
-    def arrays(self, network: Network, config: Any) -> tuple[dict[str, Array], ...]:
-        """Return the parameters and the state at the start of a run, two dicts of arrays by name."""
-        kinds = (self.parameters, self.state)
-        return tuple({} if function is None else dict(function(network, config)) for function in kinds)
+    def arrays(self, network: Network, config: Any) -> OwnArrays:
+        """Return the `OwnArrays` at the start of a run."""
+        kinds = (self.parameters, self.layer_parameters, self.state)
+        with sharing_passes():
+            found: list[dict[str, Any]] = [{} if one is None else dict(one(network, config)) for one in kinds]
+        learned, layered, state = found
+        layers = {name: pair[0] for name, pair in layered.items()}
+        return OwnArrays(learned | {name: pair[1] for name, pair in layered.items()}, state, layers)
 
     def gradients(
         self,
@@ -266,7 +312,7 @@ class Method(Extension):
         if self.predict is not None and self.has_arrays and own is None:
             raise ConfigurationError(
                 f"training.method = {self.name!r} predicts with its own arrays, which are not kept beside these weights; "
-                "the metrics of the run have its results"
+                "evaluate the run with --weights last, or see the metrics of the run"
             )
         return lambda x: self.outputs(network, x, config, own)
 
@@ -279,16 +325,12 @@ class Method(Extension):
         if not self.has_arrays:
             return ()
         if own is None:
-            parameters, state = self.arrays(network, config)
-            own = {**parameters, **state}
+            own = self.arrays(network, config).together
         return (own,)
 
     def check(self) -> None:
         """Raise a ValueError for phases, sections or functions that there are not."""
-        functions = {
-            name: getattr(self, name)
-            for name in ("forward", "feedback", "prepare", "parameters", "state", "after_step", "predict", "rules")
-        }
+        functions = {name: getattr(self, name) for name in FUNCTIONS}
         missing = [name for name, value in functions.items() if not callable(value)]
         wrong = [name for name in missing if functions[name] is not None or name == "forward"]
         if wrong:
@@ -325,7 +367,7 @@ def _check_places(method):
                 f"method {method.name!r} reads {place!r}; allowed are {', '.join(READABLE)}, and keys of these sections"
             )
     for section in method.simulations.values():
-        if section not in SIMULATIONS or not method.reads_any(section):
+        if section not in SIMULATIONS or not (section == EQUILIBRIUM or method.reads_any(section)):
             raise ValueError(
                 f"method {method.name!r} simulates {section!r}; allowed are {', '.join(SIMULATIONS)}, and it has to be "
                 "in `reads`"
@@ -342,6 +384,7 @@ def _check_signatures(method, functions):
         "predict": gradient,
         "prepare": 2,
         "parameters": 2,
+        "layer_parameters": 2,
         "state": 2,
         "rules": 1,
     }

@@ -165,4 +165,8 @@ register_built_ins(
         keys=("momentum", "beta2", "epsilon"), defaults={"beta2": 0.95, "epsilon": 0.03},
         _kernel=kernels.rmsprop, _numbers=_rmsprop_numbers,
     ),
+    Optimizer(
+        "nesterov", summary="gradient descent with Nesterov's momentum", state=("buffer",), keys=("momentum",),
+        defaults={"momentum": 0.9}, _kernel=kernels.nesterov, _numbers=_sgd_numbers,
+    ),
 )  # fmt: skip

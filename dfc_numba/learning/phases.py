@@ -110,4 +110,6 @@ def feedback_simulations(config):
 def simulated_steps(phase, config):
     """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
     section = simulation_of(phase, config)
+    if section and section not in type(config).model_fields:  # the steps are options of the method
+        return sum(config.method.get(name, 0) for name in ("free_steps", "nudged_steps"))
     return getattr(config, section).steps if section else 0

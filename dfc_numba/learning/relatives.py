@@ -6,16 +6,21 @@ handed to the optimisers as a gradient, with a minus sign. docs/relatives.md exp
 
 from functools import partial
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
-from dfc_numba.learning.method import Gradients, Method
+from dfc_numba.learning.method import EQUILIBRIUM, Gradients, Method, PlannedUpdate
+from dfc_numba.learning.recurrent_methods import CONTROL, FLAGGED, LOSSES, control_options
+from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.noise_key import NoiseKey
+from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.registry import Option, register_built_ins
 from dfc_numba.relatives import control_learning, equilibrium_propagation, least_control, target_propagation
 from dfc_numba.relatives.equilibrium_newton import newton_update
-from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation
+from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, settled_state
+from dfc_numba.relatives.equilibrium_trajectory import recorded_equilibrium_update
 from dfc_numba.relatives.feedback_mappings import (
     INVERTIBLE,
     FeedbackMappings,
@@ -23,7 +28,6 @@ from dfc_numba.relatives.feedback_mappings import (
     reconstruction_update,
 )
 from dfc_numba.relatives.grapes import Grapes, grapes_update
-from dfc_numba.relatives.least_control import LeastControl
 
 STREAM = 2  # of the random numbers of training.seed; 0 and 1 draw weights and the feedback of inversion
 
@@ -61,19 +65,22 @@ def _tp_options(config, rule, step=None):
 
 
 def _tp_mappings(network, config, *, rule):
-    mappings = FeedbackMappings.create(
-        network, _tp_options(config, rule), units=config.method.get("units", 1024),
-        bias=network.biases is not None, init=config.network.init, seed=_seed(config),
-    )  # fmt: skip
-    return {**_numbered("Q", mappings.weights), **_numbered("d", mappings.biases)}, mappings
+    def create():
+        return FeedbackMappings.create(
+            network, _tp_options(config, rule), units=config.method.get("units", 1024),
+            bias=network.biases is not None, init=config.network.init, seed=_seed(config),
+        )  # fmt: skip
+
+    return shared_pass(create, "feedback mappings", network, config)
 
 
 def _tp_parameters(network, config, *, rule):
-    return _tp_mappings(network, config, rule=rule)[0]
+    mappings = _tp_mappings(network, config, rule=rule)
+    return {**_numbered("Q", mappings.weights), **_numbered("d", mappings.biases)}
 
 
 def _tp_state(network, config, *, rule):
-    mappings = _tp_mappings(network, config, rule=rule)[1]
+    mappings = _tp_mappings(network, config, rule=rule)
     return {"R": mappings.random_weights, "c": mappings.random_biases}
 
 
@@ -86,7 +93,8 @@ def _tp_forward(network, minibatch, config, own, *, rule):
     options = _tp_options(config, rule, minibatch.nudge * len(minibatch.x))
     update = target_propagation.target_update(network, _tp_of(own), minibatch.x, minibatch.y, options)
     learned = _tp_feedback(network, minibatch, config, own, rule=rule).own if config.feedback.train else None
-    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+    flagged = ~update.targets.usable
+    return Gradients(_negative(update.weights), _negative(update.biases), own=learned, flagged=flagged)
 
 
 def _tp_feedback(network, minibatch, config, own, *, rule):
@@ -121,13 +129,13 @@ def _invertible(config):
     )
 
 
-SIGMA = Option(
-    "sigma",
-    0.1,
-    "standard deviation of the noise that the feedback mappings learn from",
-    least=0.0,
-    exclusive=True,
+NOT_USABLE = (
+    "took no part, since their target leaves the range of the sigmoid output; what helps: a smaller target.step, or a linear "
+    "output"
 )
+SIGMA = Option(
+    "sigma", 0.1, "standard deviation of the noise that the feedback mappings learn from", least=0.0, exclusive=True
+)  # fmt: skip
 ACTIVATION = Option(
     "feedback_activation", "tanh", "nonlinearity of the feedback mappings",
     choices=("linear", "tanh", "relu", "leakyrelu", "sigmoid"),
@@ -141,69 +149,90 @@ def _target_propagation(name, summary, options=(SIGMA,)):
         name, summary=summary, forward=partial(_tp_forward, rule=rule), feedback=partial(_tp_feedback, rule=rule),
         phases=("pretraining", "forward", "extra feedback"), parameters=partial(_tp_parameters, rule=rule),
         state=partial(_tp_state, rule=rule) if rule == "ddtp_rhl" else None, options=options,
-        reads=("target.step", "target.step_per"), rules=_invertible,
+        reads=("target.step", "target.step_per"), rules=_invertible, flagged=NOT_USABLE, losses=LOSSES,
     )  # fmt: skip
 
 
 # --- equilibrium propagation ----------------------------------------------------------------------------------------------
 
 
-def _ep_options(config, form, separate=False):
+FORMS = {
+    "ep": "prototypical", "ep-vector-field": "prototypical", "ep-hopfield": "hopfield", "ep-gaussian": "gaussian",
+}  # fmt: skip
+VECTOR_FIELD = "ep-vector-field"
+
+
+def equilibrium_of(config):
+    """The `EquilibriumPropagation` of a configuration."""
     names = ("beta", "sides", "free_steps", "nudged_steps", "dt", "tau", "tolerance", "same_update")
     values = {name: config.method[name] for name in names if name in config.method}
+    method = config.training.method
     return EquilibriumPropagation(
-        form=form, nonlinearity=config.network.hidden_activation, loss=config.target.loss,
-        backward="separate" if separate else "transposed", **values,
+        form=FORMS[method], nonlinearity=config.network.hidden_activation, loss=config.target.loss,
+        backward="separate" if method == VECTOR_FIELD else "transposed", **values,
     )  # fmt: skip
 
 
-def _ep_forward(network, minibatch, config, *, form):
-    options = _ep_options(config, form)
-    rule = (
-        newton_update
-        if config.method.get("solver") == "newton"
-        else equilibrium_propagation.equilibrium_update
-    )
-    update = rule(network, minibatch.x, minibatch.y, options)
-    return Gradients(_negative(update.weights), _negative(update.biases))
+def _ep_forward(network, minibatch, config):
+    options = equilibrium_of(config)
+    if config.method.get("solver") != "newton":
+        return _planned(network, minibatch, options)
+    update = newton_update(network, minibatch.x, minibatch.y, options)
+    return Gradients(_negative(update.weights), _negative(update.biases), flagged=update.diverged)
 
 
-def _ep_predict(network, x, config, *, form):
-    return equilibrium_propagation.free_phase(network, x, _ep_options(config, form)).states[-1]
+def _planned(network, minibatch, options, learned=None):
+    """The update as a plan, which the log may record; learned: function of it that returns gradients of the method's own."""
+
+    def gradients(update):
+        own = learned and learned(update)
+        return Gradients(
+            _negative(update.weights), _negative(update.biases), own=own, flagged=update.diverged
+        )
+
+    return PlannedUpdate(recorded_equilibrium_update, gradients, (minibatch.y, options), network=network)
 
 
-def _vf_network(network, own):
-    return network.sharing(backward=_listed("B", own))
+def _ep_predict(network, x, config):
+    return settled_state(network, x, equilibrium_of(config)).states[-1]
+
+
+def _vf_network(network, x, own):
+    """The network with its backward weights, the same one for prediction and update of a minibatch."""
+    return shared_pass(lambda: network.sharing(backward=_listed("B", own)), "backward", network, x)
 
 
 def _vf_parameters(network, config):
     rng = np.random.default_rng(_seed(config))
     shapes = zip(network.sizes[1:-1], network.sizes[2:], strict=True)
-    arrays = [rng.standard_normal(shape) * np.sqrt(2.0 / sum(shape)) for shape in shapes]
+    arrays = [initial_matrix("xavier_normal", *shape, rng) for shape in shapes]
     return _numbered("B", [array.astype(network.dtype) for array in arrays])
 
 
 def _vf_forward(network, minibatch, config, own):
-    options = _ep_options(config, "prototypical", separate=True)
-    update = equilibrium_propagation.equilibrium_update(
-        _vf_network(network, own), minibatch.x, minibatch.y, options
-    )
-    learned = _numbered("B", _negative(update.backward))
-    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+    def learned(update):
+        return _numbered("B", _negative(update.backward))
+
+    options = equilibrium_of(config)
+    return _planned(_vf_network(network, minibatch.x, own), minibatch, options, learned)
 
 
 def _vf_predict(network, x, config, own):
-    options = _ep_options(config, "prototypical", separate=True)
-    return equilibrium_propagation.free_phase(_vf_network(network, own), x, options).states[-1]
+    options = equilibrium_of(config)
+    return settled_state(_vf_network(network, x, own), x, options).states[-1]
 
 
-def _one_nonlinearity(config):
+def _ep_rules(config):
     name = config.network.hidden_activation
     known = tuple(NONLINEARITIES)
     yield (
         not isinstance(name, str) or name not in known,
         f"equilibrium propagation has one nonlinearity for all layers, and network.hidden_activation = {name!r}; set it to one "
         f"of {', '.join(known)}",
+    )
+    yield (
+        config.log.on and config.method.get("solver") == "newton",
+        "method.solver = 'newton' simulates nothing that could be logged; set method.solver = 'steps', or log.on = false",
     )
     yield (
         config.method.beta == 0,
@@ -218,6 +247,10 @@ def _one_nonlinearity(config):
     )
 
 
+NOT_SETTLED = (
+    "did not settle; what helps: more method.free_steps, a larger method.tolerance, smaller weights (a lower "
+    "optimizer.learning_rate, another network.init)"
+)
 BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target")
 SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
 FREE = Option("free_steps", 30, "most steps of the free phase", least=1)
@@ -233,27 +266,32 @@ STEP = Option("dt", 0.1, "Euler step", least=0.0, exclusive=True)
 TAU = Option("tau", 1.0, "time constant", least=0.0, exclusive=True)
 
 
-def _energy(name, summary, form, options):
+SIMULATION: dict[str, Any] = {
+    "reads": ("log",),
+    "simulations": {"forward": EQUILIBRIUM},
+    "flagged": NOT_SETTLED,
+    "losses": LOSSES,
+}
+
+
+def _energy(name, summary, options):
     return Method(
-        name, summary=summary, forward=partial(_ep_forward, form=form), predict=partial(_ep_predict, form=form),
-        options=options, rules=_one_nonlinearity,
-    )  # fmt: skip
+        name,
+        summary=summary,
+        forward=_ep_forward,
+        predict=_ep_predict,
+        options=options,
+        rules=_ep_rules,
+        **SIMULATION,
+    )
 
 
 # --- least control --------------------------------------------------------------------------------------------------------
 
 
-def _lc_options(config, rule):
-    names = (
-        "dt", "steps", "k_i", "k_p", "alpha", "tolerance", "sigma", "speed", "tau_noise",
-    )  # fmt: skip
-    values = {name: config.method[name] for name in names if name in config.method}
-    return LeastControl(rule=rule, loss=config.target.loss, decay=0.0, **values)
-
-
 def _lc_forward(network, minibatch, config, own=None, *, rule):
     """Minus the update at the rest of the controlled network, which alternating passes find."""
-    options, pairs = _lc_options(config, rule), own and [_double(s) for s in _listed("S", own)]
+    options, pairs = control_options(config, rule), own and [_double(s) for s in _listed("S", own)]
     state = least_control.controlled_equilibrium(
         network, minibatch.x, minibatch.y, options, transposed=pairs,
         tolerance=config.method.tolerance, iterations=config.method.passes,
@@ -264,7 +302,9 @@ def _lc_forward(network, minibatch, config, own=None, *, rule):
     learned = None
     if own:
         learned = _numbered("S", [-s.astype(network.dtype) for s in update.transposed])
-    return Gradients(_negative(update.weights), _negative(update.biases), own=learned)
+    return Gradients(
+        _negative(update.weights), _negative(update.biases), own=learned, flagged=update.diverged
+    )
 
 
 def _kp_parameters(network, config):
@@ -286,7 +326,7 @@ def _lf_parameters(network, config):
 
 def _lf_forward(network, minibatch, config, own):
     """Minus the updates of forward and feedback weights, from a controlled phase and a noisy one."""
-    options = _lc_options(config, "lf")
+    options = control_options(config, "lf")
     feedback = [_double(q) for q in _listed("Q", own)]
     state = least_control.controlled_phase(network, minibatch.x, minibatch.y, options, feedback=feedback)
     update = control_learning.control_update(
@@ -297,7 +337,12 @@ def _lf_forward(network, minibatch, config, own):
     )
     scale = -options.tau_q / options.dt  # the learning rate of [feedback_optimizer] stands for dt / tau_q
     learned = [(scale * q).astype(network.dtype) for q in noisy.feedback]
-    return Gradients(_negative(update.weights), _negative(update.biases), own=_numbered("Q", learned))
+    return Gradients(
+        _negative(update.weights),
+        _negative(update.biases),
+        own=_numbered("Q", learned),
+        flagged=update.diverged,
+    )
 
 
 def _double(array):
@@ -312,15 +357,6 @@ def _linear_output(config):
     )
 
 
-LEAK = Option(
-    "alpha",
-    0.1,
-    "leak of the controller; that of a sample is alpha times the batch size",
-    least=0.0,
-    exclusive=True,
-)
-INTEGRAL = Option("k_i", 1.0, "integral gain", least=0.0)
-PROPORTIONAL = Option("k_p", 0.0, "proportional gain, per batch size", least=0.0)
 PASSES = (
     Option("tolerance", 1e-6, "of u at rest, relative", least=0.0, exclusive=True),
     Option("passes", 100, "most alternating passes to find the rest", least=2),
@@ -330,9 +366,14 @@ PASSES = (
 # --- GRAPES ---------------------------------------------------------------------------------------------------------------
 
 
+GRAPES_OUTPUTS = {"cross_entropy": "softmax", "elementwise_cross_entropy": "sigmoid"}
+
+
 def _grapes_forward(network, minibatch, config, own=None, *, rule):
     method = config.method
-    options = Grapes(rule=rule, form=method.form, clip=method.clip, keep=method.keep)
+    options = Grapes(
+        rule=rule, form=method.form, clip=method.clip, keep=method.keep, output=GRAPES_OUTPUTS[config.target.loss]
+    )  # fmt: skip
     update = grapes_update(
         network, minibatch.x, minibatch.y, options, feedback=own and _listed("B", own),
         masks=_masks(network, minibatch, method.keep),
@@ -360,10 +401,16 @@ def _grapes_feedback(network, config, *, rule):
     return _numbered("B", [array.astype(network.dtype) for array in arrays])
 
 
-def _softmax_output(config):
+def _grapes_rules(config):
+    loss, output = config.target.loss, config.network.output_activation
     yield (
-        config.target.loss != "cross_entropy" or config.network.output_activation != "linear",
-        "GRAPES' error is softmax - y; set target.loss = 'cross_entropy', network.output_activation = 'linear'",
+        (loss, output) not in (("cross_entropy", "linear"), ("elementwise_cross_entropy", "sigmoid")),
+        f"GRAPES' error is output - y, of softmax or sigmoid outputs; target.loss = {loss!r} with network.output_activation = "
+        f"{output!r} has another; set target.loss = 'cross_entropy' with 'linear', or 'elementwise_cross_entropy' with 'sigmoid'",
+    )
+    yield (
+        config.method.keep == 0,
+        "method.keep = 0 drops every hidden unit; set it to a number in (0, 1], such as 0.9",
     )
     clip = config.method.clip
     yield (
@@ -375,7 +422,7 @@ def _softmax_output(config):
 def _grapes(name, summary, rule):
     own = {} if rule == "bp" else {"state": partial(_grapes_feedback, rule=rule)}
     return Method(
-        name, summary=summary, forward=partial(_grapes_forward, rule=rule), rules=_softmax_output, **own,
+        name, summary=summary, forward=partial(_grapes_forward, rule=rule), rules=_grapes_rules, **own,
         options=(
             Option("form", "propagating", "how factors act; none: without GRAPES", choices=("propagating", "local", "none")),
             Option("clip", (1.0, 2.0) if rule == "bp" else None, "bounds of the factors", type=tuple, optional=True),
@@ -398,22 +445,23 @@ register_built_ins(
     ),
     Method(
         "gnt", summary="Gauss-Newton targets, which target propagation approximates", forward=_gauss_newton, rules=_invertible,
+        losses=LOSSES,
         options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", least=0.0),),
     ),
     _energy(
-        "ep", "equilibrium propagation, prototypical form", "prototypical", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
+        "ep", "equilibrium propagation, prototypical form", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
     ),
     _energy(
-        "ep-hopfield", "equilibrium propagation, Hopfield energy", "hopfield",
+        "ep-hopfield", "equilibrium propagation, Hopfield energy",
         (BETA, SIDES, FREE, NUDGED, STEP, TAU, TOLERANCE, SOLVER),
     ),
     _energy(
-        "ep-gaussian", "equilibrium propagation, conditional Gaussian energy (predictive coding)", "gaussian",
+        "ep-gaussian", "equilibrium propagation, conditional Gaussian energy (predictive coding)",
         (BETA, SIDES, NUDGED, STEP, TAU),
     ),
     Method(
         "ep-vector-field", summary="equilibrium propagation with backward weights of their own", forward=_vf_forward,
-        parameters=_vf_parameters, predict=_vf_predict, rules=_one_nonlinearity,
+        parameters=_vf_parameters, predict=_vf_predict, rules=_ep_rules, **SIMULATION,
         options=(
             BETA, SIDES, FREE, NUDGED, TOLERANCE,
             Option("same_update", False, "backward weights receive the symmetric rule's update"),
@@ -421,21 +469,22 @@ register_built_ins(
     ),
     Method(
         "lcp-di", summary="least control by dynamic inversion: J^T u feedback at rest", forward=partial(_lc_forward, rule="di"),
-        options=(LEAK, INTEGRAL, PROPORTIONAL, *PASSES), rules=_linear_output,
+        options=(*CONTROL, *PASSES), rules=_linear_output, flagged=FLAGGED, losses=LOSSES,
     ),
     Method(
         "lcp-kp", summary="least control with feedback that learns like its forward partner (Kolen-Pollack)",
         forward=partial(_lc_forward, rule="kp"), parameters=_kp_parameters, after_step=_kp_decay, rules=_linear_output,
+        flagged=FLAGGED, losses=LOSSES,
         options=(
-            LEAK, INTEGRAL, PROPORTIONAL, *PASSES,
+            *CONTROL, *PASSES,
             Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", least=0.0),
         ),
     ),
     Method(
         "lcp-lf", summary="least control by linear feedback that learns from noise", forward=_lf_forward, rules=_linear_output,
-        parameters=_lf_parameters,
+        flagged=FLAGGED, losses=LOSSES, parameters=_lf_parameters,
         options=(
-            LEAK, INTEGRAL, PROPORTIONAL,
+            *CONTROL,
             Option("dt", 1.0, "Euler step", least=0.0, exclusive=True), Option("steps", 800, "most steps of a phase", least=1),
             Option("tolerance", 1e-6, "relative change in a step at which the phase ends", least=0.0),
             Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),

@@ -8,6 +8,7 @@ the method (`dfc_numba.learning.methods`).
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -18,18 +19,27 @@ from typing import Any
 import numpy as np
 
 from dfc_numba.data.dataset import DataSet
-from dfc_numba.errors import DivergenceError
+from dfc_numba.dynamics.phase import judging_divergence
+from dfc_numba.errors import DivergenceError, DivergenceWarning
 from dfc_numba.learning import divergence, methods
-from dfc_numba.learning.descent import Descent, per_layer, squared_norm
-from dfc_numba.learning.evaluation import Score, count_correct, score
+from dfc_numba.learning.descent import (
+    Descent,
+    cosine,
+    feedback_layers,
+    forward_layers,
+    norm_to_keep,
+    per_layer,
+)
+from dfc_numba.learning.evaluation import Score, check_fit, count_correct, score
+from dfc_numba.learning.observers import check_observers, hears
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
 from dfc_numba.learning.state import Counters, TrainingState
-from dfc_numba.model.network import Network, exact_forward, sharing_feedforward
+from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import NoiseKey
+from dfc_numba.model.shared_passes import sharing_passes
 from dfc_numba.model.targets import loss_value
-from dfc_numba.registry import LOSSES
-from dfc_numba.relatives.grapes import modulated
+from dfc_numba.relatives.grapes import responsibilities, scaled
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import ranks, threads
 from dfc_numba.support.array_types import Array
@@ -63,16 +73,20 @@ class Outcome:
 
     Attributes:
         status: "done", "diverged" or "interrupted".
-        message: a sentence for the user; for "diverged" it says where and what to change, for "interrupted"
-            the reason.
+        message: a sentence for the user; for "diverged" it says where and what to change, for "interrupted" and a stop
+            that counts as done the reason.
         epochs: complete epochs.
         best_epoch: the epoch whose weights are `Trainer.best_network`; 0 if no epoch is complete.
+        all_diverged: whether every feedback phase of the last epoch diverged.
+        stopped_early: whether an observer ended it although more was planned, and it counts as done.
     """
 
     status: str
     message: str
     epochs: int
     best_epoch: int
+    stopped_early: bool = False
+    all_diverged: bool = False
 
 
 class Trainer:
@@ -84,9 +98,9 @@ class Trainer:
             classes of a classification may also be given as soft labels (N, n_L).
         config: an object with the sections `target`, `training`, `controller`, `feedback`,
             `feedback_controller`, `optimizer` and `feedback_optimizer` of the configuration.
-        observers: objects with any of the methods `on_start(trainer)`, `on_minibatch(progress)`,
-            `on_epoch(row)`, `on_divergence(epoch, tally)` after an epoch in which more than a few feedback
-            phases diverged (a `Tally` of it, as far as this process has done it), `on_end(outcome)`.
+        observers: list of objects with any of the events of `dfc.Observer`: `on_start(trainer)`, `on_phase(current)`,
+            `on_minibatch(progress)`, `on_checkpoint(path)`, `on_epoch(row)`, `on_divergence(epoch, tally)`, `on_end(outcome)`,
+            `on_error(error)`. Those of `training.observers` are not added here: see `observers.configured`.
         minibatches: list of index arrays into the training set that every pass takes, in this order; None
             shuffles them in each pass.
         noise: noise by running number of the minibatch, e.g. a list of lists of arrays (T, B, n_i), None
@@ -102,6 +116,7 @@ class Trainer:
             the method's own "own_pretraining" and "own".
         parameters, method_state: the method's own arrays by name: those that learn, and those that evolve otherwise.
         schedule: the list of `Pass`.
+        directory: path of the run directory, None in memory.
         counters, rows: `Counters`; one dict per complete epoch with the columns of metrics.csv (NaN where
             there is no value).
 
@@ -122,32 +137,66 @@ class Trainer:
         log: Any = None,
         analysis: Any = None,
     ) -> None:
-        _check_fit(network, dataset, config.target.loss)
+        check_fit(network, dataset, config.target.loss)
         self.network, self.best_network = network, network.copy()
         self.dataset, self.config = dataset, config
-        self.observers, self.threads, self.log, self.analysis = tuple(observers), threads, log, analysis
+        self.observers, self.threads = check_observers(observers), threads
+        self.log, self.analysis, self.directory = log, analysis, None
         self.method = methods.find(config.training.method)
         self.schedule = plan_passes(self.method.phases, config.training, config.feedback)
-        self.parameters, self.method_state = self.method.arrays(network, config)
-        self.optimizers = _create_optimizers(network, config, self.parameters)
+        arrays = self.method.arrays(network, config)
+        self.parameters, self.method_state, self._layers = arrays.parameters, arrays.state, arrays.layers
+        self.optimizers = self._create_optimizers()
         self.counters, self.rows = Counters(), []
         self._minibatches, self._noise = minibatches, noise
-        self._tally = divergence.Tally()
-        self._requested: str | None = None
-        self._stop_reason: str | None = None
+        self._tally = divergence.Tally(reason=self.method.flagged)
+        self._requested: tuple[str, bool] | None = None
+        self._stop_reason: tuple[str, bool] | None = None
+        self._all_diverged = False
 
-    def request_stop(self, reason: str) -> None:
+    def _create_optimizers(self):
+        """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
+
+        Parameters of the method's own have two likewise, except those that learn with a layer.
+        """
+        network, config = self.network, self.config
+        rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
+        if config.optimizer.divide_by_step:
+            rates = [rate / config.target.step for rate in rates]
+        layers = forward_layers(network.weights, network.biases)
+        layers = self._with_layer_parameters(layers, self.parameters)
+        optimizers = {"forward": Descent(layers, config.optimizer, learning_rate=rates)}
+        options = config.feedback_optimizer
+        rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
+        groups = {}
+        if trains_feedback(config):
+            layers = feedback_layers(network.feedback, config.feedback.freeze_output)
+            groups = {name: (layers, rate) for name, rate in rates.items()}
+        if own := self._separate(self.parameters):
+            layers = [[array] for array in own]
+            groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
+        for name, (layers, rate) in groups.items():
+            keep_norm = norm_to_keep(layers, options)
+            optimizers[name] = Descent(layers, options, learning_rate=rate, keep_norm=keep_norm)
+        return optimizers
+
+    def request_stop(self, reason: str, done: bool = False) -> None:
         """End the run after the minibatch under way; callable from a signal handler or another thread.
 
         Where several ranks train, a request to any of them ends all after the same minibatch.
+
+        Args:
+            reason: a sentence. done: whether the run counts as done, as for early stopping, and not as interrupted.
         """
-        self._requested = reason
+        self._requested = (reason, done)
 
     def state(self) -> TrainingState:
         """Return the `TrainingState` of the run: its own arrays, not copies."""
         arrays = {name: optimizer.arrays() for name, optimizer in self.optimizers.items()}
         notes = {} if self.analysis is None else self.analysis.arrays()
-        return TrainingState(self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own)
+        return TrainingState(
+            self.network, self.best_network, arrays, self.counters, self.rows, notes, self.own
+        )
 
     @property
     def own(self) -> dict[str, Array]:
@@ -172,17 +221,28 @@ class Trainer:
             array[...] = state.method[name]
         self.counters, self.rows = replace(state.counters), [dict(row) for row in state.rows]
         self._tally = divergence.Tally(
-            fallback=self.counters.fallback, estimated_error=self.counters.estimated_error
+            fallback=self.counters.fallback,
+            estimated_error=self.counters.estimated_error,
+            reason=self.method.flagged,
         )
         if self.analysis is not None:
             self.analysis.restore(state.analysis)
 
+    def __repr__(self) -> str:
+        training = self.config.training
+        done = f"{len(self.rows)} of {training.epochs} epochs done"
+        return f"Trainer({training.method}, {self.network!r}, {self.dataset.name}, {done})"
+
     def run(self) -> Outcome:
         """Run to the end, or from where an interrupted run stopped, and return the `Outcome`."""
         self._clock = self._start_clock()
-        self._notify("on_start", self)
-        outcome = self._outcome()
-        self._notify("on_end", outcome)
+        try:
+            self.notify("on_start", self)
+            outcome = self._outcome()
+            self.notify("on_end", outcome)
+        except BaseException as error:
+            self.notify("on_error", error)
+            raise
         return outcome
 
     def settle(self) -> None:
@@ -199,34 +259,40 @@ class Trainer:
         except DivergenceError as error:
             return self._ended("diverged", str(error))
         if self.counters.passes < len(self.schedule):
-            reason, self._stop_reason, self._requested = self._stop_reason, None, None
-            return self._ended("interrupted", reason)
+            (reason, done), self._stop_reason, self._requested = self._stop_reason, None, None
+            return self._ended("done" if done else "interrupted", reason, stopped_early=done)
         return self._ended("done", f"finished {len(self.rows)} epochs")
 
-    def _ended(self, status, message):
-        return Outcome(status, message, epochs=len(self.rows), best_epoch=self.counters.best_epoch)
+    def _ended(self, status, message, stopped_early=False):
+        best = self.counters.best_epoch
+        return Outcome(status, message, len(self.rows), best, stopped_early, self._all_diverged)
 
     def _run_pass(self, current):
         """The minibatches of a pass that are still to do, unless a stop is requested, and the pass's end."""
-        batches = self._minibatches or self._shuffled(current)
+        batches, first = self._minibatches or self._shuffled(current), self.counters.minibatch
         if current.phase == "forward" and self.counters.minibatch == 0:
             self.counters.samples, self.counters.loss_sum, self.counters.correct = 0, 0.0, 0.0
         while self.counters.minibatch < len(batches):
             self._stop_reason = ranks.agree(self._requested)
             if self._stop_reason is not None:
                 return
+            if self.counters.minibatch == first:
+                self.notify("on_phase", current)
             self._run_minibatch(current, batches)
         row = self._end_epoch(current.epoch) if current.ends_epoch else None
         self.counters.passes, self.counters.minibatch = self.counters.passes + 1, 0
         if row is not None:
-            self._notify("on_epoch", row)
+            self.notify("on_epoch", row)
             self._tell_divergence(row["epoch"])
 
     def _tell_divergence(self, epoch):
         """Tell how many feedback phases of the epoch diverged, if more than a few, and start counting again."""
-        tally, self._tally = self._tally, divergence.Tally()
+        tally, self._tally = self._tally, divergence.Tally(reason=self.method.flagged)
+        self._all_diverged = 0 < tally.samples == tally.diverged
         if tally.worth_a_warning:
-            self._notify("on_divergence", epoch, tally)
+            self.notify("on_divergence", epoch, tally)
+            if not any(hears(observer, "on_divergence") for observer in self.observers):
+                warnings.warn(tally.text(epoch), DivergenceWarning, stacklevel=2)
 
     def _run_minibatch(self, current, batches):
         start = time.perf_counter()
@@ -238,7 +304,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         counters.seconds += seconds
         self._clock.minibatch_done(current.phase, seconds)
-        self._notify("on_minibatch", self._progress(current, len(batches)))
+        self.notify("on_minibatch", self._progress(current, len(batches)))
 
     def _take(self, current, batches):
         """The next `Minibatch` of a pass."""
@@ -258,7 +324,7 @@ class Trainer:
 
     def _learn(self, minibatch, count):
         """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
-        with sharing_feedforward():
+        with sharing_passes(), judging_divergence():
             if minibatch.phase == "forward":
                 minibatch = self._measured(minibatch)
                 if self.config.training.freeze_forward:
@@ -268,8 +334,9 @@ class Trainer:
             )
             gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
             gradients.check(self.method, self.network, self.parameters)
+            self._tally.flag(gradients.flagged)
             divergence.check_gradients(gradients, minibatch, self._gradients)
-        self._step(gradients, minibatch.phase)
+        self._step(gradients, minibatch)
         self.method.follow_step(self.network, self.config, self.own)
         divergence.check_parameters(self.network, minibatch)
 
@@ -285,13 +352,14 @@ class Trainer:
     def _recorded(self, planned, minibatch):
         """As `_counted`, with a record in the log."""
         function, arguments, options = planned.function, planned.arguments, planned.options
-        update = self.log.updated(function, self.network, minibatch, *arguments, **options)
+        network = self.network if planned.network is None else planned.network
+        update = self.log.updated(function, network, minibatch, *arguments, **options)
         self._tally.count(*(update if isinstance(update, tuple) else (update,)))
         return update
 
     def _measured(self, minibatch):
         """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
-        if "target.feedback" in self.method.reads:  # the phase starts from the same pass, in float64
+        if self.network.dtype == np.float64 or "target.feedback" in self.method.reads:  # with the phase
             _, activity = exact_forward(self.network, minibatch.x)
         else:
             activity = self.network.forward(minibatch.x)
@@ -305,26 +373,42 @@ class Trainer:
         counters.correct += count_correct(output, minibatch.y, self.dataset.task)
         return replace(minibatch, activity=activity)
 
-    def _step(self, gradients, phase):
+    def _step(self, gradients, minibatch):
         """One step of each optimiser whose parameters have a gradient."""
+        pretraining = minibatch.phase == "pretraining"
         if gradients.weights is not None:
-            self.optimizers["forward"].step(self._modulated(gradients.weights, gradients.biases))
+            layers = self._modulated(gradients.weights, gradients.biases)
+            self._descend("forward", self._with_layer_parameters(layers, gradients.own), minibatch)
         if gradients.feedback is not None:
-            optimizer = self.optimizers["pretraining" if phase == "pretraining" else "feedback"]
-            optimizer.step(_feedback_layers(gradients.feedback, self.config.feedback.freeze_output))
-        if gradients.own is not None:
-            optimizer = self.optimizers["own_pretraining" if phase == "pretraining" else "own"]
-            optimizer.step([[gradients.own[name]] for name in self.parameters])
+            layers = feedback_layers(gradients.feedback, self.config.feedback.freeze_output)
+            self._descend("pretraining" if pretraining else "feedback", layers, minibatch)
+        if gradients.own is not None and self._separate(gradients.own):
+            name = "own_pretraining" if pretraining else "own"
+            self._descend(name, [[array] for array in self._separate(gradients.own)], minibatch)
+
+    def _with_layer_parameters(self, layers, own):
+        """The arrays per layer, and those of the method's own that learn with them."""
+        for name, layer in self._layers.items():
+            layers[layer - 1].append(own[name])
+        return layers
+
+    def _separate(self, own):
+        """Of the method's own parameters, or their gradients, those that the optimisers of [feedback_optimizer] step."""
+        return [own[name] for name in self.parameters if name not in self._layers]
+
+    def _descend(self, name, layers, minibatch):
+        optimizer = self.optimizers[name]
+        least = None if minibatch.phase == "pretraining" else getattr(optimizer.options, "cosine_to", None)
+        optimizer.step(layers, cosine(least, minibatch.epoch, self.config.training.epochs))
 
     def _modulated(self, weights, biases):
         """The gradients per layer, as `optimizer.modulation` has them."""
         modulation = getattr(self.config.optimizer, "modulation", None)
         if modulation is not None:
             clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
-            weights, biases = (
-                arrays and modulated(arrays, self.network.weights, clip=clip) for arrays in (weights, biases)
-            )
-        return _forward_layers(weights, biases)
+            factors = responsibilities(self.network.weights, clip=clip)
+            weights, biases = scaled(weights, factors), scaled(biases, factors)
+        return forward_layers(weights, biases)
 
     def _end_epoch(self, epoch):
         """Evaluates the epoch, keeps its weights if they are the best so far, and returns its row."""
@@ -349,7 +433,12 @@ class Trainer:
             return Score()
         target, task = self.config.target, self.dataset.task
         return score(
-            self.network, split, loss=target.loss, task=task, class_value=target.class_value, predict=self._predict
+            self.network,
+            split,
+            loss=target.loss,
+            task=task,
+            class_value=target.class_value,
+            predict=self._predict,
         )
 
     def _predict(self, x):
@@ -394,65 +483,8 @@ class Trainer:
         costs = {phase: max(1, simulated_steps(phase, self.config)) for phase in remaining}
         return Clock(remaining, costs)
 
-    def _notify(self, event, *arguments):
+    def notify(self, event, *arguments):
+        """Tell an event, see `dfc.Observer`, to all observers that have it."""
         for observer in filter(None, (self.log, self.analysis, *self.observers)):
             if hasattr(observer, event):
                 getattr(observer, event)(*arguments)
-
-
-def _create_optimizers(network, config, parameters):
-    """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
-
-    Parameters of the method's own have two likewise.
-    """
-    rates = per_layer(config.optimizer.learning_rate, len(network.weights), "optimizer.learning_rate")
-    if config.optimizer.divide_by_step:
-        rates = [rate / config.target.step for rate in rates]
-    layers = _forward_layers(network.weights, network.biases)
-    optimizers = {"forward": Descent(layers, config.optimizer, learning_rate=rates)}
-    options = config.feedback_optimizer
-    rates = {"pretraining": options.pretraining_learning_rate, "feedback": options.learning_rate}
-    groups = {}
-    if trains_feedback(config):
-        layers = _feedback_layers(network.feedback, config.feedback.freeze_output)
-        groups = {name: (layers, rate) for name, rate in rates.items()}
-    if parameters:
-        layers = [[array] for array in parameters.values()]
-        groups |= {"own_pretraining": (layers, rates["pretraining"]), "own": (layers, rates["feedback"])}
-    for name, (layers, rate) in groups.items():
-        keep_norm = _norm_to_keep(layers, options)
-        optimizers[name] = Descent(layers, options, learning_rate=rate, keep_norm=keep_norm)
-    return optimizers
-
-
-def _norm_to_keep(layers, options):
-    """The squared norm that homeostatic decay keeps, by default that of the layers now; None for L2 decay."""
-    if options.decay == "l2":
-        return None
-    return squared_norm(layers) if options.homeostatic_norm is None else options.homeostatic_norm
-
-
-def _forward_layers(weights, biases):
-    """Per layer its weights and, where there are any, its biases."""
-    return [list(layer) for layer in (zip(weights) if biases is None else zip(weights, biases, strict=True))]
-
-
-def _feedback_layers(feedback, freeze_output):
-    """Per layer its feedback weights; none for a frozen output layer."""
-    layers = [[array] for array in feedback]
-    return [*layers[:-1], []] if freeze_output else layers
-
-
-def _check_fit(network, dataset, loss):
-    """Refuses a data set whose numbers of inputs and outputs are not the network's, or unfit for the loss."""
-    got, needed = (dataset.n_inputs, dataset.n_outputs), (network.sizes[0], network.sizes[-1])
-    if got != needed:
-        raise ValueError(
-            f"data set {dataset.name!r} has {got[0]} inputs and {got[1]} outputs, but the network "
-            f"{needed[0]} and {needed[1]}; create the network with the sizes of the data set"
-        )
-    if LOSSES.find(loss, key="target.loss").classes and dataset.task != "classification":
-        raise ValueError(
-            f"target.loss = {loss!r} needs classes, but data set {dataset.name!r} is a regression; "
-            "set target.loss = 'mse'"
-        )

@@ -223,7 +223,9 @@ register_built_ins(
     Activation(
         "hardsigmoid",
         phi=lambda v: formulas.clip(v, 0.0, 1.0),
-        derivative=lambda v: formulas.where(v < 0.0, 0.0 * v, formulas.where(v > 1.0, 0.0 * v, 1.0 + 0.0 * v)),
+        derivative=lambda v: formulas.where(
+            v < 0.0, 0.0 * v, formulas.where(v > 1.0, 0.0 * v, 1.0 + 0.0 * v)
+        ),
         second_derivative=lambda v: 0.0 * v,
         summary="v between 0 and 1, which bound it",
     ),

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import PlainSerializer, PlainValidator, model_validator
 
 from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
 from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
+from dfc_numba.support.validation import number
 
 RTOL_RANGE = 1e-6, 1e-1  # of the waveform integrator
 FLOAT32_RTOL = 1e-4  # the least for float32 networks
@@ -29,6 +30,7 @@ class Controller:
     Args:
         dt: Euler step, in units of the controller's time constant tau_u.
         steps: number of Euler steps; a trajectory has `steps + 1` time points.
+        duration: simulated time, instead of `steps`, which it is made into: duration / dt, rounded; a `.duration` later.
         alpha: leak of the controller.
         k_p: proportional gain; 0 gives a pure (leaky) integral controller, in which u and u_int coincide.
         tau_v: time constant of the somatic compartments.
@@ -80,6 +82,29 @@ class Controller:
     integrator: Literal["euler", "waveform"] = "euler"
     rtol: Positive = 1e-3
     limit: Literal["published", "continuous"] = "published"
+
+    TRANSLATED: ClassVar[dict[str, tuple]] = {"duration": (None, float | None)}
+
+    @classmethod
+    def translated(cls, values):
+        """The arguments with `steps` in place of `duration`."""
+        if values.get("duration") is None:
+            return {name: value for name, value in values.items() if name != "duration"}
+        duration, dt = values["duration"], values.get("dt", cls.dt)
+        for name, value in (("duration", duration), ("dt", dt)):
+            number(f"Controller.{name}", value, exclusive=True)
+        if values.get("steps") is not None:
+            raise ValueError(
+                f"Controller: duration = {duration!r} and steps = {values['steps']!r} are both stated; state one of them"
+            )
+        return {name: value for name, value in values.items() if name != "duration"} | {
+            "steps": max(1, round(duration / dt))
+        }
+
+    @property
+    def duration(self):
+        """The simulated time in units of tau_u: steps * dt."""
+        return self.steps * self.dt
 
     @model_validator(mode="after")
     def _check(self):

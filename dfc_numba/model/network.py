@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import copy
 from itertools import pairwise
 from numbers import Integral
@@ -24,9 +22,11 @@ from dfc_numba.model.initialization import (
     initial_matrix,
     weight_product,
 )
+from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, memory, threads
 from dfc_numba.support.array_types import Array, ArrayLike, DTypeLike, Layers, LayersLike, PathLike
+from dfc_numba.support.shapes import html_repr, html_table, short_repr
 from dfc_numba.support.validation import (
     as_array,
     choice,
@@ -58,6 +58,12 @@ class Activity(NamedTuple):
     def finite(self) -> Array:
         """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        return html_repr(self)
 
 
 class Parameters(list[Array]):
@@ -302,6 +308,12 @@ class Network:
         sizes = "-".join(map(str, self.sizes))
         return f"Network({sizes}, {'/'.join(self.activations)}, bias={self.biases is not None}, {self.dtype.name})"
 
+    def _repr_html_(self) -> str:
+        columns = (range(1, len(self.sizes)), self.sizes[1:], self.activations, self.weights, self.feedback)
+        rows = [(*facts, str(w.shape), str(q.shape)) for *facts, w, q in zip(*columns, strict=True)]
+        title = f"Network: {self.sizes[0]} inputs, {self.n_parameters:,} parameters, {self.dtype.name}"
+        return html_table(title, ("layer", "units", "activation", "weights", "feedback"), rows)
+
     def copy(self, *, dtype: DTypeLike | None = None) -> Network:
         """Return an independent copy, in another dtype if one is named."""
         return Network(
@@ -450,30 +462,14 @@ def _checked_sizes(sizes):
     return [whole_number(f"sizes[{i}]", n, least=1, bits=31) for i, n in enumerate(sizes)]
 
 
-_shared_passes = ContextVar("shared_passes", default=None)
-
-
-@contextmanager
-def sharing_feedforward():
-    """Compute the feedforward pass of the same network and inputs once within the context, in which neither may change."""
-    token = _shared_passes.set({})
-    try:
-        yield
-    finally:
-        _shared_passes.reset(token)
-
-
 def exact_forward(network, x):
     """(x, `Activity`) in float64, of a network and inputs that are checked to fit; numbers may not be finite."""
-    shared = _shared_passes.get()
-    key = id(network), id(x)
-    if shared is None or key not in shared:
+
+    def compute():
         inputs = samples("x", x, instance("network", network, Network).sizes[0])
-        found = inputs, network.forward(inputs, dtype="float64")
-        if shared is None:
-            return found
-        shared[key] = found, network, x  # which keeps both from being replaced
-    return shared[key][0]
+        return inputs, network.forward(inputs, dtype="float64")
+
+    return shared_pass(compute, "feedforward", network, x)
 
 
 def feedforward_state(network, x):

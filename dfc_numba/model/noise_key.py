@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dfc_numba.support.array_types import Array, ArrayLike, LayersLike
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import as_array, floats, whole_number
 
 
@@ -23,6 +24,8 @@ class NoiseKey:
         minibatch: number of the minibatch, 0 to 2**64 - 1.
         samples: (B,) whole numbers that tell the samples apart, 0 to 2**32 - 1; None numbers them 0, 1, ...
     """
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
     seed: int
     minibatch: int = 0

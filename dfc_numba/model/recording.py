@@ -16,17 +16,19 @@ from dfc_numba.model.noise_key import Noise
 from dfc_numba.support import filing
 from dfc_numba.support.array_types import Array, DTypeLike, Layers, PathLike
 from dfc_numba.support.options import Count, options
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.wording import nearest
 
 Variable = Literal["u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise"]
 InversionVariable = Literal["r_x", "r_y"]
+EquilibriumVariable = Literal["s", "s_minus"]
 Compression: TypeAlias = Literal["none", "gzip", "zstd", "blosc"]
 VARIABLES = get_args(Variable)[:-1]  # what the kernel of a feedback phase records
 
 
 def _known_variable(name):
     """The name, if it is that of a variable of any simulation, built-in or registered."""
-    names = (*get_args(Variable), *get_args(InversionVariable))
+    names = (*get_args(Variable), *get_args(InversionVariable), *get_args(EquilibriumVariable))
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)
         raise ValueError(f"must be {', '.join(map(repr, names))}{nearest(name, names)}")
@@ -43,7 +45,8 @@ class Record:
 
     Args:
         variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",
-            "r_y", or the name of a registered `dfc.Variable`; None keeps all that is built in but the noise.
+            "r_y", of equilibrium propagation "s", "s_minus", or the name of a registered `dfc.Variable`; None keeps all
+            that is built in but the noise.
         samples: different positions of samples in the minibatch, in the order wanted; None keeps all.
         every: keep every n-th time point, beginning with the initial state.
 
@@ -83,9 +86,10 @@ class Recipe:
     """Everything that determines a simulated minibatch, and where in a run it was met.
 
     Attributes:
-        network: the `Network` before the update. controller: the `Controller`; inversion: the `Inversion`. One of them, or
-            none where nothing is simulated.
-        x: inputs (B, n_0). target: output target r*, (B, n_L), float64; for an inversion what the outputs should be.
+        network: the `Network` before the update. controller: the `Controller`; inversion: the `Inversion`; equilibrium: the
+            `EquilibriumPropagation`. One of them, or none where nothing is simulated.
+        x: inputs (B, n_0). target: output target r*, (B, n_L), float64; for an inversion or equilibrium propagation what the
+            outputs should be.
         noise: None, an int seed, a `NoiseKey`, or a list of draws (T, B, n_i), for the one-shot rule (B, n_i).
         labels: (B, n_L) what the samples should give, where that is known.
         indices: (B,) which samples of the training set these are, where they come from one.
@@ -94,11 +98,14 @@ class Recipe:
         update: options of the update that was made of it, as plain values; they are the same for all records of a phase.
     """
 
+    __repr__, _repr_html_ = short_repr, html_repr
+
     network: Network
     x: Array
     target: Array
     controller: Controller | None = None
     inversion: Any = None
+    equilibrium: Any = None
     noise: Noise = None
     labels: Array | None = None
     indices: Array | None = None
@@ -110,17 +117,22 @@ class Recipe:
 
     @property
     def dynamics(self) -> Any:
-        """The options of what is simulated, a `Controller` or an `Inversion`; None where nothing is."""
-        return self.inversion if self.controller is None else self.controller
+        """The options of what is simulated, of one of the three kinds; None where nothing is."""
+        return next(
+            (one for one in (self.controller, self.inversion, self.equilibrium) if one is not None), None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredUpdate:
     """An update per unit learning rate: lists with an array per layer, None for what did not learn."""
 
+    __repr__, _repr_html_ = short_repr, html_repr
+
     weights: Layers | None = None
     biases: Layers | None = None
     feedback: Layers | None = None
+    backward: Layers | None = None
 
 
 class Storable:
@@ -143,6 +155,17 @@ class Storable:
             OSError: if the file cannot be written. ValueError: for an unknown compression or dtype.
         """
         filing.save("trajectory", self, path, compression=compression, dtype=dtype)
+
+    def to_xarray(self):
+        """Return the trajectory as an `xarray.Dataset`, with the names, dimensions, units and meanings of trajectory files.
+
+        Variables such as "u" (step, sample, output) and "v_2" (step, sample, unit_2); coordinates step, time in units of the time
+        constant, and position of the sample in its minibatch. Needs the extra `xarray`.
+
+        Raises:
+            MissingExtra: xarray is not installed.
+        """
+        return filing.export("trajectory", self)
 
     @classmethod
     def load(cls, path: PathLike, *, phase: str | None = None, record: int | None = None) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
 from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.registry import LOSSES, Extension, register_built_ins
@@ -14,6 +15,7 @@ from dfc_numba.support.array_types import Array, ArrayLike
 from dfc_numba.support.validation import as_array, finite_result, floats, labels, number, silent
 
 SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
+SMALLEST_RATE = 1e-15  # that the binary cross-entropy tells from 0, and from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class Loss(Extension):
         gradient: function of (output, y) that returns d(mean loss) / d output, (B, n_L); checked by finite differences.
         classes: whether it is for classes only: y are one-hot, or soft labels, whose rows sum to 1.
         softmax: whether softmax(r_L) - y is its gradient, so that a controller may pursue y with error = "softmax".
+        one_output: whether it is for two classes at one output, whose sign decides; y is the probability of class 1.
+        output: name of the output activation that it is for; None for any.
         unit: function of n_L: size of the gradient of a sample's loss for an error of 1, by which errors are scaled.
 
     Raises (when it is registered):
@@ -39,6 +43,8 @@ class Loss(Extension):
     gradient: Callable[[Array, Array], Array]
     classes: bool = False
     softmax: bool = False
+    one_output: bool = False
+    output: str | None = None
     unit: Callable[[int], float] = lambda outputs: 1.0
 
     registry = LOSSES
@@ -82,14 +88,15 @@ class Loss(Extension):
 
 
 def as_targets(y, n_outputs, *, count=None):
-    """Targets (B, n_L) in float64: integer labels (B,) become one-hot, arrays (B, n_L) stay.
+    """Targets (B, n_L) in float64: class labels (B,) become one-hot, with one output 0 or 1; arrays (B, n_L) stay.
 
     Raises:
         ValueError, TypeError: for labels out of range, a wrong shape, or numbers that are not finite.
     """
     y = as_array("y", y)
     if y.ndim == 1:
-        return np.eye(n_outputs)[labels("y", y, n_outputs, count=count)]
+        numbers = labels("y", y, max(n_outputs, 2), count=count)
+        return np.eye(n_outputs)[numbers] if n_outputs > 1 else numbers[:, np.newaxis].astype(np.float64)
     return floats("y", y, (count, n_outputs))
 
 
@@ -132,17 +139,37 @@ def unit_of_error(loss, count, outputs):
     return LOSSES.find(loss, key="loss").unit(outputs) / count
 
 
+class _LeftOut(str):
+    """The value of an argument that was left out."""
+
+    __slots__ = ()
+
+
+MSE_LEFT_OUT = _LeftOut("mse")
+
+
+def warn_of_default_loss(loss: str, y: ArrayLike, stacklevel: int = 4) -> None:
+    """Warn where classes meet a loss that was left out."""
+    if isinstance(loss, _LeftOut) and np.ndim(y) == 1:
+        warnings.warn(
+            "y holds class labels, and loss was left out, which means 'mse'; state loss='cross_entropy' for classes, or "
+            "loss='mse'",
+            UserWarning, stacklevel=stacklevel,
+        )  # fmt: skip
+
+
 @silent()
 def output_target(
-    network: Network, x: ArrayLike, y: ArrayLike, *, loss: str = "mse", step: float = 0.1
+    network: Network, x: ArrayLike, y: ArrayLike, *, loss: str = MSE_LEFT_OUT, step: float = 0.1
 ) -> Array:
     """Return the output target of weak feedback, a small step down the loss from the feedforward output.
 
         r* = r_L - step * B * d(mean loss) / d r_L          (the output target of DFC, Meulemans et al. 2021)
 
     Args:
-        x: inputs (B, n_0); y: targets (B, n_L), or integer labels (B,).
-        loss: "mse", "cross_entropy" (of softmax(r_L)), or a registered `Loss`, by its name.
+        x: inputs (B, n_0); y: targets (B, n_L), or class labels (B,): integers, booleans or whole floats.
+        loss: "mse", "cross_entropy" (of softmax(r_L)), "binary_cross_entropy" (of sigmoid(r_L), one output), or a registered
+            `Loss`, by its name.
         step: the nudge lambda per sample, a number >= 0; 0 gives the feedforward output itself.
 
     Returns:
@@ -154,10 +181,13 @@ def output_target(
     number("step", step)
     LOSSES.find(loss, key="loss")
     x, activity = feedforward_state(network, x)
-    y = as_targets(y, network.sizes[-1], count=len(x))
+    given, y = y, as_targets(y, network.sizes[-1], count=len(x))
+    warn_of_default_loss(loss, given)
     output = activity.r[-1]
     target = output - step * len(x) * loss_gradient(output, y, loss)
-    return finite_result("the output target", target, "choose a smaller step, or scale x, y or the network down")
+    return finite_result(
+        "the output target", target, "choose a smaller step, or scale x, y or the network down"
+    )
 
 
 def _with_targets(output, y):
@@ -184,6 +214,29 @@ def _cross_entropy_gradient(output, y):
     return (np.exp(log_softmax(output, axis=1)) * y.sum(axis=1, keepdims=True) - y) / len(output)
 
 
+def _binary_cross_entropy(output, y):
+    return np.mean(np.sum(np.logaddexp(0.0, output) - y * output, axis=1))
+
+
+def _binary_cross_entropy_gradient(output, y):
+    return (expit(output) - y) / len(output)
+
+
+def _inside(output):
+    """Rates of a sigmoid, kept off 0 and 1, whose logarithms the loss takes."""
+    return np.clip(output, SMALLEST_RATE, 1.0 - SMALLEST_RATE)
+
+
+def _elementwise_cross_entropy(output, y):
+    r = _inside(output)
+    return -np.mean(np.sum(y * np.log(r) + (1.0 - y) * np.log1p(-r), axis=1))
+
+
+def _elementwise_cross_entropy_gradient(output, y):
+    r = _inside(output)
+    return (r - y) / (r * (1.0 - r)) / len(output)
+
+
 register_built_ins(
     Loss(
         "mse", summary="squared error, mean over samples and outputs", value=_squared_error,
@@ -192,5 +245,13 @@ register_built_ins(
     Loss(
         "cross_entropy", summary="cross-entropy of softmax(r_L), mean over samples", value=_cross_entropy,
         gradient=_cross_entropy_gradient, classes=True, softmax=True,
+    ),
+    Loss(
+        "binary_cross_entropy", summary="cross-entropy of sigmoid(r_L), for two classes at one output",
+        value=_binary_cross_entropy, gradient=_binary_cross_entropy_gradient, classes=True, one_output=True,
+    ),
+    Loss(
+        "elementwise_cross_entropy", summary="cross-entropy of each sigmoid output, summed over outputs, mean over samples",
+        value=_elementwise_cross_entropy, gradient=_elementwise_cross_entropy_gradient, output="sigmoid",
     ),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from dfc_numba.online.online_steps import Simulation
 from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.stream import read
 from dfc_numba.support.array_types import Array, ArrayLike
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, instance, number
 
 RESETS = ("none", "segment")
@@ -46,7 +46,7 @@ class OnlineRun:
         weights: `WeightTrajectory`, or None if none were recorded.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     network: Network
     state: OnlineState | None

@@ -11,6 +11,7 @@ from dfc_numba.kernels import online_state as kernel
 from dfc_numba.kernels.layout import pack, unpack
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import floats
 
 # variables of the state, and their names in the kernel: of the layers, and of the controller
@@ -28,6 +29,8 @@ class OnlineState:
         u, u_int: (B, n_L) control signal and integral part. u_filtered: what `tau_control` makes of u.
         u_slow: what `high_pass` subtracts from u.
     """
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
     step: int
     age: int

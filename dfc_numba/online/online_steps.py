@@ -121,9 +121,7 @@ def _loops(network, rule, feedback_rule):
     """(step, phi', postsynaptic factor of the feedback weights) of each layer: addresses of loops."""
     dtype = network.dtype
     by_formula = feedback_rule.name != NOISE_DRIVEN
-    step = addresses(
-        network, units.online_step_loop, dtype, rule.postsynaptic, rule.presynaptic_formula
-    )
+    step = addresses(network, units.online_step_loop, dtype, rule.postsynaptic, rule.presynaptic_formula)
     derivative = addresses(network, units.online_unit_loop, dtype, units.slope_at_soma)
     factor = (
         addresses(network, units.online_unit_loop, dtype, feedback_rule.postsynaptic)

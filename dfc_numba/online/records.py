@@ -15,6 +15,7 @@ from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, instance, whole_number
 
 OUTPUT_VARIABLES, LAYER_VARIABLES = ("u", "u_int", "error"), ("v", "v_ff", "v_fb", "r")
@@ -29,6 +30,8 @@ class WeightTrajectory:
         time: (T,) in units of tau_u. step: (T,) number of the Euler step.
         weights: list of (T, n_i, n_{i-1}). biases: list of (T, n_i), or None. feedback: list of (T, n_i, n_L).
     """
+
+    __repr__, _repr_html_ = short_repr, html_repr
 
     time: Array
     step: Array
@@ -94,7 +97,9 @@ def _allocate(wanted, rows, times, network):
     )
     kinds = {name: np.dtype(np.float64) if name in OUTPUT_VARIABLES else network.dtype for name in VARIABLES}
     memory.require(
-        times * count * sum(lengths.get(name, units) * kinds.get(name, network.dtype).itemsize for name in wanted),
+        times
+        * count
+        * sum(lengths.get(name, units) * kinds.get(name, network.dtype).itemsize for name in wanted),
         f"a trajectory of {times} time points, {count} samples, {units} units",
         "record fewer variables, samples or time points with record=Record(...)",
     )

@@ -12,11 +12,14 @@ from dfc_numba.relatives.least_control import (
     RecurrentNetwork,
     checked,
     controlled_phase,
-    matching,
+    free_equilibrium,
     rates_of,
+    relative_change,
+    slopes_of,
     system_of,
 )
 from dfc_numba.support import threads
+from dfc_numba.support.validation import float_list, instance
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class ControlUpdate:
     biases: list | None
     transposed: list | None
     state: Controlled
+
+    @property
+    def diverged(self):
+        """(B,) samples whose phase has not come to rest."""
+        return self.state.diverged
 
 
 def control_update(network, x, y, options, *, transposed=None, feedback=None, state=None):
@@ -52,11 +60,11 @@ def control_update(network, x, y, options, *, transposed=None, feedback=None, st
     keep = state.finite[:, None]
     with threads.one_thread():
         rates, next_rates = (
-            [np.where(keep, r, 0.0) for r in rates_of(system, v)[0]] for v in (state.v, state.next_v)
+            [np.where(keep, r, 0.0) for r in rates_of(system, v)] for v in (state.v, state.next_v)
         )
         e, u = [np.where(keep, part, 0.0) for part in state.e], np.where(keep, state.u, 0.0)
         if options.rule == "lf":
-            slopes = rates_of(system, [np.where(keep, v, 0.0) for v in state.next_v])[1]
+            slopes = slopes_of(system, [np.where(keep, v, 0.0) for v in state.next_v])
             e = [s * part for s, part in zip(slopes, e, strict=True)]
         pairs = None
         if isinstance(network, RecurrentNetwork):
@@ -76,6 +84,51 @@ def control_update(network, x, y, options, *, transposed=None, feedback=None, st
     if network.dtype != np.float64:
         weights, biases = ([a.astype(network.dtype) for a in group] for group in (weights, biases))
     return ControlUpdate(weights, None if network.biases is None else biases, pairs, state)
+
+
+ADJOINT_STEPS, ADJOINT_TOLERANCE = 200, 1e-4
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def recurrent_backpropagation(network, x, y, options, *, free=None):
+    """The update of a `RecurrentNetwork` by the adjoint equation at its free equilibrium (Almeida 1987, Pineda 1987).
+
+        g <- phi'(v) (W^T g + D^T delta),  delta = -dl/do;   Delta W = sum_b g phi(v)^T,  Delta D = sum_b delta phi(v)^T
+
+    of l, the mean loss of the minibatch: minus its gradient. g is iterated, up to 200 times, until it changes by less than
+    1e-4, relative; a sample whose g is not finite takes no part.
+
+    Args: as for `controlled_phase`. options: a `LeastControl`, for the free phase and the loss. free: the `Free`; None runs it.
+
+    Returns:
+        `ControlUpdate` whose state has g as e, delta as u, and whose samples have converged if both iterations have.
+    """
+    instance("network", network, RecurrentNetwork)
+    system, x, y, _, _ = checked(network, x, y, options, None, None)
+    free = free_equilibrium(network, x, options) if free is None else free
+    delta = -loss_gradient(np.nan_to_num(free.output), y, options.loss)
+    with threads.one_thread():
+        slopes, g = slopes_of(system, free.v), np.zeros_like(free.v[0])
+        for _ in range(ADJOINT_STEPS):
+            new = slopes[0] * system.back([g], delta)[0]
+            change, g = relative_change([new], [g]), new
+            if change.max() < ADJOINT_TOLERANCE or not np.isfinite(change).all():
+                break
+    finite = np.isfinite(g).all(axis=1) & np.isfinite(free.output).all(axis=1)
+    converged = free.converged & (change < ADJOINT_TOLERANCE)
+    state = Controlled(
+        free.v,
+        [g],
+        free.output,
+        np.zeros_like(delta),
+        delta,
+        free.v,
+        free.output,
+        free.steps,
+        converged,
+        finite,
+    )
+    return control_update(network, x, y, options, state=state)
 
 
 @dataclass(frozen=True)
@@ -122,7 +175,7 @@ def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, r
     with threads.one_thread():
         system.begin(x)
         for step in range(options.steps):
-            rates, _ = rates_of(system, v)
+            rates = rates_of(system, v)
             downhill = -loss_gradient(o, y, options.loss)
             u = options.k_i * u_int + options.k_p * downhill
             apical = [u @ q.T + options.sigma * a for q, a in zip(feedback, eps, strict=True)]
@@ -165,8 +218,8 @@ def _draws(noise, system, count, steps):
         raise TypeError(
             "noise must be a seed, a NoiseKey, or (start, draws) with lists over the hidden layers"
         )
-    start = matching("noise[0]", noise[0], [(count, n) for n in system.sizes])
-    draws = matching("noise[1]", noise[1], [(steps, count, n) for n in system.sizes])
+    start = float_list("noise[0]", noise[0], [(count, n) for n in system.sizes])
+    draws = float_list("noise[1]", noise[1], [(steps, count, n) for n in system.sizes])
     return start, lambda step, i: draws[i][step]
 
 

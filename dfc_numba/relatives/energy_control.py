@@ -15,6 +15,7 @@ from dfc_numba.relatives.least_control import (
     Controlled,
     LeastControl,
     rates_of,
+    slopes_of,
     system_of,
 )
 from dfc_numba.support import threads
@@ -59,12 +60,12 @@ def energy_control(network, x, y, options):
         o = np.zeros((len(x), system.outputs))
         if options.from_free_state:
             v = free_state(system, v)
-            o = system.output(rates_of(system, v)[0])
+            o = system.output(rates_of(system, v))
         states = [*v, o]
         moments = [[np.zeros_like(s) for s in states] for _ in range(2)]
         for step in range(1, options.steps + 1):
-            e, u, _, slopes = _residuals(system, states)
-            back = system.back(e, u)
+            e, u = _residuals(system, states)
+            back, slopes = system.back(e, u), slopes_of(system, states[:-1])
             gradients = [a - s * b for a, s, b in zip(e, slopes, back, strict=True)]
             gradients.append(u + loss_gradient(states[-1], y, options.loss) / options.alpha)
             rate, root = options.learning_rate / (1 - BETA1**step), np.sqrt(1 - BETA2**step)
@@ -73,7 +74,7 @@ def energy_control(network, x, y, options):
                 q *= BETA2
                 q += (1 - BETA2) * g * g
                 s -= rate * m / (np.sqrt(q) / root + EPSILON)
-        e, u, _, _ = _residuals(system, states)
+        e, u = _residuals(system, states)
     *v, o = states
     finite = np.isfinite(o).all(axis=1)
     state = Controlled(v, e, o, np.zeros_like(u), u, v, o, options.steps, None, finite)
@@ -87,7 +88,7 @@ def free_state(system, v):
         ValueError: for a recurrent network that does not come to rest.
     """
     for _ in range(FREE_STEPS):
-        new = system.drive(rates_of(system, v)[0])
+        new = system.drive(rates_of(system, v))
         change = max(np.abs(a - b).max() for a, b in zip(new, v, strict=True))
         v = new
         if change <= FREE_TOLERANCE:
@@ -104,6 +105,6 @@ def free_state(system, v):
 
 def _residuals(system, states):
     *v, o = states
-    rates, slopes = rates_of(system, v)
+    rates = rates_of(system, v)
     e = [a - f for a, f in zip(v, system.drive(rates), strict=True)]
-    return e, o - system.output(rates), rates, slopes
+    return e, o - system.output(rates)

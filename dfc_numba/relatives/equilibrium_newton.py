@@ -13,18 +13,18 @@ Jacobians are dense, (sum n_i)^2 for each sample: for networks of up to about a 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
+from dfc_numba.relatives.equilibrium_energy import rate_of, slope_of
 from dfc_numba.relatives.equilibrium_propagation import (
     EquilibriumPropagation,
     EquilibriumUpdate,
     FreeState,
     NudgedState,
     contrast,
-    rate_of,
-    slope_of,
 )
 from dfc_numba.support import memory, threads
 from dfc_numba.support.validation import instance, number, samples, whole_number
@@ -121,8 +121,7 @@ def _pull(output, y, beta, loss):
     n = output.shape[1]
     if loss == "mse":
         return beta * (y - output), np.broadcast_to(-beta * np.eye(n), (len(output), n, n))
-    p = np.exp(output - output.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
+    p = softmax(output, axis=1)
     return beta * (y - p), -beta * (p[:, :, None] * np.eye(n) - p[:, :, None] * p[:, None, :])
 
 

@@ -16,15 +16,17 @@ import numpy as np
 
 from dfc_numba.kernels import nudged_phases as kernel
 from dfc_numba.kernels.draws import keyed_draws
-from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
+from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
 from dfc_numba.kernels.forms import ARGUMENT_LIMIT
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.model.targets import as_targets
+from dfc_numba.relatives.equilibrium_energy import rate_of
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import Count, Flag, Positive, options
-from dfc_numba.support.validation import floats, instance, samples
+from dfc_numba.support.validation import float_list, instance, samples
 
 FORMS = {"prototypical": kernel.PROTOTYPICAL, "hopfield": kernel.HOPFIELD, "gaussian": kernel.GAUSSIAN}
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "steepsigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0)}
@@ -79,6 +81,21 @@ class EquilibriumPropagation:
             raise ValueError("same_update is about backward = 'separate'; leave it out")
         if self.form != "prototypical" and self.gain > 1.0:
             raise ValueError(f"dt = {self.dt:g} is larger than tau = {self.tau:g}; choose dt <= tau")
+
+    @property
+    def free_points(self):
+        """Time points of the free phase, with the initial state; the Gaussian form is at rest at once."""
+        return 1 if self.form == "gaussian" else self.free_steps + 1
+
+    @property
+    def time_points(self):
+        """T of both phases, one after the other."""
+        return self.free_points + self.nudged_steps
+
+    @property
+    def noisy(self):
+        """Whether there is noise."""
+        return False
 
     @property
     def gain(self):
@@ -138,6 +155,11 @@ def free_phase(network, x, options, *, initial=None, record=False):
     return phases.free()
 
 
+def settled_state(network, x, options):
+    """The `FreeState` from zeros, computed once for a minibatch: see `shared_pass`."""
+    return shared_pass(lambda: free_phase(network, x, options), options, network, x)
+
+
 def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=False):
     """Nudge a network that is in a `FreeState` of the same inputs, or in any state.
 
@@ -163,6 +185,7 @@ class EquilibriumUpdate:
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None. backward: list of (n_i, n_{i+1}), or None.
         free: the `FreeState`. nudged: the `NudgedState`s, -beta first if there are two.
+        trajectory: an `EquilibriumTrajectory`, if one was recorded.
     """
 
     weights: list
@@ -170,6 +193,12 @@ class EquilibriumUpdate:
     backward: list | None
     free: FreeState
     nudged: tuple
+    trajectory: object = None
+
+    @property
+    def diverged(self):
+        """(B,) samples that did not settle; None without a tolerance."""
+        return None if self.free.settled is None else ~self.free.settled
 
 
 def equilibrium_update(network, x, y, options, *, initial=None, free=None):
@@ -276,7 +305,7 @@ class Phases:
         total = self.count * self.places.dense[-1]
         self.state, self.drive = self._initial(initial, total), np.zeros(total)
         self.steps = np.zeros(self.count, np.int64)
-        self.records = self._records(options.free_steps, record_free)
+        self.records = self._records(options.free_points - 1, record_free)
         self.shards = threads.shards(self.count)
         self.target = None if y is None else self._target(y)
 
@@ -300,10 +329,16 @@ class Phases:
 
     def free(self):
         """The `FreeState`."""
-        steps = self.options.free_steps
+        steps = self.options.free_points - 1
         states, drives = self._views(self.state), self._views(self.drive)
         settled = None if self.options.tolerance is None else self.steps <= steps
         trajectory = self._views(self.records, steps + 1) if self.records.size else None
+        if trajectory and settled is not None:
+            for sample, last in enumerate(
+                self.steps
+            ):  # stays where it has settled; others of its shard go on
+                for points, state in zip(trajectory, states, strict=True):
+                    points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]
         return FreeState(states, rates, drives, np.minimum(self.steps, steps), settled, trajectory)
 
@@ -328,16 +363,7 @@ class Phases:
         key = as_key(initial)
         if key is not None:
             return _flat(keyed_states(key, self.count, sizes))
-        if not isinstance(initial, list | tuple) or len(initial) != len(sizes):
-            raise TypeError(
-                f"initial is {type(initial).__name__}; expected a list of {len(sizes)} arrays (B, n_i)"
-            )
-        return _flat(
-            [
-                floats(f"initial[{i}]", u, (self.count, n))
-                for i, (u, n) in enumerate(zip(initial, sizes, strict=True))
-            ]
-        )
+        return _flat(float_list("initial", initial, [(self.count, n) for n in sizes]))
 
     def _target(self, y):
         y = as_targets(y, self.network.sizes[-1], count=self.count)
@@ -413,74 +439,3 @@ def _packed(network, options, dtype):
 
 def _flat(arrays):
     return np.concatenate([np.asarray(array, np.float64).ravel() for array in arrays])
-
-
-def rate_of(options, v):
-    """phi(v) in NumPy."""
-    family, (k, c, a, b) = NONLINEARITIES[options.nonlinearity]
-    if family == CLIPPED:
-        return np.clip(v, k, c)
-    with np.errstate(over="ignore"):
-        return a / (1.0 + np.exp(c - k * v)) + b
-
-
-def slope_of(options, v):
-    """phi'(v) in NumPy."""
-    family, (k, c, a, _) = NONLINEARITIES[options.nonlinearity]
-    if family == CLIPPED:
-        return ((v >= k) & (v <= c)).astype(np.float64)
-    with np.errstate(over="ignore"):
-        p = 1.0 / (1.0 + np.exp(c - k * v))
-    return k * a * p * (1.0 - p)
-
-
-def free_energy(network, x, states, options):
-    """The energy of each sample, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
-
-    Hopfield: sum_i 1/2 |u_i|^2 - r_i^T W_i r_{i-1} - b_i^T r_i, with 1/2 |x|^2 of the clamped input;
-    Gaussian: sum_i |W_i r_{i-1} + b_i - u_i|^2.
-    """
-    below = np.asarray(x, np.float64)
-    total = 0.5 * np.sum(below**2, axis=1) if options.form == "hopfield" else np.zeros(len(below))
-    biases = network.biases or [np.zeros(n) for n in network.sizes[1:]]
-    for w, b, u in zip(network.weights, biases, states, strict=True):
-        rate, basal = rate_of(options, u), below @ w.T + b
-        if options.form == "gaussian":
-            total += np.sum((basal - u) ** 2, axis=1)
-        elif options.form == "hopfield":
-            total += 0.5 * np.sum(u**2, axis=1) - np.sum(rate * basal, axis=1)
-        else:
-            raise ValueError(
-                "form = 'prototypical' has no energy of its states; choose 'hopfield' or 'gaussian'"
-            )
-        below = rate
-    return total
-
-
-def cost(output, y, loss):
-    """C of each sample, (B,): 1/2 |output - y|^2, or the cross-entropy of softmax(output)."""
-    y = as_targets(y, output.shape[1], count=len(output))
-    if loss == "mse":
-        return 0.5 * np.sum((output - y) ** 2, axis=1)
-    top = output.max(axis=1)
-    return top + np.log(np.exp(output - top[:, None]).sum(axis=1)) - np.sum(y * output, axis=1)
-
-
-def energy_gradient(network, x, states, options):
-    """d (mean energy) / d (weights, biases) at given states: two lists.
-
-    Hopfield: -mean r_i r_{i-1}^T, -mean r_i; Gaussian: -2 mean e_i r_{i-1}^T, -2 mean e_i.
-    """
-    rates = [rate_of(options, u) for u in states]
-    below = [np.asarray(x, np.float64), *rates[:-1]]
-    if options.form == "gaussian":
-        biases = network.biases or [np.zeros(n) for n in network.sizes[1:]]
-        parts = zip(states, below, network.weights, biases, strict=True)
-        posts = [2.0 * (u - r @ w.T - b) for u, r, w, b in parts]
-    else:
-        posts = rates
-    scale = -1.0 / len(rates[0])
-    with threads.one_thread():
-        return [scale * post.T @ r for post, r in zip(posts, below, strict=True)], [
-            scale * p.sum(axis=0) for p in posts
-        ]

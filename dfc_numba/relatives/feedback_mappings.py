@@ -18,8 +18,8 @@ from dfc_numba.kernels.layout import dense_views, layout, pack
 from dfc_numba.kernels.units import rate_loop
 from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix
-from dfc_numba.model.network import Network
-from dfc_numba.model.noise_key import as_key
+from dfc_numba.model.network import Network, exact_forward
+from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import threads
 from dfc_numba.support.options import NotNegative, Positive, options
@@ -244,7 +244,7 @@ class _Passes:
             self.backward = feedback_chain(network, mappings, options, network.dtype)
             self.base = activity.r[1:]
         else:
-            self.base = [self._source(i, activity.v[-1]) for i in hidden]
+            self.base = sources(mappings, activity.v[-1], options)
         if self.corrects:
             self.lowered = [mapped_voltage(mappings, i, self.base[i]) for i in hidden]
             self.corrections = [activity.r[i] - phi(options.activation, self.lowered[i]) for i in hidden]
@@ -265,7 +265,7 @@ class _Passes:
         if self.options.rule == "dtp":
             voltages, returned, _ = run_chain(self.backward, end - 1, end, rates)
             return rates, voltages, returned[-1]
-        upper = self._source(i, voltage)
+        upper = sources(self.mappings, voltage, self.options, i)[0]
         raised = mapped_voltage(self.mappings, i, upper)
         returned = phi(self.options.activation, raised)
         return upper, raised, returned + self.corrections[i] if self.corrects else returned
@@ -275,18 +275,10 @@ class _Passes:
         post = factor * phi_prime(self.options.activation, raised)
         if not self.corrects:
             return post.T @ upper, post.sum(axis=0)
-        if (
-            self.options.rule in LINEAR
-        ):  # the slopes agree, so that the difference of what is read keeps its digits
+        if self.options.rule in LINEAR:  # equal slopes: the difference of what is read keeps its digits
             return post.T @ (upper - self.base[i]), np.zeros_like(post[0])
         still = factor * phi_prime(self.options.activation, self.lowered[i])
         return post.T @ upper - still.T @ self.base[i], post.sum(axis=0) - still.sum(axis=0)
-
-    def _source(self, i, voltage):
-        """What g_i reads of a voltage of the output: direct rules."""
-        if self.options.rule == "ddtp_rhl" and i < len(self.mappings.weights) - 1:
-            return _random_layer(self.mappings, voltage)
-        return voltage
 
 
 # --- what targets need as well ---
@@ -305,30 +297,31 @@ def checked_arguments(network, mappings, x, options, activity):
         raise ValueError(
             f"loss = 'cross_entropy' (of softmax) with output activation {network.output_activation!r}; it needs 'linear'"
         )
-    x = samples("x", x, network.sizes[0])
-    return x, network.forward(x, dtype="float64") if activity is None else activity
+    if activity is None:
+        return exact_forward(network, x)
+    return samples("x", x, network.sizes[0]), activity
 
 
-def read_output(mappings, i, voltage, options):
-    """g_i of the voltages of the output, (B, n_i): direct rules."""
-    source = voltage
-    if options.rule == "ddtp_rhl" and i < len(mappings.weights) - 1:
-        source = _random_layer(mappings, voltage)
-    return phi(options.activation, mapped_voltage(mappings, i, source))
+def read_output(mappings, voltage, options):
+    """g_i of the voltages of the output, for all mappings of a direct rule: list of (B, n_i)."""
+    read = sources(mappings, voltage, options)
+    return [phi(options.activation, mapped_voltage(mappings, i, source)) for i, source in enumerate(read)]
+
+
+def sources(mappings, voltage, options, begin=0):
+    """What the mappings from `begin` on read of a voltage of the output: itself, or r(a) = tanh(R a + c) of "ddtp_rhl"."""
+    count = len(mappings.weights) - begin
+    if options.rule != "ddtp_rhl" or count == 1:
+        return [voltage] * count
+    dtype = voltage.dtype
+    weights, biases = (np.asarray(a, dtype) for a in (mappings.random_weights, mappings.random_biases))
+    return [np.tanh(voltage @ weights.T + biases)] * (count - 1) + [voltage]
 
 
 def mapped_voltage(mappings, i, source):
     """Q_i source + d_i, in the precision of the source."""
     out = source @ np.asarray(mappings.weights[i], source.dtype).T
     return out if mappings.biases is None else out + np.asarray(mappings.biases[i], source.dtype)
-
-
-def _random_layer(mappings, voltage):
-    """r(a) = tanh(R a + c)."""
-    dtype = voltage.dtype
-    return np.tanh(
-        voltage @ np.asarray(mappings.random_weights, dtype).T + np.asarray(mappings.random_biases, dtype)
-    )
 
 
 # --- chains of the compiled layer ---------------------------------------------------------------------------------------
@@ -340,7 +333,11 @@ def _forward_chain(network):
     if network.biases is not None:
         biases = np.concatenate(network.biases)
     activations = addresses(network, rate_loop, network.dtype)
-    return LayerChain(places, activations, pack(network.weights, places.stride[1:], network.dtype), biases)
+    packed = np.empty(
+        places.weights[-1], network.dtype
+    )  # passes start from layer 1 or above: W_1 is left out
+    pack(network.weights[1:], places.stride[2:], network.dtype, out=packed[places.weights[2] :])
+    return LayerChain(places, activations, packed, biases)
 
 
 def feedback_chain(network, mappings, options, dtype):
@@ -387,13 +384,5 @@ def _draws(noise, network, count, sigma):
     if key is not None:
         word, numbers = key.word(), key.numbers(count)
         return lambda i: Noise(sigma, word, numbers, i + 1)
-    hidden = network.sizes[1:-1]
-    if not isinstance(noise, list | tuple) or len(noise) != len(hidden):
-        raise TypeError(
-            f"noise is {type(noise).__name__}; expected an int seed, a NoiseKey, or a list of {len(hidden)} arrays (B, n_i), "
-            "one per hidden layer"
-        )
-    draws = [
-        floats(f"noise[{i}]", xi, (count, n)) for i, (xi, n) in enumerate(zip(noise, hidden, strict=True))
-    ]
+    draws = given_draws(noise, (count,), network.sizes[:-1])
     return lambda i: sigma * draws[i]

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
 from dfc_numba.support import threads
 from dfc_numba.support.options import options
-from dfc_numba.support.validation import choice, floats, instance, samples
+from dfc_numba.support.validation import choice, float_list, instance, samples
 
 RULES = ("bp", "fa", "dfa")
 
@@ -84,8 +84,8 @@ def _relative(sums, clip):
     return factor if clip is None else np.clip(factor, *clip)
 
 
-def modulated(gradients, weights, *, of="receivers", clip=None):
-    """Gradients of the weights with the rows of each hidden layer scaled by its factors: the local form, for every method.
+def modulated(gradients, weights, *, clip=None):
+    """Gradients with the rows of each hidden layer scaled by its factors: the local form, for every method.
 
     Args:
         gradients: list of (n_l, n_{l-1}), or of (n_l,) for biases. weights: of all layers, before the step.
@@ -93,14 +93,15 @@ def modulated(gradients, weights, *, of="receivers", clip=None):
     Returns:
         list of new arrays; the output layer's is the one given.
     """
-    if of == "senders":
-        factors = [None, *responsibilities(weights, of=of, clip=clip)]
-        return [g if f is None or g.ndim == 1 else g * f for g, f in zip(gradients, factors, strict=True)]
-    scaled = [
-        (g.T * f).T.astype(g.dtype, copy=False)
-        for g, f in zip(gradients[:-1], responsibilities(weights, clip=clip), strict=True)
-    ]
-    return [*scaled, gradients[-1]]
+    return scaled(gradients, responsibilities(weights, clip=clip))
+
+
+def scaled(gradients, factors):
+    """`modulated` by given factors of the hidden layers; None for None."""
+    if gradients is None:
+        return None
+    rows = zip(gradients[:-1], factors, strict=True)
+    return [*((g.T * f).T.astype(g.dtype, copy=False) for g, f in rows), gradients[-1]]
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,7 @@ def grapes_update(network, x, y, options, *, feedback=None, masks=None):
         posts = [d if d.ndim == 2 else d.mean(axis=2) for d in deltas]
         biases = None if network.biases is None else [scale * d.sum(axis=0) for d in posts]
         if options.form == "local" and options.rule != "dfa":
-            updates, biases = (
-                arrays and [(f * u.T).T for f, u in zip([*factors, 1.0], arrays, strict=True)]
-                for arrays in (updates, biases)
-            )
+            updates, biases = scaled(updates, factors), scaled(biases, factors)
     return GrapesUpdate(updates, biases, deltas, factors, voltages, rates)
 
 
@@ -184,8 +182,7 @@ def _dropped_forward(network, weights, x, options, masks):
         elif options.output == "sigmoid":
             rates.append(expit(a))
         else:
-            p = np.exp(a - a.max(axis=1, keepdims=True))
-            rates.append(p / p.sum(axis=1, keepdims=True))
+            rates.append(softmax(a, axis=1))
     return voltages, rates
 
 
@@ -223,13 +220,11 @@ def _checked_feedback(network, options, feedback):
         return None
     above = sizes[2:] if options.rule == "fa" else [sizes[-1]] * (len(sizes) - 2)
     shapes = list(zip(sizes[1:-1], above, strict=True))
-    if not isinstance(feedback, list | tuple) or len(feedback) != len(shapes):
+    if feedback is None:
         raise ValueError(
             f"rule = {options.rule!r} needs feedback, a list of arrays of shapes {', '.join(map(str, shapes))}"
         )
-    return [
-        floats(f"feedback[{i}]", b, shape) for i, (b, shape) in enumerate(zip(feedback, shapes, strict=True))
-    ]
+    return float_list("feedback", feedback, shapes)
 
 
 def _checked_masks(network, options, masks, count):
@@ -240,9 +235,7 @@ def _checked_masks(network, options, masks, count):
                 f"keep = {options.keep:g} drops units; pass masks, a list of {len(hidden)} arrays (B, n_l) of 0 and 1"
             )
         return None
-    if not isinstance(masks, list | tuple) or len(masks) != len(hidden):
-        raise ValueError(f"masks must be a list of {len(hidden)} arrays (B, n_l) of 0 and 1")
-    masks = [floats(f"masks[{i}]", m, (count, n)) for i, (m, n) in enumerate(zip(masks, hidden, strict=True))]
+    masks = float_list("masks", masks, [(count, n) for n in hidden])
     if not all(np.isin(mask, (0.0, 1.0)).all() for mask in masks):
         raise ValueError("masks hold other numbers than 0 and 1")
     return masks

@@ -25,7 +25,7 @@ from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import Count, NotNegative, Positive, options
-from dfc_numba.support.validation import floats, instance, samples
+from dfc_numba.support.validation import float_list, floats, instance, samples
 
 SMALLEST_STATE = 1e-5  # added to the norm that a change is relative to
 
@@ -227,6 +227,11 @@ class Controlled:
     finite: np.ndarray
     trajectory: dict | None = None
 
+    @property
+    def diverged(self):
+        """(B,) samples that have not come to rest."""
+        return ~self.finite if self.converged is None else ~(self.finite & self.converged)
+
 
 @np.errstate(over="ignore", invalid="ignore")
 def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, record=False):
@@ -255,7 +260,7 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
     with threads.one_thread():
         system.begin(x)
         for steps in range(1, options.steps + 1):
-            rates, slopes = rates_of(system, v)
+            rates = rates_of(system, v)
             downhill = -loss_gradient(o, y, options.loss)
             u = options.k_i * u_int + options.k_p * downhill
             if options.rule == "lf":
@@ -264,7 +269,8 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
             else:
                 back = system.back(e, u, transposed)
                 new_e = [
-                    a + dt / options.tau_e * (s * b - a) for a, s, b in zip(e, slopes, back, strict=True)
+                    a + dt / options.tau_e * (s * b - a)
+                    for a, s, b in zip(e, slopes_of(system, v), back, strict=True)
                 ]
                 control = e
             new_v = [
@@ -273,18 +279,56 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
             ]
             new_o = o + dt / options.tau_v * (system.output(rates) - o + u)
             new_u = u_int + dt / options.tau_u * (downhill - options.alpha * u_int)
-            change = _change([*new_v, new_o, new_u, *new_e], [*v, o, u_int, *e])
+            change = relative_change([*new_v, new_o, new_u, *new_e], [*v, o, u_int, *e])
             v, e, o, u_int = new_v, new_e, new_o, new_u
             _keep(trajectory, steps, v=v, e=e, o=[o], u_int=[u_int])
             if change.max() < options.tolerance * dt or not np.isfinite(change).all():
                 break
         u = options.k_i * u_int - options.k_p * loss_gradient(o, y, options.loss)
-        next_v = [f + control for f, control in zip(system.drive(rates_of(system, v)[0]), e, strict=True)]
-        output = system.output(rates_of(system, next_v)[0]) + u
+        next_v = [f + control for f, control in zip(system.drive(rates_of(system, v)), e, strict=True)]
+        output = system.output(rates_of(system, next_v)) + u
     converged = change < options.tolerance * dt if options.tolerance else None
     return Controlled(
         v, e, o, u_int, u, next_v, output, steps, converged, np.isfinite(output).all(axis=1), trajectory
     )
+
+
+@dataclass(frozen=True)
+class Free:
+    """The end of a phase without control; lists over the hidden layers, (B, n_i) in float64.
+
+    Attributes:
+        v: the last voltages. output: D phi(v) + c. steps: steps done.
+        converged: (B,) whether a sample's last change was below the tolerance; all False for tolerance 0.
+    """
+
+    v: list
+    output: np.ndarray
+    steps: int
+    converged: np.ndarray
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def free_equilibrium(network, x, options):
+    """Let a network come to rest without control, v += (dt/tau_v) (f(v, x) - v) from 0, by the stopping rule of the phase.
+
+    Returns:
+        `Free`. A sample that did not converge has no equilibrium there, or needs more steps.
+    """
+    instance("options", options, LeastControl)
+    system = system_of(network)
+    x = samples("x", x, system.inputs)
+    v, change, done = [np.zeros((len(x), n)) for n in system.sizes], np.full(len(x), np.inf), 0
+    with threads.one_thread():
+        system.begin(x)
+        for step in range(1, options.steps + 1):
+            drive = system.drive(rates_of(system, v))
+            new = [a + options.dt / options.tau_v * (f - a) for a, f in zip(v, drive, strict=True)]
+            change, v = relative_change(new, v), new
+            done = step
+            if change.max() < options.tolerance * options.dt or not np.isfinite(change).all():
+                break
+        return Free(v, system.output(rates_of(system, v)), done, change < options.tolerance * options.dt)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -348,25 +392,20 @@ def checked(network, x, y, options, transposed, feedback):
                 f"rule = {options.rule!r} {'needs' if options.rule == rule else 'has no'} {name}; it goes with rule = {rule!r}"
             )
     if transposed is not None:
-        transposed = matching("transposed", transposed, system.transposed_shapes())
+        transposed = float_list("transposed", transposed, system.transposed_shapes())
     if feedback is not None:
-        feedback = matching("feedback", feedback, [(n, system.outputs) for n in system.sizes])
+        feedback = float_list("feedback", feedback, [(n, system.outputs) for n in system.sizes])
     return system, x, y, transposed, feedback
 
 
-def matching(name, arrays, shapes):
-    if not isinstance(arrays, list | tuple) or len(arrays) != len(shapes):
-        raise TypeError(
-            f"{name} must be a list of {len(shapes)} arrays, of shapes {', '.join(map(str, shapes))}"
-        )
-    return [floats(f"{name}[{i}]", a, shape) for i, (a, shape) in enumerate(zip(arrays, shapes, strict=True))]
-
-
 def rates_of(system, v):
-    """(phi(v), phi'(v))."""
-    names = system.activations
-    rates = [phi(name, u) for name, u in zip(names, v, strict=True)]
-    return rates, [_slope(name, u) for name, u in zip(names, v, strict=True)]
+    """phi(v)."""
+    return [phi(name, u) for name, u in zip(system.activations, v, strict=True)]
+
+
+def slopes_of(system, v):
+    """phi'(v)."""
+    return [_slope(name, u) for name, u in zip(system.activations, v, strict=True)]
 
 
 def _slope(name, v):
@@ -374,7 +413,7 @@ def _slope(name, v):
     return (v > 0).astype(v.dtype) if name == "relu" else phi_prime(name, v)
 
 
-def _change(new, old):
+def relative_change(new, old):
     """The largest relative change of a sample's joined states."""
     moved = sum(np.sum((a - b) ** 2, axis=1) for a, b in zip(new, old, strict=True))
     size = sum(np.sum(b**2, axis=1) for b in old)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.model.activations import phi, phi_prime
-from dfc_numba.model.network import Activity, Network
+from dfc_numba.model.network import Activity, exact_forward
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.feedback_mappings import (
     LAYERWISE,
@@ -30,7 +30,7 @@ from dfc_numba.relatives.feedback_mappings import (
     run_chain,
 )
 from dfc_numba.support import threads
-from dfc_numba.support.validation import instance, number, samples
+from dfc_numba.support.validation import number
 
 # --- targets ----------------------------------------------------------------------------------------------------------
 
@@ -82,12 +82,8 @@ def propagated_targets(network, mappings, x, y, options, *, activity=None):
                 delta = voltage - activity.v[-1]
                 moved = [delta @ _double(q).T for q in mappings.weights]
             else:
-                hidden = range(len(mappings.weights))
-                moved = [
-                    read_output(mappings, i, voltage, options)
-                    - read_output(mappings, i, activity.v[-1], options)
-                    for i in hidden
-                ]
+                targets, outputs = (read_output(mappings, v, options) for v in (voltage, activity.v[-1]))
+                moved = [target - output for target, output in zip(targets, outputs, strict=True)]
             rates = [h + shift for h, shift in zip(activity.r, moved, strict=False)] + [output]
     shifts = [np.where(usable[:, None], target - h, 0.0) for target, h in zip(rates, activity.r, strict=True)]
     if options.rule in LINEAR:
@@ -105,8 +101,7 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
     Returns:
         `Targets`.
     """
-    x = samples("x", x, instance("network", network, Network).sizes[0])
-    activity = network.forward(x, dtype="float64")
+    x, activity = exact_forward(network, x)
     gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     number("damping", damping)
     with threads.one_thread():
@@ -125,8 +120,7 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
         weights, biases: the step of one layer's parameters alone that moves the outputs of all samples at once, with J =
             d (h_L of all samples) / d (W_i, b_i); biases None for a network without.
     """
-    x = samples("x", x, instance("network", network, Network).sizes[0])
-    activity = network.forward(x, dtype="float64")
+    x, activity = exact_forward(network, x)
     gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     voltages, weights, biases = [], [], []
     with threads.one_thread():

@@ -23,10 +23,14 @@ from dfc_numba.storage.recipes import computed, simulates
 from dfc_numba.storage.replay import chosen, recipe_of
 from dfc_numba.support.hdf5 import is_sealed
 
-FORWARD = ("forward_update", "forward_and_feedback_update", "inversion_update")
+FORWARD = ("forward_update", "forward_and_feedback_update", *recipes.NOISELESS)
 ANALYSED = "what can be analysed is a run directory, its checkpoint.h5, or a trajectory file"
 # the update of a minibatch that was only simulated, by what was simulated
-SIMULATED = {"controller": {"function": "forward_update"}, "inversion": {"function": "inversion_update"}}
+SIMULATED = {
+    "controller": {"function": "forward_update"},
+    "inversion": {"function": "inversion_update"},
+    "equilibrium": {"function": "recorded_equilibrium_update"},
+}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,11 @@ from dfc_numba.support.environment import environment
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/checkpoint", "1.0", "checkpoint"
 EPOCHS = "training.epochs"
-OBSERVING = ("log.", "analysis.")  # sections that say what is noted of a run, not what it does
+OBSERVING = (
+    "log.",
+    "analysis.",
+    "training.observers",
+)  # sections that say what is noted of a run, not what it does
 MEASURED = ("analysis.what", "analysis.samples", "analysis.damping")  # have to stay while a run is measured
 
 
@@ -133,7 +137,10 @@ def load(path):
     hdf5.check_seal(path)
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
         networks = [Network(**network_file.contents(file[name])) for name in ("network", "best_network")]
-        others = ({name: item[...] for name, item in file.get(group, {}).items()} for group in ("analysis", "method"))
+        others = (
+            {name: item[...] for name, item in file.get(group, {}).items()}
+            for group in ("analysis", "method")
+        )
         state = TrainingState(*networks, _optimizers(file), _counters(file), _rows(file), *others)
         facts = {name: json.loads(file.attrs[name]) for name in ("settings", "data", "origin")}
         facts["extensions"] = json.loads(file.attrs.get("extensions", "[]"))
@@ -206,7 +213,9 @@ def _rows(file):
 
 def _counters(file):
     stored = file["counters"].attrs
-    return Counters(**{entry.name: entry.type(stored.get(entry.name, entry.default)) for entry in fields(Counters)})
+    return Counters(
+        **{entry.name: entry.type(stored.get(entry.name, entry.default)) for entry in fields(Counters)}
+    )
 
 
 def _optimizers(file):

@@ -200,6 +200,18 @@ def run(plan, *, display, threads=None, command=()):
         summary.write_tables(plan, ended)
 
 
+def note_of_durations(configs):
+    """A sentence about simulated durations that differ because dt does; None where they do not."""
+    controllers = {config.controller for config in configs if "controller.steps" not in config.unused_keys()}
+    durations = sorted({controller.duration for controller in controllers})
+    if len({c.dt for c in controllers}) < 2 or len({c.steps for c in controllers}) > 1 or len(durations) < 2:
+        return None
+    return (
+        f"controller.dt differs, but controller.steps does not: the simulated durations are {durations[0]:.4g} to "
+        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them alike"
+    )
+
+
 def finished(run):
     """The `Ended` of a run that need not be done again, or None."""
     ended = _recorded(run)
@@ -239,8 +251,25 @@ def merge(paths, out=None):
         raise ConfigurationError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
+    plan, ended, settings = gather(found, directory)
+    summary.write_tables(plan, ended)
+    return plan, ended, summary.write_runs(plan, ended, settings)
+
+
+def gather(paths, directory=None):
+    """Take runs that there are together, those that differ in the seed alone as one source; nothing is written.
+
+    Args:
+        paths: run directories. directory: folder of the comparison; None for that of the first run.
+
+    Returns:
+        (`Plan`, list of `Ended`, list of the `used_values` of each run)
+
+    Raises:
+        OSError, ValueError, KeyError: a run that cannot be read.
+    """
     sources, runs, ended, settings = {}, [], [], []
-    for path in found:
+    for path in paths:
         config, _ = load_config(str(path / CONFIG_NAME))
         values = used_values(config)
         settings.append(values)
@@ -249,9 +278,7 @@ def merge(paths, out=None):
         run = Run(sources.setdefault(key, Source(name, config)), config.training.seed, path)
         runs.append(run)
         ended.append(_recorded(run) or Ended(run, "running", ""))
-    plan = Plan(tuple(sources.values()), tuple(runs), directory)
-    summary.write_tables(plan, ended)
-    return plan, ended, summary.write_runs(plan, ended, settings)
+    return Plan(tuple(sources.values()), tuple(runs), directory or paths[0].parent), ended, settings
 
 
 def _perform(run, observers, threads, command):

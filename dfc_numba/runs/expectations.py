@@ -80,6 +80,9 @@ class _Stopwatch:
     def on_start(self, trainer):
         self._last = time.perf_counter()
 
+    def on_divergence(self, epoch, tally):
+        """A trial is too short to converge."""
+
     def on_minibatch(self, progress):
         now = time.perf_counter()
         self.seconds[progress.phase].append(now - self._last)

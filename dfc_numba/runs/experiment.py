@@ -3,7 +3,7 @@
 import itertools
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dfc_numba.configuration.config_file import used_values
 from dfc_numba.dynamics.waveform import require_support
 from dfc_numba.errors import ConfigurationError, Interrupted
 from dfc_numba.extensions import used_extensions
+from dfc_numba.learning import observers as watching
 from dfc_numba.learning.phases import logs, method_of, solves_in_time
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
@@ -125,6 +126,8 @@ class Experiment:
             self.trainer = Trainer(
                 self.network, self.dataset, config, threads=threads, log=log, analysis=analysis
             )
+            self.trainer.directory = self.directory.path
+            self._configured = watching.configured(config)
             if not new:
                 checkpoint.restore(self.trainer)
             if ranks.size() > 1 and ranks.is_root():
@@ -149,7 +152,9 @@ class Experiment:
     def run(self, observers=()):
         """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
         together = [follower.Unison(self.trainer)] if ranks.size() > 1 else []
-        self.trainer.observers = (*together, self.directory, *observers)
+        self.trainer.observers = (
+            *together, self.directory, *self._configured, *observers
+        )  # fmt: skip
         try:
             with self.trainer.log or nullcontext(), stop_on_signals(self.trainer) as signals:
                 outcome = self.trainer.run()
@@ -185,12 +190,11 @@ class Experiment:
 def load_data(config):
     """The data set of a configuration; refuses a loss that does not suit it."""
     dataset = data.load(config.data.name, dtype=config.training.dtype, **config.data.options)
-    check_data(config, dataset)
-    return dataset
+    return suited_data(config, dataset)
 
 
-def check_data(config, dataset):
-    """Refuse a loss or a target that does not suit a data set."""
+def suited_data(config, dataset):
+    """Return a data set in the form that a loss needs, two classes at one output; refuse one that does not suit it."""
     if dataset.task == "regression" and LOSSES[config.target.loss].classes:
         raise ConfigurationError(
             f"target.loss = {config.target.loss!r} needs class labels; {dataset.name} is a regression data set; set "
@@ -200,6 +204,19 @@ def check_data(config, dataset):
         raise ConfigurationError(
             f"target.class_value has no meaning for {dataset.name}, which has no classes; set it to 1"
         )
+    if LOSSES[config.target.loss].one_output:
+        if dataset.n_outputs > 2:
+            raise ConfigurationError(
+                f"target.loss = {config.target.loss!r} is for two classes at one output, but {dataset.name} has "
+                f"{dataset.n_outputs}; set target.loss = 'cross_entropy'"
+            )
+        return replace(dataset, n_outputs=1)
+    if dataset.task == "classification" and dataset.n_outputs == 1:
+        raise ConfigurationError(
+            f"{dataset.name} has its two classes at one output, which target.loss = {config.target.loss!r} is not for; set "
+            "target.loss = 'binary_cross_entropy'"
+        )
+    return dataset
 
 
 def create_network(config, dataset):

@@ -95,7 +95,9 @@ def handled(handler):
     """Let a function handle the signals that stop runs; where SIGHUP is ignored, as under nohup, it stays so."""
     is_main = threading.current_thread() is threading.main_thread()
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    before = {number: signal.signal(number, handler) for number in STOPPING if is_main and number not in ignored}
+    before = {
+        number: signal.signal(number, handler) for number in STOPPING if is_main and number not in ignored
+    }
     try:
         yield
     finally:

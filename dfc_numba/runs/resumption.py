@@ -98,7 +98,18 @@ def ended(path, config):
     epochs = record.get("results", {}).get("epochs", 0)
     if record.get("status") == "done" and epochs >= config.training.epochs:
         return "done", f"{path} is finished, with {epochs} epochs; to go on with the run, raise --epochs"
+    early = record.get("results", {}).get("stopped_early")
+    if record.get("status") == "done" and early and _same_observers(path, config):
+        return (
+            "done",
+            f"{path} was {record.get('stop_reason')}; to go on with the run, change training.observers",
+        )
     if record.get("status") == "diverged":
         reason = record.get("stop_reason") or "it is not known why"
         return "diverged", f"{path} holds a run that diverged, and would again: {reason}"
     return None
+
+
+def _same_observers(path, config):
+    before, now = _values(path, config)
+    return before["training.observers"] == now["training.observers"]

@@ -196,6 +196,8 @@ class RunDirectory:
         if trainer.counters.minibatches == 0:
             self.checkpoints.write(trainer)
         self._copy_back()
+        if trainer.counters.minibatches == 0:
+            self._announce_checkpoint()
 
     def on_minibatch(self, progress):
         """Writes a checkpoint if one is due."""
@@ -203,6 +205,7 @@ class RunDirectory:
         self.checkpoints.write_if_due(self._trainer)
         if self.checkpoints.written > written:
             self._copy_back()
+            self._announce_checkpoint()
 
     def on_epoch(self, row):
         """Adds a row to metrics.csv, and saves analysis, network, the best one if it changed, and a checkpoint."""
@@ -213,14 +216,18 @@ class RunDirectory:
             self._save(self._trainer.best_network, BEST_NAME)
         self.checkpoints.write(self._trainer)
         self._copy_back()
+        self._announce_checkpoint()
 
     def on_end(self, outcome):
         """Saves an interrupted network (a diverged one would replace a sound one); closes run.json."""
-        if outcome.status == "interrupted":
+        if outcome.status == "interrupted" or outcome.stopped_early:
             self._save(self._trainer.network, LAST_NAME)
             self.checkpoints.write(self._trainer)
+            self._announce_checkpoint()
         self._write_analysis()
         results = {"epochs": outcome.epochs, "best_epoch": outcome.best_epoch}
+        if outcome.stopped_early:
+            results["stopped_early"] = True
         if self._trainer.analysis is not None:
             results["analysis"] = self._trainer.analysis.cost()
         if rows := self._trainer.rows:
@@ -252,6 +259,9 @@ class RunDirectory:
             self._lock.release()
         if self._scratch is not None:
             self._scratch.remove()
+
+    def _announce_checkpoint(self):
+        self._trainer.notify("on_checkpoint", self.path / checkpoint.NEWEST)
 
     def _copy_back(self):
         if self._scratch is not None:

@@ -14,11 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, isnan, log10, nan
+from pathlib import Path
 
 import numpy as np
 
 from dfc_numba.runs.run_directory import METRICS
-from dfc_numba.support import figures
+from dfc_numba.support import figures, foreign
 from dfc_numba.support.files import write_text
 
 ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME = (
@@ -211,8 +212,9 @@ def write_tables(plan, ended):
         for row in each.rows
     ]
     write_text(plan.directory / ROWS_NAME, _csv(["preset", "seed", "status", *METRICS], rows))
-    records = [_record(summary) for summary in summaries]
-    write_text(plan.directory / SUMMARY_NAME, _csv(list(records[0]), records))
+    rows = records(summaries)
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    write_text(plan.directory / SUMMARY_NAME, _csv(columns, rows))
     write_text(plan.directory / TABLE_NAME, f"{markdown(*table(summaries))}\n{CAPTION}\n")
 
 
@@ -246,6 +248,17 @@ def write_runs(plan, ended, settings):
     return plan.directory / RUNS_NAME
 
 
+def records(summaries):
+    """Return the rows of summary.csv as dicts, with None where there is no number (in the file: nothing)."""
+    return [
+        {
+            key: None if isinstance(value, float) and isnan(value) else value
+            for key, value in _record(one).items()
+        }
+        for one in summaries
+    ]
+
+
 def _record(summary):
     """The row of summary.csv."""
     counts = {status: summary.counts[status] for status in STATUSES}
@@ -267,20 +280,47 @@ def _csv(columns, rows):
 
 def draw(plan, ended):
     """Writes the figure of the runs that are done; returns None, or a text that says why there is none."""
-    done = [each for each in ended if each.status == "done"]
-    if not done:
+    courses = [(each.run.source.name, each.status, each.rows) for each in ended]
+    panels, note = comparison_panels(courses)
+    if not panels:
         return "no run is done"
     try:
-        figures.draw(_panels(done), plan.directory / FIGURE_NAME)
+        figures.draw(panels, plan.directory / FIGURE_NAME, note)
     except figures.MissingExtra as error:
         return str(error)
     return None
 
 
-def _panels(done):
-    """Two panels for the classifications, and two for the regressions."""
-    errors = [each for each in done if not isnan(_last(each)["train_accuracy"])]
-    losses = [each for each in done if isnan(_last(each)["train_accuracy"])]
+def read_courses(directory):
+    """Return (name, status, rows) of each run of the folder of a comparison.
+
+    Raises:
+        OSError, ValueError: if its comparison.csv cannot be read.
+    """
+    path, courses = Path(directory) / ROWS_NAME, {}
+    try:
+        rows = list(csv.DictReader(foreign.read_text(path).splitlines()))
+        for row in rows:
+            key = row.pop("preset"), row.pop("seed"), row.pop("status")
+            courses.setdefault(key, []).append({name: float(value) for name, value in row.items()})
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{directory} is no folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no table of a comparison ({error})") from None
+    return [(name, status, rows) for (name, _, status), rows in courses.items()]
+
+
+def comparison_panels(courses):
+    """The `Panel`s of runs, two for the classifications and two for the regressions, and a note that explains them.
+
+    Args:
+        courses: of each run (name, status, rows with the columns of metrics.csv); only those that are done are drawn.
+    """
+    done = [(name, rows) for name, status, rows in courses if status == "done" and rows]
+    errors = [course for course in done if not isnan(course[1][-1]["train_accuracy"])]
+    losses = [course for course in done if isnan(course[1][-1]["train_accuracy"])]
     panels = []
     if errors:
         panels.append(_panel("test error (%)", errors, lambda row: 100 * _error(row)))
@@ -288,18 +328,38 @@ def _panels(done):
     if losses:
         panels.append(_panel("test loss", losses, _regression_loss))
         panels.append(_panel("train loss", losses, _train_loss))
-    return panels
+    return panels, _note(courses, done, panels)
+
+
+def _note(courses, done, panels):
+    """What lines and bands are, and which runs are not in them."""
+    counts = Counter(name for name, _ in done)
+    seeds = sorted({*counts.values()})
+    number = " to ".join(map(str, dict.fromkeys([seeds[0], seeds[-1]]))) if seeds else ""
+    sentences = [f"Lines: mean over {number} seeds" if seeds and seeds[-1] > 1 else "Lines: one run each"]
+    if figures.has_bands(panels):
+        sentences.append("bands: ± one standard deviation")
+    lengths = defaultdict(set)
+    for name, rows in done:
+        lengths[name].add(len(rows))
+    if any(len(each) > 1 for each in lengths.values()):
+        sentences.append("as far as all seeds have epochs")
+    others = Counter(status for _, status, rows in courses if status != "done" or not rows)
+    if others:
+        texts = ", ".join(f"{count} {status}" for status, count in others.items())
+        sentences.append(f"left out: {texts} of {len(courses)} runs")
+    return "; ".join(sentences) + "."
 
 
 def _panel(title, done, of):
-    """The curves of a quantity `of` a row, one curve per source."""
+    """The curves of a quantity `of` a row, one curve per name."""
     runs = defaultdict(list)
-    for each in done:
-        runs[each.run.source.name].append([of(row) for row in each.rows])
+    for name, rows in done:
+        runs[name].append([of(row) for row in rows])
     return figures.Panel(title, [_curve(name, numbers) for name, numbers in runs.items()])
 
 
 def _curve(name, runs):
-    """Mean and standard deviation over the runs, epoch by epoch."""
-    means, stds = zip(*map(mean_and_std, zip(*runs, strict=True)), strict=True)
+    """Mean and standard deviation over the runs, epoch by epoch, as far as all have them."""
+    means, stds = zip(*map(mean_and_std, zip(*runs, strict=False)), strict=True)
     return figures.Curve(name, means, stds)

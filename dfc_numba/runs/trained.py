@@ -3,8 +3,8 @@
 A source is a run directory, its checkpoint, a weights file (.h5), or an export (.npz).
 """
 
-import zipfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dfc_numba.runs import checkpoint
 from dfc_numba.runs.data_files import located
 from dfc_numba.runs.experiment import load_data
 from dfc_numba.runs.run_directory import BEST_NAME, CONFIG_NAME, LAST_NAME, read_record
+from dfc_numba.support.archives import read_npz
 from dfc_numba.support.files import replacing
 from dfc_numba.support.hdf5 import is_sealed
 from dfc_numba.support.validation import choice
@@ -111,20 +112,35 @@ def evaluate_trained(source, *, weights="last", data_name=None, split="test", lo
     if part is None:
         raise ConfigurationError(f"{dataset.name} has no {split} set; choose --split test or train")
     network, config = trained.network, trained.config
+    if network.sizes[-1] == 1 and dataset.task == "classification" and dataset.n_outputs == 2:
+        dataset = replace(dataset, n_outputs=1)
+        part = getattr(dataset, split)
     if (dataset.n_inputs, dataset.n_outputs) != (network.sizes[0], network.sizes[-1]):
         raise ConfigurationError(
             f"{dataset.name} has {dataset.n_inputs} inputs and {dataset.n_outputs} outputs, but the network in "
             f"{trained.path} has {network.sizes[0]} and {network.sizes[-1]}; choose data of the same form with --data"
         )
     if loss is None:
-        by_task = "cross_entropy" if dataset.task == "classification" else "mse"
+        by_class = "binary_cross_entropy" if dataset.n_outputs == 1 else "cross_entropy"
+        by_task = by_class if dataset.task == "classification" else "mse"
         loss = by_task if config is None else config.target.loss
     class_value = 1.0 if config is None or dataset.task == "regression" else config.target.class_value
     options = {"loss": loss, "class_value": class_value, "classes": dataset.classes or None}
     if config is not None:
         method = METHODS.find(config.training.method, "training.method")
-        options["predict"] = method.predictor(network, config)
+        own = _own_arrays(trained) if method.predict is not None and method.has_arrays else None
+        options["predict"] = method.predictor(network, config, own)
     return trained, dataset, evaluate(network, part.x, part.y, **options)
+
+
+def _own_arrays(trained):
+    """The arrays of the method's own in a checkpoint beside the weights that belongs to them; None without."""
+    for path in (trained.path.with_name(name) for name in checkpoint.FILES):
+        with suppress(OSError, ValueError):
+            state = checkpoint.load(path).state
+            if all(map(np.array_equal, state.network.weights, trained.network.weights)):
+                return state.method
+    return None
 
 
 def _data(trained, name):
@@ -196,8 +212,7 @@ def import_npz(path):
         ValueError: for another file, or a damaged one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         depth = len(arrays["sizes"]) - 1
         layers = {
             kind: [arrays[f"{kind}_{i}"] for i in range(1, depth + 1)]
@@ -216,7 +231,7 @@ def import_npz(path):
             output_activation=str(arrays["output_activation"]),
             dtype=arrays["weights_1"].dtype.name,
         )
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 (a damaged file makes libraries raise anything)
         raise ValueError(
             f"{path}: is not a network that `dfc export` wrote ({error}); expected {ALLOWED}"
         ) from None

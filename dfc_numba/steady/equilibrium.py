@@ -13,7 +13,7 @@ from dfc_numba.model.controller import Controller
 from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.steady import newton, transposed
 from dfc_numba.support.array_types import Array, ArrayLike, Layers
-from dfc_numba.support.shapes import short_repr
+from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, instance, samples, silent
 
@@ -33,7 +33,7 @@ class SteadyState:
         stable: (B,) whether the controlled network returns there, or None for "linear"; see `steady_state`.
     """
 
-    __repr__ = short_repr
+    __repr__, _repr_html_ = short_repr, html_repr
 
     u: Array
     v: Layers

@@ -8,6 +8,7 @@ reader.py, stored.py     reading files, segments and run directories; variables 
 replay.py                computing records again, bit for bit; new files from recipes
 inspection.py            what is in a file; what is damaged
 network_file.py          networks
+xarray_export.py         trajectories in memory as data sets of xarray
 analysis_file.py         what was measured of networks and minibatches
 
 Importing this package binds the formats to `Network.save` and to `save` of trajectories (`support.filing`).
@@ -28,4 +29,6 @@ def _later(module, name):
 
 
 filing.bind("network", _later("network_file", "write"), _later("network_file", "read"))
-filing.bind("trajectory", _later("writer", "save"), _later("reader", "load"))
+filing.bind(
+    "trajectory", _later("writer", "save"), _later("reader", "load"), _later("xarray_export", "to_xarray")
+)

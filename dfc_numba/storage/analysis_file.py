@@ -89,6 +89,18 @@ def _dataset(file, name, array):
     return file.create_dataset(name, data=array, chunks=array.shape, **filters("none"))
 
 
+def read_parts(path, names):
+    """Those of the named measurements that a run's file has, and "minibatches": arrays (times, ...) by name.
+
+    Raises:
+        OSError, ValueError: as `read_course`.
+    """
+    with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
+        return {
+            name: foreign.read(file, name) for name in foreign.names(file) if name in {"minibatches", *names}
+        }
+
+
 def write_csv(path, columns, rows):
     """Write a CSV file; an older one is replaced as a whole."""
     text = io.StringIO()

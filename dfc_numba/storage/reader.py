@@ -134,6 +134,10 @@ class Trajectories:
         dataset = opened()
         return Part(opened, self.files[number], dataset.shape, dataset.dtype)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{phase}: {len(self[phase])}" for phase in self.phases)
+        return f"Trajectories({str(self.path)!r}, {self.status}, records of {counts})"
+
     def close(self) -> None:
         """Close all files; nothing can be read any more."""
         self._closed = True
@@ -176,7 +180,7 @@ def _coordinate(group, name):
 
 
 def _backward(arrays, depth):
-    """The feedback matrices of dynamic inversion among the arrays of a network; None for one that has none."""
+    """The matrices B of dynamic inversion or equilibrium propagation among the arrays of a network; None without."""
     for names in (["B_single"], [f"B_{layer}" for layer in range(1, depth)]):
         found = [arrays[name] for name in names if name in arrays]
         if found and not np.isnan(found[0]).all():  # where other networks of the file have them
@@ -207,7 +211,7 @@ class PhaseRecords:
 
     @property
     def options(self) -> Any:
-        """The `Controller` or `Inversion`; None where nothing is simulated, or the recipe is not known."""
+        """The `Controller`, `Inversion` or `EquilibriumPropagation`; None if unknown, or nothing is simulated."""
         found = schema.parsed(self._group(self._files[0]), self.kind.name)
         return None if found is None else self.kind.options(**found)
 
@@ -271,6 +275,9 @@ class PhaseRecords:
         if not -len(self) <= n < len(self):
             raise IndexError(f"record {n} of {self.phase!r}: there are {len(self)}")
         return StoredRecord(self, n % len(self))
+
+    def __repr__(self) -> str:
+        return f"PhaseRecords({self.phase!r}, {len(self)} records of {', '.join(self.variables)})"
 
     def __iter__(self) -> Iterator[StoredRecord]:
         return (self[n] for n in range(len(self)))

@@ -8,13 +8,17 @@ import numpy as np
 
 from dfc_numba.dynamics import expected_feedback, plasticity
 from dfc_numba.dynamics import simulation as control
+from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.inversion import dynamic_inversion as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.inversion_methods import inversion_of, inversion_update
+from dfc_numba.learning.relatives import equilibrium_of
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.noise_key import NoiseKey, as_key
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.registry import VARIABLES
+from dfc_numba.relatives import equilibrium_trajectory as equilibrium
+from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation
 from dfc_numba.storage import schema
 from dfc_numba.support.validation import choice
 
@@ -28,41 +32,55 @@ class Kind:
     Attributes:
         name: of its options in a `Recipe`, in the attributes of a phase, and of their section in a configuration.
         options: their class. trajectory: class of what is recorded.
-        what: what to call it.
+        what: what to call it. steps: the key of a configuration that says how many steps there are.
         variables: names of all that can be recorded. usual: those that are recorded unless others are chosen.
         time_unit: in which its time is measured.
         simulate: function of (recipe, record) that returns the trajectory.
         facts: function of the names of the stored variables, for the other fields of its trajectory.
         recorded_bytes: function of (network, options, number of samples, record).
+        has: function of (name of a variable, options) that tells whether a simulation with these options has it.
     """
 
     name: str
     options: type
     trajectory: type
     what: str
+    steps: str
     variables: tuple
     usual: tuple
     time_unit: str
     simulate: Callable
     facts: Callable
     recorded_bytes: Callable
+    has: Callable = lambda name, options: name != "noise" or options.noisy
 
     def wanted(self, names, options):
         """Of names of variables of any kind those that a simulation with these options has; the usual ones where none is."""
         formulas = VARIABLES if self.name == "controller" else ()
         own = [name for name in names if name in self.variables or name in formulas] or self.usual
-        return tuple(name for name in own if name != "noise" or options.noisy)
+        return self.possible(own, options)
+
+    def possible(self, names, options):
+        """Those of the names that a simulation with these options has."""
+        return tuple(name for name in names if self.has(name, options))
 
 
 def _controlled(recipe, record):
-    return control.simulate(
-        recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=record
-    )
+    with judging_divergence():
+        return control.simulate(
+            recipe.network, recipe.x, recipe.target, recipe.controller, noise=recipe.noise, record=record
+        )
 
 
 def _inverted(recipe, record):
     return inversion.simulate_inversion(
         recipe.network, recipe.x, recipe.target, recipe.inversion, record=record
+    )
+
+
+def _relaxed(recipe, record):
+    return equilibrium.simulate_equilibrium(
+        recipe.network, recipe.x, recipe.target, recipe.equilibrium, record=record
     )
 
 
@@ -76,6 +94,7 @@ CONTROL = Kind(
     options=Controller,
     trajectory=control.Trajectory,
     what="feedback phase",
+    steps="controller.steps",
     variables=get_args(control.Variable),
     usual=control.VARIABLES,
     time_unit="tau_u",
@@ -88,6 +107,7 @@ INVERSION = Kind(
     options=inversion.Inversion,
     trajectory=InversionTrajectory,
     what="dynamic inversion",
+    steps="inversion.steps",
     variables=inversion.VARIABLES,
     usual=inversion.VARIABLES,
     time_unit="tau_r",
@@ -95,11 +115,28 @@ INVERSION = Kind(
     facts=_depth,
     recorded_bytes=inversion.recorded_bytes,
 )
-KINDS = {kind.name: kind for kind in (CONTROL, INVERSION)}
+EQUILIBRIUM = Kind(
+    name="equilibrium",
+    options=EquilibriumPropagation,
+    trajectory=equilibrium.EquilibriumTrajectory,
+    what="equilibrium propagation",
+    steps="method.free_steps",
+    variables=equilibrium.VARIABLES,
+    usual=equilibrium.VARIABLES,
+    time_unit="tau",
+    simulate=_relaxed,
+    facts=lambda names: {},
+    recorded_bytes=equilibrium.recorded_bytes,
+    has=lambda name, options: name in equilibrium.names_of(options),
+)
+KINDS = {kind.name: kind for kind in (CONTROL, INVERSION, EQUILIBRIUM)}
+
+
+CONFIGURED = {INVERSION.name: inversion_of, EQUILIBRIUM.name: equilibrium_of}
 
 
 def of_options(options):
-    """The `Kind` of a `Controller` or an `Inversion`; for None, where nothing is simulated, that of a controller."""
+    """The `Kind` of a `Controller`, `Inversion` or `EquilibriumPropagation`; for None, where nothing is simulated, CONTROL."""
     return next((kind for kind in KINDS.values() if isinstance(options, kind.options)), CONTROL)
 
 
@@ -110,13 +147,13 @@ def of_trajectory(trajectory):
 
 def of_attributes(names):
     """The `Kind` of a phase whose group has attributes of these names."""
-    return INVERSION if INVERSION.name in names else CONTROL
+    return next((kind for kind in KINDS.values() if kind.name in names and kind is not CONTROL), CONTROL)
 
 
 def configured(section, config):
-    """The `Controller` or `Inversion` of a section of a configuration; None for None."""
-    if section == INVERSION.name:
-        return inversion_of(config)
+    """The `Controller`, `Inversion` or `EquilibriumPropagation` of what a configuration simulates; None for None."""
+    if section in CONFIGURED:
+        return CONFIGURED[section](config)
     return section and getattr(config, section)
 
 
@@ -185,8 +222,11 @@ def update_arrays(update):
 
 # --- trajectory and update ----------------------------------------------------------------------------------
 
-ONE_SHOT, EXPECTED, INVERTING = "one_shot_feedback_update", "expected_feedback_update", "inversion_update"
-SIMULATING = ("forward_update", "feedback_update", "forward_and_feedback_update", INVERTING)
+ONE_SHOT, EXPECTED = "one_shot_feedback_update", "expected_feedback_update"
+NOISELESS = {
+    function.__name__: function for function in (inversion_update, equilibrium.recorded_equilibrium_update)
+}
+SIMULATING = ("forward_update", "feedback_update", "forward_and_feedback_update", *NOISELESS)
 FUNCTIONS = (*SIMULATING, ONE_SHOT, EXPECTED)
 
 
@@ -225,12 +265,13 @@ def _made(recipe, **options):
     options |= recipe.update
     name = choice("the function of the update", options.pop("function", None), FUNCTIONS)
     arguments = (recipe.network, recipe.x, recipe.target, recipe.dynamics)
-    if name == INVERTING:
-        return (inversion_update(*arguments, **options),)
+    if name in NOISELESS:
+        return (NOISELESS[name](*arguments, **options),)
     if name == ONE_SHOT:
         arguments = arguments[:2]
     module = expected_feedback if name == EXPECTED else plasticity
-    made = getattr(module, name)(*arguments, noise=recipe.noise, **options)
+    with judging_divergence():
+        made = getattr(module, name)(*arguments, noise=recipe.noise, **options)
     return made if isinstance(made, tuple) else (made,)
 
 

@@ -116,7 +116,7 @@ def _place(dims, indices, coordinates):
 
 # --- replay -------------------------------------------------------------------------------------------------
 
-UPDATES = ("dW", "db", "dQ")
+UPDATES = tuple(schema.UPDATES.values())
 LARGEST_STEP = 2**31 - 1  # a recording with this distance has the initial state alone
 DECISIVE = ("dfc_numba", "numba", "numpy", "the processor", "arithmetic")  # what bits may depend on
 # of a variable's largest value: how much rounding may change a simulation, draws in single precision included
@@ -414,7 +414,7 @@ def _possible(keep, recipe):
     """The `Record`, without samples and noise that a minibatch does not have; None where nothing is left or simulated."""
     if keep is None or recipe.dynamics is None:
         return None
-    there = keep.names(recipes.of_options(recipe.dynamics).usual)
-    names = tuple(name for name in there if name != "noise" or recipe.dynamics.noisy)
+    kind = recipes.of_options(recipe.dynamics)
+    names = kind.possible(keep.names(kind.usual), recipe.dynamics)
     samples = keep.samples and tuple(sample for sample in keep.samples if sample < len(recipe.x))
     return Record(variables=names, samples=samples, every=keep.every) if names and samples != () else None

@@ -16,7 +16,7 @@ from dfc_numba.registry import VARIABLES
 from dfc_numba.support import foreign, hdf5
 from dfc_numba.support.wording import nearest
 
-SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.1", "trajectory file"
+SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.2", "trajectory file"
 # "closed": a segment of a run that went on
 STATUSES = ("open", "closed", "complete", "interrupted", "diverged", "failed")
 JSON_TEXTS = (
@@ -24,6 +24,7 @@ JSON_TEXTS = (
     "config",
     "controller",
     "inversion",
+    "equilibrium",
     "update",
     "network",
 )  # attributes that are JSON, or ""
@@ -97,7 +98,9 @@ PLAIN = {
     "noise_seed": _per_record("seed of the noise key"),
     "noise_minibatch": _per_record("minibatch number of the noise key"),
     "noise_sample": _per_record("sample number of the noise key; -1: the position", "minibatch_sample"),
-    "B_single": VariableDescription("feedback matrix B of a loop through all layers", (SNAPSHOT, "unit_1", "output")),
+    "B_single": VariableDescription(
+        "feedback matrix B of a loop through all layers", (SNAPSHOT, "unit_1", "output")
+    ),
     "weights_snapshot": _per_record("number of the forward parameters in /weights_snapshots; -1: not stored"),
     "feedback_snapshot": _per_record("number of the feedback weights in /feedback_snapshots; -1: not stored"),
 }
@@ -108,21 +111,26 @@ LAYERED = {
     "r": _trajectory("rate of layer #", "unit_#"),
     "r_x": _trajectory("population of layer # that becomes its error in a dynamic inversion", "unit_#"),
     "r_y": _trajectory("population of layer # that receives its error in a dynamic inversion", "unit_#"),
+    "s": _trajectory("state of layer # in equilibrium propagation: free, then nudged by beta", "unit_#"),
+    "s_minus": _trajectory(
+        "state of layer # in equilibrium propagation: free, then nudged by -beta", "unit_#"
+    ),
     "noise": _trajectory("standard normal draw that drove layer # in the step before", "unit_#"),
     "draws": _per_record("given standard normal draws of layer #", "draw_step", "minibatch_sample", "unit_#"),
     "dW": _per_record("update of W_# per unit learning rate", "unit_#", "below"),
     "db": _per_record("update of b_# per unit learning rate", "unit_#"),
     "dQ": _per_record("update of Q_# per unit learning rate", "unit_#", "output"),
+    "dB": _per_record("update of B_# per unit learning rate", "unit_#", "above"),
     "W": VariableDescription("weights of layer #", (SNAPSHOT, "unit_#", "below")),
     "b": VariableDescription("biases of layer #", (SNAPSHOT, "unit_#")),
     "Q": VariableDescription("feedback weights of layer #", (SNAPSHOT, "unit_#", "output")),
     "B": VariableDescription(
-        "feedback matrix B to layer # from the layer above, of dynamic inversion",
+        "feedback matrix B to layer # from the layer above, of dynamic inversion or equilibrium propagation",
         (SNAPSHOT, "unit_#", "above"),
     ),
 }
 FORMULA = "formula_"  # begins the name of a variable that was recorded by a registered formula
-UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ"}
+UPDATES = {"weights": "dW", "biases": "db", "feedback": "dQ", "backward": "dB"}
 TRAJECTORY = tuple(
     name for name, one in (PLAIN | LAYERED).items() if one.dims[:3] == (RECORD, "step", "sample")
 )
@@ -138,12 +146,16 @@ def variable(name):
         return PLAIN[name]
     base, _, layer = name.rpartition("_")
     if not is_variable(name):
-        raise ValueError(f"{name!r} is not a variable of schema version {SCHEMA_VERSION}; use a newer program")
+        raise ValueError(
+            f"{name!r} is not a variable of schema version {SCHEMA_VERSION}; use a newer program"
+        )
     general = _general(base)
     below = "input" if layer == "1" else f"unit_{int(layer) - 1}"
     neighbours = {"below": below, "above": f"unit_{int(layer) + 1}"}
     dims = tuple(neighbours.get(dim, dim.replace("#", layer)) for dim in general.dims)
-    return VariableDescription(general.long_name.replace("#", layer), dims, general.units, general.coordinates)
+    return VariableDescription(
+        general.long_name.replace("#", layer), dims, general.units, general.coordinates
+    )
 
 
 def _general(base):
@@ -265,7 +277,7 @@ def root_attributes(*, config=None, command=(), seed=None):
 
 
 def options_text(options):
-    """A `Controller` or an `Inversion` as JSON, "" for None."""
+    """A `Controller`, `Inversion` or `EquilibriumPropagation` as JSON, "" for None."""
     return "" if options is None else json.dumps(asdict(options))
 
 

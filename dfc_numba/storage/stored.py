@@ -235,6 +235,9 @@ class StoredRecord:
         self._has_update = "has_update" in records.variables and self["has_update"] == 1
         self.variables = tuple(filter(self._holds, records.variables))
 
+    def __repr__(self):
+        return f"StoredRecord({self.records.phase!r}, record {self.place}, {', '.join(self.variables)})"
+
     def _holds(self, name):
         """Whether a variable of the phase is stored for this record: recipe, trajectory and update may each be missing."""
         dims = schema.variable(name).dims

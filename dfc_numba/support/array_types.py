@@ -1,10 +1,10 @@
 """Names for what signatures take and return, for readers and for type checkers.
 
-    ArrayLike     what NumPy makes an array of numbers from: an array, nested lists of numbers, a data frame
-    Array         an array that this package returns
-    Layers        a list with one array per layer
-    LayersLike    a sequence with something array-like for each layer
-    PathLike      the path of a file or folder, as text or as a `pathlib.Path`
+ArrayLike     what NumPy makes an array of numbers from: an array, nested lists of numbers, a data frame
+Array         an array that this package returns
+Layers        a list with one array per layer
+LayersLike    a sequence with something array-like for each layer
+PathLike      the path of a file or folder, as text or as a `pathlib.Path`
 """
 
 from __future__ import annotations

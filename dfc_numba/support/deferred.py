@@ -10,9 +10,9 @@ Value = TypeVar("Value")
 class Deferred(Generic[Value]):
     """A field that may be given a function in place of its value; it is called when the field is read for the first time.
 
-        @dataclass(frozen=True)
-        class Result:
-            flags: Deferred[np.ndarray | None] = Deferred()      # None by default
+    @dataclass(frozen=True)
+    class Result:
+        flags: Deferred[np.ndarray | None] = Deferred()      # None by default
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

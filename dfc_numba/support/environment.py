@@ -80,7 +80,10 @@ def processor_of(cpuinfo):
 
     ARM processors have no model name there, but numbers of their maker and design; a processor may have cores of two kinds.
     """
-    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())]
+    pairs = [
+        (key.strip(), value.strip())
+        for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())
+    ]
     named = [value for key, value in pairs if key == "model name"]
     if named:
         return named[0]

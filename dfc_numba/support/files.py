@@ -1,14 +1,17 @@
 """Files that are never half written: a new version appears under its name in one step, or not at all."""
 
+import ctypes
 import errno
 import os
 import secrets
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dfc_numba.errors import UnusableFileError
 
 LONGEST_NAME = 200  # bytes of a name that leave room for what a temporary one has beside it
+PROBE_BYTES = 2**20
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -55,6 +58,26 @@ def remove_leftovers(directory, names):
     for name in names:
         for file in Path(directory).glob(f".{name}.*.tmp"):
             file.unlink(missing_ok=True)
+
+
+def require_room(folder, count):
+    """Ask the file system of a folder for `count` bytes, and give them back; quotas count, unlike in what `df` says.
+
+    Where space cannot be asked for (NFS before version 4.2), a first piece is written.
+
+    Raises:
+        OSError: there is no room, or not within the quota.
+    """
+    with tempfile.TemporaryFile(dir=folder, prefix=".room.") as file:
+        allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+        if allocate is not None:  # of the C library: that of Python writes to every block where it cannot ask
+            if allocate(file.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(count)) == 0:
+                return
+            if (number := ctypes.get_errno()) not in UNSUPPORTED:
+                raise OSError(number, os.strerror(number), str(folder))
+        file.write(bytes(min(count, PROBE_BYTES)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path, text):

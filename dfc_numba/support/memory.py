@@ -30,7 +30,9 @@ def require(count, purpose, remedy):
     """Raise a MemoryError that names the size, if `count` bytes for `purpose` do not fit."""
     there = available_bytes()
     if there is not None and count > there:
-        raise MemoryError(f"{purpose} needs {readable(count)}, but only {readable(there)} is available; {remedy}")
+        raise MemoryError(
+            f"{purpose} needs {readable(count)}, but only {readable(there)} is available; {remedy}"
+        )
 
 
 def readable(count):

@@ -1,13 +1,17 @@
 """Options as objects: frozen, keyword-only, checked on construction, with errors that a user can act on."""
 
 from dataclasses import fields
-from functools import wraps
-from typing import Annotated
+from functools import reduce, wraps
+from inspect import Parameter, Signature
+from operator import or_
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from typing_extensions import dataclass_transform
 
+from dfc_numba.support.shapes import html_repr
 from dfc_numba.support.validation import LARGEST
 from dfc_numba.support.wording import allowed, nearest
 
@@ -23,22 +27,46 @@ Flag = Annotated[bool, Field(strict=True)]
 def options(cls):
     """Make a class with annotated fields a frozen pydantic dataclass that takes keyword arguments only.
 
-    NumPy numbers and arrays are taken as Python numbers and lists. What is wrong raises a `ValueError` with a line for
-    each argument: its value, what is allowed, the nearest valid name.
+    A class may have `translated`, a function of the arguments that returns those of the fields, and in TRANSLATED (default,
+    type) of arguments that are no fields. NumPy numbers and arrays are taken as Python numbers and lists. What is
+    wrong raises a `ValueError` with a line for each argument: its value, what is allowed, the nearest valid name.
     """
     cls = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
     construct = cls.__init__
 
     @wraps(construct)
     def __init__(self, **values):
+        if hasattr(cls, "translated"):
+            values = cls.translated(values)
         try:
             construct(self, **{name: _plain(value) for name, value in values.items()})
         except ValidationError as error:
             lines = [_line(cls, entry) for entry in error.errors(include_url=False)]
             raise ValueError("\n".join(lines)) from None
 
-    cls.__init__ = __init__
+    cls.__init__, cls._repr_html_ = __init__, html_repr
+    cls.__signature__ = _signature(cls)
     return cls
+
+
+def _signature(cls):
+    """The signature with plain types: what bounds a value has is a matter of messages, not of Shift-Tab."""
+    types = get_type_hints(cls)
+    arguments = {field.name: (field.default, _plain_type(types[field.name])) for field in fields(cls)}
+    arguments |= getattr(cls, "TRANSLATED", {})
+    return Signature(
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (default, kind) in arguments.items()
+        ]
+    )
+
+
+def _plain_type(hint):
+    """A type as people write it: X | None for an optional one."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    return reduce(or_, map(_plain_type, get_args(hint)))
 
 
 def _plain(value):

@@ -227,32 +227,21 @@ def complete(tree, new):
     return total
 
 
-def clear(*records):
-    """Fill arrays with zeros that are to be put together; values that are no arrays of numbers stay."""
+def clear(*arrays):
+    """Fill arrays with zeros that are to be put together."""
     if size() > 1:
-        for array in _fillable(records):
+        for array in arrays:
             array.fill(0)
 
 
-def _fillable(values):
-    import numpy as np  # not at the top: every command of `dfc` imports this module
-
-    return [
-        value for value in values if isinstance(value, np.ndarray) and value.dtype.kind in "fb" and value.size
-    ]
-
-
 def unite(*arrays):
-    """Put arrays together in place, of which each rank has filled its own part and left zeros elsewhere.
-
-    Values that are no arrays of real numbers or booleans are the same on every rank, and stay.
-    """
+    """Put arrays together in place, of which each rank has filled its own part and left zeros elsewhere."""
     if size() == 1:
         return
-    import numpy as np
+    import numpy as np  # not at the top: every command of `dfc` imports this module
     from mpi4py import MPI
 
-    for array in _fillable(arrays):
+    for array in arrays:
         if array.size:
             flat = array.reshape(-1).view(np.uint8)
             if not np.shares_memory(flat, array):
@@ -262,7 +251,7 @@ def unite(*arrays):
 
 
 def agree(reason):
-    """Return what any rank has as a reason (a text or None), the same on every rank: that of the lowest rank that has one."""
+    """Return what any rank has as a reason (None: it has none), the same on every rank: that of the lowest rank that has one."""
     if size() == 1:
         return reason
     import numpy as np

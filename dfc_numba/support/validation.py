@@ -94,6 +94,16 @@ def floats(name, value, shape, *, dtype="float64"):
     return finite(name, array)
 
 
+def float_list(name, values, shapes):
+    """`values`, a list with one array for each of `shapes`, as C-ordered float64 arrays (see `floats`)."""
+    wanted = f"a list of {len(shapes)} arrays, of shapes {', '.join(map(str, shapes))}"
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{name} must be {wanted}, not {type(values).__name__}")
+    if len(values) != len(shapes):
+        raise ValueError(f"{name} has {len(values)} entries; it must be {wanted}")
+    return [floats(f"{name}[{i}]", a, shape) for i, (a, shape) in enumerate(zip(values, shapes, strict=True))]
+
+
 def finite(name, array):
     """The array, if all of it is finite."""
     if not np.isfinite(array).all():

@@ -12,6 +12,7 @@ from dfc_numba.runs import logger
 from dfc_numba.runs.comparison import data_key
 from dfc_numba.runs.expectations import expect
 from dfc_numba.runs.experiment import create_network, load_data
+from dfc_numba.support.files import require_room
 from dfc_numba.support.memory import available_bytes, readable
 
 # two checkpoints, the last and the best network; a checkpoint holds both networks and the optimisers
@@ -76,17 +77,30 @@ def try_out(planned, threads):
 
 
 def check_disk(path, outlook, runs):
-    """Refuse a sweep that does not fit on the disk."""
+    """Refuse a sweep that does not fit on the disk; writes nothing."""
     needed = outlook.total(runs)[1]
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ConfigurationError(
-            f"{path}: {len(runs)} runs need about {readable(needed)}, but only {readable(free)} are available there; log less, "
-            "make room, or choose another disk with --out"
-        )
+        _refuse_disk(path, runs, needed, f"only {readable(free)} are available there")
+
+
+def check_quota(path, outlook, runs):
+    """Refuse a sweep that the file system has no room for, by its own answer, so that a quota counts, too."""
+    needed = outlook.total(runs)[1]
+    try:
+        require_room(path, int(needed))
+    except OSError as error:
+        _refuse_disk(path, runs, needed, f"the file system has no room for it ({error.strerror})")
+
+
+def _refuse_disk(path, runs, needed, reason):
+    raise ConfigurationError(
+        f"{path}: {len(runs)} runs need about {readable(needed)}, but {reason}; log less, make room, or choose another "
+        "disk with --out"
+    )
 
 
 def fitting(outlook, runs, wanted):

@@ -182,6 +182,8 @@ def _slurm(program, *arguments, **options):
         ) from None
     if done.returncode:
         said = done.stderr.strip().removeprefix("sbatch: error: ").replace("\n", "; ")
+        if re.search("unable to contact|connection (refused|timed out)", said, flags=re.IGNORECASE):
+            raise ConfigurationError(f"SLURM does not answer: {said}; try again later")
         raise ConfigurationError(f"SLURM refuses: {said or f'{program} ended with {done.returncode}'}")
     return done.stdout
 

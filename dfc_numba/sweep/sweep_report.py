@@ -5,7 +5,9 @@ import sys
 import time
 
 from dfc_numba.display.progress import duration
+from dfc_numba.runs.comparison import note_of_durations
 from dfc_numba.runs.summary import markdown
+from dfc_numba.support.bars import NotebookBar, in_notebook
 from dfc_numba.support.memory import readable
 from dfc_numba.support.output import show
 from dfc_numba.sweep import slurm_engine
@@ -25,6 +27,8 @@ def announce(folder, planned, changes, outlook, states, runs):
         if run.left_out
     ):
         show(line)
+    if note := note_of_durations([run.config for run in planned.runs]):
+        show(note)
     show("\n".join(outlook.datasets))
     show(counted(states))
     seconds, disk = outlook.total(runs)
@@ -81,6 +85,8 @@ def show_status(folder, states, queue, unreachable=None):
         rows.append([state.run.name, text, epochs, accuracy, state.job, reason[2] or state.node, str(known)])
     show(markdown(["run", "state", "epoch", "accuracy", "job", "node", "log"], rows), end="")
     show(counted(states))
+    complete, wanted = sum(state.epochs for state in states), sum(state.run.epochs for state in states)
+    show(f"epochs: {complete} of {wanted}" + (f", {100 * complete / wanted:.0f} %" if wanted else ""))
     for state in states:
         if state.state in (FAILED, DIVERGED):
             show(f"{state.run.name} {state.state}: {state.reason}")
@@ -174,9 +180,28 @@ class LiveSweepDisplay(PlainSweepDisplay):
                 self._bar.update(self._bars[run.index], completed=count)
 
 
+class NotebookSweepDisplay(PlainSweepDisplay):
+    """A bar for the whole sweep in the output of a notebook's cell, and a line for each run that ends."""
+
+    INTERVAL = 1.0
+
+    def __enter__(self):
+        self._bar = NotebookBar()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def _show(self, epochs):
+        texts = ", ".join(f"{run.name} {count}/{run.epochs}" for run, count in epochs)
+        self._bar.update(self._done, self._total, f"{self._done}/{self._total} runs; {texts}")
+
+
 def choose_display(folder, total, done):
-    """Return a live display where standard error is a terminal, plain lines elsewhere."""
-    return (LiveSweepDisplay if sys.stderr.isatty() else PlainSweepDisplay)(folder, total, done)
+    """Return a live display where standard error is a terminal, a bar in a notebook, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        return LiveSweepDisplay(folder, total, done)
+    return (NotebookSweepDisplay if in_notebook() else PlainSweepDisplay)(folder, total, done)
 
 
 def conclude(folder, states, merged):

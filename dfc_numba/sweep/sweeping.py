@@ -51,6 +51,8 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
             output.show(f"\n{script}", end="")
         return OK
     with folder.claimed():
+        if runs:
+            outlooks.check_quota(path, outlook, runs)
         folder.jobs = SweepFolder.open(path).jobs if (Path(path) / sweep_folder.TABLE_NAME).exists() else []
         sweep_folder.write_sources(folder, planned)
         folder.save()
@@ -64,7 +66,9 @@ def sweep(words, out, engine, *, dry_run, retry_failed, at_once, threads):
         wanted = at_once or len(local_engine.places(threads or 1))
         if kind == "local" or address == "local":
             wanted = outlooks.fitting(outlook, runs, wanted)
-            output.show(f"runs at a time: {min(wanted, len(runs))}, with {threads or 1} threads each", flush=True)
+            output.show(
+                f"runs at a time: {min(wanted, len(runs))}, with {threads or 1} threads each", flush=True
+            )
         options = {"threads": threads or 1, "at_once": wanted}
         if kind == "dask":
             from dfc_numba.sweep import dask_engine

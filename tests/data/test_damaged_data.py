@@ -45,7 +45,9 @@ def test_transposed_data_are_named_with_the_remedy(tmp_path, columns):
     with h5py.File(tmp_path / "own.h5", "w") as file:
         for name, array in found.items():
             file[name] = array
-    with pytest.raises(ValueError, match=r"own.h5: x_train has 4 samples .* as MATLAB writes it: store it transposed"):
+    with pytest.raises(
+        ValueError, match=r"own.h5: x_train has 4 samples .* as MATLAB writes it: store it transposed"
+    ):
         data.load(tmp_path / "own.h5")
     (tmp_path / "own.h5").rename(tmp_path / "own.mat")
     with pytest.raises(ValueError, match=r"a .mat of MATLAB 7.3 .* name it .h5"):

@@ -21,6 +21,12 @@ GRAPES = {
     "optimizer.learning_rate": 0.1,
 }  # fmt: skip
 SEPARATE = {"feedback_optimizer.learning_rate": 5e-3, "feedback_optimizer.weight_decay": 0.0}
+RECURRENT = {
+    "network.hidden": [24],
+    "optimizer.learning_rate": 5e-3,
+    "method.steps": 40,
+    "method.tolerance": 1e-3,
+}
 # settings, and the accuracy on the training set that the last of three epochs reaches at least (chance: 0.1)
 CASES = {
     "ddtp-linear": (TP, 0.9),
@@ -48,14 +54,25 @@ CASES = {
         },
         0.6,
     ),
+    "lcp-rnn-di": (RECURRENT, 0.85),
+    "lcp-rnn-kp": ({**RECURRENT, **SEPARATE, "network.bias": False}, 0.45),
+    "lcp-rnn-lf": (
+        {**RECURRENT, "feedback_optimizer.name": "sgd", "feedback_optimizer.learning_rate": 1e-5, "optimizer.cosine_to": 0.1},
+        0.45,
+    ),
+    "recurrent-bp": ({**RECURRENT, "method.clip": 10.0}, 0.85),
     "grapes-bp": ({**GRAPES, "method.keep": 0.9}, 0.9),
-    "grapes-fa": (GRAPES, 0.65),
+    "grapes-fa": (
+        {**GRAPES, "network.output_activation": "sigmoid", "target.loss": "elementwise_cross_entropy",
+         "optimizer.name": "nesterov", "optimizer.momentum": 0.5, "optimizer.learning_rate": 0.05},
+        0.65,
+    ),
     "grapes-dfa": (GRAPES, 0.7),
 }  # fmt: skip
 
 
 def configuration(name, epochs=3, **more):
-    settings = {"network.hidden": [64, 32], **CASES[name][0], **more}
+    settings = {"network.hidden": [64, 32], **CASES.get(name, ({},))[0], **more}
     table = {"training": {"method": name, "epochs": epochs, "batch_size": 32}}
     for path, value in settings.items():
         section, key = path.split(".")
@@ -70,7 +87,8 @@ def trainer(config, **options):
 
 def assert_same(first, second):
     for kind in ("weights", "biases"):
-        assert all(map(np.array_equal, getattr(first.network, kind), getattr(second.network, kind)))
+        pairs = (getattr(run.network, kind) or [] for run in (first, second))
+        assert all(map(np.array_equal, *pairs))
     for name, array in first.own.items():
         assert np.array_equal(array, second.own[name]), name
 
@@ -101,6 +119,63 @@ class Stopper:
             self.run.request_stop("for the test")
 
 
+class Warnings:
+    """Keeps the warnings of a run."""
+
+    def __init__(self):
+        self.texts = []
+
+    def on_divergence(self, epoch, tally):
+        self.texts.append(tally.text(epoch))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "text"),
+    [
+        (
+            "ep",
+            {"method.free_steps": 2},
+            "samples (100 %) did not settle; what helps: more method.free_steps",
+        ),
+        ("lcp-di", {"method.passes": 2}, "did not come to rest"),
+        ("lcp-rnn-di", {"network.init": "uniform", "network.init_range": 3.0}, "did not come to rest"),
+        (
+            "ddtp-linear",
+            {
+                "network.output_activation": "sigmoid",
+                "target.loss": "mse",
+                "target.step": 20.0,
+                "target.step_per": "sample",
+            },
+            "leaves the range of the sigmoid output",
+        ),
+    ],
+)
+def test_samples_that_did_not_settle_are_told(name, more, text):
+    warnings = Warnings()
+    trainer(configuration(name, epochs=1, **more), observers=[warnings]).run()
+    assert len(warnings.texts) == 1
+    assert text in warnings.texts[0]
+
+
+def test_parameters_of_a_layer_learn_with_its_weights():
+    run = trainer(configuration("lcp-rnn-kp", epochs=1))
+    assert [len(layer) for layer in run.optimizers["forward"]._layers] == [2, 1]
+    assert list(run.optimizers) == ["forward", "own_pretraining", "own"]
+    before = {name: array.copy() for name, array in run.own.items()}
+    run.run()
+    assert not any(np.array_equal(run.own[name], array) for name, array in before.items())
+
+
+def test_the_learning_rate_falls_along_a_cosine():
+    run, rates = trainer(configuration("gnt", epochs=4, **{"optimizer.cosine_to": 0.2})), []
+    step = run.optimizers["forward"].step
+    run.optimizers["forward"].step = lambda layers, scale: rates.append(scale) or step(layers, scale)
+    run.run()
+    expected = [0.2 + 0.8 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert np.allclose([*dict.fromkeys(rates)], expected)
+
+
 def test_accuracy_is_that_of_the_equilibrium():
     run = trainer(configuration("ep", epochs=1))
     run.run()
@@ -121,11 +196,11 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         table["feedback"] = {"train": False}
     steps = []
     run = trainer(Config.model_validate(table))
-    run.optimizers["forward"].step = steps.append
+    run.optimizers["forward"].step = lambda layers, scale: steps.append(layers)
     run.run()
     plain = trainer(Config.model_validate({**table, "optimizer": {"name": "sgd", "learning_rate": 0.01}}))
     seen = []
-    plain.optimizers["forward"].step = seen.append
+    plain.optimizers["forward"].step = lambda layers, scale: seen.append(layers)
     plain.run()
     for scaled, gradients in zip(steps, seen, strict=True):
         expected = modulated([layer[0] for layer in gradients], run.network.weights, clip=clip)
@@ -142,9 +217,21 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         ("ddtp-linear", {"method.sigma": 0.0}, "must be a number > 0"),
         ("dtp", {"method.units": 3}, "no such option"),
         ("lcp-di", {"network.output_activation": "tanh"}, "reads out linearly"),
+        ("lcp-rnn-di", {"network.hidden": [8, 8]}, "one layer at equilibrium"),
+        ("lcp-rnn-di", {"network.output_activation": "tanh"}, "reads out linearly"),
+        ("lcp-rnn-di", {"method.k_i": 0.0}, "exerts no control"),
+        ("lcp-rnn-lf", {"method.dt": 2.0}, "larger than the time constant"),
+        ("recurrent-bp", {"method.alpha": 0.1}, "no such option"),
+        (
+            "lcp-kp",
+            {"target.loss": "elementwise_cross_entropy", "network.output_activation": "sigmoid"},
+            "is not for target.loss",
+        ),
+        ("bp", {"target.loss": "elementwise_cross_entropy"}, "is for sigmoid outputs"),
         ("lcp-di", {"controller.k_p": 1.0}, "runs no controller"),
         ("grapes-bp", {"method.clip": [2.0, 1.0]}, "low <= high"),
-        ("grapes-bp", {"target.loss": "mse"}, "softmax - y"),
+        ("grapes-bp", {"method.keep": 0.0}, "drops every hidden unit"),
+        ("grapes-bp", {"target.loss": "mse"}, "output - y"),
     ],
 )
 def test_what_a_method_does_not_have_is_refused(name, more, message):

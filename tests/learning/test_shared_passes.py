@@ -6,8 +6,11 @@ import pytest
 import dfc_numba as dfc
 from dfc_numba import data
 from dfc_numba.configuration.config_file import load_config
+from dfc_numba.learning.evaluation import Score
 from dfc_numba.learning.training import Trainer
-from dfc_numba.model.network import Network, exact_forward, sharing_feedforward
+from dfc_numba.model.network import Network, exact_forward
+from dfc_numba.model.shared_passes import sharing_passes
+from dfc_numba.relatives import equilibrium_propagation
 
 
 def trainer(*settings):
@@ -17,7 +20,7 @@ def trainer(*settings):
     return Trainer(net, digits, config)
 
 
-@pytest.mark.parametrize("method", ["dfc", "dfc-ss", "dfc-ssa", "bp"])
+@pytest.mark.parametrize("method", ["dfc", "dfc-ss", "dfc-ssa", "bp", "ddtp-linear", "gnt"])
 def test_a_minibatch_has_one_feedforward_pass(method, monkeypatch):
     passes, counts = [], []
     forward, learn = Network.forward, Trainer._learn
@@ -35,14 +38,25 @@ def test_a_minibatch_has_one_feedforward_pass(method, monkeypatch):
             method, []
         ),
     ).run()
-    expected = [None] if method == "bp" else ["float64"]
     assert {phase for phase, _ in counts} >= {"forward"}
-    assert all(found == expected for _, found in counts)
+    assert all(len(found) == 1 for _, found in counts)
+
+
+@pytest.mark.parametrize("method", ["ep", "ep-vector-field"])
+def test_equilibrium_propagation_relaxes_a_minibatch_once(method, monkeypatch):
+    phases, free_phase = [], equilibrium_propagation.free_phase
+    monkeypatch.setattr(
+        equilibrium_propagation, "free_phase", lambda *a, **o: phases.append(len(a[1])) or free_phase(*a, **o)
+    )
+    run = trainer(f"training.method={method}", "target.loss=mse")
+    monkeypatch.setattr(run, "_evaluate", lambda split: Score())
+    run.run()
+    assert len(phases) == run.counters.minibatches
 
 
 def test_passes_are_shared_within_the_context_alone():
     net, x = dfc.Network.create([3, 4, 2], seed=0), np.random.default_rng(0).normal(size=(5, 3))
-    with sharing_feedforward():
+    with sharing_passes():
         _, first = exact_forward(net, x)
         assert exact_forward(net, x)[1] is first
         assert exact_forward(net, x.copy())[1] is not first

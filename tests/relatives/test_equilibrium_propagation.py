@@ -5,6 +5,7 @@ import pytest
 import relatives_oracle as oracle
 
 import dfc_numba as dfc
+from dfc_numba.relatives import equilibrium_energy as energy
 from dfc_numba.relatives import equilibrium_newton as newton
 from dfc_numba.relatives import equilibrium_propagation as ep
 from dfc_numba.relatives.continual import continual_updates
@@ -120,7 +121,7 @@ def test_the_adjoint_gradient_is_the_numerical_one(form, loss):
     exact = newton.equilibrium_gradient(net, x, y, options)
 
     def mean_cost():
-        return ep.cost(newton.equilibrium(net, x, options)[0][-1], y, loss).mean()
+        return energy.cost(newton.equilibrium(net, x, options)[0][-1], y, loss).mean()
 
     for i, w in enumerate(net.weights):
         assert np.allclose(exact.weights[i], oracle.numerical_gradient(mean_cost, w, 1e-5), atol=1e-8)
@@ -135,7 +136,7 @@ def test_the_adjoint_gradient_of_a_vector_field_is_the_numerical_one():
     exact = newton.equilibrium_gradient(net, x, y, options)
 
     def mean_cost():
-        return ep.cost(newton.equilibrium(net, x, options)[0][-1], y, "mse").mean()
+        return energy.cost(newton.equilibrium(net, x, options)[0][-1], y, "mse").mean()
 
     for gradient, b in zip(exact.backward, net.backward, strict=True):
         assert np.allclose(gradient, oracle.numerical_gradient(mean_cost, b, 1e-5), atol=1e-8)

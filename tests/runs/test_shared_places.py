@@ -267,9 +267,7 @@ def test_a_configuration_that_is_nested_without_end_is_refused(tmp_path):
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigurationError, match=f"nothing.toml: cannot be read .*looked for in {tmp_path}"
-    ):
+    with pytest.raises(ConfigurationError, match=f"nothing.toml: cannot be read .*looked for in {tmp_path}"):
         load_config("nothing.toml")
 
 

@@ -144,10 +144,31 @@ def test_evaluate_refuses_what_does_not_fit(change, message):
 
 def test_a_network_without_a_feedforward_pass_is_evaluated_by_its_method(tmp_path):
     config = dfc.load_config(
-        "digits", {"training.method": "ep", "training.epochs": 1, "network.hidden": [16], "training.batch_size": 64}
+        "digits",
+        {"training.method": "ep", "training.epochs": 1, "network.hidden": [16], "training.batch_size": 64},
     )
     dfc.train(config, out=tmp_path / "run")
     _, _, found = trained.evaluate_trained(tmp_path / "run")
     with open(tmp_path / "run" / "metrics.csv") as file:
         row = list(csv.DictReader(file))[-1]
     assert found.accuracy == float(row["test_accuracy"]) and found.loss == float(row["test_loss"])
+
+
+@pytest.mark.parametrize("method", ["ep-vector-field", "lcp-rnn-di"])
+def test_a_method_with_arrays_of_its_own_is_evaluated_with_those_of_the_checkpoint(method, tmp_path):
+    settings = {
+        "training.method": method,
+        "network.hidden": [6],
+        "training.epochs": 1,
+        "data.options": {"train_size": 64},
+    }
+    result = dfc.train(dfc.load_config(None, settings), tmp_path / "run")
+    _, _, found = trained.evaluate_trained(tmp_path / "run")
+    assert (
+        found.accuracy == result.metrics[-1]["test_accuracy"]
+        and found.loss == result.metrics[-1]["test_loss"]
+    )
+    for name in ("checkpoint.h5", "checkpoint_previous.h5"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="predicts with its own arrays"):
+        trained.evaluate_trained(tmp_path / "run")

@@ -11,7 +11,7 @@ def session():
         np.random.default_rng(0).normal(size=(5, 4)),
         dfc.Controller(dt=0.05, steps=20, alpha=0.01, k_p=0.5),
     )
-    return net, x, dfc.output_target(net, x, np.arange(5) % 3), controller
+    return net, x, dfc.output_target(net, x, np.arange(5) % 3, loss="cross_entropy"), controller
 
 
 def test_results_show_their_shapes_and_not_their_numbers():

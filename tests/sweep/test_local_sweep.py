@@ -1,14 +1,20 @@
 """Sweeps on this machine: only what is unfinished is started, whatever happened before."""
 
+import errno
 import json
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 import sweeps
 
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.sweep import local_engine, sweep_folder
+from dfc_numba.sweep import local_engine, sweep_folder, sweeping
 from dfc_numba.sweep.sweep_file import read_sweep
 
 
@@ -35,6 +41,25 @@ def test_finished_runs_are_not_started_again_and_the_status_shows_them(done):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("digits*/*")} == before
     status = sweeps.dfc("sweep", "status", folder)
     assert re.search(r"digits\+network.hidden=6-seed0 \| done +\| 2/2 +\| [\d.]+ % .*logs/0.log", status)
+    assert "epochs: 4 of 4, 100 %" in status
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_bar_for_the_whole_sweep_and_one_for_each_run(tmp_path):
+    sweeps.write(tmp_path, epochs=30, samples=600)
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "dfc_numba", "sweep", "tiny.toml", "--at-once", "1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode(errors="replace"))
+    assert re.search(r"runs of the sweep .*0/2", text) and re.search(r"runs of the sweep .*1/2", text)
+    assert re.search(r"network.hidden=6-seed1 .*\d+/30", text)
 
 
 def test_the_status_shows_no_control_characters_of_a_run(done):
@@ -164,6 +189,24 @@ def test_data_that_are_missing_are_told_before_anything_starts(tmp_path):
     file.write_text('[sweep]\npresets = ["digits"]\nset."data.name" = "none.npz"\n')
     text = sweeps.dfc("sweep", file, "--out", "a", cwd=tmp_path, code=2)
     assert "none.npz" in text and not (tmp_path / "a").exists()
+
+
+def test_a_full_quota_is_told_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfc_numba.sweep.outlook.require_room", full)
+    file = sweeps.write(tmp_path)
+    with pytest.raises(
+        ConfigurationError, match=r"2 runs need about .*\(Disk quota exceeded\); .*another disk with --out"
+    ):
+        sweeping.sweep(
+            [str(file)], tmp_path / "a", "local", dry_run=False, retry_failed=False, at_once=1, threads=1
+        )
+    assert not list((tmp_path / "a").glob("digits*")) and not (tmp_path / "a" / "sweep.json").exists()
+
+
+def full(folder, count):
+    """What a file system says whose quota is used up."""
+    assert folder.is_dir() and count > 0
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
 
 def test_a_run_stops_in_time_for_its_hours(tmp_path):

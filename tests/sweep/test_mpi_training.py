@@ -75,21 +75,61 @@ def test_any_number_of_ranks_gives_the_bits_of_one_process(alone, tmp_path, coun
         assert len(shards) == count and sum(shards) == 10 and max(shards) - min(shards) <= 1
 
 
+WAVEFORM = ["--set=controller.integrator=waveform", "--set=controller.steps=200", *EPOCHS]
+
+
+def test_a_run_that_is_solved_in_time_has_the_same_bits_though_some_shards_have_to_be_stepped(tmp_path):
+    for count in (1, 2, 3):
+        mpi_runs.train(count, tmp_path / str(count), *WAVEFORM, seconds=600)
+    alone = results(tmp_path / "1")
+    assert any(0 < int(row["fallback_samples"]) < 400 for row in alone[0]), (
+        "some shards are solved, some stepped"
+    )
+    assert results(tmp_path / "2") == alone and results(tmp_path / "3") == alone
+
+
 @pytest.mark.slow
 def test_threads_of_ranks_change_no_bit(alone, tmp_path):
     mpi_runs.train(2, tmp_path / "run", *EPOCHS, "--threads", 3)
     assert results(tmp_path / "run") == alone
 
 
+def test_sums_of_many_shards_are_held_one_per_level_not_one_per_shard(tmp_path):
+    extension = tmp_path / "count.py"
+    extension.write_text(
+        "from dfc_numba.dynamics.phase import ShardBuffers\n"
+        "from dfc_numba.support import ranks\n"
+        "begin, take, give_back = ShardBuffers.__init__, ShardBuffers.take, ShardBuffers.give_back\n"
+        "def started(self, *arguments):\n"
+        "    self.held = 0\n"
+        "    begin(self, *arguments)\n"
+        "def taken(self):\n"
+        "    self.held += 1\n"
+        f"    with open('{tmp_path}/' + str(ranks.rank()), 'a') as file:\n"
+        "        print(self.held, file=file)\n"
+        "    return take(self)\n"
+        "def given_back(self, buffer):\n"
+        "    self.held -= 1\n"
+        "    give_back(self, buffer)\n"
+        "ShardBuffers.__init__, ShardBuffers.take, ShardBuffers.give_back = started, taken, given_back\n"
+    )
+    sizes = ["--set=data.options.train_size=1000", "--set=training.batch_size=1000", "--epochs", 1]
+    mpi_runs.train(2, tmp_path / "run", "--extension", extension, *sizes)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["shards_per_rank"] == [32, 32]
+    held = [max(map(int, (tmp_path / name).read_text().split())) for name in ("0", "1")]
+    assert max(held) <= 7, "the sums under way of 32 shards"
+
+
 def test_a_signal_stops_all_ranks_at_one_minibatch_and_another_number_of_ranks_goes_on(tmp_path):
-    options = ["--epochs", 20, *mpi_runs.LOG]
+    options = ["--extension", mpi_runs.gate(tmp_path), "--epochs", 4, *mpi_runs.LOG]
     process = mpi_runs.start(3, tmp_path / "run", *options)
-    sweeps.until(lambda: (tmp_path / "run" / "weights_last.h5").exists())
+    sweeps.until(lambda: sweeps.epochs_of(tmp_path, "run") == 2)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 75, text
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted" and "interrupted by SIGTERM" in record["stop_reason"]
+    (tmp_path / "open").touch()
     mpi_runs.train(2, tmp_path / "run", "--resume", *options)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["ranks"] == 2
     sweeps.dfc("train", "digits", *mpi_runs.SETTINGS, "--threads", 1, "--out", tmp_path / "whole", *options)
@@ -147,6 +187,24 @@ def test_processes_that_mpi_does_not_see_together_are_refused(tmp_path):
     assert re.search(
         r"launcher has started 2 processes, but MPI .* sees 1: each would train by itself", done.stderr
     )
+
+
+def test_ranks_on_different_processors_are_refused(tmp_path):
+    extension = tmp_path / "other.py"
+    extension.write_text(
+        "from dfc_numba.runs import follower\n"
+        "from dfc_numba.support import ranks\n"
+        "environment = follower.environment\n"
+        "def other():\n"
+        "    found = environment()\n"
+        "    if ranks.rank() == 1:\n"
+        "        found['machine']['processor'] = 'another one'\n"
+        "    return found\n"
+        "follower.environment = other\n"
+    )
+    text = mpi_runs.train(2, tmp_path / "run", "--extension", extension, code=2)
+    assert re.search("ranks differ in processor: .*, another one on .*; ask for nodes of one kind", text)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_goes_wrong_alike_on_all_ranks_is_said_once(tmp_path):

@@ -136,7 +136,9 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
     cluster.until(cluster.at_rest)
     cluster.end("slurmctld.pid", signal.SIGKILL)
     cluster.start_controller()
-    cluster.until(lambda: len(cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N", check=False).split()) == 2)
+    cluster.until(
+        lambda: len(cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N", check=False).split()) == 2
+    )
     node = cluster.run("squeue", "-h", "-r", "-t", "R", "-o", "%N").split()[0]
     cluster.kill_node(node)
     cluster.until(lambda: node not in cluster.idle())  # SLURM has noticed

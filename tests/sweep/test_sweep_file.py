@@ -106,7 +106,4 @@ def test_time_limits_are_read_as_slurm_reads_them(text, seconds):
 
 
 def test_values_are_written_as_toml():
-    assert (
-        toml_text([True, 1e-3, 'a"b', [1, 2], {"x": 1}])
-        == '[true, 0.001, "a\\"b", [1, 2], { "x" = 1 }]'
-    )
+    assert toml_text([True, 1e-3, 'a"b', [1, 2], {"x": 1}]) == '[true, 0.001, "a\\"b", [1, 2], { "x" = 1 }]'

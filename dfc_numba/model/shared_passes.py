@@ -1,0 +1,27 @@
+"""Passes through a network that several measures of a minibatch need, computed once."""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_shared_passes = ContextVar("shared_passes", default=None)
+
+
+@contextmanager
+def sharing_passes():
+    """Compute what `shared_pass` is asked for once within the context, in which network and inputs may not change."""
+    token = _shared_passes.set({})
+    try:
+        yield
+    finally:
+        _shared_passes.reset(token)
+
+
+def shared_pass(compute, kind, network, x):
+    """compute(), or within `sharing_passes` what it returned for the same kind (hashable), network and x before."""
+    shared = _shared_passes.get()
+    if shared is None:
+        return compute()
+    key = kind, id(network), id(x)
+    if key not in shared:
+        shared[key] = compute(), network, x  # which keeps both from being replaced
+    return shared[key][0]
