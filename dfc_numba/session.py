@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -124,7 +124,15 @@ class Comparison:
         return html_table(repr(self), names, [[row[name] for name in names] for row in self.summary])
 
 
-def compare(sources, *, seeds=1, changes=None, out=None, threads=None, progress=None):
+def compare(
+    sources: Sequence[str],
+    *,
+    seeds: int = 1,
+    changes: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Comparison:
     """Train several methods with several seeds each, as `dfc compare` does, and summarise them.
 
     Args:
@@ -161,7 +169,14 @@ def compare(sources, *, seeds=1, changes=None, out=None, threads=None, progress=
     return Comparison(plan.directory, ended, summary.records(summary.summarize(plan, ended)))
 
 
-def run_sweep(path, out=None, *, at_once=None, threads=1, retry_failed=False):
+def run_sweep(
+    path: PathLike,
+    out: PathLike | None = None,
+    *,
+    at_once: int | None = None,
+    threads: int = 1,
+    retry_failed: bool = False,
+) -> Comparison:
     """Do the runs of a sweep file on this machine, as `dfc sweep` does, with its lines and bars; the same call resumes.
 
     Args:

@@ -12,9 +12,11 @@ SHORT = {"dt": 0.05, "steps": 20, "alpha": 0.01, "k_p": 0.5}
 SHORT_FEEDBACK = {"dt": 0.01, "steps": 10, "alpha": 0.5, "k_p": 0.05, "tau_v": 0.03, "sigma": 0.05}
 
 # what a method cannot do without
+RECURRENT = ("lcp-rnn-di", "lcp-rnn-kp", "lcp-rnn-lf", "recurrent-bp")
 NEEDS = {
     "dfc-single-phase": {"controller": {"sigma": 0.05, "tau_noise": 0.1}},
     "fa": {"inversion": {"feedback_scale": 1.0}},  # -W^T is for loops
+    **dict.fromkeys(RECURRENT, {"network": {"hidden": [6]}}),
 }
 
 

@@ -74,9 +74,9 @@ def test_a_display_warns_in_one_line(capsys, display):
     assert "a smaller controller.dt" in errors and "dfc analyze RUN --what stability" in errors
 
 
-def test_dfc_train_warns_and_goes_on(tmp_path):
+def test_dfc_train_warns_goes_on_and_ends_with_1_where_every_sample_diverged(tmp_path):
     settings = ["controller.k_p=50", "network.hidden=[8]", "data.options.train_size=64"]
     arguments = ["train", "digits", "--epochs", "1", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(cli.app, arguments + [f"--set={setting}" for setting in settings])
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert result.stderr.count("the feedback phase diverged for 64 of 64 samples (100 %)") == 1

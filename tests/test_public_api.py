@@ -188,8 +188,8 @@ def test_a_session_with_the_whole_interface():
 
 
 VERBS = set(
-    """Bound Clip Close Compute Create Do Draw End Evaluate Go Import Linearise Load Make Measure Open Raise Read Recompute
-    Register Replace Return Run Say Simulate Solve Train Write""".split()
+    """Add Bound Clip Close Compute Create Do Draw End Evaluate Go Hear Import Keep Linearise Load Make Measure Move Open
+    Print Raise Read Recompute Register Replace Return Run Say Show Simulate Solve Stop Take Tell Train Warn Write""".split()
 )
 
 

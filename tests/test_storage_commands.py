@@ -139,7 +139,7 @@ def test_divergence_is_written_told_and_returned(tmp_path):
         (["--samples", "0"], "samples"),
         (
             ["--set", "controller.steps=2000000000"],
-            r"TB, but only .* free; take fewer samples with --samples",
+            r"TB, but only .* available; take fewer samples with --samples",
         ),
         (["--set", "training.method=bp"], "training.method = 'bp' simulates no feedback phase"),
         (["--set", "training.method=dfc-ssa"], "training.method = 'dfc-ssa' simulates no feedback phase"),

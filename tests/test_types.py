@@ -67,7 +67,7 @@ def test_an_argument_without_a_type_is_noticed():
     assert missing(function) == ["y", "z", "return"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "DivergenceWarning"])  # built in
 def test_signatures_stay_short_enough_to_read(name):
     methods = [(key, function) for key, function in callables(name) if not key.endswith("__init__")]
     for key, function in [*methods, (name, getattr(dfc, name))]:

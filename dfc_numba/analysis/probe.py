@@ -19,6 +19,7 @@ from dfc_numba.learning import methods
 from dfc_numba.learning.phases import has_feedback_weights, is_controlled, solves
 from dfc_numba.learning.schedule import PROBE, shuffled_minibatches
 from dfc_numba.model.noise_key import NoiseKey
+from dfc_numba.registry import METHODS
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.support.threads import one_thread
 
@@ -171,15 +172,16 @@ def probe_of(network, minibatch, config, *, damping=None, own=None):
         own: arrays of the method's own by name; None for those at the start of a run.
     """
     controlled = is_controlled(config)
+    missing = reasons(config)
     return Probe(
         network=network, x=minibatch.x, y=minibatch.y, loss=config.target.loss,
-        update=None if config.training.freeze_forward else _own_update(network, minibatch, config, own),
+        update=None if "update" in missing else _own_update(network, minibatch, config, own),
         target=methods.pursued_target(network, minibatch, config) if controlled else None,
         controller=config.controller if controlled else None,
         indices=minibatch.indices,
         simulates=controlled and not solves(config),
         damping=config.analysis.damping if damping is None else damping,
-        missing=reasons(config),
+        missing=missing,
     )  # fmt: skip
 
 
@@ -205,6 +207,10 @@ def reasons(config):
     found = {}
     if training.freeze_forward:
         found["update"] = f"{run} makes no update of the forward weights"
+    elif METHODS[training.method].layer_parameters is not None:
+        found["update"] = (
+            f"{method} learns weights within a layer, and directions are those of feedforward networks"
+        )
     if not is_controlled(config):
         found["controller"] = f"{run} runs no controller in the forward phase"
     if not has_feedback_weights(config):

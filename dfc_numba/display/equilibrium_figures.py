@@ -12,6 +12,7 @@ from dfc_numba.display.trajectory_figures import (
     most_moved,
     place_of,
     scale,
+    sentences,
 )
 from dfc_numba.relatives.equilibrium_energy import rate_of
 from dfc_numba.relatives.equilibrium_trajectory import EquilibriumTrajectory
@@ -37,7 +38,7 @@ class EquilibriumTrace:
     time_label = r"time ($\tau$, or steps)"
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `EquilibriumTrace`).
+        """What can be drawn: functions of (axes, this `EquilibriumTrace`) by the name of the panel.
 
         Raises:
             ValueError: if nothing can.
@@ -45,12 +46,23 @@ class EquilibriumTrace:
         if not self.kept():
             raise ValueError("nothing is stored that a figure shows: s, s_minus")
         known = self.trajectory.recipe is not None
-        found = [_draw_output, _draw_nudge] if known else []
-        return [
-            *found,
-            _draw_speed,
-            *(_units_of(layer, units) for layer, units in self.shown_units().items()),
-        ]
+        found = {"output": _draw_output, "nudge": _draw_nudge} if known else {}
+        found["speed"] = _draw_speed
+        return found | {
+            f"layer {layer}": _units_of(layer, units) for layer, units in self.shown_units().items()
+        }
+
+    def note(self, panels):
+        """What the panels leave out."""
+        outputs = next(iter(self.kept().values()))[-1].shape[1]
+        parts = []
+        if outputs > MOST_OUTPUTS and "output" in panels:
+            parts.append(
+                f"outputs: {MOST_OUTPUTS} of {outputs}, those farthest from their targets before the nudge"
+            )
+        if not self.units and any(name.startswith("layer") for name in panels):
+            parts.append(f"units: at most {MOST_UNITS} of a layer, those that move farthest")
+        return sentences(parts)
 
     def kept(self):
         """The recorded states of the sample by their names, lists of (T, n_i)."""

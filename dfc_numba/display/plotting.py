@@ -3,27 +3,38 @@
 Each returns a matplotlib `Figure`, which a notebook shows, or draws into axes that are passed. Needs the extra `plot`.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from dfc_numba.display import plots, trajectory_figures
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.inversion.trajectory import InversionTrajectory
+from dfc_numba.relatives.equilibrium_trajectory import EquilibriumTrajectory
 from dfc_numba.runs import summary
 from dfc_numba.runs.run_directory import METRICS_NAME
 from dfc_numba.session import Comparison, TrainingResult
 from dfc_numba.storage.stored import StoredRecord
 from dfc_numba.support import figures
+from dfc_numba.support.array_types import PathLike
 from dfc_numba.support.figures import OUTSIDE
 from dfc_numba.support.validation import choice
 from dfc_numba.support.wording import nearest
 
+Axes: TypeAlias = Any  # of matplotlib, an extra
+Figure: TypeAlias = Any
+Panels: TypeAlias = str | Sequence[str] | None
 ROOMY = 3.6, 2.6  # inches of a panel above which letters have their full size
 TIGHTEST = 0.5  # of that
 SMALLEST_LETTERS = 0.6
+KINDS = {
+    "controller": Trajectory, "inversion": InversionTrajectory, "equilibrium": EquilibriumTrajectory,
+}  # fmt: skip
 LABELS = ("title", "xlabel", "ylabel")
 OPTIONS = """
         ax: axes to draw into, or a list of them, one for each panel; None for a new figure.
@@ -44,16 +55,28 @@ OPTIONS = """
 
 
 def plot_trajectory(
-    source, ax=None, *, panels=None, sample=None, units=(), phase=None, record=None, names=None, labels=None, size=None,
-    legend=True, out=None,
-):  # fmt: skip
-    """Draw one sample of a feedback phase, or of a dynamic inversion.
+    source: Any,
+    ax: Axes | Sequence[Axes] | None = None,
+    *,
+    panels: Panels = None,
+    sample: int | None = None,
+    units: Sequence[tuple[int, int]] = (),
+    phase: str | None = None,
+    record: int | None = None,
+    names: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    size: tuple[float, float] | None = None,
+    legend: bool = True,
+    out: PathLike | None = None,
+) -> Figure:
+    """Draw one sample of a feedback phase, of a dynamic inversion, or of equilibrium propagation.
 
     Args:
-        source: a `Trajectory`, an `InversionTrajectory`, a record of `open_trajectories`, or the path of a file or run directory.
-            Panels of a feedback phase (T time points): "output", "control", "error" of all stored samples, "differences" that
-            the layers learn from, and "unit LAYER:UNIT", its compartments, or "units" for all of these; of an inversion "r_x",
-            "r_y", "distance", "inversion", "layer LAYER".
+        source: a `Trajectory`, an `InversionTrajectory`, an `EquilibriumTrajectory`, a record of `open_trajectories`, or the
+            path of a file or run directory. Panels of a feedback phase (T time points): "output", "control", "error" of all
+            stored samples, "differences" that the layers learn from, and "unit LAYER:UNIT", its compartments, or "units" for
+            all of these; of an inversion "r_x", "r_y", "distance", "inversion", "layer LAYER"; of equilibrium propagation
+            "output", "nudge", "speed", "layer LAYER".
         sample: position of the sample in its minibatch; None for the first that is stored.
         units: pairs (layer from 1, unit) to show; None for one of each layer.
         phase, record: which record of a file, by default the last one of the forward phase."""
@@ -64,14 +87,13 @@ def plot_trajectory(
             raise ValueError(
                 f"phase = {phase!r}, record = {record!r} choose a record of a file; leave them out for an object"
             )
-        inverts = isinstance(source, InversionTrajectory) or (
-            isinstance(source, StoredRecord) and source.records.kind.name == "inversion"
-        )
-        if not isinstance(source, Trajectory | InversionTrajectory | StoredRecord):
+        if isinstance(source, StoredRecord):
+            kind = source.records.kind.name
+        elif (kind := next((name for name, made in KINDS.items() if isinstance(source, made)), None)) is None:
             raise TypeError(
                 f"plot_trajectory draws a Trajectory, a record or the path of a file, not {type(source).__name__}"
             )
-        trace = plots.TRACES["inversion" if inverts else "controller"](source, sample=sample, units=units)
+        trace = plots.TRACES[kind](source, sample=sample, units=units)
         drawing = _Drawing(ax, names, labels, size, legend, out)
         chosen = drawing.chosen(trace.panels(), panels, groups={"units": "unit ", "layers": "layer "})
         if drawing.given(chosen):
@@ -83,7 +105,17 @@ def plot_trajectory(
         return drawing.finished(figure)
 
 
-def plot_run(source, ax=None, *, panels=None, names=None, labels=None, size=None, legend=True, out=None):
+def plot_run(
+    source: Any,
+    ax: Axes | Sequence[Axes] | None = None,
+    *,
+    panels: Panels = None,
+    names: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    size: tuple[float, float] | None = None,
+    legend: bool = True,
+    out: PathLike | None = None,
+) -> Figure:
     """Draw the learning curves of a run, and what was measured of the theory, epoch by epoch.
 
     Args:
@@ -114,8 +146,16 @@ def plot_run(source, ax=None, *, panels=None, names=None, labels=None, size=None
 
 
 def plot_comparison(
-    source, ax=None, *, panels=None, names=None, labels=None, size=None, legend=True, out=None
-):
+    source: Any,
+    ax: Axes | Sequence[Axes] | None = None,
+    *,
+    panels: Panels = None,
+    names: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    size: tuple[float, float] | None = None,
+    legend: bool = True,
+    out: PathLike | None = None,
+) -> Figure:
     """Draw the learning curves of several methods: means over the seeds, and bands of one standard deviation.
 
     Args:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from math import isnan
+from typing import Any
 
 from dfc_numba.learning.observers import Observer
 from dfc_numba.registry import Option
@@ -174,31 +175,34 @@ class ProgressBar(Observer):
         label: what the bar's text starts with.
     """
 
+    label: str
     options = (Option("label", "", "what the bar's text starts with"),)
 
-    def on_start(self, trainer):
+    def on_start(self, trainer: Any) -> None:
         """Show the bar."""
         super().on_start(trainer)
         self._display = choose_display(self.label)
         self._display.on_start(trainer)
 
-    def on_minibatch(self, progress):
+    def on_minibatch(self, progress: Any) -> None:
         """Move the bar."""
         self._tell("on_minibatch", progress)
 
-    def on_epoch(self, row):
+    def on_epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch's results."""
         self._tell("on_epoch", row)
 
-    def on_divergence(self, epoch, tally):
+    def on_divergence(self, epoch: int, tally: Any) -> None:
         """Warn that feedback phases of the epoch diverged."""
         self._tell("on_divergence", epoch, tally)
 
-    def on_end(self, outcome):
+    def on_end(self, outcome: Any) -> None:
         """Take the bar away."""
         self._display.__exit__(None, None, None)
 
-    on_error = on_end
+    def on_error(self, error: BaseException) -> None:
+        """Take the bar away."""
+        self.on_end(None)
 
     def _tell(self, event, *arguments):
         getattr(self._display, event, lambda *_: None)(*arguments)

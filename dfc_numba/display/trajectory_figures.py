@@ -84,7 +84,7 @@ def _of_layers(layers):
     return colours(range(len(layers))).values()
 
 
-def _sentences(parts):
+def sentences(parts):
     """Parts of a note as a sentence; nothing where there are none."""
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -151,19 +151,19 @@ class ControlTrace:
 
     def note(self, panels):
         """What the panels leave out."""
-        sizes, sentences = self.source.network.sizes, []
+        sizes, parts = self.source.network.sizes, []
         if sizes[-1] > MOST_OUTPUTS and {"output", "control"} & {*panels}:
-            sentences.append(
+            parts.append(
                 f"outputs: {MOST_OUTPUTS} of {sizes[-1]}, those farthest from their targets at the start"
             )
         if "error" in panels and self.source.count > 1:
-            sentences.append(f"grey: the other {self.source.count - 1} stored samples")
+            parts.append(f"grey: the other {self.source.count - 1} stored samples")
         if not self.chosen and any(name.startswith("unit") for name in panels):
             layers = (
                 "" if len(self.units) == len(sizes) - 1 else f", {len(self.units)} of {len(sizes) - 1} layers"
             )
-            sentences.append(f"units: the one of each layer with the largest feedback{layers}")
-        return _sentences(sentences)
+            parts.append(f"units: the one of each layer with the largest feedback{layers}")
+        return sentences(parts)
 
     def outputs(self):
         """The outputs that are shown, in their order: those that are farthest from their targets at the beginning."""
@@ -315,7 +315,7 @@ class InversionTrace:
     def note(self, panels):
         """What the panels leave out."""
         shown = not self.units and any(name.startswith("layer") for name in panels)
-        return _sentences(
+        return sentences(
             [f"units: at most {MOST_UNITS} of a layer, those farthest from zero"] if shown else []
         )
 

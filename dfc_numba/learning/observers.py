@@ -11,6 +11,7 @@ A registered observer is also chosen by its name: `training.observers = { early_
 
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 from dfc_numba.errors import MissingExtra
 from dfc_numba.registry import OBSERVERS, Extension, Option, register_built_ins
@@ -46,9 +47,9 @@ class Observer(Extension):
 
     registry = OBSERVERS
     name = ""
-    trainer = None
+    trainer: Any = None
 
-    def __init__(self, **values):
+    def __init__(self, **values: Any) -> None:
         owner, names = self.name or type(self).__name__, [option.name for option in self.options]
         for unknown in values.keys() - {*names}:
             known = f"its options are {', '.join(names)}" if names else "it has none"
@@ -56,50 +57,50 @@ class Observer(Extension):
         for option in self.options:
             setattr(self, option.name, option.checked_or_default(values, owner))
 
-    def check(self):
-        """ValueError for misspelt events, or options that the constructor does not take."""
+    def check(self) -> None:
+        """Raise a ValueError for misspelt events, or options that the constructor does not take."""
         check_observers([self])
         type(self)(**{option.name: getattr(self, option.name) for option in self.options})
 
-    def identity(self):
+    def identity(self) -> Any:
         """Return what is equal for the same code with the same options."""
         return type(self).__qualname__, fingerprint([type(self), self._values()])
 
-    def prepare(self):
+    def prepare(self) -> Any:
         """Raise what keeps the observer from working, before a run that names it has begun."""
 
     def _values(self):
         return {option.name: getattr(self, option.name) for option in self.options}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._values().items())})"
         )
 
-    def on_start(self, trainer):
+    def on_start(self, trainer: Any) -> None:
         """Keep the trainer."""
         self.trainer = trainer
 
-    def on_phase(self, current):
-        """A pass over the data begins."""
+    def on_phase(self, current: Any) -> None:
+        """Hear that a pass over the data begins."""
 
-    def on_minibatch(self, progress):
-        """A minibatch was learned."""
+    def on_minibatch(self, progress: Any) -> None:
+        """Hear that a minibatch was learned."""
 
-    def on_checkpoint(self, path):
-        """A checkpoint was written."""
+    def on_checkpoint(self, path: Path) -> None:
+        """Hear that a checkpoint was written."""
 
-    def on_epoch(self, row):
-        """An epoch is complete."""
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """Hear that an epoch is complete."""
 
-    def on_divergence(self, epoch, tally):
-        """More than a few feedback phases of an epoch diverged."""
+    def on_divergence(self, epoch: int, tally: Any) -> None:
+        """Hear that more than a few feedback phases of an epoch diverged."""
 
-    def on_end(self, outcome):
-        """The training has ended."""
+    def on_end(self, outcome: Any) -> None:
+        """Hear that the training has ended."""
 
-    def on_error(self, error):
-        """An error has ended the training."""
+    def on_error(self, error: BaseException) -> None:
+        """Hear that an error has ended the training."""
 
 
 EVENTS = tuple(name for name in vars(Observer) if name.startswith("on_"))
@@ -165,13 +166,16 @@ class EarlyStopping(Observer):
 
     name = "early_stopping"
     summary = "stop a training that no longer improves"
+    patience: int
+    min_delta: float
+    column: str | None
     options = (
         Option("patience", 5, "epochs without improvement after which the training stops", least=1),
         Option("min_delta", 0.0, "smallest difference that counts as an improvement", least=0),
         Option("column", None, "column of metrics.csv; none: what the best weights go by"),
     )
 
-    def on_start(self, trainer):
+    def on_start(self, trainer: Any) -> None:
         """Keep the trainer, and judge what a resumed run has done."""
         super().on_start(trainer)
         dataset = trainer.dataset
@@ -179,7 +183,7 @@ class EarlyStopping(Observer):
         self._column = self.column or f"{split}_{'accuracy' if dataset.task == 'classification' else 'loss'}"
         self._judge()
 
-    def on_epoch(self, row):
+    def on_epoch(self, row: dict[str, Any]) -> None:
         """Stop where the last epochs were no better than the best one before them."""
         if isnan(row.get(self._column, float("nan"))):
             known = [name for name, value in row.items() if name != "epoch" and not isnan(value)]
@@ -222,9 +226,11 @@ class TensorBoard(Observer):
         Option("every", 1, "minibatches between two points; 0: epochs only", least=0),
     )
 
-    _writer = None
+    folder: str | None
+    every: int
+    _writer: Any = None
 
-    def prepare(self):
+    def prepare(self) -> Any:
         """Import TensorBoard."""
         try:
             from tensorboard.summary import Writer
@@ -234,7 +240,7 @@ class TensorBoard(Observer):
             ) from None
         return Writer
 
-    def on_start(self, trainer):
+    def on_start(self, trainer: Any) -> None:
         """Open the file of events."""
         super().on_start(trainer)
         if self.folder is None and trainer.directory is None:
@@ -245,7 +251,7 @@ class TensorBoard(Observer):
         folder = Path(trainer.directory) / "tensorboard" if self.folder is None else Path(self.folder)
         self._writer = self.prepare()(str(folder.expanduser()))
 
-    def on_minibatch(self, progress):
+    def on_minibatch(self, progress: Any) -> None:
         """Add loss and accuracy of a forward minibatch."""
         number = self.trainer.counters.minibatches
         if not self.every or number % self.every:
@@ -253,7 +259,7 @@ class TensorBoard(Observer):
         for name in ("loss", "accuracy"):
             self._add(f"minibatch/{name}", getattr(progress, name), number)
 
-    def on_epoch(self, row):
+    def on_epoch(self, row: dict[str, Any]) -> None:
         """Add the columns of an epoch."""
         for column, value in row.items():
             split, _, score = column.partition("_")
@@ -262,13 +268,15 @@ class TensorBoard(Observer):
                 self._add(tag, value, row["epoch"])
         self._writer.flush()
 
-    def on_end(self, outcome):
+    def on_end(self, outcome: Any) -> None:
         """Close the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    on_error = on_end
+    def on_error(self, error: BaseException) -> None:
+        """Close the file."""
+        self.on_end(None)
 
     def _add(self, tag, value, step):
         if value is not None and not isnan(value):

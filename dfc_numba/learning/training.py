@@ -483,7 +483,7 @@ class Trainer:
         costs = {phase: max(1, simulated_steps(phase, self.config)) for phase in remaining}
         return Clock(remaining, costs)
 
-    def notify(self, event, *arguments):
+    def notify(self, event: str, *arguments: Any) -> None:
         """Tell an event, see `dfc.Observer`, to all observers that have it."""
         for observer in filter(None, (self.log, self.analysis, *self.observers)):
             if hasattr(observer, event):

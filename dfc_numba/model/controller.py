@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainSerializer, PlainValidator, model_validator
 
@@ -86,8 +86,8 @@ class Controller:
     TRANSLATED: ClassVar[dict[str, tuple]] = {"duration": (None, float | None)}
 
     @classmethod
-    def translated(cls, values):
-        """The arguments with `steps` in place of `duration`."""
+    def translated(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with `steps` in place of `duration`."""
         if values.get("duration") is None:
             return {name: value for name, value in values.items() if name != "duration"}
         duration, dt = values["duration"], values.get("dt", cls.dt)
@@ -102,7 +102,7 @@ class Controller:
         }
 
     @property
-    def duration(self):
+    def duration(self) -> float:
         """The simulated time in units of tau_u: steps * dt."""
         return self.steps * self.dt
 

@@ -156,7 +156,7 @@ class Storable:
         """
         filing.save("trajectory", self, path, compression=compression, dtype=dtype)
 
-    def to_xarray(self):
+    def to_xarray(self) -> Any:
         """Return the trajectory as an `xarray.Dataset`, with the names, dimensions, units and meanings of trajectory files.
 
         Variables such as "u" (step, sample, output) and "v_2" (step, sample, unit_2); coordinates step, time in units of the time
