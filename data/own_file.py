@@ -55,6 +55,8 @@ def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
     n_outputs = _n_outputs(path, task, splits, n_classes)
     train, validation = _with_validation(path, splits, validation_size, split_seed)
     notes += arrays_module.unscaled(train.x, "scale them in the file")
+    if task == "classification" and classes is None:
+        notes += _empty_classes(splits["train"].y, n_outputs)
     names = classes if classes is not None and len(classes) == n_outputs else ()
     return DataSet(
         str(path), task, train, validation, splits["test"], n_outputs, f"file {path}", names, tuple(notes)
@@ -250,6 +252,17 @@ def _n_outputs(path, task, splits, n_classes):
         wrong = split.y >= count
         _refuse_labels(path, f"y_{part}", split.y, wrong, f"labels must be 0 to {count - 1}; {needed}")
     return count
+
+
+def _empty_classes(labels, count):
+    """A note on outputs for which y_train has no sample, in a list; labels counted from 1 leave class 0 empty."""
+    empty = np.flatnonzero(np.bincount(labels, minlength=count)[:count] == 0)
+    if not len(empty):
+        return []
+    named = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
+    return [
+        f"y_train has no sample of {'class' if len(empty) == 1 else 'classes'} {named}; labels are counted from 0"
+    ]
 
 
 def _refuse_labels(path, name, labels, wrong, allowed):

@@ -89,6 +89,23 @@ def test_the_number_of_classes_can_be_given(path):
     assert data.load(write(path, labelled()), n_classes=7).n_outputs == 7
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "note"),
+    [
+        (np.arange(12) % 4, {}, None),
+        (np.arange(12) % 3 + 1, {}, "y_train has no sample of class 0; labels are counted from 0"),
+        (
+            np.arange(12) % 4,
+            {"n_classes": 6},
+            "y_train has no sample of classes 4, 5; labels are counted from 0",
+        ),
+    ],
+)
+def test_classes_without_a_sample_are_told(path, labels, options, note):
+    made = data.load(write(path, labelled(y_train=labels, y_test=np.ones(5, int))), **options)
+    assert made.notes == (() if note is None else (note,))
+
+
 def test_other_arrays_are_left_alone(path):
     assert data.load(write(path, labelled(notes=np.zeros(3)))).n_inputs == 3
 
