@@ -458,8 +458,12 @@ def judging_divergence():
         _judged_by_caller.reset(token)
 
 
-def warn_of_divergence(phase, sums):
-    """Warn of samples that have diverged: residual above the feedforward output, error not below that at the start."""
+def warn_of_divergence(phase, sums, *, hops=4):
+    """Warn of samples that have diverged: residual above the feedforward output, error not below that at the start.
+
+    Args:
+        hops: how far up the call is that the warning names.
+    """
     if _judged_by_caller.get() or sums.diverged is None or not sums.diverged.any():
         return
     closeness = Closeness(phase, sums.rate[-1], sums.u)
@@ -470,7 +474,7 @@ def warn_of_divergence(phase, sums):
             f"the feedback phase diverged for {len(lost)} of {phase.count} samples ({named}): at its end, the error is not below "
             f"that at the start; what helps: {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
             "the controlled network is to blame, and the largest stable dt",
-            DivergenceWarning, stacklevel=4,
+            DivergenceWarning, stacklevel=hops,
         )  # fmt: skip
 
 

@@ -301,7 +301,9 @@ def solve(phase, task, make_update, *, only_converged=False):
     require_support(controller, phase.network.sizes, phase.network.dtype)
     few = controller.limit == "published" and controller.steps < FEWEST_STEPS
     if few or not _vanishes_at_rest(task.rule):
-        update = make_update(euler.run(*task.assign(phase), only_converged=only_converged))
+        sums = euler.run(*task.assign(phase), only_converged=only_converged)
+        euler.warn_of_divergence(phase, sums, hops=5)
+        update = make_update(sums)
         everybody = np.ones(phase.count, np.bool_)
         return replace(update, estimated_error=np.zeros(len(update.weights)), fallback=everybody)
     engine = _Solver(phase, task)
@@ -311,6 +313,7 @@ def solve(phase, task, make_update, *, only_converged=False):
     closeness = Closeness(phase, sums.rate[-1], sums.u)
     clear = not closeness.near_divergence(10.0 * controller.rtol).any()
     diverged = closeness.flags()[1] if clear else decide()[1]
+    euler.warn_of_divergence(phase, replace(sums, diverged=diverged), hops=5)
     if only_converged and not decide()[0].all():
         again = _Solver(phase.without(~decide()[0]), task)
         _, outcome_again, update, estimate = _to_tolerance(again, make_update)

@@ -32,6 +32,15 @@ def test_a_diverged_simulation_is_warned_of(problem):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("steps", [40, 100])  # too few for nodes in time, and enough
+def test_a_solution_in_time_that_diverges_is_warned_of_where_it_was_asked_for(problem, steps):
+    net, x, target = problem
+    controller = dfc.Controller(dt=0.05, steps=steps, alpha=0.0, k_p=60.0, integrator="waveform")
+    with pytest.warns(dfc.DivergenceWarning, match="the feedback phase diverged for") as caught:
+        update = dfc.forward_update(net, x, target, controller)
+    assert update.diverged.any() and caught[0].filename == __file__
+
+
 def test_what_converges_or_is_slow_is_not(problem):
     dfc.simulate(*problem, CALM)
     slow = dfc.Controller(dt=0.05, steps=3, k_p=0.5)
