@@ -32,6 +32,14 @@ def test_every_topic_has_its_example():
     assert [re.sub(r"plot_\d+_", "", path.stem) for path in EXAMPLES] == list(TOPICS)
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_a_figure_is_drawn_in_one_block(path):
+    """The pages show figures as they are at the end of a block."""
+    blocks = path.read_text(encoding="utf-8").split("# %%")
+    drawing = [block for block in blocks if re.search(r"\b(axes|left|right|panels|figure)\b[.,\[]", block)]
+    assert drawing and all("subplots(" in block for block in drawing)
+
+
 def test_every_page_is_in_the_index():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     listed = {

@@ -20,22 +20,23 @@ target = net.predict(x) + 0.1 * rng.standard_normal((16, 5))
 
 steps = np.geomspace(0.005, 0.2, 25)
 found = [dfc.stability(net, x, target, dfc.Controller(dt=dt, k_p=2.0)) for dt in steps]
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-left.semilogx(steps, [one.euler.max() for one in found])
-left.axhline(1.0, color="k", linestyle=":")
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+axes.semilogx(steps, [one.euler.max() for one in found])
+axes.axhline(1.0, color="k", linestyle=":")
 largest = found[0].largest_dt.min()
-left.axvline(largest, color="k", linestyle=":")
-left.set(xlabel="dt", ylabel="spectral radius, the worst sample", ylim=(0.8, 2.0))
+axes.axvline(largest, color="k", linestyle=":")
+axes.set(xlabel="dt", ylabel="spectral radius, the worst sample", ylim=(0.8, 2.0))
 print(f"the largest stable step is {largest:.3f}; verdict at dt = 0.2: {set(found[-1].verdict.tolist())}")
 
 # %%
 # The same in simulations: below that step the error falls, above it the simulation diverges, and says for which
 # samples.
 
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
 for dt in (0.5 * largest, 0.95 * largest, 1.05 * largest):
     trajectory = dfc.simulate(net, x, target, dfc.Controller(dt=dt, steps=200, k_p=2.0))
-    right.semilogy(
+    axes.semilogy(
         trajectory.error.max(axis=1), label=f"dt = {dt:.3f}, diverged: {trajectory.diverged.sum()}"
     )
-right.set(xlabel="Euler steps", ylabel="largest error", ylim=(1e-4, 1e3))
-right.legend()
+axes.set(xlabel="Euler steps", ylabel="largest error", ylim=(1e-4, 1e3))
+axes.legend()

@@ -42,13 +42,13 @@ print(shell("dfc sweep rates.toml --out rates"))
 
 with open(folder / "rates" / "runs.csv", newline="") as file:
     rows = list(csv.DictReader(file))
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-left.semilogx(
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+axes.semilogx(
     [float(row["optimizer.learning_rate"]) for row in rows],
     [100 * float(row["last_test_accuracy"]) for row in rows],
     "o",
 )
-left.set(xlabel="learning rate", ylabel="test accuracy (%)", title="sweep: each point is a run")
+axes.set(xlabel="learning rate", ylabel="test accuracy (%)", title="sweep: each point is a run")
 
 # %%
 # A comparison: means and standard deviations over the seeds. ``dfc report methods`` makes a page of it that can be
@@ -62,15 +62,16 @@ print(
 )
 with open(folder / "methods" / "comparison.csv", newline="") as file:
     rows = list(csv.DictReader(file))
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
 for name, colour in zip(sorted({row["preset"] for row in rows}), ("C0", "C1"), strict=True):
     for seed in sorted({row["seed"] for row in rows}):
         own = [row for row in rows if row["preset"] == name and row["seed"] == seed]
         label = name.partition("=")[2] if seed == "0" else None
-        right.plot(
+        axes.plot(
             [int(row["epoch"]) for row in own],
             [100 * float(row["test_accuracy"]) for row in own],
             colour,
             label=label,
         )
-right.set(xlabel="epoch", ylabel="test accuracy (%)", title="comparison: a line per seed")
-right.legend()
+axes.set(xlabel="epoch", ylabel="test accuracy (%)", title="comparison: a line per seed")
+axes.legend()

@@ -26,14 +26,14 @@ exact = dfc.backward_errors(net.weights, transposed, slopes, error, rule="ndi", 
 _, states = dfc.backward_errors(
     net.weights, transposed, slopes, error, rule="di", alpha=0.01, steps=1500, trajectory=True
 )
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
 for layer, style in ((0, "-"), (1, "--")):
     distance = np.linalg.norm(slopes[layer] * states.r_x[layer] - exact[layer], axis=(1, 2)) / np.linalg.norm(
         exact[layer]
     )
-    left.loglog(1 + np.arange(len(distance)), distance, style, label=f"layer {layer + 1}")
-left.set(xlabel="Euler steps", ylabel="distance from the exact inversion")
-left.legend()
+    axes.loglog(1 + np.arange(len(distance)), distance, style, label=f"layer {layer + 1}")
+axes.set(xlabel="Euler steps", ylabel="distance from the exact inversion")
+axes.legend()
 
 # %%
 # Random feedback may be unstable; it is optimised until the loops are not.
@@ -41,8 +41,9 @@ left.legend()
 drawn = dfc.initial_feedback(net.weights, "random", bound=0.1, seed=0)
 mended = [loop.feedback for loop in dfc.stabilised_feedback(net.weights, drawn, iterations=2000)]
 before, after = (dfc.inversion_stability(net.weights, matrices) for matrices in (drawn, mended))
-right.plot(before.abscissa, "o", label="drawn at random")
-right.plot(after.abscissa, "s", label="optimised")
-right.axhline(0.0, color="k", linestyle=":")
-right.set(xlabel="loop", ylabel="largest real part", xticks=range(len(before.abscissa)))
-right.legend()
+figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+axes.plot(before.abscissa, "o", label="drawn at random")
+axes.plot(after.abscissa, "s", label="optimised")
+axes.axhline(0.0, color="k", linestyle=":")
+axes.set(xlabel="loop", ylabel="largest real part", xticks=range(len(before.abscissa)))
+axes.legend()
