@@ -33,27 +33,34 @@ for line in filter(None, map(str.strip, lines)):
 PYTHON
 }
 
-run() {
-    set_name=$1 python=$2
-    shift 2
-    "$python" -m venv --clear "$folder/$set_name"
-    requirements "$python" "$set_name" >"$folder/$set_name.txt"
-    own=$folder/$set_name/bin/python
+# The environment of a set of versions, made afresh.
+install() {
+    "$2" -m venv --clear "$folder/$1"
+    requirements "$2" "$1" >"$folder/$1.txt"
+    own=$folder/$1/bin/python
     "$own" -m pip install --quiet --disable-pip-version-check --upgrade setuptools wheel
-    "$own" -m pip install --quiet --disable-pip-version-check --requirement "$folder/$set_name.txt"
+    "$own" -m pip install --quiet --disable-pip-version-check --requirement "$folder/$1.txt"
     "$own" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
     "$own" -m pip check
-    echo "--- $set_name: $("$own" --version), $("$own" -m pip list --format freeze --disable-pip-version-check |
+    echo "--- $1: $("$own" --version), $("$own" -m pip list --format freeze --disable-pip-version-check |
         grep -E '^(numba|numpy|scipy|h5py|pydantic|rich|typer|threadpoolctl)==' | tr '\n' ' ')"
-    NUMBA_CACHE_DIR=$folder/$set_name/kernels "$own" -m pytest -p no:cacheprovider "$@"
+}
+
+tested() {
+    name=$1
+    shift
+    NUMBA_CACHE_DIR=$folder/$name/kernels "$folder/$name/bin/python" -m pytest -p no:cacheprovider "$@" || failed=1
 }
 
 mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
 failed=0
 if [ "${ONLY:-oldest}" = oldest ]; then
-    run oldest "$(first_of "${PYTHON_OLDEST:-}" python3.10)" "$@" || failed=1
+    install oldest "$(first_of "${PYTHON_OLDEST:-}" python3.10)"
+    tested oldest "$@"
 fi
 if [ "${ONLY:-newest}" = newest ]; then
-    run newest "$(first_of "${PYTHON_NEWEST:-}" python3.13 python3.12 python3.11 python3.10)" "$@" || failed=1
+    install newest "$(first_of "${PYTHON_NEWEST:-}" python3.13 python3.12 python3.11 python3.10)"
+    tested newest "$@"
 fi
 exit $failed
