@@ -35,8 +35,6 @@ print(f"the largest stable step is {largest:.3f}; verdict at dt = 0.2: {set(foun
 figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
 for dt in (0.5 * largest, 0.95 * largest, 1.05 * largest):
     trajectory = dfc.simulate(net, x, target, dfc.Controller(dt=dt, steps=200, k_p=2.0))
-    axes.semilogy(
-        trajectory.error.max(axis=1), label=f"dt = {dt:.3f}, diverged: {trajectory.diverged.sum()}"
-    )
+    axes.semilogy(trajectory.error.max(axis=1), label=f"dt = {dt:.3f}, diverged: {trajectory.diverged.sum()}")
 axes.set(xlabel="Euler steps", ylabel="largest error", ylim=(1e-4, 1e3))
 axes.legend()
