@@ -8,7 +8,7 @@ import tempfile
 import urllib.request
 
 from dfc_numba.data.dataset import DataUnavailableError
-from dfc_numba.support.foreign import open_regular
+from dfc_numba.support.foreign import sha256_of
 
 TIMEOUT = 30  # seconds without an answer
 CHUNK = 1 << 16
@@ -30,7 +30,7 @@ def fetch(name, sha256, mirrors, folder):
         DataUnavailableError: when no mirror delivers it, with the reason for each.
     """
     path, failures = folder / name, []
-    if path.exists() and _checksum(path) == sha256:
+    if path.exists() and sha256_of(path) == sha256:
         return path
     for mirror in mirrors:
         try:
@@ -40,14 +40,6 @@ def fetch(name, sha256, mirrors, folder):
             failures.append(f"  {mirror}: {error}")
     damaged = " (the file there has the wrong checksum)" if path.exists() else ""
     raise DataUnavailableError("\n".join([f"could not download {name} to {folder}{damaged}:", *failures]))
-
-
-def _checksum(path):
-    total = hashlib.sha256()
-    with open_regular(path) as file:
-        while piece := file.read(CHUNK):
-            total.update(piece)
-    return total.hexdigest()
 
 
 def _download(address, sha256, path):

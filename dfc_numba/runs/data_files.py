@@ -1,14 +1,11 @@
 """The data file of a run: what it was when the run began, and where it is now."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from dfc_numba import data
 from dfc_numba.data.images import VARIABLE
-from dfc_numba.support.foreign import open_regular
-
-PIECE = 2**20
+from dfc_numba.support.foreign import sha256_of
 
 
 def data_facts(config):
@@ -16,7 +13,7 @@ def data_facts(config):
     path = _stated(config)
     if path is None or not path.is_file():
         return {}
-    return {"path": str(path.absolute()), "sha256": _sha256(path)}
+    return {"path": str(path.absolute()), "sha256": sha256_of(path)}
 
 
 def located(config, record, folder):
@@ -38,7 +35,7 @@ def located(config, record, folder):
     if path.exists():
         return config
     for place in _places(path, known, Path(folder)):
-        if place.is_file() and _sha256(place) == known["sha256"]:
+        if place.is_file() and sha256_of(place) == known["sha256"]:
             return _with_path(config, place)
     return config
 
@@ -64,11 +61,3 @@ def _with_path(config, path):
     else:
         section = section.model_copy(update={"options": {**section.options, "path": str(path)}})
     return config.model_copy(update={"data": section})
-
-
-def _sha256(path):
-    total = hashlib.sha256()
-    with open_regular(path) as file:
-        while piece := file.read(PIECE):
-            total.update(piece)
-    return total.hexdigest()

@@ -7,6 +7,7 @@ memory is taken for it. HDF5 itself loops for ever on a damaged heap of texts, s
 
 import bz2
 import fcntl
+import hashlib
 import os
 import re
 import stat
@@ -28,6 +29,7 @@ HARMLESS = {"shuffle", "fletcher32", "nbit", "scaleoffset"}  # they do not make 
 FILTER_NAMES = {number: name for name, number in BUILT_IN.items()} | {
     307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2",
 }  # fmt: skip
+PIECE = 2**20  # bytes that are read at a time
 MOST_INFLATED = 2000  # times the bytes that are stored: deflate reaches 1032
 MOST_PACKED = 100_000  # the same for other compressions
 UNSUSPICIOUS = 2**26  # bytes that anything may declare
@@ -37,6 +39,15 @@ OPEN_FAILED = re.compile(
     r"Unable to (?:synchronously )?open file \(([^:)]*).*"
 )  # HDF5's words around a short reason
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def sha256_of(path):
+    """SHA-256 of the content of a regular file, in hexadecimal digits; errors as of `open_regular`."""
+    total = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(PIECE):
+            total.update(piece)
+    return total.hexdigest()
 
 
 def open_regular(path):
