@@ -12,6 +12,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -151,14 +152,16 @@ def descriptions(section, config):
     return {key: " ".join(text.split()).rstrip(".") for key, text in entries if key in known}
 
 
-def value_text(value):
-    """A plain value as TOML states it, "none" for None."""
+def value_text(value, *, bare_keys=True):
+    """A plain value as TOML states it on one line, "none" for None; keys without quotes where they need none, if `bare_keys`."""
+    inner = partial(value_text, bare_keys=bare_keys)
     if value is None:
         return f'"{NONE}"'
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(value_text, value))}]"
+        return f"[{', '.join(map(inner, value))}]"
     if isinstance(value, dict):
-        pairs = [f"{_toml_key(key)} = {value_text(entry)}" for key, entry in value.items()]
+        name = _toml_key if bare_keys else _toml_text
+        pairs = [f"{name(key)} = {inner(entry)}" for key, entry in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, bool):
         return "true" if value else "false"

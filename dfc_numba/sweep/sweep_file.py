@@ -16,14 +16,14 @@ time = "04:00:00"
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-from dfc_numba.configuration.config_file import load_config, read_toml, used_values
+from dfc_numba.configuration.config_file import load_config, read_toml, used_values, value_text
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.extensions import command_line, load_extension
 from dfc_numba.support.wording import nearest
@@ -51,6 +51,7 @@ LONGEST_NAME = (
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 MEMORY = re.compile(r"(\d+)([KMGT]?)B?", flags=re.IGNORECASE)
 MOST_ERRORS = 10
+toml_text = partial(value_text, bare_keys=False)  # as names of runs have it
 
 
 @dataclass(frozen=True)
@@ -170,17 +171,6 @@ def read_sweep(path):
     return SweepFile(
         path, path.stem, sources, planned, tuple(command_line()), _slurm(table.get("slurm", {}), path)
     )
-
-
-def toml_text(value):
-    """Return a value of a TOML file as text on one line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml_text, value))}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{json.dumps(key)} = {toml_text(entry)}' for key, entry in value.items())} }}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def seconds_of(text):
