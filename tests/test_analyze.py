@@ -6,10 +6,9 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import invoked
 
 import dfc_numba
-from dfc_numba import cli
 from dfc_numba.analysis.alignment import alignment
 from dfc_numba.analysis.directions import reference_update
 from dfc_numba.analysis.stability import VERDICTS, stability
@@ -28,9 +27,7 @@ SETTINGS = [
 
 def dfc(*arguments):
     """The result of `dfc analyze`: exit code, standard output, standard error."""
-    result = CliRunner().invoke(cli.app, ["analyze", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked("analyze", *arguments)
 
 
 def refused(*arguments):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoked
 
 from dfc_numba import cli
 from dfc_numba._version import __version__
@@ -20,9 +20,7 @@ SMALL = ["--set=network.hidden=[8]", "--set=controller.steps=9", "--set=feedback
 
 def dfc(*arguments):
     """The result of a command: exit code, standard output, standard error."""
-    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked(*arguments)
 
 
 def rows(directory):

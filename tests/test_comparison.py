@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from command_line import invoked
 from typer.testing import CliRunner
 
 from dfc_numba import cli
@@ -32,9 +33,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_mnist.sh"
 
 def compare(*arguments):
     """The result of `dfc compare`: exit code, standard output, standard error."""
-    result = CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked("compare", *arguments)
 
 
 def read(path):

@@ -6,13 +6,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from command_line import invoked
 from inversion_cases import random_problem, sequential_loop, single_feedback, single_loop
 from small_runs import configuration, dataset, train
 from storage_files import assert_same, record, write
-from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.inversion.dynamic_inversion import Inversion, recorded_bytes, simulate_inversion
 from dfc_numba.inversion.measures import distances_to_rest, inversion_errors, states_at_rest
@@ -66,9 +65,7 @@ def given(net, x, y, inversion):
 
 def run(*arguments):
     """The result of a command."""
-    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked(*arguments)
 
 
 def assert_same_states(found, expected):

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from command_line import invoked
 from problems import draws, inputs, parameters, probabilities, relative_deviation, stable_parameters
 from scipy.special import softmax
 from simulations import NOISY, SHORT, SIZES
-from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli
 from dfc_numba.analysis import analysed_phase as sources
 from dfc_numba.analysis import offline
 from dfc_numba.model.recording import StoredUpdate
@@ -348,8 +347,7 @@ def test_something_else_is_refused():
 
 def analysis(path, *arguments):
     """(exit code, standard output, standard error) of `dfc inspect --analysis`."""
-    result = CliRunner().invoke(cli.app, ["inspect", str(path), *arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = invoked("inspect", path, *arguments)
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -6,12 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import invoked
 from recorded import SAMPLES, recipe, training, write
 from simulations import NOISY, SHORT, SIZES
-from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli
 from dfc_numba.analysis.measurements import all_measurements
 from dfc_numba.display import plots, trajectory_figures
 from dfc_numba.runs.run_directory import METRICS
@@ -31,8 +30,7 @@ TITLES = [
 
 def dfc_plot(*arguments):
     """(exit code, standard output, standard error) of `dfc plot`."""
-    result = CliRunner().invoke(cli.app, ["plot", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = invoked("plot", *arguments)
     return result.exit_code, result.stdout.strip(), result.stderr
 
 

@@ -90,21 +90,25 @@ def limited(count):
 def cases(dtype):
     """A sound call of every public function, by its name: (function, its arguments, those of them that are numbers)."""
     net = network(dtype)
-    target = dfc.output_target(net, X, Y)
-    controller = dfc.Controller(dt=0.1, steps=4, k_p=1.0)
-    noisy = replace(controller, **NOISY)
-    update = dfc.forward_update(net, X, target, controller)
-    phase = {"network": net, "x": X, "target": target, "controller": controller}
+    phase = {
+        "network": net,
+        "x": X,
+        "target": dfc.output_target(net, X, Y),
+        "controller": dfc.Controller(dt=0.1, steps=4, k_p=1.0),
+    }
+    return {**of_feedback_phases(net, phase), **of_inversion(net), **of_the_theory(net, phase)}
+
+
+def of_feedback_phases(net, phase):
+    """Cases of networks, targets, feedback phases and online plasticity."""
+    noisy = replace(phase["controller"], **NOISY)
     feedback = {**phase, "controller": noisy, "noise": 0, "high_pass": 0.5, "sigma_floor": 0.01}
-    matrices = {"weights": net.weights, "feedback": net.backward, "alpha": 0.1, "dt": 0.5}
-    slopes = [np.ones((3, 5)), np.ones((3, 4))]
     made = {"weights": list(net.weights), "biases": list(net.biases), "feedback": list(net.feedback)}
     drawn = {"feedback_init": "weight_product", "feedback_noise": 0.1, "init": "uniform", "init_range": 0.1}
-    inversion = dfc.Inversion(steps=10)
     steady = {**phase, "method": "newton", "tolerance": 1e-12, "max_iterations": 50}
     expected = {key: value for key, value in feedback.items() if key not in ("noise", "target")}
     online = {
-        "stream": [(np.stack([X] * 3), target)],
+        "stream": [(np.stack([X] * 3), phase["target"])],
         "tau_w": 9.0,
         "tau_q": 9.0,
         "feedback_decay": 0.1,
@@ -126,7 +130,6 @@ def cases(dtype):
         "Network.forward": (net.forward, {"x": X}, ()),
         "Network.predict": (net.predict, {"x": X}, ()),
         "Controller": (dfc.Controller, {**vars_of(noisy)}, numbers_of(noisy)),
-        "Inversion": (dfc.Inversion, {**vars_of(inversion)}, numbers_of(inversion)),
         "Record": (dfc.Record, {"every": 1}, ("every",)),
         "NoiseKey": (
             dfc.NoiseKey,
@@ -171,6 +174,16 @@ def cases(dtype):
         "steady_state": (dfc.steady_state, steady, ("tolerance", "max_iterations")),
         "steady_state linear": (dfc.steady_state, phase, ()),
         "output_jacobian": (dfc.output_jacobian, {"network": net, "x": X}, ()),
+    }
+
+
+def of_inversion(net):
+    """Cases of dynamic inversion."""
+    matrices = {"weights": net.weights, "feedback": net.backward, "alpha": 0.1, "dt": 0.5}
+    slopes = [np.ones((3, 5)), np.ones((3, 4))]
+    inversion = dfc.Inversion(steps=10)
+    return {
+        "Inversion": (dfc.Inversion, {**vars_of(inversion)}, numbers_of(inversion)),
         "backward_errors": (
             dfc.backward_errors,
             {**matrices, "derivatives": slopes, "delta_out": Y, "rule": "di", "steps": 20, "tolerance": 1e-3},
@@ -202,6 +215,13 @@ def cases(dtype):
             {"weights": net.weights, "kind": "transpose", "scale": -1.0},
             ("scale",),
         ),
+    }
+
+
+def of_the_theory(net, phase):
+    """Cases of the measures of the theory."""
+    update = dfc.forward_update(**phase)
+    return {
         "reference_update": (
             dfc.reference_update,
             {"network": net, "x": X, "y": Y, "kind": "gn", "step": 1.0, "damping": 0.1},

@@ -7,6 +7,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from command_line import invoked
 from recorded import (
     AVERAGE,
     FEEDBACK,
@@ -62,8 +63,7 @@ def statuses(path, **options):
 
 def dfc_replay(*arguments):
     """(exit code, standard output, standard error) of `dfc replay`."""
-    result = CliRunner().invoke(cli.app, ["replay", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = invoked("replay", *arguments)
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import invoked
 from report_pages import ATTACK, SMALL, copy_of, page_of
-from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli
 from dfc_numba.errors import UnusableFileError
 from dfc_numba.report import group_page, page_parts, run_page
 from dfc_numba.runs.run_directory import read_metrics
@@ -23,8 +22,7 @@ pytest.importorskip("jinja2")
 
 def dfc_report(*arguments):
     """(exit code, standard output, standard error) of `dfc report`."""
-    result = CliRunner().invoke(cli.app, ["report", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    result = invoked("report", *arguments)
     return result.exit_code, result.stdout.strip(), result.stderr
 
 

@@ -13,10 +13,9 @@ import sys
 import time
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoked
 
 import dfc_numba
-from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.experiment import Experiment
@@ -37,9 +36,7 @@ MINIBATCHES = 21 * (1 + 2 * EPOCHS)  # an epoch of pre-training, then feedback a
 
 def dfc(*arguments):
     """The result of a command: exit code, standard output, standard error."""
-    result = CliRunner().invoke(cli.app, ["train", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked("train", *arguments)
 
 
 def started(*arguments, **options):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from command_line import invoked
 from storage_files import flip, record, write
-from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli, data
+from dfc_numba import data
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.runs.experiment import create_network
 from dfc_numba.storage.reader import open_trajectories
@@ -22,9 +22,7 @@ SMALL = ["--set=network.hidden=[8]", "--set=controller.steps=9"]
 
 def run(*arguments):
     """The result of a command: exit code, standard output, standard error."""
-    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked(*arguments)
 
 
 @pytest.fixture

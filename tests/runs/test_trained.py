@@ -4,10 +4,10 @@ import csv
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import invoked
 
 import dfc_numba as dfc
-from dfc_numba import cli, data
+from dfc_numba import data
 from dfc_numba.runs import trained
 
 CHANGES = {
@@ -19,9 +19,7 @@ CHANGES = {
 
 
 def command(*arguments):
-    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+    return invoked(*arguments)
 
 
 @pytest.fixture(scope="module")
