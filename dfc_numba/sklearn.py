@@ -29,6 +29,7 @@ from scipy.special import softmax
 from dfc_numba.analysis.monitor import Monitor
 from dfc_numba.configuration.config import section_keys
 from dfc_numba.data.dataset import DataSet, Split
+from dfc_numba.display.progress import choose_display
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import methods
 from dfc_numba.learning.evaluation import CHUNK, predicted_classes
@@ -218,7 +219,7 @@ class _Estimator(BaseEstimator):
             config = load_config(config, {"training.epochs": done + 1})
         dataset = suited_data(config, dataset).astype(config.training.dtype)
         network = create_network(config, dataset) if state is None else state.network
-        watch = [*configured(config), *([_display()] if self.verbose else [])]
+        watch = [*configured(config), *([choose_display()] if self.verbose else [])]
         analysis = Monitor(config, dataset) if config.analysis.every else None
         trainer = Trainer(network, dataset, config, threads=self.threads, observers=watch, analysis=analysis)
         if state is not None:
@@ -346,12 +347,6 @@ class DFCRegressor(RegressorMixin, _Estimator):
     def _dataset(self, X, y, first):
         X, y = _rows(X), np.ascontiguousarray(y.reshape(len(y), -1), X.dtype)
         return DataSet("arrays", "regression", Split(X, y), None, None, y.shape[1], "in memory")
-
-
-def _display():
-    from dfc_numba.display.progress import choose_display
-
-    return choose_display()
 
 
 def _rows(X):

@@ -87,7 +87,7 @@ def _names(obj):
 
 
 def _entries(line, names):
-    """A line of a section, cut where it goes on to describe something else: "x: inputs. target: ..." has two entries."""
+    """A line of a section, cut where it begins to describe something else: "x: inputs. target: ..." has two entries."""
     parts = re.split(r"(?<=[.;]) (?=\w+(?:, \w+)*: )", line)
     found = parts[:1]
     for part in parts[1:]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests of the kernels once for each width of vectors that this processor can be told to use: 64 bytes (AVX-512),
+# Runs the tests of the kernels once for each vector width that this processor supports: 64 bytes (AVX-512),
 # 32 (AVX2) and 16 (SSE2, NEON). PYTHON is the interpreter, .venv-test by default. Arguments are handed to pytest.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Observers of a training: what it tells while it goes on, and two that are built in.
+"""Observers of a training: the events that it reports while it runs, and two built-in observers.
 
     class Losses(dfc.Observer):
         def on_epoch(self, row):

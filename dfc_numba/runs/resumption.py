@@ -102,7 +102,7 @@ def ended(path, config):
     if record.get("status") == "done" and early and _same_observers(path, config):
         return (
             "done",
-            f"{path} was {record.get('stop_reason')}; to go on with the run, change training.observers",
+            f"{path} was {record.get('stop_reason')}; to continue the run, change training.observers",
         )
     if record.get("status") == "diverged":
         reason = record.get("stop_reason") or "it is not known why"
