@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels.memory_plan import Places
-from dfc_numba.kernels.shared_dynamics import Dynamics, Noise, Simulated
+from dfc_numba.kernels.shared_dynamics import Dynamics, NoiseDraws, Simulated
 
 # places in the clock: number of the step, steps since a restart, whether updates are pending
 STEP, AGE, PENDING = 0, 1, 2
@@ -49,7 +49,7 @@ class OnlinePlan(NamedTuple):
     loops: OnlineLoops
     dynamics: Dynamics
     learning: Learning
-    noise: Noise
+    noise: NoiseDraws
     samples: Simulated  # all of them
 
 

@@ -13,7 +13,7 @@ from dfc_numba.kernels.jit import jit_creating_part, jit_part
 from dfc_numba.kernels.memory_plan import EACH, NOTHING, SHARED, Needs, Places, plan_of_shard
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.rows import fill, move
-from dfc_numba.kernels.shared_dynamics import NO_NOISE, Noise, Simulated
+from dfc_numba.kernels.shared_dynamics import NO_NOISE, NoiseDraws, Simulated
 from dfc_numba.kernels.units import run_constants, run_unit
 
 NO_READOUT, AVERAGE, FINAL = 0, 1, 2
@@ -64,7 +64,7 @@ class PhaseInputs(NamedTuple):
     gap: np.ndarray  # (B, n_L) r* - r_L(feedforward)
     target: np.ndarray  # (B, n_L)
     active: np.ndarray  # (B,) False: the sample is held at its feedforward state
-    noise: Noise
+    noise: NoiseDraws
 
 
 class Results(NamedTuple):
@@ -99,7 +99,7 @@ class Records(NamedTuple):
         return self[3:]
 
 
-class Memory(NamedTuple):
+class ShardMemory(NamedTuple):
     """What evolves in a shard, by `memory_plan`."""
 
     work: np.ndarray
@@ -115,7 +115,7 @@ class Shard(NamedTuple):
     layers: np.ndarray  # of `memory_plan.LAYER`
     slots: int  # of rates and factors
     block: int  # steps whose products for the updates are taken together
-    memory: Memory
+    memory: ShardMemory
     saturated: np.ndarray  # (L+1,) whether a layer has units that need the third constant
 
 
@@ -158,7 +158,7 @@ def new_shard(layout, plan, minibatch, first, workspace):
         plan.layers,
         plan.slots,
         plan.block,
-        Memory(workspace, np.zeros(plan.signals), scratch(layout.widest)),
+        ShardMemory(workspace, np.zeros(plan.signals), scratch(layout.widest)),
         np.zeros(layout.sizes.size, np.bool_),
     )
 

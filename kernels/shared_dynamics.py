@@ -49,7 +49,7 @@ class Dynamics(NamedTuple):
     control_loop: int  # address of the controller's step where it has further terms, else 0
 
 
-class Noise(NamedTuple):
+class NoiseDraws(NamedTuple):
     """Where draws come from."""
 
     source: int

@@ -171,16 +171,16 @@ def _noise(network, controller, noise, count):
         shape = controller.time_points, count
         given = given_draws(noise, shape, network.sizes, network.dtype)
     if not controller.noisy:
-        return shared.Noise(shared.NO_NOISE, *no_key, none, times)
+        return shared.NoiseDraws(shared.NO_NOISE, *no_key, none, times)
     if noise is None:
         raise ValueError(
             f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, but noise is "
             "None; pass noise=<int seed>, a NoiseKey or a list of draws, or set sigma to 0"
         )
     if key is not None:
-        return shared.Noise(shared.KEYED_NOISE, key.word(), key.numbers(count), none, times)
+        return shared.NoiseDraws(shared.KEYED_NOISE, key.word(), key.numbers(count), none, times)
     flat = np.concatenate([draws.ravel() for draws in given])  # [layer][time][sample][unit]
-    return shared.Noise(shared.GIVEN_NOISE, *no_key, flat, times)
+    return shared.NoiseDraws(shared.GIVEN_NOISE, *no_key, flat, times)
 
 
 def _pack_parameters(network, places, transposed):
@@ -386,11 +386,8 @@ def add_feedforward_part(phase, results, chosen):
 def _plans(phase, task, pieces):
     """Where things lie in a shard, by its number of samples."""
     network, noise = phase.network, phase.minibatch.noise
-    counts = {count for _, count in pieces}
-    return {
-        count: kernel.shard_plan(network.sizes, network.dtype, phase.dynamics, task, noise, count)
-        for count in counts
-    }
+    plan = partial(kernel.shard_plan, network.sizes, network.dtype, phase.dynamics, task, noise)
+    return {count: plan(count) for count in {count for _, count in pieces}}
 
 
 def _convergence(phase, results, chosen):
