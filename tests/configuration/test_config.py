@@ -168,7 +168,7 @@ def test_values_are_written_as_in_toml_or_python_or_plainly(text, value):
         (".epochs=3", "write it as section.key=value"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_what_is_allowed(override, message):
+def test_a_wrong_value_is_refused_with_those_allowed(override, message):
     assert re.search(message, refusal(override))
 
 

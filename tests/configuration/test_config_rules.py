@@ -190,7 +190,7 @@ def test_what_a_run_does_not_use_is_refused(overrides, path, reason):
 
 
 @pytest.mark.parametrize("overrides", ALLOWED)
-def test_what_has_a_meaning_is_allowed(overrides):
+def test_keys_that_a_run_uses_are_allowed(overrides):
     config, _ = load_config(None, overrides)
     stated = {override.split("=")[0] for override in overrides}
     assert not stated & set(config.unused_keys())
@@ -267,7 +267,7 @@ def test_the_phases_that_can_be_logged_are_those_that_the_loop_runs(overrides):
     assert set(learning_phases(config)) == runs
 
 
-def test_what_is_logged_unless_told_otherwise():
+def test_a_log_has_its_defaults():
     log = load_config(None, ["log.on=true"])[0].log
     assert (
         log.last_of_epoch and log.every is None and log.updates and not log.recipe_only and log.samples == 16

@@ -41,7 +41,7 @@ def test_a_solution_in_time_that_diverges_is_warned_of_where_it_was_asked_for(pr
     assert update.diverged.any() and caught[0].filename == __file__
 
 
-def test_what_converges_or_is_slow_is_not(problem):
+def test_simulations_that_converge_or_are_slow_are_not_warned_of(problem):
     dfc.simulate(*problem, CALM)
     slow = dfc.Controller(dt=0.05, steps=3, k_p=0.5)
     assert dfc.forward_update(

@@ -269,7 +269,7 @@ def test_the_newest_is_found(pair):
     assert CheckpointPair(pair.directory / "nothing").find() is None
 
 
-def test_the_previous_one_serves_where_the_newest_is_damaged(pair):
+def test_the_previous_checkpoint_serves_where_the_newest_is_damaged(pair):
     damage(pair.directory / "checkpoint.h5")
     with pytest.warns(
         UserWarning,
@@ -285,7 +285,7 @@ def test_the_previous_one_serves_where_the_newest_is_damaged(pair):
         assert found(pair) == 5
 
 
-def test_two_damaged_ones_are_named_and_left_alone(pair):
+def test_two_damaged_checkpoints_are_named_and_left_alone(pair):
     for name in ("checkpoint.h5", "checkpoint_previous.h5"):
         damage(pair.directory / name)
     with pytest.raises(
@@ -295,7 +295,7 @@ def test_two_damaged_ones_are_named_and_left_alone(pair):
     assert {file.name for file in pair.directory.iterdir()} == {"checkpoint.h5", "checkpoint_previous.h5"}
 
 
-def test_a_newer_one_is_not_taken_for_damaged(pair, monkeypatch):
+def test_a_checkpoint_of_a_newer_version_is_not_taken_for_damaged(pair, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(checkpoint, "SCHEMA_VERSION", "2.0")
         pair.write(train(configuration(), stop_after=2)[0])
@@ -303,7 +303,7 @@ def test_a_newer_one_is_not_taken_for_damaged(pair, monkeypatch):
         pair.find()
 
 
-def test_a_full_disk_leaves_both_as_they_were(pair):
+def test_a_full_disk_leaves_both_checkpoints_as_they_were(pair):
     before = {file.name: file.read_bytes() for file in pair.directory.iterdir()}
     trainer, _, _ = train(configuration(), stop_after=11)
     with (
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_both_as_they_were(pair):
     assert {file.name: file.read_bytes() for file in pair.directory.iterdir()} == before
 
 
-def test_one_is_written_when_it_is_due(tmp_path):
+def test_a_checkpoint_is_written_when_it_is_due(tmp_path):
     trainer, _, _ = train(configuration(), stop_after=1)
     never, always = CheckpointPair(tmp_path, minutes=1e6), CheckpointPair(tmp_path, minutes=0)
     for pair in (never, always):

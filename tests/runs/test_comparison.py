@@ -182,7 +182,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     ("status", "kept"),
     [("done", True), ("diverged", True), ("failed", False), ("interrupted", False), ("running", False)],
 )
-def test_only_what_is_finished_is_kept(tmp_path, status, kept):
+def test_a_comparison_keeps_finished_runs_only(tmp_path, status, kept):
     plan = comparison.plan([BP], [*SMALL, "training.epochs=1"], out=tmp_path / "out")
     run_all(plan)
     path = plan.runs[0].directory / "run.json"

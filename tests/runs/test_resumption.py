@@ -198,6 +198,7 @@ def test_a_signal_stops_a_run_after_a_checkpoint(whole, tmp_path, name):
     assert not list(directory.glob(".*.tmp"))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_second_signal_stops_a_run_at_once(whole, stopped, name):
     """In the middle of a minibatch that would take minutes; the last checkpoint stays as it was."""

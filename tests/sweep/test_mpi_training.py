@@ -136,6 +136,7 @@ def test_a_signal_stops_all_ranks_at_one_minibatch_and_another_number_of_ranks_g
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_of_one_rank_ends_all_with_its_message(tmp_path, failing):
     extension = tmp_path / "fail.py"

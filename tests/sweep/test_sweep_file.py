@@ -73,7 +73,7 @@ def test_a_file_beside_the_sweep_file_is_found_from_everywhere(tmp_path, sweep, 
         ("[sweep", "is not a TOML file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused(sweep, text, message):
+def test_a_sweep_file_without_meaning_is_refused(sweep, text, message):
     with pytest.raises(ConfigurationError, match=message):
         sweep(text)
 
