@@ -40,7 +40,7 @@ SHOWN = 20
 
 
 def inspect(path, *, quick=False):
-    """Describes what is stored on standard output, and on standard error what is left aside or damaged.
+    """Describe what is stored on standard output, and what is left aside or damaged on standard error.
 
     Args:
         quick: do not read everything to look for damage.
@@ -70,7 +70,7 @@ HEADING = ("variable", "different", "largest absolute deviation", "largest relat
 
 
 def compare(path, *, phase=None, record=None, **unused):
-    """Replays records, says on standard output what came out, and returns the statuses, see `Replayed.status`.
+    """Replay records, print the outcomes, and return the statuses, see `Replayed.status`.
 
     Raises:
         ConfigurationError: if some of `unused`, options for writing a file, are not None.
@@ -94,7 +94,7 @@ def compare(path, *, phase=None, record=None, **unused):
 def write(
     path, *, expand_to=None, settings=None, out=None, variables=None, samples=None, every=None, **options
 ):
-    """Writes a new file from the recipes of a file, and says so on standard output.
+    """Write a new file from the recipes of a file, and say so on standard output.
 
     Args:
         expand_to: file for the trajectories as they were, or `out`: file for those under another controller, with
@@ -123,7 +123,7 @@ def write(
 
 
 def _changes(settings):
-    """The section that is changed, and its options by their names."""
+    """Return the section that is changed, and its options by their names."""
     table = override_values(settings)
     others = [f"{section}.{key}" for section, keys in table.items() if section not in KINDS for key in keys]
     if others or len(table) > 1:
@@ -137,7 +137,7 @@ def _changes(settings):
 
 
 def _keep(variables, samples, every):
-    """The `Record` that the texts stand for; None if nothing is stated."""
+    """Return the `Record` that the texts stand for; None if nothing is stated."""
     if variables is None and samples is None and every is None:
         return None
     names = None if variables is None else tuple(name.strip() for name in variables.split(","))
@@ -145,7 +145,7 @@ def _keep(variables, samples, every):
 
 
 def _positions(text):
-    """Positions of samples: of the first N for "N", or those listed in "0,5,7"; None for None."""
+    """Return positions of samples: of the first N for "N", or those listed in "0,5,7"; None for None."""
     value = None if text is None else parsed_value(text)
     if isinstance(value, int) and not isinstance(value, bool):
         return tuple(range(value))
@@ -169,7 +169,7 @@ def _announce(file):
 
 
 def _compare(stored):
-    """Replays a record, prints what came out, and returns the status."""
+    """Replay a record, print the outcome, and return the status."""
     replayed = replay_record(stored)
     where = f"{replayed.phase} {replayed.record}"
     if replayed.status == "unusable":
@@ -191,7 +191,7 @@ def _compare(stored):
 
 
 def table(deviations):
-    """The lines of a table of `Deviation`s."""
+    """Return the lines of a table of `Deviation`s."""
     rows = [HEADING, *map(_row, deviations)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -222,7 +222,7 @@ REMEDIES = {
 
 
 def simulate(config, *, out, samples, command=()):
-    """Simulates the first samples of the first forward minibatch of a run, at its initial weights, and saves them.
+    """Simulate the first samples of the first forward minibatch of a run, at its initial weights, and save them.
 
     Args:
         config: the `Config`. out: path of the file, which does not exist.
@@ -276,7 +276,7 @@ def _check_options(config, path, samples):
 
 
 def _first_minibatch(config, dataset, network, samples):
-    """The `Recipe` of the first samples of the first forward minibatch; their target is that of the whole minibatch."""
+    """Return the `Recipe` of the first samples of the first forward minibatch; their target is that of the whole minibatch."""
     training = config.training
     order = shuffled_minibatches(len(dataset.train.x), training.batch_size, training.seed, "forward", 0)
     where = {"phase": "forward", "epoch": 1, "position": 1, "number": 0}
@@ -298,7 +298,7 @@ def _first_minibatch(config, dataset, network, samples):
 
 
 def _announce_size(kind, recipe, path):
-    """Tells the size; refuses what does not fit."""
+    """Print the size; refuse what does not fit."""
     count, points = len(recipe.x), recipe.dynamics.time_points
     size = kind.recorded_bytes(recipe.network, recipe.dynamics, count, Record())
     show(
@@ -316,7 +316,7 @@ def _announce_size(kind, recipe, path):
 
 
 def _controlled(trajectory):
-    """Whether no sample of a feedback phase has diverged, and sentences about how it went.
+    """Return whether no sample of a feedback phase has diverged, and sentences about how it went.
 
     Where the target is strong, the residual may exceed the feedforward output from the start: a sample that is flagged
     while its error falls is slow.
@@ -336,7 +336,7 @@ def _controlled(trajectory):
 
 
 def _inverted(trajectory):
-    """Whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
+    """Return whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
     if trajectory.diverged.any():
         return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
     try:
@@ -347,7 +347,7 @@ def _inverted(trajectory):
 
 
 def _relaxed(trajectory):
-    """Whether all numbers of equilibrium propagation are finite, and sentences about how it went."""
+    """Return whether all numbers of equilibrium propagation are finite, and sentences about how it went."""
     if trajectory.diverged.any():
         return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
     end = trajectory.recipe.equilibrium.free_points - 1

@@ -207,7 +207,7 @@ class _Optimizer(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, table):
-        """Gives keys that a table leaves open the defaults of the optimiser that it chooses, such as the published ones."""
+        """Fill keys that a table leaves open with the defaults of the chosen optimiser, such as the published ones."""
         name = table.get("name") if isinstance(table, dict) else None
         chosen = OPTIMIZERS.get(name) if isinstance(name, str) else None
         return table if chosen is None else {**chosen.defaults, **table}
@@ -355,7 +355,7 @@ DEFAULT_FEEDBACK_CONTROLLER = Controller(
 
 
 def _controller_over(default):
-    """A validator that completes a table with some options of a controller by those of `default`."""
+    """Return a validator that completes a table with some options of a controller by those of `default`."""
 
     def fill(value):
         if not isinstance(value, dict):
@@ -435,7 +435,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _complete_options(self):
-        """Checks the options of the method, and fills in the defaults."""
+        """Check the options of the method, and fill in the defaults."""
         method = METHODS[self.training.method]
         for section, _, key in (place.partition(".") for place in method.reads):
             if key and key not in vars(getattr(self, section)):
@@ -451,7 +451,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _resolve(self):
-        """Fills in what is left open, before anyone sees the frozen model."""
+        """Fill in what is left open, before anyone sees the frozen model."""
         log = self.log
         self._fill_in("feedback", pursue=published_pursuit(self))
         self._fill_in("log", last_of_epoch=not selects_minibatches(log), updates=not log.recipe_only)
@@ -459,7 +459,7 @@ class Config(Section):
         return self
 
     def _fill_in(self, section, **values):
-        """Gives keys of a section that are left open these values."""
+        """Fill open keys of a section with these values."""
         table = getattr(self, section)
         values = {key: value for key, value in values.items() if getattr(table, key) is None}
         object.__setattr__(self, section, table.model_copy(update=values))
@@ -472,7 +472,7 @@ class Config(Section):
         return self
 
     def unused_keys(self):
-        """The keys, as `section.key`, that a run with this configuration does not use, and why."""
+        """Return the keys, as `section.key`, that a run with this configuration does not use, and why."""
         unused = {}
         for place, reason in unused_places(self):
             paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place, self)]
@@ -485,7 +485,7 @@ def _values(section):
 
 
 def section_keys(section, config=None):
-    """Names of the keys of a section, in order; those of [method] depend on the configuration."""
+    """Return the names of the keys of a section, in order; those of [method] depend on the configuration."""
     if section == "method":
         return [] if config is None else list(config.method)
     kind = Config.model_fields[section].annotation
@@ -493,6 +493,6 @@ def section_keys(section, config=None):
 
 
 def key_paths(table):
-    """The keys that a table of sections states, as `section.key`."""
+    """Return the keys that a table of sections states, as `section.key`."""
     sections = table.items() if isinstance(table, dict) else ()
     return [f"{section}.{key}" for section, keys in sections if isinstance(keys, dict) for key in keys]

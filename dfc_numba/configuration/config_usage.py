@@ -22,18 +22,18 @@ SPECIAL_INIT_KEYS = {
 
 
 def selects_minibatches(log):
-    """Whether a section `[log]` chooses any minibatches, beside the last of each pass."""
+    """Return whether a section `[log]` chooses any minibatches, besides the last of each pass."""
     return log.every is not None or len(log.minibatches) > 0
 
 
 def published_pursuit(config):
-    """What the published feedback epochs pursue: the output in two phases with weak feedback, else the target."""
+    """Return the target of the published feedback epochs: "output" in two phases with weak feedback, else "target"."""
     two_phases = not is_single_phase(config)
     return "output" if two_phases and config.target.feedback == "weak" else "target"
 
 
 def unused_places(config):
-    """Pairs (place, reason) of what a run does not look at; a place is `section` or `section.key`."""
+    """Return pairs (place, reason) of what a run does not use; a place is `section` or `section.key`."""
     rules = (
         _unused_by_network,
         _unused_by_method,
@@ -71,7 +71,7 @@ def _unused_by_network(config):
 
 
 def _unused_by_method(config):
-    """What the method does not read, see `Method.reads`."""
+    """Yield what the method does not read, see `Method.reads`."""
     method, training = method_of(config), config.training
     learning = ["training.rule", "training.samples"]
     name = f"training.method = {method.name!r}"
@@ -91,7 +91,7 @@ def _unused_by_method(config):
 
 
 def _unread(config, place):
-    """Of a section the keys that the method does not read; of a key itself, if it does not."""
+    """Return the keys of a section that the method does not read; a key itself, if it does not."""
     read = method_of(config).places
     if place in read or "." in place:
         return [] if place in read else [place]
@@ -99,7 +99,7 @@ def _unread(config, place):
 
 
 def _unused_by_options(config):
-    """Keys of [method] that its method does not have."""
+    """Yield keys of [method] that its method does not have."""
     options = [option.name for option in method_of(config).options]
     name = f"training.method = {config.training.method!r}"
     known = f"its options are {', '.join(options)}" if options else "it has no options"

@@ -119,7 +119,7 @@ class Outlook:
 
 
 def plan(texts, settings=(), *, seeds=1, out=None):
-    """The `Plan` of a comparison; nothing is written.
+    """Return the `Plan` of a comparison; nothing is written.
 
     Args:
         texts: the sources: names of presets or paths of TOML files, each followed by any number of changes of
@@ -148,7 +148,7 @@ def plan(texts, settings=(), *, seeds=1, out=None):
 
 
 def prepare(plan, threads=None):
-    """The `Outlook` of a plan, after trying everything that could keep a run from starting; writes nothing.
+    """Return the `Outlook` of a plan, after trying everything that could keep a run from starting; write nothing.
 
     Raises:
         ConfigurationError: a run directory of another configuration, data or a network that do not fit.
@@ -170,7 +170,7 @@ def prepare(plan, threads=None):
 
 
 def run(plan, *, display, threads=None, command=()):
-    """Does the runs that are left and yields how each run `Ended`; the tables are written after every run.
+    """Do the remaining runs and yield how each run `Ended`; write the tables after every run.
 
     A run that diverges or fails does not stop the others; a signal ends the comparison.
 
@@ -201,7 +201,7 @@ def run(plan, *, display, threads=None, command=()):
 
 
 def note_of_durations(configs):
-    """A sentence about simulated durations that differ because dt does; None where they do not."""
+    """Return a sentence about simulated durations that differ because dt does; None where they do not."""
     controllers = {config.controller for config in configs if "controller.steps" not in config.unused_keys()}
     durations = sorted({controller.duration for controller in controllers})
     if len({c.dt for c in controllers}) < 2 or len({c.steps for c in controllers}) > 1 or len(durations) < 2:
@@ -213,7 +213,7 @@ def note_of_durations(configs):
 
 
 def finished(run):
-    """The `Ended` of a run that need not be done again, or None."""
+    """Return the `Ended` of a run that need not be done again, or None."""
     ended = _recorded(run)
     return ended if ended is not None and ended.status in KEPT else None
 
@@ -282,7 +282,7 @@ def gather(paths, directory=None):
 
 
 def _perform(run, observers, threads, command):
-    """Runs from the start, or goes on with an unfinished run."""
+    """Start a run, or resume an unfinished one."""
     try:
         experiment = Experiment(
             run.config, out=run.directory, name=run.directory.name, threads=threads, command=command,
@@ -295,7 +295,7 @@ def _perform(run, observers, threads, command):
 
 
 def _recorded(run):
-    """What the run directory says, or None where there is no run."""
+    """Return the `Ended` that a run directory records, or None where there is no run."""
     record = read_record(run.directory)
     if record is None or not (run.directory / METRICS_NAME).exists():
         return None
@@ -308,7 +308,7 @@ def _recorded(run):
 
 
 def _source(name, source, *changes, settings):
-    """The `Source` with the settings for all, and its own changes."""
+    """Return the `Source` with the settings for all, and its own changes."""
     keys = {setting.partition("=")[0].strip() for setting in settings}
     twice = [change for change in changes if change.partition("=")[0] in keys]
     if twice:
@@ -319,7 +319,7 @@ def _source(name, source, *changes, settings):
 
 
 def _names(texts, parts):
-    """The names of the sources: without folder and .toml where that tells them apart."""
+    """Return the names of the sources: without folder and .toml unless they are needed to tell sources apart."""
     short = ["+".join([Path(source).stem, *changes]) for source, *changes in parts]
     count = Counter(short)
     return [text if count[name] > 1 else name for text, name in zip(texts, short, strict=True)]
@@ -336,7 +336,7 @@ def _refuse_repeated(sources):
 
 
 def _refuse_changed(run):
-    """Refuses a run directory that holds another configuration than the one to run."""
+    """Refuse a run directory that holds another configuration than the one to run."""
     path = run.directory / CONFIG_NAME
     if not path.exists():
         return
@@ -352,7 +352,7 @@ def _refuse_changed(run):
 
 
 def _digest(sources):
-    """A few letters that depend on names and configurations alone."""
+    """Return a few letters that depend on names and configurations alone."""
     content = [(source.name, used_values(source.config)) for source in sources]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
@@ -363,7 +363,7 @@ def data_key(config):
 
 
 def _seconds(source, dataset, n_runs, threads):
-    """Expected seconds of the runs of a source that are left, after creating its network."""
+    """Estimate the seconds of the remaining runs of a source, after creating its network."""
     with _naming(source.name):
         network = create_network(source.config, dataset)
         seconds = expect(network, dataset, source.config, threads=threads).seconds if n_runs else 0.0
@@ -372,7 +372,7 @@ def _seconds(source, dataset, n_runs, threads):
 
 @contextmanager
 def _claimed(directory):
-    """Creates the folder, and keeps other processes from comparing in it meanwhile."""
+    """Create the folder, and keep other processes from comparing in it meanwhile."""
     other = "choose another directory with --out"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -391,7 +391,7 @@ def _claimed(directory):
 
 @contextmanager
 def _naming(name, *changes):
-    """Says in an error message which source or file it is about; with its changes, unless the file itself is wrong."""
+    """Name the source or file in an error message; with its changes, unless the file itself is wrong."""
     try:
         yield
     except ValueError as error:

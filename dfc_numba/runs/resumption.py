@@ -11,7 +11,7 @@ from dfc_numba.support.files import refuse_links
 
 
 def find(out, name, required):
-    """The directory of the run to go on with, or None where there is none.
+    """Return the directory of the run to resume, or None where there is none.
 
     Args:
         out: the run directory; None for the last runs/<name>-NNN.
@@ -30,7 +30,7 @@ def find(out, name, required):
 
 
 def configuration(path, source=None, overrides=()):
-    """What `load_config` returns for a run that goes on, which has to be what the run began with; epochs may be more.
+    """Return what `load_config` returns for a resumed run, whose configuration may only differ in more epochs.
 
     Args:
         path: the run directory.
@@ -60,7 +60,7 @@ def configuration(path, source=None, overrides=()):
 
 
 def refuse_other_extensions(path, config):
-    """ConfigurationError where the extensions that a run depends on, by their SHA-256, are not those that are loaded now."""
+    """Raise a ConfigurationError unless the extensions that a run depends on are loaded, by their SHA-256."""
     record = read_record(path)
     if record is None:
         return
@@ -70,7 +70,7 @@ def refuse_other_extensions(path, config):
 
 
 def changes(path, config):
-    """A sentence about what a run goes on with that its own config.toml has not; None where that is nothing.
+    """Return a sentence about a resumed run's changes from its own config.toml; None where there are none.
 
     Args:
         path: the run directory.
@@ -81,14 +81,14 @@ def changes(path, config):
 
 
 def _values(path, config):
-    """The `used_values` of a run's own config.toml, and of a configuration, which serves for both where it is missing."""
+    """Return `used_values` of a run's own config.toml (the configuration where that is missing), and of the configuration."""
     own = path / CONFIG_NAME
     there, _ = load_config(str(own)) if own.exists() else (config, [])
     return used_values(there), used_values(config)
 
 
 def ended(path, config):
-    """(status, sentence) of a run that has nothing left to do; None of any other.
+    """Return (status, sentence) of a run that has nothing left to do; None of any other.
 
     Args:
         path: the run directory.

@@ -107,7 +107,7 @@ class Background:
                 self._last()
 
     def _next(self):
-        """The next call; None at the end, which after an error is not before it is ordered."""
+        """Return the next call; None at the end, which after an error may come before it is ordered."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._ends or self._alone)
             self._busy = bool(self._calls)

@@ -35,7 +35,7 @@ def store(network, group):
 
 
 def read(path):
-    """What a file holds, as keyword arguments of a `Network`.
+    """Return the content of a file as keyword arguments of a `Network`.
 
     Raises:
         OSError: if the file cannot be read. ValueError: if it is no network file of this project, or an incomplete one.
@@ -45,7 +45,7 @@ def read(path):
 
 
 def contents(group):
-    """What `store` has written into a group, as keyword arguments of a `Network`.
+    """Return what `store` has written into a group, as keyword arguments of a `Network`.
 
     Raises:
         ValueError: for an activation that is not registered, with the extension that brought it; for arrays that do not fit
@@ -98,7 +98,7 @@ def contents(group):
 
 
 def _shapes(sizes, bias, group):
-    """(name, shape) of the data sets of each kind; feedback matrices of dynamic inversion go to the layer below."""
+    """Return (name, shape) of the data sets of each kind; feedback matrices of dynamic inversion go to the layer below."""
     layers = range(1, len(sizes))
     shapes = {
         "weights": [(f"weights/{n}", (sizes[n], sizes[n - 1])) for n in layers],

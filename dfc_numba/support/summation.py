@@ -61,7 +61,7 @@ class TreeSum:
 
 
 def tree_sum(values):
-    """The sum of numbers, or of arrays that may be changed, in the order of the tree."""
+    """Return the sum of numbers, or of arrays that may be changed, in the order of the tree."""
     values = list(values)
     tree = TreeSum(len(values))
     for place, value in enumerate(values):
@@ -70,5 +70,5 @@ def tree_sum(values):
 
 
 def sum_rows(array, shards):
-    """The sum over the rows of an array (B, n) in the order of its shards, (first, count) each: (n,)."""
+    """Return the sum over the rows of an array (B, n) in the order of its shards, (first, count) each: (n,)."""
     return tree_sum(array[first : first + count].sum(axis=0) for first, count in shards)
