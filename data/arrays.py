@@ -215,7 +215,7 @@ def needs_numbering(y):
 
 
 def _scaling(x, kind, scale):
-    """(shift, divisor, note) of the inputs."""
+    """Return (shift, divisor, note) of the inputs."""
     if scale == "auto" and kind == np.uint8 and x.max() > 1:
         return None, x.dtype.type(255), "unsigned bytes divided by 255"
     if scale == "unit":
@@ -290,7 +290,7 @@ def answers(ys, name, *, task=None, classes=None):
 
 
 def _known(y, classes, name):
-    """The classes in their order."""
+    """Return the classes in their order."""
     if classes is None:
         known = np.unique(y)
         if known.dtype.kind in "f":
@@ -312,7 +312,7 @@ def _targets(ys, name):
 
 
 def _plain(y, label):
-    """Labels of objects as texts or numbers."""
+    """Return labels of objects as texts or numbers."""
     if y.dtype.kind == "O":
         missing = [value is None or value != value for value in y.ravel().tolist()]
         if any(missing):

@@ -30,7 +30,7 @@ LONG = ("train", "compare", "sweep")  # commands that keep working when their ou
 
 
 def main():
-    """Runs the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
+    """Run the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
     output.prepare_streams()
     if sys.argv[1:2] and sys.argv[1] in LONG:
         with output.steady():

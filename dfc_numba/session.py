@@ -318,6 +318,6 @@ def _result(trainer, outcome, config, dataset, directory=None):
 
 
 def _display(progress, label=""):
-    """What shows the progress; None for nothing."""
+    """Return what shows the progress; None for nothing."""
     shown = is_watched() if progress is None else progress
     return choose_display(label) if shown and ranks.is_root() else None

@@ -322,7 +322,7 @@ def _slopes(network, activity, dtype):
 
 
 def _over_shards(network, count, products, shapes, function):
-    """Return the sums over the shards of the arrays, of these shapes, that `function(slice)` returns, in the order of the tree."""
+    """Return the sums over the shards of the arrays, of these shapes, that `function(slice)` returns, in the tree's order."""
     shards = shards_of(network, count)
     ends = np.cumsum([0] + [int(np.prod(shape)) for shape in shapes])
     results = [None] * len(shards)

@@ -375,7 +375,7 @@ def _check_places(method):
 
 
 def _check_signatures(method, functions):
-    """Each function can be called with the arguments that it will be given."""
+    """Check that each function can be called with the arguments that it will be given."""
     gradient = 3 + method.has_arrays
     counts = {
         "forward": gradient,

@@ -160,7 +160,7 @@ class Controller:
             )
 
     def _resolved_time_constants(self):
-        """Names of the time constants that the Euler steps of this phase have to resolve."""
+        """Return the names of the time constants that the Euler steps of this phase have to resolve."""
         names = ["tau_apical", "tau_noise", "tau_control"] + ([] if self.instant_dynamics else ["tau_v"])
         return [name for name in names if getattr(self, name) is not None]
 

@@ -27,7 +27,7 @@ VARIABLES = get_args(Variable)[:-1]  # what the kernel of a feedback phase recor
 
 
 def _known_variable(name):
-    """The name, if it is that of a variable of any simulation, built-in or registered."""
+    """Return the name if it is a variable of any simulation, built-in or registered; else raise a ValueError."""
     names = (*get_args(Variable), *get_args(InversionVariable), *get_args(EquilibriumVariable))
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)

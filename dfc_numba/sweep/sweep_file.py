@@ -193,7 +193,7 @@ def seconds_of(text):
 
 
 def _table(path):
-    """The content of the file, with known sections and keys of the right kinds."""
+    """Return the content of the file, with known sections and keys of the right kinds."""
     table = read_toml(path)
     for section, keys in table.items():
         _known(section, SECTIONS, path, "section")
@@ -247,7 +247,7 @@ def _known(name, names, path, kind):
 
 
 def _flat(table, path, prefix=""):
-    """Settings by `section.key`, whether the file quotes the key or nests tables."""
+    """Return settings by `section.key`, whether the file quotes the key or nests tables."""
     flat = {}
     for key, value in table.items():
         name = f"{prefix}{key}"
@@ -260,7 +260,7 @@ def _flat(table, path, prefix=""):
 
 
 def _split(settings, path):
-    """(fixed settings, axes): a list is an axis."""
+    """Return (fixed settings, axes): a list is an axis."""
     axes = {key: value for key, value in settings.items() if isinstance(value, list)}
     for key, values in axes.items():
         _expect(bool(values), path, f'set."{key}" = []', "a list with at least one value")
@@ -304,7 +304,7 @@ def _single(entry, number, path):
 
 
 def _labels(presets, path):
-    """By preset or file its name in this sweep: without folder and .toml where that tells them apart."""
+    """Return the name of each preset or file in this sweep: without folder and .toml where they are not needed."""
     presets = list(dict.fromkeys(presets))
     count = Counter(Path(preset).stem for preset in presets)
     labels = {
@@ -316,7 +316,7 @@ def _labels(presets, path):
 
 
 def _located(preset, path):
-    """What `load_config` takes: a file beside the sweep file is found from everywhere."""
+    """Return what `load_config` takes: a file beside the sweep file is found from everywhere."""
     beside = path.parent / preset
     return str(beside.resolve()) if preset.endswith(".toml") and beside.is_file() else preset
 
@@ -395,7 +395,7 @@ def run_name(label, settings, seed):
 
 
 def _plain(text):
-    """A text without what does not suit the name of a folder."""
+    """Return a text without what does not suit the name of a folder."""
     return re.sub(r"[^\w.+=,-]", "-", re.sub(r"[\[\]{}'\"\s]", "", text)) or "none"
 
 

@@ -328,7 +328,7 @@ def _note_changes(folder, old, run, changed):
 
 
 def _metrics(directory):
-    """The rows of metrics.csv as texts; none where it cannot be read, which must not hide the other runs."""
+    """Return the rows of metrics.csv as texts; none where it cannot be read, which must not hide the other runs."""
     try:
         return read_metrics(directory)
     except (OSError, ValueError):
