@@ -206,7 +206,7 @@ def find(file_set):
     """Return the paths of a set's four files: in DFC_DATA_DIR, else in the cache, where missing files are downloaded.
 
     Raises:
-        DataUnavailableError: when DFC_DATA_DIR is no folder or holds some of the files only, or a download
+        DataUnavailableError: when DFC_DATA_DIR is not a folder or holds some of the files only, or a download
             fails.
     """
     return _in_data_dir(file_set) or _in_cache(file_set)

@@ -37,7 +37,7 @@ def table(
             f"column of {path}:", target, heading, "; the option target names the column to learn"
         )
     if len(heading) < 2:
-        raise ValueError(f"{path}: has the column {target} alone; inputs are needed beside it")
+        raise ValueError(f"{path}: has the column {target} alone; inputs are needed besides it")
     place = heading.index(target)
     y = _column(path, target, [row[place] for row in rows], texts=True)
     x = np.stack(
@@ -104,7 +104,7 @@ def _column(path, name, texts_of_rows, texts=False):
             return np.array(texts_of_rows)
     wrong = next(text for text in texts_of_rows if not _is_number(text))
     raise ValueError(
-        f"{path}: column {name!r} holds {wrong!r}, which is no number; leave the column out, or encode it"
+        f"{path}: column {name!r} holds {wrong!r}, which is not a number; leave the column out, or encode it"
     )
 
 

@@ -111,7 +111,7 @@ def differences(before, now):
     problems = [missing(facts, now) for key, facts in then.items() if key not in these]
     replaced = {facts["name"] for facts in before} | {facts["path"] for facts in before}
     problems += [
-        f"the extension {facts['name']} is loaded now, which the run began without; leave it out"
+        f"the extension {facts['name']} is loaded now, which the run started without; leave it out"
         for key, facts in these.items()
         if key not in then and not {facts["name"], facts["path"]} & replaced
     ]

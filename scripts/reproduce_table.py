@@ -378,7 +378,7 @@ def print_remaining(options, cells, results):
         hours, unknown = hours + (statistics.mean(known) if known else 0.0), unknown + (not known)
     text = f", and {unknown} of cells that were not measured yet" if unknown else ""
     print(
-        f"{len(left)} runs are left: {hours:.1f} hours of those whose cell was measured{text}; start again to go on"
+        f"{len(left)} runs are left: {hours:.1f} hours of those whose cell was measured{text}; start again to continue"
     )
 
 

@@ -45,7 +45,7 @@ class AnalysedPhase:
             raise ValueError(
                 "this is a recipe without trajectory; `dfc replay --expand` computes it"
                 if self.recipe
-                else "the trajectory has no recipe, which tells its network, inputs and target"
+                else "the trajectory has no recipe, which holds its network, inputs and target"
             )
         self.network, self.controller = self.recipe.network, self.recipe.controller
         self.samples = np.asarray(self._variables["position"][:])

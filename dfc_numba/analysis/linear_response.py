@@ -59,7 +59,7 @@ class LinearResponse:
         """Return slices of samples whose Jacobians fit into `jacobian.PIECE_BYTES`, at least one sample each.
 
         Raises:
-            MemoryError: where there is not room for those of one sample; it says how much they need, and the remedy.
+            MemoryError: where there is no room for those of one sample; it says how much they need, and the remedy.
         """
         each = jacobian_bytes(self.network)
         memory.require(COPIES * each, "the Jacobian of one sample and its singular vectors", remedy)

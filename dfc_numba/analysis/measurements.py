@@ -386,7 +386,7 @@ _CONTROL = {
         along="sample",
     ),
     "feedback_ratio": Measurement(
-        long_name="size of feedback beside feedforward input, |Q_i u| / |W_i r_{i-1}|, mean over samples",
+        long_name="size of feedback relative to feedforward input, |Q_i u| / |W_i r_{i-1}|, mean over samples",
         units="1",
         of=_feedback_ratio,
         along="layer",

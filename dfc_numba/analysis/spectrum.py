@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 DENSE_SIZE = 600  # larger loops are not made into matrices
-VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and how often it may begin anew
+VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and maximum number of restarts
 LEADING = 4  # eigenvalues to ask for by products: of one alone, the next one may be what converges
 TOLERANCE = 1e-9  # of an eigenvalue found by products
 STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run

@@ -1,4 +1,4 @@
-"""What `dfc analyze` does: it measures what a run or a trajectory file holds, tells it, and writes it into a file."""
+"""`dfc analyze`: measure a run or a trajectory file, print the results, and write them to a file."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def _groups(what):
         if name not in MEASURES:
             hint = nearest(name, MEASURES)
             raise ConfigurationError(
-                f"--what {what}: {name!r} is no measurement{hint}; there are {', '.join(MEASURES)} (one of an extension: "
+                f"--what {what}: {name!r} is not a measurement{hint}; choose from {', '.join(MEASURES)} (one of an extension: "
                 "--extension FILE)"
             )
     return list(dict.fromkeys(names))

@@ -94,7 +94,7 @@ def _options(
     kernels.announces_compilation = False
     if ranks.expected() > 1 and context.invoked_subcommand not in OVER_RANKS:
         say(
-            f"dfc {context.invoked_subcommand} is no command for {ranks.expected()} processes, each of which would do it; "
+            f"dfc {context.invoked_subcommand} is not a command for {ranks.expected()} processes, each of which would do it; "
             f"start it once, without mpirun or srun (over ranks run: {', '.join(OVER_RANKS)})"
         )
         raise typer.Exit(WRONG_USE)
@@ -124,7 +124,7 @@ def _expanded(value):
 
 
 def _plain(text):
-    """Escape what rich would take for style tags: "[log]" is no style."""
+    """Escape what rich would take for style tags: "[log]" is not a style."""
     return re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", text)
 
 

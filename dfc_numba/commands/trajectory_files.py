@@ -87,7 +87,7 @@ def compare(path, *, phase=None, record=None, **unused):
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
     show(f"records: {len(statuses)}, of which {', '.join(counts)}")
     if set(statuses) == {"nothing to compare"}:
-        _complain("there are recipes alone; `dfc replay FILE --expand OUT.h5` computes their trajectories")
+        _complain("there are only recipes; `dfc replay FILE --expand OUT.h5` computes their trajectories")
     return statuses
 
 
@@ -118,7 +118,7 @@ def write(
         written = what_if(path, out, changes, section=section, **options)
     show(f"{expand_to or out}: {written.records} records")
     if written.damaged:
-        _complain(f"damaged files, whose records are missing in it: {len(written.damaged)}")
+        _complain(f"damaged files, whose records it lacks: {len(written.damaged)}")
     return not written.damaged
 
 
@@ -150,7 +150,7 @@ def _positions(text):
     if isinstance(value, int) and not isinstance(value, bool):
         return tuple(range(value))
     if isinstance(value, str):
-        raise ConfigurationError(f"--samples {text}: write how many, as 16, or which, as 0,5,7")
+        raise ConfigurationError(f"--samples {text}: write how many, such as 16, or which, such as 0,5,7")
     return value and tuple(value)
 
 
@@ -164,7 +164,7 @@ def _announce(file):
         show(f"recorded with {', '.join(elsewhere)}: bits may differ")
     if has_earlier_arithmetic(file):
         show(
-            "written by an earlier version, which took sums in another order: numbers agree within rounding, not in all bits"
+            "written by an earlier version, which took sums in another order: numbers agree within rounding, but not bit for bit"
         )
 
 
@@ -184,7 +184,7 @@ def _compare(stored):
         show("\n".join(table(replayed.deviations)))
     if replayed.left_out:
         show(
-            f"{where}: not compared, since the file does not say how they were made: {', '.join(replayed.left_out)}"
+            f"{where}: not compared, since the file does not say how they were computed: {', '.join(replayed.left_out)}"
         )
     sys.stdout.flush()
     return replayed.status
@@ -216,7 +216,7 @@ SAMPLES = 8
 REMEDIES = {
     "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` says whether dt is to blame, and the "
     "largest stable one",
-    "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
+    "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback closer to -W^T",
     "equilibrium": "a smaller method.dt or method.beta, smaller weights (network.init)",
 }
 
@@ -251,9 +251,9 @@ def simulate(config, *, out, samples, command=()):
     save(trajectory, path, attributes=attributes, status="complete" if well else "diverged")
     if not well:
         remedies = REMEDIES[kind.name].format(path=path)
-        show(f"dfc: the simulation diverged; what helps: {remedies}", file=sys.stderr)
+        show(f"dfc: the simulation diverged; try {remedies}", file=sys.stderr)
     show(outcome)
-    show(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
+    show(f"written: {path} ({memory.readable(path.stat().st_size)}); inspect it with `dfc inspect {path}`")
     return well
 
 

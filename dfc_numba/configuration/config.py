@@ -121,7 +121,7 @@ class TrainingSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of initialisation, order of samples and noise"
     )
-    dtype: Literal["float64", "float32"] = Field("float64", description="numbers of network and simulation")
+    dtype: Literal["float64", "float32"] = Field("float64", description="precision of network and simulation")
     freeze_forward: bool = Field(False, description="learn the feedback weights only")
     clip_error: Positive | None = Field(
         None,
@@ -132,7 +132,7 @@ class TrainingSection(Section):
         False, description="divide a sample's update of each array by its norm (Frobenius)"
     )
     observers: Observers = Field(
-        {}, description="what watches the run: early_stopping, tensorboard, ..., each with its options"
+        {}, description="observers of the run: early_stopping, tensorboard, ..., each with its options"
     )
 
 
@@ -198,11 +198,9 @@ class _Optimizer(Section):
     )
     weight_decay: NotNegative = Field(0.0, description=DECAY)
     clip_norm: Positive | None = Field(None, description="largest norm of the gradient; none: no clipping")
-    clip_scope: Literal["layer", "tensor", "all"] = Field(
-        "layer", description="what clip_norm is the norm of"
-    )
+    clip_scope: Literal["layer", "tensor", "all"] = Field("layer", description="scope of clip_norm")
 
-    options: dict[str, Any] = Field({}, description="options that only this optimiser has")
+    options: dict[str, Any] = Field({}, description="options specific to this optimiser")
 
     @model_validator(mode="before")
     @classmethod
@@ -240,14 +238,14 @@ class FeedbackOptimizerSection(_Optimizer):
         "l2", description="homeostatic: weight_decay is multiplied by ||Q||^2 - homeostatic_norm"
     )
     homeostatic_norm: Positive | None = Field(
-        None, description="squared norm that the feedback weights keep; none: that at the start of the run"
+        None, description="squared norm that the feedback weights keep; none: the one at the start of the run"
     )
 
 
 class LogSection(Section):
     """Which minibatches are logged, and what of them, in the trajectory files of the run."""
 
-    on: bool = Field(True, description="whether the run is logged; stating anything else here switches it on")
+    on: bool = Field(True, description="whether the run is logged; stating any other key here turns it on")
     every: Count | None = Field(
         None,
         description="log every n-th minibatch of each pass over the data, from the first; none: not by this",
@@ -265,22 +263,22 @@ class LogSection(Section):
     )
     samples: Samples = Field(
         16,
-        description="how many samples of a minibatch, from the first, or a list of their positions, from 0",
+        description="number of samples of a minibatch, from the first, or a list of their positions, from 0",
     )
     every_step: Count = Field(1, description="store every n-th time point, from the initial state")
     variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
         ("u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb"),
-        description="what is stored; v, v_ff, v_fb, r and noise of every layer",
+        description="variables to store; v, v_ff, v_fb, r and noise of every layer",
     )
     dtype: Literal["float32", "float64"] = Field(
-        "float32", description="numbers that trajectories are stored in"
+        "float32", description="precision in which trajectories are stored"
     )
     compression: Literal["none", "gzip", "zstd", "blosc"] = Field(
         "none", description="zstd and blosc need the extra compression"
     )
     recipe_only: bool = Field(
         False,
-        description="store only what dfc replay makes the trajectories from: inputs, parameters, noise key",
+        description="store only what dfc replay computes the trajectories from: inputs, parameters, noise key",
     )
     updates: bool | None = Field(
         None, description="store the updates that were made; left out: unless recipe_only"
@@ -332,9 +330,10 @@ class InversionSection(Section):
         description="after each update, optimise the feedback of loops that have become unstable: in continuous time, or "
         "in the Euler steps that are run",
     )
-    stabilising_rate: Positive = Field(0.05, description="optimising for stability: length of a step")
+    stabilising_rate: Positive = Field(0.05, description="optimising for stability: step size")
     stabilising_iterations: CountOrZero = Field(
-        200, description="optimising for stability: most iterations; a 20th of them are made in any case"
+        200,
+        description="optimising for stability: maximum number of iterations; a 20th of them are always done",
     )
 
 
@@ -345,7 +344,9 @@ class MethodOptions(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the method has no option {name!r}; there are {', '.join(self)}") from None
+            raise AttributeError(
+                f"the method has no option {name!r}; its options are {', '.join(self)}"
+            ) from None
 
 
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)
@@ -375,10 +376,10 @@ class Config(Section):
             contradiction, or a key that is stated although this run does not use it.
     """
 
-    data: DataSection = Field(DataSection(), description="where the samples come from")
+    data: DataSection = Field(DataSection(), description="source of the samples")
     network: NetworkSection = Field(NetworkSection(), description="the network")
     target: TargetSection = Field(TargetSection(), description="loss and output target")
-    training: TrainingSection = Field(TrainingSection(), description="what is learned, and how long")
+    training: TrainingSection = Field(TrainingSection(), description="what is learned, and for how long")
     method: dict[str, Any] = Field({}, description="options of the learning method")
     controller: Annotated[Controller, _controller_over(DEFAULT_CONTROLLER)] = Field(
         DEFAULT_CONTROLLER,
@@ -400,7 +401,8 @@ class Config(Section):
     )
     log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
     analysis: AnalysisSection = Field(
-        AnalysisSection(), description="what of the theory is measured while training, on a fixed probe batch"
+        AnalysisSection(),
+        description="quantities of the theory to measure while training, on a fixed probe batch",
     )
 
     def __repr__(self):
@@ -440,7 +442,7 @@ class Config(Section):
         for section, _, key in (place.partition(".") for place in method.reads):
             if key and key not in vars(getattr(self, section)):
                 raise ValueError(
-                    f"method {method.name!r} reads {section}.{key}, which is no key; keys of [{section}]: "
+                    f"method {method.name!r} reads {section}.{key}, which is not a key; keys of [{section}]: "
                     f"{', '.join(vars(getattr(self, section)))}"
                 )
         known = {option.name for option in method.options}

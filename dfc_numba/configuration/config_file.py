@@ -345,12 +345,10 @@ def _put(table, keys, value, text):
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise ConfigurationError(
-                f"--set {text}: {key} was set to a value before, and has no keys of its own"
-            )
+            raise ConfigurationError(f"--set {text}: {key} was set to a value before, and has no keys")
     if isinstance(value, str) and not _is_unicode(value):
         raise ConfigurationError(
-            f"{place} = {value!r}: holds bytes that are no UTF-8, which config.toml cannot state; give the file or "
+            f"{place} = {value!r}: holds bytes that are not valid UTF-8, which config.toml cannot state; give the file or "
             "folder another name, or a link with another name"
         )
     table[keys[-1]] = value

@@ -205,7 +205,7 @@ def _feedback_learning(config):
     yield (
         method_of(config).controlled and config.controller.jacobian_feedback,
         (
-            "controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "controller.jacobian_feedback = true replaces the feedback weights by J^T, so that they cannot learn; set "
             "feedback.train = false"
         ),
     )
@@ -241,7 +241,7 @@ def _feedback_controller(config):
     yield (
         controller.jacobian_feedback,
         (
-            "feedback_controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback_controller.jacobian_feedback = true replaces the feedback weights by J^T, so that they cannot learn; set "
             "feedback.train = false"
         ),
     )
@@ -264,7 +264,7 @@ def _unresolved_high_pass(config, section):
 
 
 def _softmax_of_output(config):
-    """Return the rule that the feedforward output is no target for softmax(r_L)."""
+    """Return the rule that the feedforward output is not a target for softmax(r_L)."""
     section = "controller" if is_single_phase(config) else "feedback_controller"
     runs = later_feedback_epochs(config) > 0 and getattr(config, section).error == "softmax"
     return runs and config.feedback.pursue == "output", (

@@ -54,20 +54,16 @@ def _unused_by_network(config):
     if config.network.start_from:
         yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
     if config.network.init != "uniform":
-        yield ["network.init_range"], "it is used with network.init = 'uniform' only"
+        yield ["network.init_range"], "it is only used with network.init = 'uniform'"
     method = method_of(config)
     if not method.reads_any("network.feedback_init"):
-        which = (
-            "the feedback of [inversion]"
-            if method.reads_any("inversion")
-            else "no feedback weights of its own"
-        )
+        which = "the feedback of [inversion]" if method.reads_any("inversion") else "no feedback weights"
         yield FEEDBACK_INIT_KEYS, f"training.method = {method.name!r} has {which}"
     if method.controlled and config.controller.jacobian_feedback:
-        yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
+        yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true replaces the feedback weights by J^T"
     for init, key in SPECIAL_INIT_KEYS.items():
         if config.network.feedback_init != init:
-            yield [key], f"it is used with network.feedback_init = {init!r} only"
+            yield [key], f"it is only used with network.feedback_init = {init!r}"
 
 
 def _unused_by_method(config):

@@ -144,7 +144,7 @@ def unit(text):
     """Return (layer, unit) of a text LAYER:UNIT."""
     layer, colon, number = text.partition(":")
     if not (colon and layer.isdigit() and number.isdigit()):
-        raise ValueError(f"{text!r} is no unit; write the layer, from 1, and the unit, from 0, as 2:17")
+        raise ValueError(f"{text!r} is not a unit; write the layer, from 1, and the unit, from 0, as 2:17")
     return int(layer), int(number)
 
 

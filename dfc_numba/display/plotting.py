@@ -125,7 +125,7 @@ def plot_run(
     if isinstance(source, str | Path):
         path = Path(source)
         if not (path / METRICS_NAME).is_file():
-            raise FileNotFoundError(f"{path} is no run directory: it has no {METRICS_NAME}")
+            raise FileNotFoundError(f"{path} is not a run directory: it has no {METRICS_NAME}")
         rows, measured = plots.read_metrics(path), plots.measured(path)
     else:
         rows = source.metrics if isinstance(source, TrainingResult) else source

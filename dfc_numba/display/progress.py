@@ -235,7 +235,7 @@ def announce(experiment, left_out=()):
 def analysis_text(trainer):
     """Return how often a run will measure, and how long that takes."""
     times, seconds = trainer.analysis.expected(trainer)
-    return f"analysis: {times} measurements, about {duration(seconds)} in all, which come on top"
+    return f"analysis: {times} measurements, which add about {duration(seconds)}"
 
 
 def log_text(experiment):
@@ -273,12 +273,12 @@ def _standing(trainer):
 
 def resume_text(directory):
     """Return the command that resumes a stopped run."""
-    return f"go on with: dfc train --out {shlex.quote(str(directory))} --resume"
+    return f"resume with: dfc train --out {shlex.quote(str(directory))} --resume"
 
 
 def expected_time(seconds):
     """Return the expected time of what is about to start, or that it is unknown."""
-    return "unknown, the trial did not end well" if seconds is None else f"about {duration(seconds)}"
+    return "unknown, the trial run failed" if seconds is None else f"about {duration(seconds)}"
 
 
 def conclude(result):

@@ -19,7 +19,7 @@ from dfc_numba.support.output import show
 
 # --- dfc analyze --------------------------------------------------------------------------------------------
 
-UNSTABLE_REMEDY = "lower controller.k_p, raise controller.alpha, or take feedback weights nearer to J^T"
+UNSTABLE_REMEDY = "lower controller.k_p, raise controller.alpha, or choose feedback weights closer to J^T"
 LABELS = {"verdict": "stable"}  # of measurements whose names say something else
 COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
 SUMMARIES = {"mean": np.mean, "least": np.min, "greatest": np.max}
@@ -118,12 +118,12 @@ def _named(numbers):
 def _facts(verdict, radius, largest):
     """Return the remedy, with numbers."""
     if verdict == TOO_LARGE:
-        return f"all of them are stable up to controller.dt = {largest.min():.4g}, each by itself up to {_numbered(largest)}"
+        return f"all are stable up to controller.dt = {largest.min():.4g}, individually up to {_numbered(largest)}"
     if np.isnan(radius).all():
-        return "Newton's method has not found any"
+        return "Newton's method has not found one"
     return (
-        f"deviations grow by a factor of {_numbered(radius)} per step, and do so in continuous time: a smaller dt does not help; "
-        f"{UNSTABLE_REMEDY}"
+        f"perturbations grow by a factor of {_numbered(radius)} per step, and also in continuous time: a smaller dt does not "
+        f"help; {UNSTABLE_REMEDY}"
     )
 
 
@@ -175,9 +175,9 @@ def conclude(plan, ended, no_figure):
     _print_table(*summary.table(summary.summarize(plan, ended)))
     show(summary.CAPTION)
     if no_figure:
-        show(f"figure left out: {no_figure}")
+        show(f"no figure: {no_figure}")
     if ended[-1].signal is not None:
-        show("interrupted; the same command goes on with the runs that are left")
+        show("interrupted; run the same command again to do the remaining runs")
     files = [name for name in summary.FILES if (plan.directory / name).exists()]
     show(f"results: {plan.directory} ({', '.join(files)})", flush=True)
 

@@ -63,7 +63,7 @@ def place_of(sample, stored):
     """Return the index of a sample among the stored ones; None stands for the first; ValueError for an unknown one."""
     position = stored[0] if sample is None else sample
     if position not in stored:
-        raise ValueError(f"sample {sample} is not stored; there are {', '.join(map(str, stored))}")
+        raise ValueError(f"sample {sample} is not stored; stored are {', '.join(map(str, stored))}")
     return list(stored).index(position)
 
 
@@ -157,7 +157,7 @@ class ControlTrace:
                 f"outputs: {MOST_OUTPUTS} of {sizes[-1]}, those farthest from their targets at the start"
             )
         if "error" in panels and self.source.count > 1:
-            parts.append(f"grey: the other {self.source.count - 1} stored samples")
+            parts.append(f"grey: the {self.source.count - 1} other stored samples")
         if not self.chosen and any(name.startswith("unit") for name in panels):
             layers = (
                 "" if len(self.units) == len(sizes) - 1 else f", {len(self.units)} of {len(sizes) - 1} layers"

@@ -472,14 +472,14 @@ def warn_of_divergence(phase, sums, *, hops=4):
         named = ", ".join(map(str, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
         warnings.warn(
             f"the feedback phase diverged for {len(lost)} of {phase.count} samples ({named}): at its end, the error is not below "
-            f"that at the start; what helps: {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
+            f"that at the start; try {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
             "the controlled network is to blame, and the largest stable dt",
             DivergenceWarning, stacklevel=hops,
         )  # fmt: skip
 
 
 def _near(value, threshold, distance):
-    """Return where values are within a distance of a threshold, or are no numbers."""
+    """Return where values are within a distance of a threshold, or are not numbers."""
     with np.errstate(invalid="ignore"):
         return ~(np.abs(value - threshold) > distance)
 

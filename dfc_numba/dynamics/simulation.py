@@ -95,7 +95,7 @@ def simulate(
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
-        MemoryError: for a trajectory that does not fit into memory; the message tells its size.
+        MemoryError: for a trajectory that does not fit into memory; the message states its size.
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)

@@ -75,7 +75,7 @@ def _given(trajectory):
     """
     recipe = trajectory.recipe
     if recipe is None:
-        raise ValueError("the trajectory has no recipe, which tells its network, inputs and targets")
+        raise ValueError("the trajectory has no recipe, which holds its network, inputs and targets")
     network, inversion, chosen = recipe.network, recipe.inversion, trajectory.samples
     slopes, delta = driven(network, network.forward(recipe.x), recipe.target, inversion.loss)
     drive = [slope[chosen] for slope in slopes], delta[chosen]

@@ -170,7 +170,7 @@ def _refuse_combinations(rule, options):
 def _down(problem, options, error_of):
     """Return the errors of all hidden layers; error_of(i, errors of the layer above) gives those of a layer without phi'."""
     errors = [problem.delta_out]
-    with np.errstate(invalid="ignore", over="ignore"):  # what has diverged is told as such
+    with np.errstate(invalid="ignore", over="ignore"):  # divergence is reported as such
         for i in reversed(range(len(problem.weights))):
             error = error_of(i, errors[0])
             errors.insert(0, problem.derivatives[i] * error if options.phi_prime else error)
@@ -273,7 +273,7 @@ def refuse_divergence(errors):
         if len(lost):
             raise DivergenceError(
                 f"the errors of layer {layer} are not finite for {len(lost)} of {len(error)} samples: the loop is unstable "
-                "with these weights, feedback, alpha and dt; feedback nearer to -W^T, a smaller dt or a larger alpha may "
+                "with these weights, feedback, alpha and dt; feedback closer to -W^T, a smaller dt or a larger alpha may "
                 "help",
                 layer=layer, samples=lost.tolist(),
             )  # fmt: skip

@@ -42,13 +42,13 @@ class Tally:
         return self.diverged > WARNED * self.samples
 
     def text(self, epoch):
-        """Return how many feedback phases of an epoch diverged, or what a method flagged, and what helps."""
+        """Return how many feedback phases of an epoch diverged, or what a method flagged, and the remedy."""
         of = f"{self.diverged} of {self.samples} samples ({100 * self.diverged / self.samples:.3g} %)"
         if self.reason:
             return f"in epoch {epoch} {of} {self.reason}"
         return (
             f"in epoch {epoch} the feedback phase diverged for {of}: at its end, the residual exceeded the feedforward output; "
-            f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
+            f"try {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
             "`dfc analyze RUN --what stability` says whether dt is to blame, and the largest stable one"
         )
 

@@ -160,7 +160,7 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> float:
     y = validation.as_array("y", y)
     as_targets(y, output.shape[1], count=len(output))
     if len(output) == 0:
-        raise ValueError("output holds no sample; at least one is needed")
+        raise ValueError("output holds no samples; at least one is needed")
     answers = labels_of(y, output.shape[1]) if y.ndim == 1 else y
     return count_correct(output, answers, "classification") / len(output)
 

@@ -86,7 +86,7 @@ def inversion_update(
     activity = network.forward(x)
     drive = driven(network, activity, y, inversion.loss)
     errors, trajectory = hidden_errors(network, drive, inversion, record)
-    with np.errstate(over="ignore", invalid="ignore"):  # what has diverged is told as such
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported as such
         made = _gradients(
             network,
             x,

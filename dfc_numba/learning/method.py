@@ -45,9 +45,9 @@ READABLE = {
     "target.feedback": "has no output target",
     "target.step_per": "has no output target",
     "target.step": "has no output target",
-    "network.feedback_init": "has no feedback weights of its own",
-    "network.feedback_noise": "has no feedback weights of its own",
-    "network.feedback_damping": "has no feedback weights of its own",
+    "network.feedback_init": "has no feedback weights",
+    "network.feedback_noise": "has no feedback weights",
+    "network.feedback_damping": "has no feedback weights",
     "inversion": "does not depend on it",
     "log": "runs no controller that could be logged",
 }
@@ -193,7 +193,7 @@ class Method(Extension):
         after_step: function of (network, config) that follows each step of the forward weights.
         predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass,
             such as those of its equilibrium; None for `Network.predict`.
-        flagged: what the samples that `Gradients.flagged` marks did, and what helps: the end of a warning, "12 of 60
+        flagged: what the samples that `Gradients.flagged` marks did, and the remedy: the end of a warning, "12 of 60
             samples ...".
         losses: names of the losses that it is for; empty: all of them.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
@@ -311,7 +311,7 @@ class Method(Extension):
         """
         if self.predict is not None and self.has_arrays and own is None:
             raise ConfigurationError(
-                f"training.method = {self.name!r} predicts with its own arrays, which are not kept beside these weights; "
+                f"training.method = {self.name!r} predicts with its own arrays, which are not stored with these weights; "
                 "evaluate the run with --weights last, or see the metrics of the run"
             )
         return lambda x: self.outputs(network, x, config, own)

@@ -99,7 +99,7 @@ def simulation_of(phase, config):
 
 
 def feedback_simulations(config):
-    """Return the sections of the controllers whose noisy simulations, or their mean, the feedback weights learn from."""
+    """Return the sections of the controllers from whose noisy simulations, or their mean, the feedback weights learn."""
     if not trains_feedback(config) or config.feedback.rule == ONE_SHOT:
         return []
     if not is_single_phase(config):

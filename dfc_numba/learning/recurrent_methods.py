@@ -149,7 +149,7 @@ def _rules(config):
 
 
 FLAGGED = (
-    "did not come to rest; what helps: more method.steps, a smaller method.dt, a larger method.alpha, smaller weights (a "
+    "did not come to rest; try more method.steps, a smaller method.dt, a larger method.alpha, smaller weights (a "
     "lower optimizer.learning_rate, another network.init)"
 )
 PHASE = (
@@ -177,13 +177,13 @@ register_built_ins(
     _recurrent("lcp-rnn-di", "least control of a recurrent layer by dynamic inversion", "di"),
     _recurrent(
         "lcp-rnn-kp", "least control of a recurrent layer, feedback that learns like its forward partner (Kolen-Pollack)", "kp",
-        (Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", least=0.0),), after_step=_decay,
+        (Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", least=0.0),), after_step=_decay,
     ),
     _recurrent(
         "lcp-rnn-lf", "least control of a recurrent layer by linear feedback that learns from noise", "lf",
         (
             Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),
-            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", least=1.0),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", least=1.0),
             Option("tau_noise", 1.0, "time constant of the noise", least=0.0, exclusive=True),
         ),
     ),

@@ -130,7 +130,7 @@ def _invertible(config):
 
 
 NOT_USABLE = (
-    "took no part, since their target leaves the range of the sigmoid output; what helps: a smaller target.step, or a linear "
+    "took no part, since their target leaves the range of the sigmoid output; try a smaller target.step, or a linear "
     "output"
 )
 SIGMA = Option(
@@ -248,12 +248,12 @@ def _ep_rules(config):
 
 
 NOT_SETTLED = (
-    "did not settle; what helps: more method.free_steps, a larger method.tolerance, smaller weights (a lower "
+    "did not settle; try more method.free_steps, a larger method.tolerance, smaller weights (a lower "
     "optimizer.learning_rate, another network.init)"
 )
 BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target")
 SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
-FREE = Option("free_steps", 30, "most steps of the free phase", least=1)
+FREE = Option("free_steps", 30, "maximum number of steps of the free phase", least=1)
 NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", least=1)
 TOLERANCE = Option(
     "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps", type=float,
@@ -359,7 +359,7 @@ def _linear_output(config):
 
 PASSES = (
     Option("tolerance", 1e-6, "of u at rest, relative", least=0.0, exclusive=True),
-    Option("passes", 100, "most alternating passes to find the rest", least=2),
+    Option("passes", 100, "maximum number of alternating passes to find the fixed point", least=2),
 )
 
 
@@ -477,7 +477,7 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
-            Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", least=0.0),
+            Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", least=0.0),
         ),
     ),
     Method(
@@ -488,7 +488,7 @@ register_built_ins(
             Option("dt", 1.0, "Euler step", least=0.0, exclusive=True), Option("steps", 800, "most steps of a phase", least=1),
             Option("tolerance", 1e-6, "relative change in a step at which the phase ends", least=0.0),
             Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),
-            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", least=1.0),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", least=1.0),
             Option("tau_noise", 1.0, "time constant of the noise", least=0.0, exclusive=True),
         ),
     ),

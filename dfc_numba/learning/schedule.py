@@ -21,7 +21,7 @@ class Pass:
 
     Attributes:
         phase: one of `phases.PHASES`.
-        epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
+        epoch: number of the epoch, from 1; those of the pre-training are counted separately.
         repetition: number of the pass among all passes of this phase, from 0; it decides the order of the
             samples.
         ends_epoch: whether the epoch is complete after it.

@@ -51,7 +51,7 @@ class Progress:
 
     Attributes:
         phase: "pretraining", "feedback", "forward" or "extra feedback".
-        epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
+        epoch: number of the epoch, from 1; those of the pre-training are counted separately.
         minibatch, minibatches: number of the minibatch in this pass, from 1, and how many the pass has.
         loss, accuracy: means over the samples of this forward pass so far; None in the other phases, accuracy
             None for a regression.

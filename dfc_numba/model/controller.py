@@ -137,7 +137,7 @@ class Controller:
             )
         if self.terms:
             raise ValueError(
-                f"integrator = 'waveform' with terms = {dict(self.terms)}: it knows the built-in controller alone; use "
+                f"integrator = 'waveform' with terms = {dict(self.terms)}: it supports only the built-in controller; use "
                 "integrator = 'euler', or leave the terms out"
             )
         if not RTOL_RANGE[0] <= self.rtol <= RTOL_RANGE[1]:
@@ -155,7 +155,7 @@ class Controller:
         """Raise a ValueError where there are further terms, which `what` does not take into account."""
         if self.terms:
             raise ValueError(
-                f"controller.terms is {dict(self.terms)}; {what} knows the built-in controller alone: leave the terms out, or "
+                f"controller.terms is {dict(self.terms)}; {what} supports only the built-in controller: leave the terms out, or "
                 "simulate (readout 'average' or 'final')"
             )
 

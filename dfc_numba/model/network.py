@@ -256,7 +256,7 @@ class Network:
             seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
 
         Raises:
-            ValueError, TypeError: for sizes that are no positive whole numbers, unknown names, or numbers out of range.
+            ValueError, TypeError: for sizes that are not positive whole numbers, unknown names, or numbers out of range.
         """
         sizes = _checked_sizes(sizes)
         choice("feedback_init", feedback_init, FEEDBACK_INITS)
@@ -407,7 +407,7 @@ class Network:
         """Read a network that `save` wrote.
 
         Raises:
-            OSError: if the file cannot be read. ValueError: if it is no network file of this project.
+            OSError: if the file cannot be read. ValueError: if it is not a network file of this project.
         """
         try:
             return cls(**filing.load("network", path))

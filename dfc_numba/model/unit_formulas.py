@@ -109,7 +109,7 @@ class Variable(Extension):
     def check(self) -> None:
         what = f"the variable {self.name!r}"
         if self.name in BUILT_IN_VARIABLES:
-            raise ValueError(f"{what} has the name of one that is built in; choose another name")
+            raise ValueError(f"{what} has the name of a built-in; choose another name")
         require_formula(f"formula of {what}", self.formula, known=units.UNIT_SYMBOLS)
         require_traceable(f"formula of {what}", lambda: units.check_unit_formula(self.formula))
 

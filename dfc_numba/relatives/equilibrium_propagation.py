@@ -336,7 +336,7 @@ class Phases:
         if trajectory and settled is not None:
             for sample, last in enumerate(
                 self.steps
-            ):  # stays where it has settled; others of its shard go on
+            ):  # stays where it has settled; others of its shard continue
                 for points, state in zip(trajectory, states, strict=True):
                     points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]

@@ -237,5 +237,5 @@ def _checked_masks(network, options, masks, count):
         return None
     masks = float_list("masks", masks, [(count, n) for n in hidden])
     if not all(np.isin(mask, (0.0, 1.0)).all() for mask in masks):
-        raise ValueError("masks hold other numbers than 0 and 1")
+        raise ValueError("masks hold numbers other than 0 and 1")
     return masks

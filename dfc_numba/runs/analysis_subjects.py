@@ -24,7 +24,7 @@ from dfc_numba.storage.replay import chosen, recipe_of
 from dfc_numba.support.hdf5 import is_sealed
 
 FORWARD = ("forward_update", "forward_and_feedback_update", *recipes.NOISELESS)
-ANALYSED = "what can be analysed is a run directory, its checkpoint.h5, or a trajectory file"
+ANALYSED = "only a run directory, its checkpoint.h5 or a trajectory file can be analysed"
 # the update of a minibatch that was only simulated, by what was simulated
 SIMULATED = {
     "controller": {"function": "forward_update"},
@@ -120,7 +120,7 @@ def _of_run(path, samples, damping):
     dataset = load_data(located(config, read_record(folder), folder))
     if found.data != dataset.checksums:
         raise ValueError(
-            f"{file} is of a run with other data than {dataset.name} has now; use those that it began with"
+            f"{file} belongs to a run on other data than {dataset.name} now has; use the data that the run started with"
         )
     minibatch = probe_minibatch(state.network, dataset, config, samples=samples)
 
@@ -153,7 +153,7 @@ def _checkpoint(path):
             problems.append(str(error))
         else:
             if problems:
-                warnings.warn(f"{problems[0]}; {file.name} is analysed, which is older", stacklevel=2)
+                warnings.warn(f"{problems[0]}; analysing the older {file.name}", stacklevel=2)
             return found, file
     raise CheckpointError(f"{path} has no checkpoint that can be read: {'; '.join(problems)}")
 
@@ -215,7 +215,7 @@ def _missing(recipe, loss, where):
             f"{where} has no labels, which the references need; they are in what `dfc train` and `dfc simulate` log"
         )
     if loss is None:
-        found["loss"] = f"{where} is in a file without the configuration of a run, which tells the loss"
+        found["loss"] = f"{where} is in a file without the configuration of a run, which states the loss"
     if controller is None:
         found["controller"] = f"{where} was made without a controller"
     elif controller.jacobian_feedback:

@@ -76,7 +76,7 @@ class Checkpoint:
         if parts:
             raise ValueError(
                 f"the checkpoint is that of other data: {', '.join(sorted(parts))} of {trainer.dataset.name} "
-                "differ; continue with the data that the run began with"
+                "differ; continue with the data that the run started with"
             )
         trainer.restore(self.state)
         self._warn_of_other_origin()
@@ -84,7 +84,7 @@ class Checkpoint:
     def _warn_of_other_origin(self):
         here = origin()
         changed = [
-            f"{name} {value} then, {here.get(name)} now"
+            f"{name} was {value}, is {here.get(name)}"
             for name, value in self.origin.items()
             if here.get(name) != value
         ]
@@ -132,7 +132,7 @@ def load(path):
     """Return the `Checkpoint` in a file.
 
     Raises:
-        OSError: if it is missing or damaged. ValueError: if it is no checkpoint of this project, or a newer one.
+        OSError: if it is missing or damaged. ValueError: if it is not a checkpoint of this project, or a newer one.
     """
     hdf5.check_seal(path)
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
@@ -153,7 +153,7 @@ def restore(trainer, path):
     The trainer has to have the same configuration (more epochs are allowed), data set and network sizes.
 
     Raises:
-        OSError: if the file is missing or damaged. ValueError: if it does not fit the trainer, or is no checkpoint.
+        OSError: if the file is missing or damaged. ValueError: if it does not fit the trainer, or is not a checkpoint.
     """
     load(path).restore(trainer)
 
@@ -304,4 +304,4 @@ class CheckpointPair:
             os.replace(newest, self.directory / DAMAGED)
             problems = [f"{problems[0]}, now {DAMAGED}"]
         if problems:
-            warnings.warn(f"{problems[0]}; continuing from {path}, which is older", stacklevel=3)
+            warnings.warn(f"{problems[0]}; continuing from the older {path}", stacklevel=3)

@@ -84,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended, as its run directory tells.
+    """How a run ended, as its run directory records.
 
     Attributes:
         run: the `Run`.
@@ -208,7 +208,7 @@ def note_of_durations(configs):
         return None
     return (
         f"controller.dt differs, but controller.steps does not: the simulated durations are {durations[0]:.4g} to "
-        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them alike"
+        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them equal"
     )
 
 
@@ -221,7 +221,7 @@ def finished(run):
 def merge(paths, out=None):
     """Write runs.csv and the tables of a comparison for runs that there are; nothing is trained.
 
-    Runs that differ in the seed alone are taken together. Of a folder of a sweep, as in sweeps/a/*, what is no run is
+    Runs that differ in the seed alone are taken together. Of a folder of a sweep, as in sweeps/a/*, what is not a run is
     passed over.
 
     Args:
@@ -232,14 +232,15 @@ def merge(paths, out=None):
         (`Plan`, list of `Ended`, path of runs.csv)
 
     Raises:
-        ConfigurationError: a path that is no run and not in a sweep, or none that is one; no folder for all.
+        ConfigurationError: a path that is not a run and not in a sweep, or no path that is a run, or no common folder.
     """
     paths = list(dict.fromkeys(map(Path, paths)))
     found = [path for path in paths if path.is_dir() and (path / CONFIG_NAME).exists()]
     alien = [path for path in paths if path not in found and not (path.parent / SWEEP_TABLE).exists()]
     if alien or not found:
         raise ConfigurationError(
-            f"{next(iter(alien or paths), 'nothing')} is no run directory; name runs, such as sweeps/a/*, or presets without them"
+            f"{next(iter(alien or paths), 'nothing')} is not a run directory; name runs, such as sweeps/a/*, or presets "
+            "without them"
         )
     folders = {path.absolute().parent for path in found}
     if out is None and len(folders) > 1:
@@ -289,7 +290,7 @@ def _perform(run, observers, threads, command):
             resume=holds_run(run.directory),
         )  # fmt: skip
         result = experiment.run(observers)
-    except Exception as error:  # noqa: BLE001 (the other runs go on; run.json keeps the traceback)
+    except Exception as error:  # noqa: BLE001 (the other runs continue; run.json keeps the traceback)
         return Ended(run, "failed", f"{type(error).__name__}: {error}")
     return replace(_recorded(run), signal=result.signal)
 
@@ -382,7 +383,7 @@ def _claimed(directory):
     try:
         if try_lock(handle) is False:
             raise ConfigurationError(
-                f"{directory} is in use by another comparison; wait for its end, or {other}"
+                f"{directory} is in use by another comparison; wait until it ends, or {other}"
             )
         yield
     finally:

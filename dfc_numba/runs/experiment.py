@@ -51,7 +51,7 @@ class Result:
 
 
 class Experiment:
-    """A run that is about to start, or to go on: its directory is claimed, its data are loaded, its network exists.
+    """A run that is about to start or to resume: its directory is claimed, its data are loaded, its network exists.
 
     Args:
         config: the resolved `Config`.
@@ -59,7 +59,7 @@ class Experiment:
         name: name of the run.
         threads: number of threads; None for as many as there are.
         command: the command line, for run.json.
-        resume: whether to go on with the run in `out`, from its last checkpoint.
+        resume: whether to resume the run in `out`, from its last checkpoint.
         checkpoint_minutes: time between two checkpoints within an epoch.
         wait: seconds to wait for another process that uses the run directory.
         scratch: folder on a disk of this node to work in; the run directory gets what each checkpoint leaves.
@@ -69,7 +69,7 @@ class Experiment:
             data set does not suit the configuration, a network to start from does not fit, or the log needs an
             extra that is not installed.
         ValueError: from the data set's loader, or if the checkpoint does not fit the configuration.
-        CheckpointError: if there is no checkpoint to go on from.
+        CheckpointError: if there is no checkpoint to resume from.
         Interrupted: if a signal comes; the run can be resumed.
     """
 

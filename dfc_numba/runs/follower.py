@@ -1,4 +1,4 @@
-"""What the ranks beside the root have in place of a run directory and a log: they write nothing, unless they fail."""
+"""What ranks other than the root have in place of a run directory and a log: they write nothing, unless they fail."""
 
 import hashlib
 import json

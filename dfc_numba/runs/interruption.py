@@ -23,7 +23,7 @@ class TimeLimit:
         hours: from now on; None for no limit.
 
     Raises:
-        ValueError: the hours are no positive number.
+        ValueError: the hours are not a positive number.
     """
 
     def __init__(self, hours):

@@ -1,4 +1,4 @@
-"""The log of a run: trajectories of chosen minibatches, written by a thread of its own while the training goes on.
+"""The log of a run: trajectories of chosen minibatches, written by a separate thread while the training continues.
 
 The simulation that a logged minibatch learns from is recorded, so that its update has the same bits as without. The memory
 that records take until they are written is bounded. Before every checkpoint what is logged is closed for good.
@@ -241,7 +241,7 @@ class Logger:
         except Exception as error:
             kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
             raise LogError(
-                f"the log of the run cannot be written ({kind}{error}); what was closed before can be read"
+                f"the log of the run cannot be written ({kind}{error}); segments closed before can still be read"
             ) from error
 
 
@@ -276,7 +276,7 @@ def _check_kind(directory, log):
         return
     now = log.model_dump(mode="json")
     changed = [
-        f"log.{key} = {there[key]} there, {now[key]} now"
+        f"log.{key}: the run has {there[key]}, requested {now[key]}"
         for key in ALIKE
         if there.get(key, now[key]) != now[key]
     ]

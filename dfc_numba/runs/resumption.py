@@ -24,7 +24,7 @@ def find(out, name, required):
         return path
     if required:
         raise ConfigurationError(
-            f"{path or Path(DEFAULT_PARENT) / f'{name}-NNN'} holds no run to go on with; name a preset or file to begin one"
+            f"{path or Path(DEFAULT_PARENT) / f'{name}-NNN'} holds no run to resume; name a preset or file to start one"
         )
     return None
 
@@ -43,8 +43,8 @@ def configuration(path, source=None, overrides=()):
     own = path / CONFIG_NAME
     if source is None and not own.exists():
         raise ConfigurationError(
-            f"{own} is missing; name the preset or file that the run began with, and what was changed with --set, to go on "
-            "with the run"
+            f"{own} is missing; name the preset or file that the run started with, and what was changed with --set, to "
+            "resume it"
         )
     before = (read_record(path) or {}).get("extensions", [])
     with explained(before):
@@ -53,7 +53,7 @@ def configuration(path, source=None, overrides=()):
     changed = contradictions(*_values(path, config))
     if changed:
         raise ConfigurationError(
-            f"{path} holds a run of another configuration ({changed}); leave that out to go on with the run as it is, "
+            f"{path} holds a run of another configuration ({changed}); leave that out to resume the run as it is, "
             "or choose another directory with --out"
         )
     return config, left_out
@@ -66,7 +66,7 @@ def refuse_other_extensions(path, config):
         return
     changed = differences(record.get("extensions", []), used_extensions(used_values(config)))
     if changed:
-        raise ConfigurationError(f"{path} holds a run that was made with other extensions: {changed}")
+        raise ConfigurationError(f"{path} holds a run with other extensions: {changed}")
 
 
 def changes(path, config):
@@ -74,10 +74,10 @@ def changes(path, config):
 
     Args:
         path: the run directory.
-        config: the `Config` to go on with, from `configuration`.
+        config: the `Config` to resume with, from `configuration`.
     """
     changed = allowed_changes(*_values(path, config))
-    return f"the run in {path} goes on with changes: {changed}" if changed else None
+    return f"the run in {path} resumes with changes: {changed}" if changed else None
 
 
 def _values(path, config):
@@ -92,12 +92,12 @@ def ended(path, config):
 
     Args:
         path: the run directory.
-        config: the `Config` to go on with.
+        config: the `Config` to resume with.
     """
     record = read_record(path) or {}
     epochs = record.get("results", {}).get("epochs", 0)
     if record.get("status") == "done" and epochs >= config.training.epochs:
-        return "done", f"{path} is finished, with {epochs} epochs; to go on with the run, raise --epochs"
+        return "done", f"{path} is finished, with {epochs} epochs; to continue it, raise --epochs"
     early = record.get("results", {}).get("stopped_early")
     if record.get("status") == "done" and early and _same_observers(path, config):
         return (

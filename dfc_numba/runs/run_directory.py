@@ -47,7 +47,7 @@ OWN = (
     COMPACTED,
 )  # names that a run writes or reads in its directory
 DEFAULT_PARENT = "runs"
-# what run.json tells about each session
+# what run.json records of each session
 SESSION = (
     "status", "stop_reason", "started", "ended", "seconds", "command", "environment", "extensions", "resumed_after",
     "checkpoints", "traceback",
@@ -386,7 +386,7 @@ def _locked(path, wait):
         return Lock(path / LOCK_NAME, wait=wait)
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"{path} is in use by {error}; wait for its end, or choose another directory with --out"
+            f"{path} is in use by {error}; wait until it ends, or choose another directory with --out"
         ) from None
     except OSError as error:
         raise _not_writable(path, error) from None
@@ -399,7 +399,7 @@ def _claim(path, name):
         path.mkdir(parents=True, exist_ok=True)
         if holds_run(path):
             raise ConfigurationError(
-                f"{path} holds a run, which is never overwritten; go on with it with --resume, or choose another "
+                f"{path} holds a run, which is never overwritten; resume it with --resume, or choose another "
                 "directory with --out"
             )
         refuse_links(path, OWN)

@@ -305,10 +305,10 @@ def read_courses(directory):
             courses.setdefault(key, []).append({name: float(value) for name, value in row.items()})
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{directory} is no folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
+            f"{directory} is not a folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no table of a comparison ({error})") from None
+        raise ValueError(f"{path} is not a table of a comparison ({error})") from None
     return [(name, status, rows) for (name, _, status), rows in courses.items()]
 
 

@@ -103,7 +103,7 @@ def steady_state(
                                                     sum of r_L: of a line of steady states, the one that u = 0 leads to
             "out of iterations"                     there may be none, or none that attracts
             "singular"                              likewise, and some direction of u changes nothing
-            "no steady state"                       the softmax error with alpha = 0, and a target that is no softmax
+            "no steady state"                       the softmax error with alpha = 0, and a target outside the range of softmax
             "not finite"                            the error of the feedforward state overflows
 
         (with jacobian_feedback "converged", "out of iterations" or "not finite", and .stable is None)

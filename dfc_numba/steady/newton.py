@@ -96,12 +96,12 @@ def _refuse(controller):
     if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback a layer receives J(v)^T u, which depends on the voltages of all layers above it, and "
-            "the state is no function of u to solve for; use method='linear', readout='analytic', or simulate"
+            "the state is not a function of u to solve for; use method='linear', readout='analytic', or simulate"
         )
     if controller.noisy:
         raise ValueError(
-            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, and under noise "
-            "nothing comes to rest; set sigma to 0, or simulate"
+            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, and with noise "
+            "there is no steady state; set sigma to 0, or simulate"
         )
 
 

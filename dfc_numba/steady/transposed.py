@@ -56,7 +56,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=200
         ValueError, TypeError: for arguments that do not fit.
     """
     if controller.noisy:
-        raise ValueError("under noise nothing comes to rest; set sigma to 0, or simulate")
+        raise ValueError("with noise there is no steady state; set sigma to 0, or simulate")
     number("tolerance", tolerance, exclusive=True)
     whole_number("max_iterations", max_iterations, least=1, bits=31)
     x, activity = feedforward_state(network, x)

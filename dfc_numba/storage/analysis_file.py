@@ -1,6 +1,6 @@
 """The file of an analysis: measurements with named dimensions, opened by xarray as it is; and the same as a CSV table.
 
-An HDF5 file is written as a whole. It has no time of its own: what was measured alike is the same, byte by byte.
+An HDF5 file is written as a whole. It holds no time stamp: equal measurements give equal files, byte for byte.
 """
 
 import csv

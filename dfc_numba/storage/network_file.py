@@ -38,7 +38,7 @@ def read(path):
     """Return the content of a file as keyword arguments of a `Network`.
 
     Raises:
-        OSError: if the file cannot be read. ValueError: if it is no network file of this project, or an incomplete one.
+        OSError: if the file cannot be read. ValueError: if it is not a network file of this project, or an incomplete one.
     """
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, "network file") as file:
         return contents(file)
@@ -56,7 +56,7 @@ def contents(group):
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
         raise UnusableFileError(
-            f"{foreign.file_name(group)} is no complete network file: it lacks {missing[0]!r}"
+            f"{foreign.file_name(group)} is not a complete network file: it lacks {missing[0]!r}"
         )
     with foreign.damage_named(where):
         sizes = [int(size) for size in attributes["sizes"]]
@@ -82,7 +82,7 @@ def contents(group):
     for kind, number in (name.split("/") for named in shapes.values() for name, _ in named):
         if foreign.member(group, f"{kind}/{number}") is None:
             raise UnusableFileError(
-                f"{foreign.file_name(group)} is no complete network file: it lacks {number!r} of {kind!r}"
+                f"{foreign.file_name(group)} is not a complete network file: it lacks {number!r} of {kind!r}"
             )
     total = sum(
         foreign.dataset(group, name, shape=shape).nbytes for named in shapes.values() for name, shape in named

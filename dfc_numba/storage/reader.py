@@ -123,7 +123,7 @@ class Trajectories:
         if parts is None:
             parts = self._parts[number, group] = {}
             for other in schema.variables(schema.group(self.handle(number), group)):
-                with suppress(OSError, ValueError):  # whoever asks for it is told
+                with suppress(OSError, ValueError):  # reported when it is asked for
                     parts[other] = self._look_up(number, group, other)
         return parts[name] if name in parts else self._look_up(number, group, name)
 

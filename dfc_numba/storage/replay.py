@@ -169,7 +169,7 @@ def replay(path: PathLike, *, phase: str | None = None, record: int | None = Non
             negative; None takes all.
 
     Returns:
-        an iterator over `Replayed`, one for each record. One that is damaged says so in `problem`; the others go on.
+        an iterator over `Replayed`, one for each record. A damaged one says so in `problem`; the others continue.
 
     Raises:
         OSError: if the file cannot be read. ValueError: for a file of another kind, or a record that it does not have.

@@ -85,13 +85,11 @@ PLAIN = {
     "diverged": _per_record("whether the sample has diverged; -1: no sample", "sample", meanings="no yes"),
     "inputs": _per_record("inputs r_0", "minibatch_sample", "input"),
     "target": _per_record("output target r*", "minibatch_sample", "output"),
-    "labels": _per_record(
-        "what the sample should give: soft labels, or outputs", "minibatch_sample", "output"
-    ),
+    "labels": _per_record("target of the sample: soft labels, or outputs", "minibatch_sample", "output"),
     "sample_index": _per_record("index of the sample in the training set; -1: none", "minibatch_sample"),
     "minibatch_size": _per_record("number of samples of the minibatch"),
     "has_update": _per_record("whether the update that was made is stored", meanings="no yes"),
-    "epoch": _per_record("epoch, from 1; those of the pre-training are counted on their own"),
+    "epoch": _per_record("epoch, from 1; those of the pre-training are counted separately"),
     "minibatch": _per_record("number of the minibatch in its pass over the data, from 1"),
     "number": _per_record("running number of the minibatch in the run, from 0"),
     "noise_kind": _per_record("where the noise comes from", meanings="none key draws"),
@@ -229,7 +227,7 @@ def file_name(name, layer, names):
         raise ValueError(f"layer is {layer!r}; {name} is stored for the layers {', '.join(map(str, layers))}")
     if layer is not None and name in names:
         raise ValueError(f"layer is {layer!r}, but {name} has no layers; leave it out")
-    raise ValueError(f"variable {full!r} is not stored; there are {', '.join(names)}{nearest(name, names)}")
+    raise ValueError(f"variable {full!r} is not stored; stored are {', '.join(names)}{nearest(name, names)}")
 
 
 def phase_order(name):
@@ -288,7 +286,7 @@ def open_file(path):
     """Open a trajectory file for reading.
 
     Raises:
-        OSError: if it cannot be read. ValueError: if it is no trajectory file, a newer one, or holds links.
+        OSError: if it cannot be read. ValueError: if it is not a trajectory file, a newer one, or holds links.
     """
     file = hdf5.open_checked(path, SCHEMA, SCHEMA_VERSION, KIND)
     try:

@@ -132,7 +132,7 @@ class StoredVariable(Lazy):
                 break
         return DamagedFileError(
             f"{part.path}: {dataset.name} of {self.dims[0]} {row} is damaged or cannot be read ({error}); "
-            "what lies elsewhere can still be read"
+            "the rest can still be read"
         )
 
 
@@ -206,7 +206,7 @@ def _index(one, length):
     if array.dtype == bool and array.shape == (length,):
         return np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim > 1:
-        raise IndexError(f"{one!r} is no index; numbers, slices and lists of numbers are")
+        raise IndexError(f"{one!r} is not an index; numbers, slices and lists of numbers are")
     if ((array < -length) | (array >= length)).any():
         raise IndexError(f"index {one!r} is out of range: there are {length}")
     return np.where(array < 0, array + length, array)
@@ -268,7 +268,7 @@ class StoredRecord:
         if "inputs" not in self.variables:
             raise ValueError(
                 f"record {self.place} of {self.records.name!r} has no recipe: "
-                "its trajectory was saved without what it was made of"
+                "its trajectory was saved without what it was computed from"
             )
         network = self.records.network(self.place)
         indices = self["sample_index"]

@@ -19,7 +19,7 @@ LEGEND_COLUMNS = 3
 FEW_EPOCHS = 20
 CHARACTERS_PER_INCH = 13  # of small print
 RESOLUTION, NOTEBOOK_RESOLUTION = 150, 90
-# told apart by everyone (Okabe and Ito), without the yellow that is too light for lines
+# distinguishable for everyone (Okabe and Ito), without the yellow that is too light for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 

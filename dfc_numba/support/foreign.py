@@ -54,7 +54,7 @@ def open_regular(path):
     """Open a regular file for reading, as a binary file object.
 
     Raises:
-        OSError: if it is missing, cannot be read, or is no regular file: a pipe would be waited for without end.
+        OSError: if it is missing, cannot be read, or is not a regular file: a pipe would be waited for without end.
     """
     descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -62,7 +62,9 @@ def open_regular(path):
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{path} is a folder, not a file")
         if not stat.S_ISREG(mode):
-            raise DamagedFileError(f"{path} is no regular file (a pipe, a socket or a device); name a file")
+            raise DamagedFileError(
+                f"{path} is not a regular file (a pipe, a socket or a device); name a file"
+            )
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -78,12 +80,14 @@ def read_text(path, *, most=2**26):
     with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise UnusableFileError(f"{path} has more than {memory.readable(most)}; that is no such text file")
+        raise UnusableFileError(
+            f"{path} has more than {memory.readable(most)}; a text file of this kind is smaller"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableFileError(
-            f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8"
+            f"{path} is not a text in UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
 
 
@@ -236,12 +240,14 @@ def open_hdf5(path, *, alone=False):
             f"{path} is open for writing in another program; close it there, or copy the file"
         )
     if not guarded.is_hdf5():
-        raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file (file signature not found)")
+        raise DamagedFileError(
+            f"{path} cannot be read: damaged, or not an HDF5 file (file signature not found)"
+        )
     try:
         return h5py.File(guarded, "r", rdcc_nbytes=2**20)
     except Exception as error:  # noqa: BLE001 (h5py raises anything where a file is damaged)
         reason = OPEN_FAILED.sub(r"\1", str(error))
-        raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({reason})") from None
+        raise DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({reason})") from None
 
 
 def file_name(item):

@@ -1,6 +1,6 @@
 """HDF5 files of this project: written as a whole, sealed where a damage must not go unseen, opened with a check.
 
-What is no HDF5 file, another kind of file, or newer, is refused with a reason; see `foreign` for all that is checked.
+What is not an HDF5 file, another kind of file, or newer, is refused with a reason; see `foreign` for all that is checked.
 """
 
 import io
@@ -90,14 +90,14 @@ def opened(path, schema, version, kind):
             with damage_named(path, passing=KeyError):
                 yield file
         except KeyError as error:
-            raise UnusableFileError(f"{path} is no complete {kind}: {error.args[0]}") from None
+            raise UnusableFileError(f"{path} is not a complete {kind}: {error.args[0]}") from None
         except DamagedFileError as error:
             where = str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
-            raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({where})") from None
+            raise DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({where})") from None
         except (OSError, ValueError) as error:
             if str(path) in str(error):
                 raise
-            raise DamagedFileError(f"{path} is no complete {kind}: {error}") from None
+            raise DamagedFileError(f"{path} is not a complete {kind}: {error}") from None
 
 
 def open_checked(path, schema, version, kind):
@@ -123,13 +123,15 @@ def unreadable(path, error):
         return type(error)(f"{path} cannot be read: {os.strerror(error.errno)}")
     if str(path) in text:
         return error
-    return DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({text})")
+    return DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({text})")
 
 
 def _check_schema(path, attributes, schema, version, kind):
     found, found_version = attributes.get("schema"), str(attributes.get("schema_version"))
     if not isinstance(found, str) or found != schema:
-        raise ValueError(f"{path} is no {kind}: its schema is {found!r:.80}, expected {schema!r}")
+        raise ValueError(
+            f"{path} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}: its schema is {found!r:.80}, expected {schema!r}"
+        )
     major = version.split(".")[0]
     if found_version.split(".")[0] != major:
         raise ValueError(

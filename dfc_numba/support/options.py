@@ -28,7 +28,7 @@ def options(cls):
     """Make a class with annotated fields a frozen pydantic dataclass that takes keyword arguments only.
 
     A class may have `translated`, a function of the arguments that returns those of the fields, and in TRANSLATED (default,
-    type) of arguments that are no fields. NumPy numbers and arrays are taken as Python numbers and lists. What is
+    type) of arguments that are not fields. NumPy numbers and arrays are taken as Python numbers and lists. What is
     wrong raises a `ValueError` with a line for each argument: its value, what is allowed, the nearest valid name.
     """
     cls = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)

@@ -55,7 +55,7 @@ class TreeSum:
         root = (max(0, self._number - 1).bit_length(), 0)
         if root not in self._nodes:
             raise ValueError(
-                f"the sum over {self._number} shards lacks some; it has the nodes {sorted(self._nodes)}"
+                f"the sum over {self._number} shards is incomplete; it has the nodes {sorted(self._nodes)}"
             )
         return self._nodes[root]
 

@@ -98,7 +98,7 @@ def limit_threads(count: int) -> Iterator[None]:
     smallest number of them, and after the last block as many threads as before the first.
 
     Raises:
-        ValueError, TypeError: for a count that is no positive whole number.
+        ValueError, TypeError: for a count that is not a positive whole number.
     """
     count = whole_number("threads", count, least=1, bits=31)
     from threadpoolctl import ThreadpoolController
@@ -169,7 +169,7 @@ def run(pieces, function, *, work):
             for piece in left:
                 function(piece)
         except BaseException:
-            deque(left, maxlen=0)  # after an error, or Ctrl-C, nobody begins another piece
+            deque(left, maxlen=0)  # after an error, or Ctrl-C, no thread begins another piece
             raise
 
     def help():

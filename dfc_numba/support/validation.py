@@ -130,7 +130,7 @@ def samples(name, value, columns, *, count=None, dtype="float64"):
     """Return `value` as a (B, columns) array with at least one sample."""
     array = floats(name, value, (count, columns), dtype=dtype)
     if len(array) == 0:
-        raise ValueError(f"{name} holds no sample (shape {array.shape}); at least one is needed")
+        raise ValueError(f"{name} holds no samples (shape {array.shape}); at least one is needed")
     return array
 
 

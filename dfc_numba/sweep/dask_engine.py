@@ -189,7 +189,7 @@ def _check_workers(client, folder, address):
     for worker, (version, seen) in found.items():
         if version != __version__:
             raise ConfigurationError(
-                f"worker {worker} has dfc-numba {version}, here is {__version__}; install one version"
+                f"worker {worker} has dfc-numba {version}, this process {__version__}; install the same version on both"
             )
         if not seen:
             raise ConfigurationError(

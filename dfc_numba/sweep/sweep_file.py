@@ -155,7 +155,7 @@ def read_sweep(path):
         raise ConfigurationError(f'{path}: no runs; state [sweep] presets = ["digits"], or [[sweep.run]]')
     if not presets and axes:
         raise ConfigurationError(
-            f"{path}: the axis {next(iter(axes))} is of no preset; state [sweep] presets, or a single value"
+            f"{path}: the axis {next(iter(axes))} applies to no preset; state [sweep] presets, or a single value"
         )
     labels = _labels([*presets, *(single["preset"] for single in singles)], path)
     runs = [
@@ -177,7 +177,7 @@ def seconds_of(text):
     """Return the seconds of a time limit of SLURM: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
     parts = TIME.fullmatch(text)
     if parts is None:
-        raise ValueError(f"{text!r} is no time limit; write HH:MM:SS or D-HH:MM:SS")
+        raise ValueError(f"{text!r} is not a time limit; write HH:MM:SS or D-HH:MM:SS")
     days, *rest = (int(part) if part is not None else None for part in parts.groups())
     given = [part for part in rest if part is not None]
     if days is not None:
@@ -242,7 +242,7 @@ def _expect(holds, path, what, allowed):
 def _known(name, names, path, kind):
     if name not in names:
         raise ConfigurationError(
-            f"{path}: {name!r} is no {kind}{nearest(name, names)}; there are: {', '.join(names)}"
+            f"{path}: {name!r} is not a {kind}{nearest(name, names)}; choose from {', '.join(names)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What `dfc sweep` tells people: the table of runs, what it will need, its progress, and how it ended."""
+"""What `dfc sweep` prints: the table of runs, what it will need, its progress, and how it ended."""
 
 import shlex
 import sys
@@ -33,7 +33,7 @@ def announce(folder, planned, changes, outlook, states, runs):
     show(counted(states))
     seconds, disk = outlook.total(runs)
     each = (
-        "unknown, a trial did not end well"
+        "unknown, a trial run failed"
         if seconds is None
         else f"{duration(seconds)} in all, one after the other"
     )

@@ -123,7 +123,7 @@ def test_a_strong_target_is_the_label(tmp_path):
 def test_divergence_is_written_told_and_returned(tmp_path):
     wild = ["--set=controller.steps=2000", "--set=controller.dt=0.2", "--set=controller.k_p=1e6", *SMALL[:1]]
     result = run("simulate", *wild, "--samples", 2, "--out", tmp_path / "wild.h5")
-    assert result.exit_code == 1 and "the simulation diverged; what helps" in result.stderr
+    assert result.exit_code == 1 and "the simulation diverged; try" in result.stderr
     with open_trajectories(tmp_path / "wild.h5") as file:
         assert file.status == "diverged"
 
@@ -241,7 +241,7 @@ def test_a_file_without_trajectories_ends_with_exit_code_2(tmp_path):
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file.attrs.update(schema="dfc-numba/trajectory", schema_version="2.0")
     for name, message in {
-        "network.h5": "is no trajectory file", "text.h5": "cannot be read", "nothing.h5": f"dfc: there is no {tmp_path}",
+        "network.h5": "is not a trajectory file", "text.h5": "cannot be read", "nothing.h5": f"dfc: there is no {tmp_path}",
         "new.h5": "use a newer one", ".": "a run has them if it is trained with --log",
     }.items():  # fmt: skip
         result = run("inspect", tmp_path / name)

@@ -274,7 +274,7 @@ def test_rmsprop_has_the_published_constants_unless_told_otherwise():
 
 
 def test_a_path_that_is_not_utf_8_is_refused():
-    with pytest.raises(ConfigurationError, match="network.start_from = .* no UTF-8, .* another name"):
+    with pytest.raises(ConfigurationError, match="network.start_from = .* not valid UTF-8, .* another name"):
         load_config(None, ["network.start_from=na\udcefve.h5"])
 
 

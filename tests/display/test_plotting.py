@@ -145,7 +145,7 @@ def test_the_table_of_a_comparison_is_read(tmp_path):
     (tmp_path / summary.ROWS_NAME).write_text("\n".join([header, *lines, ""]))
     assert len(dfc.plot_comparison(tmp_path).axes) == 2
     (tmp_path / summary.ROWS_NAME).write_text("preset,seed\na,1\n")
-    with pytest.raises(ValueError, match="no table of a comparison"):
+    with pytest.raises(ValueError, match="not a table of a comparison"):
         dfc.plot_comparison(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_the_table_of_a_comparison_is_read(tmp_path):
         (lambda t: dfc.plot_run("nowhere"), OSError, "no run directory"),
         (lambda t: dfc.plot_run([]), ValueError, "nothing to draw"),
         (lambda t: dfc.plot_run(3), TypeError, "not int"),
-        (lambda t: dfc.plot_comparison("nowhere"), OSError, "no folder of a comparison"),
+        (lambda t: dfc.plot_comparison("nowhere"), OSError, "not a folder of a comparison"),
         (lambda t: dfc.plot_comparison({"a": 3}), TypeError, "dict of results"),
         (lambda t: dfc.plot_comparison({"a": result(1.0, status="failed")}), ValueError, "nothing to draw"),
     ],

@@ -27,7 +27,7 @@ def test_a_diverged_simulation_is_warned_of(problem):
         dfc.DivergenceWarning, match=r"diverged for 5 of 5 samples \(0, 1, 2, ...\).*largest stable dt"
     ):
         assert dfc.simulate(*problem, WILD).diverged.all()
-    with pytest.warns(dfc.DivergenceWarning, match="what helps: a smaller controller.k_p"):
+    with pytest.warns(dfc.DivergenceWarning, match="try a smaller controller.k_p"):
         dfc.forward_update(*problem, WILD)
 
 

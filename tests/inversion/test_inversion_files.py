@@ -496,10 +496,7 @@ def test_what_diverges_is_written_and_returned(tmp_path):
         "--out",
         tmp_path / "a.h5",
     )
-    assert (
-        result.exit_code == 1
-        and "the simulation diverged; what helps: a smaller inversion.dt" in result.stderr
-    )
+    assert result.exit_code == 1 and "the simulation diverged; try a smaller inversion.dt" in result.stderr
     assert "not finite at the end: 1 samples" in result.stdout
     with open_trajectories(tmp_path / "a.h5") as file:
         assert file.status == "diverged"

@@ -56,7 +56,7 @@ def help_text(monkeypatch, *command):
 
 
 def test_help_shows_brackets_as_they_are(monkeypatch):
-    assert "as [log] says" in help_text(monkeypatch, "train")
+    assert "as stated in [log]" in help_text(monkeypatch, "train")
 
 
 @pytest.mark.parametrize(

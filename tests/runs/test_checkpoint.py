@@ -223,7 +223,7 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ({"schema": "somebody/else"}, "no checkpoint: its schema is 'somebody/else'"),
         ({"schema_version": "2.0"}, "has schema version 2.0; this program reads 1.x"),
-        ({}, "is no complete checkpoint"),
+        ({}, "is not a complete checkpoint"),
     ],
 )
 def test_a_foreign_newer_or_incomplete_file_is_refused(tmp_path, attributes, message):

@@ -143,7 +143,7 @@ def test_a_finished_run_says_so_and_may_get_more_epochs(whole, tmp_path):
     result = dfc("--out", directory, "--resume")
     assert (
         result.exit_code == 0
-        and "is finished, with 1 epochs; to go on with the run, raise --epochs" in result.stderr
+        and "is finished, with 1 epochs; to continue it, raise --epochs" in result.stderr
     )
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
     assert dfc("--out", directory, "--resume", "--epochs", EPOCHS).exit_code == 0
@@ -154,7 +154,7 @@ def test_a_finished_run_says_so_and_may_get_more_epochs(whole, tmp_path):
 def test_the_last_run_of_a_name_is_resumed_or_the_first_begun(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = dfc("--resume")
-    assert result.exit_code == 2 and "no run to go on with" in result.stderr and not list(tmp_path.iterdir())
+    assert result.exit_code == 2 and "no run to resume" in result.stderr and not list(tmp_path.iterdir())
     (tmp_path / "runs").mkdir()
     for number in (1, 2):
         interrupted(tmp_path / "runs" / f"digits-00{number}", 10)
@@ -189,7 +189,7 @@ def test_a_signal_stops_a_run_after_a_checkpoint(whole, tmp_path, name):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and "Traceback" not in errors
     assert (
-        f"interrupted by {name}" in errors and f"go on with: dfc train --out {directory} --resume" in errors
+        f"interrupted by {name}" in errors and f"resume with: dfc train --out {directory} --resume" in errors
     )
     assert f"results: {directory}" in output
     run = record(directory)
@@ -260,7 +260,7 @@ def test_a_signal_before_the_training_leaves_a_run_to_resume(whole, halfway, tmp
     assert process.returncode == 75 and "Traceback" not in errors
     reason = f"interrupted by {name} before the training began"
     assert f"dfc: {reason}; the run in {directory} can be resumed" in errors
-    assert f"dfc: go on with: dfc train --out {directory} --resume\n" in errors
+    assert f"dfc: resume with: dfc train --out {directory} --resume\n" in errors
     assert (record(directory)["status"], record(directory)["stop_reason"]) == ("interrupted", reason)
     assert dfc("--out", directory, "--resume").exit_code == 0
     assert outcome(directory) == outcome(whole)
@@ -333,7 +333,7 @@ def test_a_run_on_a_full_disk_ends_with_1_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in errors
     assert f"dfc: {tmp_path / 'run'}/checkpoint.h5 cannot be written (File too large)" in errors
-    assert f"go on with: dfc train --out {tmp_path / 'run'} --resume" in errors
+    assert f"resume with: dfc train --out {tmp_path / 'run'} --resume" in errors
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ def test_an_edited_configuration_is_refused(stopped):
 
 def test_a_directory_without_a_run_is_refused_where_nothing_is_named(tmp_path):
     result = dfc("--out", tmp_path, "--resume")
-    assert result.exit_code == 2 and f"{tmp_path} holds no run to go on with; name a preset" in result.stderr
+    assert result.exit_code == 2 and f"{tmp_path} holds no run to resume; name a preset" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -564,7 +564,7 @@ def test_a_sample_does_not_depend_on_those_beside_it():
     [
         (
             {"sigma": 0.1},
-            "sigma = 0.1, sigma_output = 0.1, and under noise nothing comes to rest; set sigma to 0",
+            "sigma = 0.1, sigma_output = 0.1, and with noise there is no steady state; set sigma to 0",
         ),
         ({"sigma_output": 0.2}, "sigma = 0, sigma_output = 0.2"),
     ],

@@ -117,7 +117,7 @@ def test_a_longer_sweep_goes_on_and_says_what_changed(done, tmp_path):
 def test_a_change_of_a_run_that_has_begun_is_refused(done, tmp_path):
     file = sweeps.write(tmp_path, more='set."optimizer.learning_rate" = 0.5\n')
     with pytest.raises(
-        ConfigurationError, match=r"has changed for a run that has begun.*learning_rate = .* there, 0.5 now"
+        ConfigurationError, match=r"has changed for a run that has started.*learning_rate = .* there, 0.5 now"
     ):
         sweep_folder.update(read_sweep(file), done[0])
 
