@@ -1,4 +1,4 @@
-"""What every loader returns: training, validation and test arrays, checked on construction."""
+"""The result of every loader: training, validation and test arrays, checked on construction."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class LoadedExtension:
 
     @property
     def registered(self) -> list[tuple[str, str]]:
-        """What it has registered, as a list of (kind, name)."""
+        """The objects that the extension has registered, as a list of (kind, name)."""
         return registered_from(self.name)
 
     def facts(self) -> dict[str, str]:

@@ -78,7 +78,7 @@ ATTRIBUTES = """
 
 
 class _Estimator(BaseEstimator):
-    """What both estimators share: parameters, training, outputs."""
+    """Base of both estimators: parameters, training, outputs."""
 
     def __init__(
         self, *, preset=None, method=None, hidden=None, epochs=None, batch_size=None, learning_rate=None, dtype=None,

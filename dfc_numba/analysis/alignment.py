@@ -1,4 +1,4 @@
-"""How well an update of the forward weights is aligned with another, and how fast it takes the loss down."""
+"""Alignment of a forward update with another one, and its first-order decrease of the loss."""
 
 from __future__ import annotations
 

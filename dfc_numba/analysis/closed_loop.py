@@ -9,7 +9,7 @@ import numpy as np
 
 
 class ClosedLoop:
-    """Where the parts of a state lie, and the matrix of a loop."""
+    """A closed loop as a matrix, and the positions of the parts of its state."""
 
     def __init__(self, layers, controller, names):
         """Take `layers` (`Layers` or `ReducedLayers`), the controller, and `names`, the parts that the state has."""

@@ -60,7 +60,7 @@ class Layers:
 
     @property
     def reducible(self):
-        """Whether feedback does not depend on the voltages."""
+        """True if feedback does not depend on the voltages."""
         return self._bends is None
 
     def couple(self, i, y):

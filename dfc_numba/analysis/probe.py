@@ -30,7 +30,7 @@ NOISE_MINIBATCH = (
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What is measured.
+    """The subject of measurements: a network, a batch and an update.
 
     Attributes:
         network: a `Network`. x: inputs (B, n_0).
@@ -58,7 +58,7 @@ class Probe:
 
     @property
     def traits(self):
-        """What decides which measurements there are: the names of `_traits` that hold."""
+        """The names of `_traits` that hold, which decide the available measurements."""
         return _traits(self.controller, self.simulates, self.damping)
 
     def need(self, *names):

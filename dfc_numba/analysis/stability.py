@@ -39,7 +39,7 @@ VERDICTS = (STABLE, TOO_LARGE, UNSTABLE, NO_STATE)
 
 @dataclass(frozen=True)
 class Stability:
-    """Whether deviations from a state die out, per sample: arrays (B,), NaN where there is no such state.
+    """Stability of the steady state, per sample: arrays (B,), NaN where there is no such state.
 
     Attributes:
         instantaneous: largest real part of the eigenvalues of -(E J Q + alpha I), layers at once; rates per tau_u.

@@ -1,4 +1,4 @@
-"""What `dfc list` shows: everything that is chosen by name, with its documentation, options and where it comes from."""
+"""`dfc list`: everything that is chosen by name, with its documentation, options and origin."""
 
 from dfc_numba import data
 from dfc_numba.errors import ConfigurationError

@@ -1,4 +1,4 @@
-"""What the commands of `dfc` share: the application, common options, messages, exit codes."""
+"""The parts that the commands of `dfc` share: application, common options, messages, exit codes."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What `dfc simulate`, `dfc inspect` and `dfc replay` do with trajectory files, and what they say of it."""
+"""`dfc simulate`, `dfc inspect` and `dfc replay`: their work on trajectory files, and what they print."""
 
 import shutil
 import sys

@@ -40,13 +40,13 @@ from dfc_numba.support.shapes import html_table
 
 
 class Section(BaseModel):
-    """What the sections have in common: frozen, strict types, no unknown keys."""
+    """Base of the sections: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataSection(Section):
-    """Where the samples come from."""
+    """The source of the samples."""
 
     name: str = Field(
         "digits",
@@ -107,7 +107,7 @@ class TargetSection(Section):
 
 
 class TrainingSection(Section):
-    """What is learned, how long, with which numbers."""
+    """What is learned, for how long and in which precision."""
 
     method: MethodName = Field("dfc", description="learning method")
     rule: ForwardRule = Field("nonlinear_difference", description="plasticity rule of the forward weights")
@@ -243,7 +243,7 @@ class FeedbackOptimizerSection(_Optimizer):
 
 
 class LogSection(Section):
-    """Which minibatches are logged, and what of them, in the trajectory files of the run."""
+    """The minibatches to log in the trajectory files of the run, and what to store of them."""
 
     on: bool = Field(True, description="whether the run is logged; stating any other key here turns it on")
     every: Count | None = Field(
@@ -286,7 +286,7 @@ class LogSection(Section):
 
 
 class AnalysisSection(Section):
-    """What of the theory is measured while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
+    """Measures of the theory while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
 
     every: CountOrZero = Field(
         0,
@@ -308,7 +308,7 @@ class AnalysisSection(Section):
 
 
 class InversionSection(Section):
-    """How errors reach the hidden layers by dynamic inversion and the rules beside it; times in time constants."""
+    """Options of dynamic inversion and related rules, which send errors to hidden layers; times in time constants."""
 
     alpha: NotNegative = Field(0.0, description="leak of the error populations")
     dt: Positive = Field(0.5, description="Euler step")

@@ -124,10 +124,10 @@ def used_values(config):
 
 
 def differences(there, now):
-    """Return the differences of two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
+    """Return the differences of two `used_values`, by `section.key` a text "VALUE in the run, VALUE requested"."""
     texts = [{key: value_text(value) for key, value in values.items()} for values in (there, now)]
     values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
-    return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
+    return {key: f"{old} in the run, {new} requested" for key, (old, new) in values.items() if old != new}
 
 
 def _toml_line(key, value, description):

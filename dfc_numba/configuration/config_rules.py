@@ -1,4 +1,4 @@
-"""What contradicts itself in a configuration, each with the sentence that says what to change.
+"""Contradictions in a configuration, each with the sentence that says what to change.
 
 A rule is a pair (whether it fires, the sentence).
 """

@@ -1,4 +1,4 @@
-"""Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
+"""The keys of a configuration that a run uses, given the others; stating any other key is refused."""
 
 from dfc_numba.learning.method import EQUILIBRIUM, READABLE
 from dfc_numba.learning.optimizer import SHARED

@@ -24,7 +24,7 @@ STYLES = {"s": "-", "s_minus": ":"}
 
 @dataclass(frozen=True)
 class EquilibriumTrace:
-    """What is shown of equilibrium propagation.
+    """The shown part of a trajectory of equilibrium propagation.
 
     Attributes:
         trajectory: the `EquilibriumTrajectory`. place: of the sample among the recorded ones.

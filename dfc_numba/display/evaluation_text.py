@@ -1,4 +1,4 @@
-"""What `dfc evaluate` prints: loss, accuracy, confusion matrix, and a table by class."""
+"""The output of `dfc evaluate`: loss, accuracy, confusion matrix, and a table by class."""
 
 from math import isnan
 

@@ -1,4 +1,4 @@
-"""What `dfc plot` draws: a record of a trajectory file, the learning curves of a run, or both."""
+"""The figures of `dfc plot`: a record of a trajectory file, the learning curves of a run, or both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PANELS = (
 
 
 class Measured:
-    """What `dfc_numba.display.trajectory_figures` draws of an analysis.
+    """The panels of an analysis, for `dfc_numba.display.trajectory_figures`.
 
     Args:
         arrays: measurements by name, each (times,), and "minibatches" (times,).

@@ -211,7 +211,7 @@ def _draw_all(found, drawing, panels, *, note="", common=True):
 
 
 class _Drawing:
-    """How a figure is asked for."""
+    """The options of a figure."""
 
     def __init__(self, ax, names, labels, size, legend, out):
         self.names, self.labels, self.legend, self.out = dict(names or {}), dict(labels or {}), legend, out

@@ -34,7 +34,7 @@ class NoDisplay:
 
 
 class LabelledDisplay(NoDisplay):
-    """What displays have in common: their texts start with a label, and warnings go to standard error."""
+    """Base of the displays: their texts start with a label, and warnings go to standard error."""
 
     def __init__(self, label):
         self._label = label

@@ -109,7 +109,7 @@ COMPARTMENTS = {"v": ("soma $v$", "-"), "v_ff": ("basal $v^{ff}$", "--"), "v_fb"
 
 @dataclass(frozen=True)
 class ControlTrace:
-    """What is shown of a trajectory.
+    """The shown part of a trajectory.
 
     Attributes:
         source: the `AnalysedPhase`. place: of the sample among the stored ones.
@@ -279,7 +279,7 @@ SYMBOLS = {"r_x": "$r_x$", "r_y": "$r_y$"}
 
 @dataclass(frozen=True)
 class InversionTrace:
-    """What is shown of a dynamic inversion.
+    """The shown part of a dynamic inversion.
 
     Attributes:
         trajectory: an `InversionTrajectory` of one sample.

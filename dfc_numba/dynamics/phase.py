@@ -55,7 +55,7 @@ class Phase:
 
     @property
     def presynaptic_factors(self):
-        """What the weights of each layer learn with in the feedforward state: rates below, or formulas of them."""
+        """The presynaptic factors of each layer in the feedforward state: rates below, or formulas of them."""
         return [self.x, *self.feedforward_rates[:-1]] if self.seen is None else self.seen
 
     @property
@@ -88,7 +88,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class UpdateTask:
-    """What is asked of a simulation beside its dynamics.
+    """The results that are asked of a simulation, besides its dynamics.
 
     Attributes:
         readout: `kernel.AVERAGE`, `kernel.FINAL`, or `kernel.NO_READOUT` for no update of the forward weights.
@@ -251,7 +251,7 @@ def _dynamics(controller):
 
 @dataclass(frozen=True)
 class Sums:
-    """What a run leaves: sums over time in float64, `outer` sums over samples and time in the network's dtype.
+    """The results of a run: sums over time in float64, `outer` sums over samples and time in the network's dtype.
 
     Attributes:
         factor, rate: lists of (B, n_i): summed (or last) factors, last deviations of the rates.
@@ -398,7 +398,7 @@ def _convergence(phase, results, chosen):
 
 
 class Closeness:
-    """How close samples are to their steady state at the last time point: the published criteria.
+    """The distance of samples from their steady state at the last time point: the published criteria.
 
     Args:
         rate, u: last deviations of r_L and last control signals of the samples `chosen`.

@@ -82,7 +82,7 @@ def time_operators(controller, nodes):
 
 
 class _Limit:
-    """What the two limits share: from the operators on all points of a grid to those on the nodes."""
+    """Base of the two limits: from the operators on all points of a grid to those on the nodes."""
 
     def operators(self):
         grid, own = self.grid, self.grid.cardinal[:, 1:]  # functions that vanish at t = 0
@@ -225,7 +225,7 @@ def _quadrature(points):
 
 @dataclass(frozen=True)
 class Interpolation:
-    """What gives the course in time from values at the nodes: matrices (T, m + 1), whose first column belongs to t = 0.
+    """Matrices (T, m + 1) from values at the nodes to the course in time; the first column belongs to t = 0.
 
     Attributes:
         values: any function of time. basal: W r_{i-1} -> basal voltages. u, u_int: from the control error.

@@ -25,7 +25,7 @@ LossName = Annotated[str, AfterValidator(lambda name: LOSSES.find(name, key="los
 
 @options
 class Inversion:
-    """How dynamic inversion brings the errors of a minibatch to the hidden layers (Podlaski & Machens 2020).
+    """Options of dynamic inversion, which brings errors to the hidden layers (Podlaski & Machens 2020).
 
     Args:
         rule: "di", one loop for each layer, or "sldi", one loop through all layers: see `backward_errors`.
@@ -52,7 +52,7 @@ class Inversion:
 
     @property
     def noisy(self) -> bool:
-        """Whether there is noise."""
+        """True if there is noise."""
         return False
 
     def loops(self) -> dict[str, Any]:

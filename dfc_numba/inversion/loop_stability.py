@@ -24,7 +24,7 @@ RULES = {"sequential": "di", "single": "sldi"}
 
 @dataclass(frozen=True)
 class InversionStability:
-    """How the loops of dynamic inversion behave; tuples have one entry per loop, the lowest first.
+    """Stability of the loops of dynamic inversion; tuples have one entry per loop, the lowest first.
 
     Attributes:
         rates: all eigenvalues lambda of a loop in continuous time, per time constant of the hidden layers, (n_modes,).
@@ -185,7 +185,7 @@ class FeedbackLoop:
 
     @property
     def drifts(self):
-        """Whether hidden layers see modes of r_m that neither a leak nor any gain of a B of this rank lets decay."""
+        """True if hidden layers see modes of r_m that neither a leak nor any gain of a B of this rank lets decay."""
         return self.alpha == 0 and self.rank > min(self.sizes)
 
     def equation(self, dt=None):

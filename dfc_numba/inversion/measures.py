@@ -1,4 +1,4 @@
-"""How far recorded loops of dynamic inversion are from rest, and how well they invert the weights at any moment."""
+"""Distance of recorded loops of dynamic inversion from rest, and the error of the inversion at any moment."""
 
 from functools import partial
 

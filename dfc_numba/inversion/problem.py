@@ -1,4 +1,4 @@
-"""What every rule of backward errors is given: the arrays of a network's layers, checked and of one dtype."""
+"""The arguments of every rule of backward errors: the arrays of a network's layers, checked and of one dtype."""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ Nonlinearity: TypeAlias = Literal["linear", "tanh", "linearized"]
 
 @dataclass(frozen=True)
 class Options:
-    """How the loops run; see `backward_errors`.
+    """Options of the loops; see `backward_errors`.
 
     Attributes:
         steps: None for the loops at rest. shows: LINEAR, TANH or SCALED.

@@ -38,7 +38,7 @@ class Tally:
 
     @property
     def worth_a_warning(self):
-        """Whether these are more than a few."""
+        """True if these are more than a few."""
         return self.diverged > WARNED * self.samples
 
     def text(self, epoch):

@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """What a network does with labelled samples: N samples, C classes.
+    """Results of a network on labelled samples: N samples, C classes.
 
     Attributes:
         loss, accuracy: mean loss; fraction of samples classified correctly, NaN for a regression.

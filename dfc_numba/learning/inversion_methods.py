@@ -31,7 +31,7 @@ RULE_OPTIONS = {"ndi": ("alpha",)}
 
 @dataclass(frozen=True)
 class InversionUpdate:
-    """What dynamic inversion adds to weights and biases, per unit learning rate.
+    """The change of weights and biases by dynamic inversion, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.

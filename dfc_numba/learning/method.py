@@ -224,12 +224,12 @@ class Method(Extension):
 
     @property
     def controlled(self) -> bool:
-        """Whether it has a controller that drives the outputs to a target."""
+        """True if it has a controller that drives the outputs to a target."""
         return self.reads_any("controller")
 
     @property
     def solves(self) -> bool:
-        """Whether the forward phase solves for the steady state of the controller instead of simulating."""
+        """True if the forward phase solves for the steady state of the controller instead of simulating."""
         return self.controlled and "forward" not in self.simulations
 
     @property
@@ -239,17 +239,17 @@ class Method(Extension):
 
     @property
     def inverts(self) -> bool:
-        """Whether it runs the loops of dynamic inversion."""
+        """True if it runs the loops of dynamic inversion."""
         return self.simulates == "inversion"
 
     @property
     def has_arrays(self) -> bool:
-        """Whether it has its own arrays."""
+        """True if it has its own arrays."""
         return any((self.parameters, self.layer_parameters, self.state))
 
     @property
     def places(self) -> tuple[str, ...]:
-        """What it reads of a configuration: `reads`, and what the training loop needs for its phases."""
+        """The keys that it reads of a configuration: `reads`, and those of the training loop's phases."""
         counts = {"pretraining": "pretraining_epochs", "feedback": "epochs", "extra feedback": "extra_epochs"}
         needed = [f"feedback.{key}" for phase, key in counts.items() if phase in self.phases]
         learns = ["feedback.train"] if self.feedback is not None else []

@@ -1,4 +1,4 @@
-"""What a run does in which order: passes over the data, the samples in each, and how long the rest will take.
+"""The schedule of a run: passes over the data, the order of samples in each, and the estimated time left.
 
 Passes and orders are pure functions of configuration and seed, so that a run can be continued from its
 counters alone.

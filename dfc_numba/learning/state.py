@@ -1,4 +1,4 @@
-"""What evolves in a run, as values: with these, a run continues bit for bit as if it had never stopped."""
+"""The evolving state of a run, as values: with these, a run continues bit for bit as if it had never stopped."""
 
 from dataclasses import dataclass, field
 from math import nan

@@ -47,7 +47,7 @@ from dfc_numba.support.array_types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands after a minibatch.
+    """The progress of a run after a minibatch.
 
     Attributes:
         phase: "pretraining", "feedback", "forward" or "extra feedback".
@@ -69,7 +69,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The ending of a run.
 
     Attributes:
         status: "done", "diverged" or "interrupted".

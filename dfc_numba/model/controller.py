@@ -25,7 +25,7 @@ TermParameters = Annotated[
 
 @options
 class Controller:
-    """How one feedback phase is simulated: all options of the network and controller dynamics.
+    """Options of one feedback phase: all of the network's and the controller's dynamics.
 
     Args:
         dt: Euler step, in units of the controller's time constant tau_u.
@@ -166,7 +166,7 @@ class Controller:
 
     @property
     def noisy(self) -> bool:
-        """Whether any layer receives noise."""
+        """True if any layer receives noise."""
         return self.sigma > 0 or self.output_sigma > 0
 
     @property
@@ -181,7 +181,7 @@ class Controller:
 
     @property
     def transmission_is_instant(self) -> bool:
-        """Whether a layer sees the new rates of the layer below."""
+        """True if a layer sees the new rates of the layer below."""
         return self.instant_transmission or self.instant_dynamics
 
     @property

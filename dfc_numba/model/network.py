@@ -56,7 +56,7 @@ class Activity(NamedTuple):
 
     @property
     def finite(self) -> Array:
-        """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
+        """True for each sample whose numbers are all finite, (B,): large weights or inputs may overflow."""
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
 
     def __repr__(self) -> str:

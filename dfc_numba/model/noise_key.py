@@ -1,4 +1,4 @@
-"""Where the noise of a simulation comes from: a key for the generator in the kernels, or given draws."""
+"""The source of a simulation's noise: a key for the generator in the kernels, or given draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to keep of a simulation, what determined it, and how it is stored."""
+"""The selection of what a simulation records, the recipe that determines it, and how it is stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Position = Annotated[int, Field(ge=0, strict=True)]
 
 @options
 class Record:
-    """What to keep of a simulation.
+    """The selection of what a simulation records.
 
     Args:
         variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",

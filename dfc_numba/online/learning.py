@@ -33,7 +33,7 @@ Stream: TypeAlias = Iterable[tuple[ArrayLike, ArrayLike | Callable[[Network, Arr
 
 @dataclass(frozen=True)
 class OnlineRun:
-    """What an online simulation leaves.
+    """The results of an online simulation.
 
     Attributes:
         network: the `Network` at its end; the weights of the last finite state if it diverged.

@@ -21,7 +21,7 @@ OUTPUT_STATE = ("u", "u_int", "u_filtered", "u_slow")
 
 @dataclass(frozen=True)
 class OnlineState:
-    """Where an online simulation of B samples was left, beside the weights: what the next one needs to continue it.
+    """The state of an online simulation of B samples, besides the weights: what the next one needs to continue it.
 
     Attributes:
         step: Euler steps since the very first. age: the same since the last restart.

@@ -1,4 +1,4 @@
-"""What is kept of an online simulation: voltages and control for the kernel to write, and the weights now and then."""
+"""The records of an online simulation: voltages and control, which the kernel writes, and the weights now and then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What least control learns: the updates of forward weights, of Kolen-Pollack's pairs, and of linear feedback from noise."""
+"""Learning in least control: updates of forward weights, of Kolen-Pollack's pairs, and of linear feedback from noise."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from dfc_numba.support.validation import float_list, instance
 
 @dataclass(frozen=True)
 class ControlUpdate:
-    """What least control adds to the parameters, per unit learning rate: sums over samples of the mean loss's control.
+    """The change of the parameters by least control, per unit learning rate: sums over samples of the mean loss's control.
 
     Attributes:
         weights, biases: of a `Network`: lists over the layers, the readout last; of a `RecurrentNetwork`: dicts by the names

@@ -94,7 +94,7 @@ class EquilibriumPropagation:
 
     @property
     def noisy(self):
-        """Whether there is noise."""
+        """True if there is noise."""
         return False
 
     @property
@@ -105,7 +105,7 @@ class EquilibriumPropagation:
 
 @dataclass(frozen=True)
 class FreeState:
-    """Where the free phase ended; lists over the layers, (B, n_i) in float64.
+    """The end of the free phase; lists over the layers, (B, n_i) in float64.
 
     Attributes:
         states: s_i or u_i. rates: phi of it (prototypical: the same). drives: W_i r_{i-1} + B_i r_{i+1} + b_i there.
@@ -123,7 +123,7 @@ class FreeState:
 
 @dataclass(frozen=True)
 class NudgedState:
-    """Where a nudged phase ended: deviations from the free state, in the network's dtype; lists over the layers.
+    """The end of a nudged phase: deviations from the free state, in the network's dtype; lists over the layers.
 
     Attributes:
         beta: the nudge. deviations, rate_deviations: (B, n_i) of states and rates.
@@ -180,7 +180,7 @@ def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=
 
 @dataclass(frozen=True)
 class EquilibriumUpdate:
-    """What equilibrium propagation adds to the parameters, per unit learning rate.
+    """The change of the parameters by equilibrium propagation, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None. backward: list of (n_i, n_{i+1}), or None.

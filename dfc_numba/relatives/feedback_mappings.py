@@ -161,7 +161,7 @@ def mapping_shapes(sizes, rule, units=None):
 
 @dataclass(frozen=True)
 class ReconstructionUpdate:
-    """What noise teaches the feedback mappings, per unit learning rate; lists over the hidden layers 1 .. L-1.
+    """The change of the feedback mappings from noise, per unit learning rate; lists over the hidden layers 1 .. L-1.
 
     Attributes:
         weights, biases: shaped as in `FeedbackMappings`; biases None without.

@@ -106,7 +106,7 @@ def scaled(gradients, factors):
 
 @dataclass(frozen=True)
 class GrapesUpdate:
-    """What a minibatch adds to the parameters, per unit learning rate; lists over the layers.
+    """The change of the parameters by a minibatch, per unit learning rate; lists over the layers.
 
     Attributes:
         weights: (n_l, n_{l-1}). biases: (n_l,), or None.

@@ -181,7 +181,7 @@ def _back_through_layers(network, mappings, activity, output, options):
 
 @dataclass(frozen=True)
 class TargetUpdate:
-    """What target propagation adds to weights and biases, per unit learning rate.
+    """The change of weights and biases by target propagation, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without. targets: the `Targets`.

@@ -1,4 +1,4 @@
-"""What can be analysed without training again: the networks of a run's checkpoint, and the records of trajectory files."""
+"""Subjects of an analysis without training again: networks of a run's checkpoint, and records of trajectory files."""
 
 import warnings
 from collections.abc import Callable

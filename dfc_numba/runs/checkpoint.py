@@ -46,7 +46,7 @@ MEASURED = ("analysis.what", "analysis.samples", "analysis.damping")  # have to 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         state: the `TrainingState`.

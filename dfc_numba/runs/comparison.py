@@ -37,7 +37,7 @@ NEXT_CHANGE = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
 
 @dataclass(frozen=True)
 class Source:
-    """What is compared: a preset or TOML file, where wanted with settings of its own.
+    """A source of a comparison: a preset or TOML file, optionally with settings.
 
     Attributes:
         name: what tables and folders call it, such as "mnist-dfc-ss+training.method=dfc-ss-newton".
@@ -84,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended, as its run directory records.
+    """The ending of a run, as its run directory records it.
 
     Attributes:
         run: the `Run`.
@@ -105,7 +105,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a comparison is about to do.
+    """The work that a comparison is about to do.
 
     Attributes:
         datasets: a line about each data set.

@@ -1,4 +1,4 @@
-"""What a run will need, said before it starts: memory by counting, time by a short trial on this machine.
+"""The expected needs of a run, before it starts: memory by counting, time by a short trial on this machine.
 
 The trial runs a few minibatches of every phase with few simulated steps, twice (the first time compiles), and
 extrapolates to the steps and minibatches of the run. It changes neither network nor data.
@@ -21,7 +21,7 @@ COPIES = 12  # the best weights, up to four moments, a checkpoint of all that be
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a run is expected to need.
+    """The expected needs of a run.
 
     Attributes:
         memory: peak memory of the process in bytes.

@@ -35,7 +35,7 @@ JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacob
 
 @dataclass(frozen=True)
 class Result:
-    """What is left of a run.
+    """The result of a run.
 
     Attributes:
         outcome: the trainer's `Outcome`.

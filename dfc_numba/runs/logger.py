@@ -276,7 +276,7 @@ def _check_kind(directory, log):
         return
     now = log.model_dump(mode="json")
     changed = [
-        f"log.{key}: the run has {there[key]}, requested {now[key]}"
+        f"log.{key} = {there[key]} in the run, {now[key]} requested"
         for key in ALIKE
         if there.get(key, now[key]) != now[key]
     ]

@@ -149,7 +149,7 @@ class RunDirectory:
 
     @property
     def resumed(self):
-        """Whether the directory had a run before."""
+        """True if the directory had a run before."""
         return self.record["resumed"] > 0
 
     def find_checkpoint(self):

@@ -56,7 +56,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the runs of a source gave.
+    """The results of a source's runs.
 
     Attributes:
         name: the source.

@@ -28,7 +28,7 @@ NOT_FINITE = "not finite"
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found, per sample.
+    """The solutions found, per sample.
 
     Attributes:
         equation: the `RestEquation`, whose response holds the state that belongs to u.
@@ -106,7 +106,7 @@ def _refuse(controller):
 
 
 class _Search:
-    """Where the samples stand: u, F(u), |F(u)|, the iterations spent, and which method they went through."""
+    """The state of the search: u, F(u), |F(u)|, the iterations spent, and the method by which each sample was solved."""
 
     def __init__(self, equation, tolerance):
         self.equation, count = equation, equation.shape[0]

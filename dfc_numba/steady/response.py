@@ -1,4 +1,4 @@
-"""How a network at rest responds to a control signal: states and slopes for Newton's method, in shards over threads."""
+"""The response of a network at rest to a control signal: states and slopes for Newton's method, sharded over threads."""
 
 from typing import NamedTuple
 

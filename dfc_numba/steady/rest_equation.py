@@ -51,7 +51,7 @@ class RestEquation:
 
     @property
     def dense(self):
-        """Whether matrices are made."""
+        """True if matrices are formed."""
         return self.shape[1] <= DENSE_OUTPUTS
 
     def first_residual(self):

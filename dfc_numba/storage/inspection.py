@@ -1,4 +1,4 @@
-"""What is in a trajectory file: a description for people, and a search for damage that reads everything."""
+"""The content of a trajectory file: a description for people, and a search for damage that reads everything."""
 
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema

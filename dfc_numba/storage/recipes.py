@@ -1,4 +1,4 @@
-"""What is simulated, what a replay of a record needs in a file, and what it gives: trajectory and update."""
+"""The kinds of simulations: what a replay of a record needs in a file, and its results, trajectory and update."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields

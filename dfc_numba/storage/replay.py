@@ -34,7 +34,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class Deviation:
-    """What is different in a variable.
+    """The deviation of a variable.
 
     Attributes:
         variable: its name in the file. count: how many of its `size` numbers have other bits.
@@ -125,7 +125,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the replay of one record showed.
+    """The result of the replay of one record.
 
     Attributes:
         phase, record: which record; `record` counts those of the phase from 0.
@@ -153,7 +153,7 @@ class Replayed:
 
     @property
     def within_rounding(self) -> bool:
-        """Whether no number deviates by more than `ROUNDING` of the largest value of its variable."""
+        """True if no number deviates by more than `ROUNDING` of the largest value of its variable."""
         return all(one.absolute.value <= ROUNDING * one.scale for one in self.deviations)
 
 
@@ -287,7 +287,7 @@ def _differences(file, own):
 
 
 class Written(NamedTuple):
-    """What was written to a new file.
+    """The result of writing a new file.
 
     Attributes:
         records: how many. damaged: sentences about files of a run that could not be read, and have no records in it.

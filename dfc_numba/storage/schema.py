@@ -44,7 +44,7 @@ NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 
 @dataclass(frozen=True)
 class VariableDescription:
-    """What a variable is; "#" in a dimension stands for the layer, "below" and "above" for the units of its neighbours."""
+    """The description of a variable; "#" in a dimension is the layer, "below", "above" the units of its neighbours."""
 
     long_name: str
     dims: tuple

@@ -1,4 +1,4 @@
-"""What is stored, read lazily: variables, their parts in several files, and records."""
+"""Stored data, read lazily: variables, their parts in several files, and records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Part:
 
 
 class Lazy:
-    """What looks like an array and is read when it is indexed: a class with `shape`, `dtype` and `__getitem__`.
+    """An array-like that is read when it is indexed: a class with `shape`, `dtype` and `__getitem__`.
 
     Indices may be numbers, slices, and lists or arrays of numbers (or booleans), each for its own dimension.
     `np.asarray` reads all of it.

@@ -1,4 +1,4 @@
-"""What `dfc info` and run.json report: versions, processor, threads, linear algebra, cache folder."""
+"""The facts in `dfc info` and run.json: versions, processor, threads, linear algebra, cache folder."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What makes two values the same: functions by their code and what it reads, arrays by their bytes, objects by attributes."""
+"""Fingerprints of values: functions by their code and what it reads, arrays by their bytes, objects by attributes."""
 
 import sys
 import types

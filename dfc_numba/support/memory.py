@@ -1,4 +1,4 @@
-"""How much memory there is, so that what cannot fit is refused before it starts; memory in large pages, and used again."""
+"""Available memory, so that what cannot fit is refused before it starts; memory in large pages, and used again."""
 
 import os
 import threading
@@ -117,7 +117,7 @@ class Recycled:
 
 
 class _Loan:
-    """What an array and all views of it hold on to as long as they use a block of memory."""
+    """A loan of a block of memory, which an array and all its views hold as long as they use it."""
 
     def __init__(self, block, give_back):
         self.__array_interface__, self._give_back = block.__array_interface__, give_back

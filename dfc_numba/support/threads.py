@@ -126,7 +126,7 @@ def _libraries():
 
 
 class _Started(threading.Event):
-    """What `Thread.start` waits for: not for ever, since a thread without memory ends before it begins."""
+    """The event that `Thread.start` waits for: not forever, since a thread without memory ends before it begins."""
 
     def wait(self, timeout=None):
         return super().wait(PATIENCE if timeout is None else timeout)

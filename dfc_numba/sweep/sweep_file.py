@@ -56,7 +56,7 @@ toml_text = partial(value_text, bare_keys=False)  # as names of runs have it
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What a job asks SLURM for.
+    """The resources that a job asks SLURM for.
 
     Attributes:
         time: limit of a job, as `sbatch --time` takes it. memory: as `sbatch --mem`. cpus: processors of a run.
@@ -114,7 +114,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """What a sweep file says.
+    """The content of a sweep file.
 
     Attributes:
         path: the file. name: its name without suffix.

@@ -52,7 +52,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         run: the `SweepRun`. state: one of `STATES`. epochs: complete epochs. accuracy: the last one, None without.

@@ -1,4 +1,4 @@
-"""What `dfc sweep` prints: the table of runs, what it will need, its progress, and how it ended."""
+"""The output of `dfc sweep`: the table of runs, the expected needs, the progress, and the ending."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""What the dynamics of inversion are timed on, and the NumPy loop that one would write without this package."""
+"""The cases on which dynamic inversion is timed, and the NumPy loop that one would write without this package."""
 
 from dataclasses import dataclass
 

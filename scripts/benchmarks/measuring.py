@@ -11,7 +11,7 @@ from benchmarks.workers import Worker
 
 
 class Subject(NamedTuple):
-    """What a time belongs to."""
+    """The subject of a time."""
 
     name: str
     dtype: str

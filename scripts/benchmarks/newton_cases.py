@@ -1,4 +1,4 @@
-"""What Newton's readout is timed on: the published MNIST network with three targets, and the published autoencoder."""
+"""The cases on which Newton's readout is timed: the published MNIST network with three targets, and the autoencoder."""
 
 from dataclasses import dataclass, replace
 

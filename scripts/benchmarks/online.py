@@ -11,7 +11,7 @@ NOISE = {"sigma": 0.01, "tau_noise": 0.07}
 
 
 class Stream(NamedTuple):
-    """What is simulated: B samples whose input is held or changes at every step, weights of one or of both kinds learn."""
+    """A stream to simulate: B samples whose input is held or changes at every step; one or both kinds of weights learn."""
 
     samples: int
     moving: bool

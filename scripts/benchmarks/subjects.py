@@ -1,4 +1,4 @@
-"""What is timed: functions that prepare a computation in a worker process and return it, ready to be called.
+"""The timed subjects: functions that prepare a computation in a worker process and return it, ready to be called.
 
 A computation takes no arguments and returns a list of arrays, or None. Imports that only one of them needs are inside.
 """

@@ -1,4 +1,4 @@
-"""How updates, feedback weights and stability change while networks learn by several methods: measured, printed, drawn."""
+"""The courses of updates, feedback weights and stability while networks learn by several methods."""
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train

@@ -31,7 +31,7 @@ QUICK = TINY_TEACHER | {"feedback.pretraining_epochs": 2}
 
 @dataclass(frozen=True)
 class Run:
-    """What a controller did: time (T,), and per time point and sample (T, B) output and control, divided by the nudge."""
+    """The course under a controller: time (T,), and (T, B) output and control, divided by the nudge."""
 
     time: np.ndarray
     output: np.ndarray
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def settling_time(self):
-        """When a sample comes within `SETTLED` of its last value for good."""
+        """The time from which a sample stays within `SETTLED` of its last value."""
         away = np.abs(self.output - self.output[-1]) > SETTLED
         return self.time[len(away) - 1 - np.argmax(away[::-1], axis=0)]
 

@@ -1,4 +1,4 @@
-"""What the experiments share: their options, the header with machine and versions, tables, figures and data files."""
+"""The parts that experiments share: options, the header with machine and versions, tables, figures and data files."""
 
 import argparse
 import csv
@@ -51,7 +51,7 @@ def _whole(text, least):
 
 
 class Results:
-    """Where an experiment's results go: tables to the screen, NAME.png and NAME.csv to a folder.
+    """The results of an experiment: tables to the screen, NAME.png and NAME.csv to a folder.
 
     Making one prints the header, and fails where matplotlib or the folder is missing: before minutes of computing.
 

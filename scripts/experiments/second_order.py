@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How near dynamic inversion and DFC come to Gauss-Newton, on the same network.
+"""Measure how near dynamic inversion and DFC come to Gauss-Newton, on the same network.
 
     python scripts/experiments/second_order.py [--mnist] [--out DIR] [--seed N] [--quick]
 

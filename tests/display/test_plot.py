@@ -199,7 +199,7 @@ def test_a_diverged_or_resting_trajectory_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sample", 9], "sample 9 is not stored; there are 0, 1, 2, 3, 4"),
+        (["--sample", 9], "sample 9 is not stored; stored are 0, 1, 2, 3, 4"),
         (["--record", 4], "no record 4"),
         (["--phase", "forward"], "phase is 'forward'"),
         (["--unit", "2.4"], "'2.4' is not a unit"),

@@ -78,7 +78,7 @@ def test_a_trajectory_is_drawn_without_overlaps(trajectory, size):
     assert isinstance(figure, Figure) and len(figure.axes) == 7 and overlaps(figure) == []
     assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title() for axes in figure.axes)
     note = figure._supxlabel.get_text().replace("\n", " ")
-    assert "5 of 10" in note and "the other 2 stored samples" in note and "largest feedback" in note
+    assert "5 of 10" in note and "the 2 other stored samples" in note and "largest feedback" in note
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
@@ -160,7 +160,7 @@ def test_the_table_of_a_comparison_is_read(tmp_path):
         (lambda t: dfc.plot_trajectory(t, labels={"x": "t"}), ValueError, "a key of labels"),
         (lambda t: dfc.plot_trajectory(t, phase="forward"), ValueError, "choose a record of a file"),
         (lambda t: dfc.plot_trajectory([t]), TypeError, "not list"),
-        (lambda t: dfc.plot_run("nowhere"), OSError, "no run directory"),
+        (lambda t: dfc.plot_run("nowhere"), OSError, "not a run directory"),
         (lambda t: dfc.plot_run([]), ValueError, "nothing to draw"),
         (lambda t: dfc.plot_run(3), TypeError, "not int"),
         (lambda t: dfc.plot_comparison("nowhere"), OSError, "not a folder of a comparison"),

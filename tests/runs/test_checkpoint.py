@@ -130,10 +130,10 @@ def test_a_continued_run_may_have_more_epochs(tmp_path):
     [
         (
             {"config": configuration(optimizer={"learning_rate": 0.02})},
-            r"optimizer.learning_rate = 0.01 there, 0.02 now",
+            r"optimizer.learning_rate = 0.01 in the run, 0.02 requested",
         ),
-        ({"config": configuration(training={"seed": 3})}, "training.seed = 0 there, 3 now"),
-        ({"config": configuration(training={"epochs": 1})}, "training.epochs = 2 there, 1 now"),
+        ({"config": configuration(training={"seed": 3})}, "training.seed = 0 in the run, 3 requested"),
+        ({"config": configuration(training={"epochs": 1})}, "training.epochs = 2 in the run, 1 requested"),
         ({"data": dataset(seed=4)}, "other data: test, train, val of clusters differ"),
         ({"data": dataset(validation=False)}, "other data: val of clusters differ"),
         ({"net": network(dtype="float32")}, r"float64\), but this run has .*float32"),
@@ -174,7 +174,7 @@ def test_another_version_or_processor_brings_a_warning(stopped, monkeypatch):
     here = checkpoint.origin()
     monkeypatch.setattr(checkpoint, "origin", lambda: {**here, "numpy": "9.9"})
     trainer = Trainer(network(), dataset(), configuration())
-    with pytest.warns(UserWarning, match=rf"not continue bit for bit: numpy {here['numpy']} then, 9.9 now$"):
+    with pytest.warns(UserWarning, match=rf"not continue bit for bit: numpy was {here['numpy']}, is 9.9$"):
         checkpoint.restore(trainer, path)
 
 
@@ -221,7 +221,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"schema": "somebody/else"}, "no checkpoint: its schema is 'somebody/else'"),
+        ({"schema": "somebody/else"}, "not a checkpoint: its schema is 'somebody/else'"),
         ({"schema_version": "2.0"}, "has schema version 2.0; this program reads 1.x"),
         ({}, "is not a complete checkpoint"),
     ],

@@ -247,7 +247,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_what_differs(w
     directory, _ = whole
     before = contents(directory)
     result = compare(DFC, BP, *SET, "--seeds", 2, "--epochs", 3, "--seed", 5, "--out", directory)
-    assert result.exit_code == 2 and "training.epochs = 2 there, 3 now" in result.stderr
+    assert result.exit_code == 2 and "training.epochs = 2 in the run, 3 requested" in result.stderr
     assert "choose another directory with --out" in result.stderr and contents(directory) == before
 
 

@@ -350,13 +350,13 @@ def test_a_directory_of_a_live_run_is_refused(stopped):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set=optimizer.learning_rate=0.5"], "optimizer.learning_rate = 0.005 there, 0.5 now"),
-        (["digits"], "network.hidden = [8] there, [128, 64] now"),
-        (["--seed", 4], "training.seed = 3 there, 4 now"),
-        (["--dtype", "float32"], 'training.dtype = "float64" there, "float32" now'),
-        (["--epochs", 2], "training.epochs = 3 there, 2 now, but only more are possible"),
-        (["--set=training.method=bp"], 'training.method = "dfc" there, "bp" now'),
-        (["student-teacher"], 'data.name = "digits" there, "student_teacher" now'),
+        (["--set=optimizer.learning_rate=0.5"], "optimizer.learning_rate = 0.005 in the run, 0.5 requested"),
+        (["digits"], "network.hidden = [8] in the run, [128, 64] requested"),
+        (["--seed", 4], "training.seed = 3 in the run, 4 requested"),
+        (["--dtype", "float32"], 'training.dtype = "float64" in the run, "float32" requested'),
+        (["--epochs", 2], "training.epochs = 3 in the run, 2 requested, but only more are possible"),
+        (["--set=training.method=bp"], 'training.method = "dfc" in the run, "bp" requested'),
+        (["student-teacher"], 'data.name = "digits" in the run, "student_teacher" requested'),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
     ],
 )
@@ -375,7 +375,9 @@ def test_what_is_logged_may_change_but_not_what_a_record_holds(whole, stopped):
         assert file["forward"].variable("minibatch")[...].tolist() == [19] + [1, 10, 19] * 2
     before = {file.name: file.read_bytes() for file in stopped.iterdir()}
     refused = dfc("--out", stopped, "--resume", "--set=log.variables=[u,v]", "--epochs", EPOCHS + 2)
-    assert refused.exit_code == 2 and "log.variables = ['u'] there, ['u', 'v'] now" in refused.stderr
+    assert (
+        refused.exit_code == 2 and "log.variables = ['u'] in the run, ['u', 'v'] requested" in refused.stderr
+    )
     assert {file.name: file.read_bytes() for file in stopped.iterdir()} == before
     result = dfc("--out", stopped, "--resume", "--set=log.every=20", "--epochs", EPOCHS + 2)
     assert result.exit_code == 0, result.stderr
@@ -390,8 +392,9 @@ def test_changes_of_what_is_noted_and_of_the_epochs_are_announced(tmp_path):
     assert dfc(*RUN, *noting, "--epochs", 1, "--out", directory).exit_code == 0
     result = dfc(*RUN, "--epochs", 2, "--out", directory, "--resume")
     assert (
-        f"dfc: the run in {directory} goes on with changes: analysis.every = 20 there, 0 now; log.on = true there, "
-        "false now; training.epochs = 1 there, 2 now\n" in result.stderr
+        f"dfc: the run in {directory} resumes with changes: analysis.every = 20 in the run, 0 requested; "
+        "log.on = true in the run, false requested; training.epochs = 1 in the run, 2 requested\n"
+        in result.stderr
     )
     assert "with changes" not in dfc("--out", directory, "--resume").stderr
 
@@ -431,8 +434,8 @@ def test_what_is_measured_stays_while_a_run_is_measured(tmp_path):
     assert dfc(*RUN, *MEASURING, "--epochs", 1, "--out", directory).exit_code == 0
     before = {file.name: file.read_bytes() for file in directory.iterdir()}
     refused = {
-        "what=[alignment,control]": 'analysis.what = ["alignment"] there, ["alignment", "control"] now',
-        "samples=5": "analysis.samples = 4 there, 5 now",
+        "what=[alignment,control]": 'analysis.what = ["alignment"] in the run, ["alignment", "control"] requested',
+        "samples=5": "analysis.samples = 4 in the run, 5 requested",
     }
     for change, message in refused.items():
         result = dfc("--out", directory, "--resume", "--epochs", 2, f"--set=analysis.{change}")

@@ -144,8 +144,8 @@ def edited(attribute, value):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edited("schema", "somebody/else"), "no network file: its schema is 'somebody/else'"),
-        (lambda file: file.attrs.clear(), "no network file: its schema is None"),
+        (edited("schema", "somebody/else"), "not a network file: its schema is 'somebody/else'"),
+        (lambda file: file.attrs.clear(), "not a network file: its schema is None"),
         (edited("schema_version", "2.0"), "has schema version 2.0; this program reads 1.x"),
         (lambda file: file.attrs.__delitem__("sizes"), "not a complete network file: .*'sizes'"),
         (lambda file: file.__delitem__("feedback"), "not a complete network file: .*'feedback'"),

@@ -298,7 +298,7 @@ def test_a_damaged_segment_of_a_run_does_not_go_unseen(tmp_path):
     assert code == 2 and "5 identical, 1 unusable" in text and "000002.h5" in complaints
     code, text, complaints = dfc_replay(tmp_path, "--expand", tmp_path / "rest.h5")
     assert code == 2 and "rest.h5: 5 records" in text
-    assert "000002.h5" in complaints and "missing in it: 1" in complaints
+    assert "000002.h5" in complaints and "records it lacks: 1" in complaints
     assert statuses(tmp_path / "rest.h5") == ["identical"] * 5
 
 

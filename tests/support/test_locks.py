@@ -124,7 +124,7 @@ def test_a_symbolic_link_is_never_followed(path, name):
 
 def test_a_named_pipe_is_refused_and_nothing_hangs(path):
     os.mkfifo(path)
-    with pytest.raises(OSError, match="no ordinary file"):
+    with pytest.raises(OSError, match="not an ordinary file"):
         Lock(path)
 
 
