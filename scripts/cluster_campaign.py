@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "sweep"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 import slurm_cluster  # noqa: E402  (the SLURM of the tests)
 
 SWEEP = """
