@@ -232,7 +232,7 @@ def list_(
 
 @command
 def info():
-    """Show versions, processor, threads, linear algebra and cache folder."""
+    """Show versions, processor, threads, ranks, linear algebra and cache folder."""
     from dfc_numba.support.environment import environment, lines
 
     print("\n".join(lines(environment())))

@@ -38,7 +38,7 @@ def environment():
         "threads": _threads(),
         "blas": _blas(),
         "cache": str(cache_folder()),
-        **({"ranks": _ranks()} if ranks.world() else {}),
+        "ranks": _ranks(),
         **({"job": job} if (job := current_job()) else {}),
     }
 
@@ -113,9 +113,15 @@ def _threads():
 
 
 def _ranks():
+    """Return the ranks that a launcher has started; one where there is none, and whether there could be more."""
+    world = ranks.world()
+    if world is None:
+        try:
+            return {"ranks": 1, "nodes": 1, "mpi4py": metadata.version("mpi4py")}
+        except metadata.PackageNotFoundError:
+            return {"ranks": 1, "nodes": 1, "mpi4py": "not installed: pip install 'dfc-numba[mpi]'"}
     from mpi4py import MPI
 
-    world = ranks.world()
     library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\0")
     return {"ranks": world.size, "nodes": world.nodes, "on this node": world.local, "library": library}
 

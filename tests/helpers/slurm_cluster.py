@@ -172,15 +172,18 @@ class Cluster:
     def kill_node(self, node):
         """Kill a node: its daemon, and all that it has started, at once and without a word."""
         daemon = int((self.folder / f"slurmd-{node}.pid").read_text())
-        steps = [
-            p
-            for p in _processes()
-            if f"SLURMD_NODENAME={node}" in _environment(p) and str(self.folder) in _environment(p)
-        ]
-        managers = {_parent(process) for process in steps}
-        for process in {daemon, *steps, *(p for p in managers if "slurmstepd" in _command(p))}:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        stopped = set()
+        # halted first, until nothing is left that could still start or report something
+        while found := {daemon, *self._of_jobs(node)} - stopped:
+            _send(found, signal.SIGSTOP)
+            stopped |= found
+        _send(stopped, signal.SIGKILL)
+
+    def _of_jobs(self, node):
+        """Processes of the jobs on a node, and their managers."""
+        marks = f"SLURMD_NODENAME={node}", str(self.folder)
+        steps = {process for process in _processes() if all(mark in _environment(process) for mark in marks)}
+        return steps | {parent for parent in map(_parent, steps) if "slurmstepd" in _command(parent)}
 
     def mend(self):
         """Start what does not run, and take every node back into service."""
@@ -251,6 +254,12 @@ def _parent(process):
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
+
+
+def _send(processes, number):
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _runs(process):
