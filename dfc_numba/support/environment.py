@@ -1,4 +1,4 @@
-"""What `dfc info` and run.json tell: versions, processor, threads, linear algebra, cache folder."""
+"""The facts in `dfc info` and run.json: versions, processor, threads, linear algebra, cache folder."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "h5py", "pydantic")
 
 
 def environment():
-    """A nested dict of plain values that describes this installation and machine."""
+    """Return a nested dict of plain values that describes this installation and machine."""
     return {
         "dfc_numba": __version__,
         "python": platform.python_version(),
@@ -44,7 +44,7 @@ def environment():
 
 
 def lines(values, indent=""):
-    """A nested dict as aligned lines of text."""
+    """Yield the lines of a nested dict, aligned."""
     width = max(map(len, values))
     for key, value in values.items():
         if isinstance(value, dict):
@@ -113,7 +113,7 @@ def _threads():
 
 
 def _ranks():
-    """The ranks that a launcher has started; one where there is none, and whether there could be more."""
+    """Return the ranks that a launcher has started; one where there is none, and whether there could be more."""
     world = ranks.world()
     if world is None:
         try:
@@ -127,7 +127,7 @@ def _ranks():
 
 
 def _blas():
-    """The linear algebra libraries that are loaded, with their threads."""
+    """Return the linear algebra libraries that are loaded, with their threads."""
     import scipy.linalg  # noqa: F401  (loads the library that the kernels call)
     from threadpoolctl import threadpool_info
 

@@ -47,7 +47,7 @@ def dead_network():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_ours_is_what_whole_matrices_give(name):
+def test_conditions_are_those_of_whole_matrices(name):
     net, x = problem(name)
     for damping in (0.0, 0.1, 5.0):
         ours = values(conditions(net, x, damping=damping))

@@ -64,7 +64,7 @@ def same_bits(one, other):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_ours_is_what_whole_jacobians_give(network, method):
+def test_reference_updates_are_those_of_whole_jacobians(network, method):
     net, x, y = problem(network)
     for loss in ("mse", "cross_entropy"):
         arguments = {**METHODS[method], "loss": loss}
@@ -114,7 +114,7 @@ def test_gauss_newton_of_a_minibatch_moves_every_output_by_its_step():
 
 @pytest.mark.parametrize("kind, per", [("gn", "sample"), ("gn", "minibatch"), ("mn", "sample")])
 @pytest.mark.parametrize("damping", [0.0, 1e-3, 10.0])
-def test_products_alone_give_the_same(kind, per, damping):
+def test_solvers_by_matrices_and_by_products_agree(kind, per, damping):
     for net, x, y in (problem(), problem("without biases"), problem("one output"), dead_output()):
         found = [
             reference_update(net, x, y, kind, per=per, damping=damping, solver=solver)

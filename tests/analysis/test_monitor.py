@@ -85,7 +85,7 @@ def whole():
 # --- what is noted ---------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_measured_at_the_start_after_every_nth_minibatch_and_at_the_end_of_epochs(whole):
+def test_a_monitor_measures_at_the_start_after_every_nth_minibatch_and_at_the_end_of_epochs(whole):
     arrays = whole[2].arrays()
     assert arrays["minibatches"].tolist() == [0, 4, 8, 9, 12, 15]
     assert arrays["epoch"].tolist() == [0, 1, 1, 1, 2, 2]
@@ -101,7 +101,7 @@ def test_it_is_measured_at_the_start_after_every_nth_minibatch_and_at_the_end_of
 
 
 @pytest.mark.parametrize("stop_after", [None, 1, 9])
-def test_how_often_it_will_be_measured_is_known_before(whole, stop_after):
+def test_the_number_of_measurements_is_known_before_the_run(whole, stop_after):
     trainer, _, monitor = monitored(measured(what=["null_space"]), stop_after=stop_after or 10**9)
     if stop_after is None:
         trainer, monitor = Trainer(network(), dataset(), measured()), Monitor(measured(), dataset())
@@ -118,7 +118,7 @@ def test_the_expected_time_is_that_of_a_second_measurement(monkeypatch):
 
 
 @pytest.mark.parametrize(("done", "times"), [(0, 6), (3, 6), (4, 5), (5, 5), (9, 3), (14, 2)])
-def test_how_often_a_run_will_be_measured_that_was_not_so_far(tmp_path, done, times):
+def test_the_number_of_measurements_is_known_when_a_run_without_any_is_resumed(tmp_path, done, times):
     """At once, and then at 4, 8, 9, 12 and 15."""
     plain = configuration()
     trainer = Trainer(network(), dataset(), plain)
@@ -158,7 +158,7 @@ def test_a_row_has_the_numbers_of_the_end_of_its_epoch_and_what_they_have_cost(w
     assert cost["times"] == 6 and cost["seconds"] == pytest.approx(sum(cost["seconds_per_epoch"]))
 
 
-def test_the_numbers_are_those_of_the_network_at_that_time(whole):
+def test_notes_are_measurements_of_the_network_at_their_time(whole):
     trainer, _, monitor = whole
     config = trainer.config
     probe = probe_of(trainer.network, probe_minibatch(trainer.network, dataset(), config), config)
@@ -170,7 +170,7 @@ def test_the_numbers_are_those_of_the_network_at_that_time(whole):
     assert np.array_equal(probe.update.weights[1], -own.weights[1])
 
 
-def test_nothing_of_the_training_changes():
+def test_measuring_leaves_the_training_unchanged():
     for method in ("dfc", "dfc-single-phase"):  # both draw noise
         config = measured(method)
         plain, _, _ = train(config)

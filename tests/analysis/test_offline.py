@@ -337,7 +337,7 @@ def test_wrong_options_are_refused(options, match):
         offline.forward_update(dfc.simulate(*problem()), **options)
 
 
-def test_something_else_is_refused():
+def test_what_is_neither_record_nor_trajectory_is_refused():
     with pytest.raises(TypeError, match="expected a StoredRecord or a Trajectory, not list"):
         offline.convergence_time([1, 2])
 

@@ -213,7 +213,7 @@ def test_a_simulated_state_is_that_of_rest():
     assert set(early.status) == {"not settled"} and np.isfinite(early.euler).all()
 
 
-def test_noise_is_ignored():
+def test_stability_ignores_noise():
     net, x, target = problem()
     noisy = controller(sigma=0.3, tau_noise=0.1)
     for at in module.PLACES:
@@ -376,7 +376,7 @@ def test_products_do_not_miss_the_leading_eigenvalue(example):
         ({"controller": controller(jacobian_feedback=True)}, "at='simulation'"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, words):
+def test_arguments_of_stability_that_do_not_fit_are_refused(change, words):
     net, x, target = problem()
     arguments = {"x": x, "target": target, "controller": controller(), **change}
     with pytest.raises((ValueError, TypeError), match=re.escape(words)):

@@ -132,12 +132,10 @@ def test_a_step_that_is_too_large_is_told_from_an_unstable_network(tmp_path):
     rows = table(tmp_path / "dt.csv")
     assert [row["sample"] for row in rows if row["measurement"] == "verdict"] == ["", "0", "1", "2", "3"]
     smallest = float(value(rows, measurement="largest_dt", sample=""))
-    assert (
-        f"are stable up to controller.dt = {smallest:.4g}, each by itself up to" in text and smallest < 0.19
-    )
+    assert f"are stable up to controller.dt = {smallest:.4g}, individually up to" in text and smallest < 0.19
     text = dfc(tmp_path / "network.h5", "--what", "stability").stdout
     assert (
-        "unstable: 4, samples 0, 1, 2, 3; deviations grow by a factor of" in text
+        "unstable: 4, samples 0, 1, 2, 3; perturbations grow by a factor of" in text
         and "a smaller dt does not help" in text
     )
 
@@ -146,7 +144,7 @@ def test_a_step_that_is_too_large_is_told_from_an_unstable_network(tmp_path):
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(copied):
     (copied / "checkpoint.h5").write_bytes((copied / "checkpoint.h5").read_bytes()[:-10])
     result = dfc(copied, "--what", "null_space")
-    assert result.exit_code == 0 and "checkpoint_previous.h5 is analysed, which is older" in result.stderr
+    assert result.exit_code == 0 and "analysing the older checkpoint_previous.h5" in result.stderr
     assert (copied / "checkpoint.h5").exists() and "(epoch 1)" in result.stdout
     assert "checksum" in refused(copied / "checkpoint.h5")
     (copied / "checkpoint_previous.h5").write_bytes(b"nothing")
@@ -268,12 +266,12 @@ def test_what_is_wrong_with_which_samples_is_said_in_words():
     text = list(reports.analysis_lines({"last": first, "best": second}, ["verdict"], ["stability"]))
     assert text[-5:] == [
         "  last: 1 of 3 samples are stable",
-        "    dt too large: 2, samples 20, 10; all of them are stable up to controller.dt = 0.04, each by itself up to "
+        "    dt too large: 2, samples 20, 10; all are stable up to controller.dt = 0.04, individually up to "
         "0.04 to 0.05",
         "  best: 1 of 3 samples are stable",
-        "    unstable: 1, sample 20; deviations grow by a factor of 1.5 per step, and do so in continuous time: a smaller "
+        "    unstable: 1, sample 20; perturbations grow by a factor of 1.5 per step, and also in continuous time: a smaller "
         f"dt does not help; {reports.UNSTABLE_REMEDY}",
-        "    no steady state: 1, sample 10; Newton's method has not found any",
+        "    no steady state: 1, sample 10; Newton's method has not found one",
     ]
     many = {f"forward {n}": first for n in range(5)}
     text = list(reports.analysis_lines(many, ["verdict"], ["stability"]))
@@ -290,7 +288,7 @@ def test_what_is_missing_is_named(run, tmp_path):
     with open_trajectories(run / "trajectories.h5") as file:
         file["forward"][0].trajectory().save(tmp_path / "alone.h5")
     text = refused(tmp_path / "alone.h5", "--what", "alignment")
-    assert "is in a file without the configuration of a run, which tells the loss" in text
+    assert "is in a file without the configuration of a run, which states the loss" in text
     assert dfc(tmp_path / "alone.h5", "--what", "stability").exit_code == 0
     config, _ = load_config("digits", ["training.method=bp", "training.epochs=1", "network.hidden=[4]"])
     Experiment(config, out=tmp_path / "bp").run()
@@ -305,7 +303,7 @@ def test_wrong_use_is_refused(run, tmp_path):
     assert "there is no folder" in refused(run, "--out", tmp_path / "no" / "a.csv")
     assert "does not fit: digits has 1297 to train" in refused(run, "--samples", 2000)
     assert "a logged minibatch has its own samples" in refused(run, "--phase", "forward", "--samples", 3)
-    assert "what can be analysed is a run directory" in refused(run / "weights_best.h5")
+    assert "only a run directory" in refused(run / "weights_best.h5")
     assert "holds no checkpoint of a run, and no trajectories" in refused(tmp_path)
     assert "there is no" in refused(tmp_path / "nothing.h5")
     assert "cannot be read" in refused(run / "metrics.csv")

@@ -48,7 +48,7 @@ def test_a_simulation_tells_its_size_and_writes_everything(simulated):
     )
 
 
-def test_it_is_the_first_minibatch_of_the_run_at_its_initial_weights(simulated):
+def test_simulate_takes_the_first_minibatch_of_the_run_at_its_initial_weights(simulated):
     path, _ = simulated
     config, _ = load_config("digits", ["network.hidden=[8]", "controller.steps=9", "training.seed=3"])
     digits = data.load("digits")
@@ -71,7 +71,7 @@ def test_it_is_the_first_minibatch_of_the_run_at_its_initial_weights(simulated):
     assert np.array_equal(again.u, dfc.Trajectory.load(path).u)
 
 
-def test_more_samples_begin_with_the_same_ones(tmp_path, simulated):
+def test_simulations_of_few_and_of_many_samples_have_the_same_first_ones(tmp_path, simulated):
     path, _ = simulated
     assert run("simulate", *SMALL, "--seed", 3, "--samples", 20, "--out", tmp_path / "more.h5").exit_code == 0
     few, more = dfc.Trajectory.load(path), dfc.Trajectory.load(tmp_path / "more.h5")
@@ -123,7 +123,7 @@ def test_a_strong_target_is_the_label(tmp_path):
 def test_divergence_is_written_told_and_returned(tmp_path):
     wild = ["--set=controller.steps=2000", "--set=controller.dt=0.2", "--set=controller.k_p=1e6", *SMALL[:1]]
     result = run("simulate", *wild, "--samples", 2, "--out", tmp_path / "wild.h5")
-    assert result.exit_code == 1 and "the simulation diverged; what helps" in result.stderr
+    assert result.exit_code == 1 and "the simulation diverged; try" in result.stderr
     with open_trajectories(tmp_path / "wild.h5") as file:
         assert file.status == "diverged"
 
@@ -235,13 +235,13 @@ def test_a_run_with_a_damaged_segment_is_described_as_far_as_it_can_be_read(tmp_
         assert "000001.h5 cannot be read" in result.stderr
 
 
-def test_what_is_no_trajectory_file_ends_with_2(tmp_path):
+def test_a_file_without_trajectories_ends_with_exit_code_2(tmp_path):
     dfc.Network.create([2, 3]).save(tmp_path / "network.h5")
     (tmp_path / "text.h5").write_text("hello")
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file.attrs.update(schema="dfc-numba/trajectory", schema_version="2.0")
     for name, message in {
-        "network.h5": "is no trajectory file", "text.h5": "cannot be read", "nothing.h5": f"dfc: there is no {tmp_path}",
+        "network.h5": "is not a trajectory file", "text.h5": "cannot be read", "nothing.h5": f"dfc: there is no {tmp_path}",
         "new.h5": "use a newer one", ".": "a run has them if it is trained with --log",
     }.items():  # fmt: skip
         result = run("inspect", tmp_path / name)
@@ -249,6 +249,6 @@ def test_what_is_no_trajectory_file_ends_with_2(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["simulate", "inspect"])
-def test_help(command):
+def test_help_shows_usage_and_exit_codes(command):
     result = run(command, "--help")
     assert result.exit_code == 0 and "Usage: dfc" in result.stdout and "Exit code" in result.stdout

@@ -168,7 +168,7 @@ def test_values_are_written_as_in_toml_or_python_or_plainly(text, value):
         (".epochs=3", "write it as section.key=value"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_what_is_allowed(override, message):
+def test_a_wrong_value_is_refused_with_those_allowed(override, message):
     assert re.search(message, refusal(override))
 
 
@@ -274,7 +274,7 @@ def test_rmsprop_has_the_published_constants_unless_told_otherwise():
 
 
 def test_a_path_that_is_not_utf_8_is_refused():
-    with pytest.raises(ConfigurationError, match="network.start_from = .* no UTF-8, .* another name"):
+    with pytest.raises(ConfigurationError, match="network.start_from = .* not valid UTF-8, .* another name"):
         load_config(None, ["network.start_from=na\udcefve.h5"])
 
 

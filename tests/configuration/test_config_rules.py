@@ -37,8 +37,8 @@ CONTRADICTIONS = [
     ([*STRONG, "feedback_controller.error=softmax", "feedback.pursue=output"], "set feedback.pursue = 'target'"),
     (["feedback_controller.sigma=0"], "set feedback_controller.sigma above 0, or feedback.train = false"),
     (["feedback.pretraining_epochs=0", "feedback.epochs=0", "feedback.extra_epochs=0"], "without any feedback epochs"),
-    (["controller.jacobian_feedback=true"], "controller.jacobian_feedback = true goes without feedback weights"),
-    (["feedback_controller.jacobian_feedback=true"], "feedback_controller.jacobian_feedback = true goes without"),
+    (["controller.jacobian_feedback=true"], "controller.jacobian_feedback = true replaces the feedback"),
+    (["feedback_controller.jacobian_feedback=true"], "feedback_controller.jacobian_feedback = true replaces the"),
     (["feedback.scaling=true"], "set feedback_controller.tau_noise"),
     (["feedback.high_pass=0.001"], "shorter than feedback_controller.dt = 0.002"),
     ([*ONE_SHOT, "feedback_controller.sigma=0"], "feedback.rule = 'one_shot' needs noise to learn from"),
@@ -92,7 +92,7 @@ UNUSED = [
     (["training.method=bp"], "controller.dt=0.01", "training.method = 'bp' runs no controller"),
     (["training.method=dfa"], "feedback.epochs=2", "learns no feedback weights"),
     (["training.method=dfa"], "feedback.train=true", "learns no feedback weights"),
-    (["training.method=bp"], "network.feedback_init=orthogonal", "no feedback weights of its own"),
+    (["training.method=bp"], "network.feedback_init=orthogonal", "no feedback weights"),
     (["training.method=bp"], "target.step=0.1", "has no output target"),
     (["training.method=dfc-ssa"], "controller.k_p=1", "simulates nothing"),
     (["training.method=dfc-ssa"], "controller.error=difference", "simulates nothing"),
@@ -110,11 +110,11 @@ UNUSED = [
     (["optimizer.name=sgd"], "optimizer.beta1=0.5", "optimizer.name = 'sgd'"),
     (["optimizer.name=adam"], "optimizer.momentum=0.5", "optimizer.name = 'adam'"),
     (["optimizer.clip_norm=none"], "optimizer.clip_scope=all", "optimizer.clip_norm = 'none'"),
-    (["network.feedback_init=orthogonal"], "network.feedback_noise=0.1", "network.feedback_init = 'weight_product' only"),
+    (["network.feedback_init=orthogonal"], "network.feedback_noise=0.1", "network.feedback_init = 'weight_product'"),
     (["network.feedback_init=jacobian_pinv"], "network.feedback_damping=0.1", "network.feedback_init = 'jacobian_d"),
     (["network.start_from=a.h5"], "network.init=xavier", "network.start_from is set"),
     (["network.start_from=a.h5"], "network.feedback_init=jacobian_pinv", "network.start_from is set"),
-    (["controller.jacobian_feedback=true", "feedback.train=false"], "network.feedback_init=xavier", "goes without feedback"),
+    (["controller.jacobian_feedback=true", "feedback.train=false"], "network.feedback_init=xavier", "jacobian_feedback = true"),
     (["feedback.pretraining_epochs=0"], "feedback_optimizer.pretraining_learning_rate=1", "pretraining_epochs = 0"),
     (["feedback.epochs=0", "feedback.extra_epochs=0"], "feedback_optimizer.learning_rate=1", "extra_epochs = 0"),
     (["feedback.epochs=0", "feedback.extra_epochs=0"], "feedback_controller.error=difference", "the pre-training, which"),
@@ -190,7 +190,7 @@ def test_what_a_run_does_not_use_is_refused(overrides, path, reason):
 
 
 @pytest.mark.parametrize("overrides", ALLOWED)
-def test_what_has_a_meaning_is_allowed(overrides):
+def test_keys_that_a_run_uses_are_allowed(overrides):
     config, _ = load_config(None, overrides)
     stated = {override.split("=")[0] for override in overrides}
     assert not stated & set(config.unused_keys())
@@ -267,7 +267,7 @@ def test_the_phases_that_can_be_logged_are_those_that_the_loop_runs(overrides):
     assert set(learning_phases(config)) == runs
 
 
-def test_what_is_logged_unless_told_otherwise():
+def test_a_log_has_its_defaults():
     log = load_config(None, ["log.on=true"])[0].log
     assert (
         log.last_of_epoch and log.every is None and log.updates and not log.recipe_only and log.samples == 16

@@ -281,7 +281,7 @@ def test_a_trainer_can_be_made_of_a_preset(name):
 
 
 @pytest.mark.parametrize("name", ONE_PER_METHOD)
-def test_a_minibatch_of_each_phase(name):
+def test_every_preset_learns_in_each_of_its_phases(name):
     run = trainer(name, overrides=used(name, SHORT))
     start = run.network.copy()
     assert run.run().status == "done"

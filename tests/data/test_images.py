@@ -90,7 +90,7 @@ def test_the_autoencoder_can_have_its_pixels_as_they_are(data_dir):
         data.load("mnist_autoencoder", standardise=1, **SMALL)
 
 
-def test_sizes_and_seeds(data_dir):
+def test_sizes_limit_the_splits_and_seeds_choose_the_validation_images(data_dir):
     write_set(data_dir, small_set())
     whole = data.load("mnist", validation_size=0)
     assert (len(whole.train), whole.validation) == (40, None)
@@ -231,7 +231,7 @@ needs_mnist = pytest.mark.skipif(real_data_dir() is None, reason="DFC_DATA_DIR h
 
 
 @needs_mnist
-def test_the_real_mnist(no_network):
+def test_the_real_mnist_has_its_sizes_scaling_and_labels(no_network):
     dataset = data.load("mnist", dtype="float32")
     assert [len(split) for split in dataset.parts().values()] == [55000, 5000, 10000]
     assert abs(dataset.train.x.mean()) < 0.01

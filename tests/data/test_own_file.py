@@ -235,7 +235,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         data.load(path)
 
 
-def test_something_else_is_refused(path):
+def test_a_file_of_another_format_is_refused(path):
     path.write_text("x_train,y_train\n")
     with pytest.raises(ValueError, match=f"{path.name}: (truncated or not|cannot be read)"):
         data.load(path)

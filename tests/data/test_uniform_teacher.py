@@ -43,7 +43,7 @@ def test_the_published_nonlinear_teacher_is_nearly_constant_and_the_strong_one_i
         assert np.sum(rest**2) / variance < unreached + 0.1
 
 
-def test_seeds_and_sizes():
+def test_seeds_choose_teacher_and_inputs_and_sizes_the_samples():
     base = data.load("uniform_teacher", **SMALL)
     teacher = data.load("uniform_teacher", teacher_seed=1, **SMALL)
     inputs = data.load("uniform_teacher", input_seed=1, **SMALL)
@@ -66,6 +66,6 @@ def test_seeds_and_sizes():
         ("teacher_seed", -1, "teacher_seed = -1"),
     ],
 )
-def test_what_is_not_allowed_is_refused(option, value, message):
+def test_wrong_options_of_the_uniform_teacher_are_refused(option, value, message):
     with pytest.raises((ValueError, TypeError), match=message):
         data.load("uniform_teacher", **SMALL | {option: value})

@@ -199,11 +199,14 @@ def test_a_diverged_or_resting_trajectory_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sample", 9], "sample 9 is not stored; there are 0, 1, 2, 3, 4"),
+        (["--sample", 9], "sample 9 is not stored; stored are 0, 1, 2, 3, 4"),
         (["--record", 4], "no record 4"),
         (["--phase", "forward"], "phase is 'forward'"),
-        (["--unit", "2.4"], "'2.4' is no unit"),
-        (["--unit", "4:0"], "there is no unit 0 in layer 4; layers and their units: 1 with 0 to 5, 2 with"),
+        (["--unit", "2.4"], "'2.4' is not a unit"),
+        (
+            ["--unit", "4:0"],
+            "there is no unit 0 in layer 4; layers and their units: 1 with 0 to 5, 2 with",
+        ),
         (["--unit", "3:3"], "there is no unit 3 in layer 3"),
         (["--out", "figure.xyz"], "'xyz' is not supported"),
     ],

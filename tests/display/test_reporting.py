@@ -28,12 +28,12 @@ def progress(**changes):
         (100000, "1 d 3 h"),
     ],
 )  # fmt: skip
-def test_durations_are_said_as_people_say_them(seconds, text):
+def test_durations_are_written_as_people_say_them(seconds, text):
     assert displays.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("n_bytes", "text"), [(3.5e7, "35 MB"), (1.25e9, "1.2 GB")])
-def test_sizes_are_said_as_people_say_them(n_bytes, text):
+def test_sizes_are_written_as_people_say_them(n_bytes, text):
     assert displays.size(n_bytes) == text
 
 
@@ -61,7 +61,7 @@ def test_a_plain_display_is_quiet_in_between(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_not_known_is_not_said():
+def test_unknown_numbers_are_left_out():
     unknown = progress(phase="pretraining", loss=None, accuracy=None, seconds_left=None)
     assert displays.progress_numbers(unknown) == []
     assert displays.progress_text(unknown, {"pretraining": 3, "forward": 10}) == "pretraining 2/3"

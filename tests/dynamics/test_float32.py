@@ -95,7 +95,7 @@ def compared(activation, state, task):
 @each_task
 @each_state
 @each_activation
-def test_forward_update(activation, state, task):
+def test_forward_updates_in_float32_are_close_to_float64(activation, state, task):
     single, double, x, target, controller = compared(activation, state, task)
     for readout, rule in product(SIMULATED if controller.error == "softmax" else READOUTS, RULES):
         ours, theirs = (
@@ -116,7 +116,7 @@ def test_forward_update(activation, state, task):
 @pytest.mark.parametrize("tau_noise", [None, 0.1])
 @each_state
 @each_activation
-def test_feedback_update(activation, state, tau_noise):
+def test_feedback_updates_in_float32_are_close_to_float64(activation, state, tau_noise):
     """Learning of the feedback weights from the same noise, about the feedforward output."""
     single, double, x, _, _ = problem(activation, state, "strong")
     controller = dfc.Controller(steps=48, sigma=0.05, tau_noise=tau_noise)
@@ -128,7 +128,7 @@ def test_feedback_update(activation, state, tau_noise):
 
 @each_state
 @each_activation
-def test_both_updates_with_noise(activation, state):
+def test_forward_and_feedback_updates_with_noise_in_float32_are_close_to_float64(activation, state):
     single, double, x, target, _ = problem(activation, state, "strong")
     controller = dfc.Controller(steps=100, sigma=0.01, tau_noise=0.1)
     both = [

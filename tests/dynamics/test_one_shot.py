@@ -52,7 +52,7 @@ def test_updates_correlate_noise_with_what_it_changes(dtype, bound, bias, sigma,
 
 
 @pytest.mark.parametrize("sizes", [[4, 3], [4, 6, 3], [9, 1, 3]])
-def test_any_depth(sizes):
+def test_the_one_shot_rule_follows_its_formula_at_any_depth(sizes):
     net, x, draws = problem(sizes=sizes)
     found = one_shot_feedback_update(net, x, sigma=0.1, noise=draws)
     for ours, expected in zip(found.feedback, formula(net, x, draws, 0.1, 0.1), strict=True):

@@ -116,7 +116,7 @@ def assert_same_trajectory(ours, theirs, bound):
 
 @random_cases(150)
 @given(networks(), controllers(), SAMPLES)
-def test_simulate(network, controller, n_samples):
+def test_simulate_agrees_with_the_oracle(network, controller, n_samples):
     problem = Problem(network, controller, n_samples)
     ours, theirs = problem.both("simulate", noise=problem.noise)
     assert_same_trajectory(ours, theirs, DOUBLE)
@@ -194,7 +194,7 @@ def feedback_options(draw, controller):
 
 @random_cases(150)
 @given(networks(), controllers(learns_feedback=True), SAMPLES, st.data())
-def test_feedback_update(network, controller, n_samples, data):
+def test_feedback_update_agrees_with_the_oracle(network, controller, n_samples, data):
     problem = Problem(network, controller, n_samples)
     options = data.draw(feedback_options(controller))
     ours, theirs = problem.both("feedback_update", noise=problem.noise, **options)
@@ -214,7 +214,7 @@ def test_forward_and_feedback_update(network, controller, n_samples, rule, data)
 
 @random_cases(40)
 @given(networks(), SAMPLES, st.sampled_from(["mse", "cross_entropy"]), st.booleans())
-def test_output_target(network, n_samples, loss, labels):
+def test_output_target_agrees_with_the_oracle(network, n_samples, loss, labels):
     net, slow_net = dfc.Network(**network), oracle.Network(**network)
     x, n_outputs = problems.inputs(n_samples, net.sizes[0]), net.sizes[-1]
     y = problems.probabilities(n_samples, n_outputs)

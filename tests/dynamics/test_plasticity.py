@@ -143,7 +143,7 @@ def test_a_network_without_biases_has_no_bias_update(readout, n_samples):
 
 
 @pytest.mark.parametrize("sizes", [[4, 3], [4, 6, 3], [9, 33, 50, 1, 17, 7]])
-def test_any_depth(sizes):
+def test_an_update_is_the_mean_of_its_rule_at_any_depth(sizes):
     net, x = dfc.Network(**parameters(sizes, activation="tanh")), inputs(20, sizes[0])
     target, c = net.predict(x) + 0.1, dfc.Controller(**SHORT)
     weights, biases = recomputed_update(
@@ -283,7 +283,7 @@ def test_the_default_noise_is_the_seed_zero():
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("options", [options for options, _ in FEEDBACK_OPTIONS[::6]])
-def test_both_updates_from_one_simulation(rule, options):
+def test_forward_and_feedback_updates_from_one_simulation_are_those_from_two(rule, options):
     arguments = *problem(), dfc.Controller(**NOISY)
     forward, feedback = dfc.forward_and_feedback_update(*arguments, rule=rule, noise=5, **options)
     alone = dfc.forward_update(*arguments, rule=rule, noise=5)
@@ -293,7 +293,7 @@ def test_both_updates_from_one_simulation(rule, options):
     assert all(np.array_equal(a, b) for a, b in zip(feedback.feedback, alone.feedback, strict=True))
 
 
-def test_both_updates_of_the_converged_samples():
+def test_forward_and_feedback_updates_may_take_the_converged_samples_only():
     net, x, target, c = partly_converging()
     trajectory = dfc.simulate(net, x, target, c)
     converged = trajectory.converged.astype(float)

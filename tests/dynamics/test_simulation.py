@@ -58,7 +58,7 @@ def test_the_first_point_is_the_feedforward_state(dtype):
     assert not found.u[0].any() and not found.u_int[0].any()
 
 
-def test_without_a_gap_nothing_happens():
+def test_a_target_at_the_feedforward_output_needs_no_control():
     net, x, _ = problem()
     found = dfc.simulate(net, x, net.predict(x), dfc.Controller(**SHORT))
     assert not found.u.any() and not found.error.any()

@@ -98,7 +98,7 @@ def test_the_descent_stops_beyond_the_border_of_stability(loop, dt):
         assert len(found.excess) > 20  # a 20th of the iterations at least, and the one that it starts from
 
 
-def test_it_ends_after_the_iterations_that_it_has():
+def test_stabilisation_ends_after_its_iterations():
     w, b = unstable((2, 4, 3))
     (found,) = stabilised_feedback(w, b, rate=1e-9, iterations=7)
     assert not found.stable and len(found.excess) == 8
@@ -114,13 +114,13 @@ def test_it_ends_after_the_iterations_that_it_has():
         ([[1.0]], [[-0.25]], True),  # two modes are one, at lambda = -1/2
     ],
 )
-def test_it_ends_where_the_critical_mode_has_no_gradient(w, b, stable):
+def test_stabilisation_ends_where_the_critical_mode_has_no_gradient(w, b, stable):
     w, b = np.array(w), np.array(b)
     (found,) = stabilised_feedback([np.zeros((len(w), 1)), w], [b], iterations=50)
     assert found.stable == stable and np.array_equal(found.feedback, b) and len(found.excess) == 1
 
 
-def test_only_what_is_unstable_changes():
+def test_stabilisation_changes_unstable_loops_only():
     w, grows = unstable()
     calm = initial_feedback(w, "transpose", scale=-0.1)
     for i in range(len(calm)):
@@ -161,7 +161,7 @@ def test_the_single_loop_is_judged_by_itself():
         ({"kind": "stable", "iterations": 2.5}, "iterations is 2.5"),
     ],
 )
-def test_what_is_not_allowed_is_refused(change, message):
+def test_wrong_arguments_of_initial_feedback_are_refused(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         initial_feedback(**{"weights": weights(), "kind": "transpose", **change})
 
@@ -222,7 +222,7 @@ def test_stable_feedback_is_refused_where_it_cannot_be():
         initial_feedback(w, "stable", loop="single", bound=0.01, rate=0.01, iterations=3000)
 
 
-def test_it_ends_where_a_leak_alone_is_critical():
+def test_stabilisation_ends_where_the_leak_alone_is_critical():
     w = weights(BOTTLENECK)
     drawn = initial_feedback(w, "random", loop="single", bound=0.01)
     (found,) = stabilised_feedback(w, drawn, loop="single", alpha=0.005, iterations=1000)
@@ -266,7 +266,7 @@ def test_outputs_without_weights_do_not_make_the_transpose_unstable():
 
 
 @pytest.mark.parametrize("loop", ["sequential", "single"])
-def test_a_network_its_copies_and_its_file_keep_them(tmp_path, loop):
+def test_a_network_its_copies_and_its_file_keep_the_feedback_matrices(tmp_path, loop):
     net = dfc.Network.create([5, 4, 3, 2], seed=1, dtype="float32")
     assert net.backward is None and net.copy().backward is None
     before = net.n_parameters

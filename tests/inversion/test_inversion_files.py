@@ -199,7 +199,7 @@ def test_loops_come_to_rest_and_invert_without_a_leak(rule, nonlinearity):
     assert (errors[-1][0] == 1).all() and (errors[-1][-1] < 1e-4).all()
 
 
-def test_rest_is_that_of_the_loop_with_the_error_that_it_received():
+def test_rest_is_the_fixed_point_of_the_loop_for_the_error_received():
     net, x, y, inversion = problem(alpha=0.1)
     found = simulate_inversion(net, x, y, inversion, record=dfc.Record(samples=(2,)))
     slopes, delta = given(net, x, y, inversion)
@@ -273,7 +273,7 @@ def test_raw_errors_are_stored_without_a_recipe(tmp_path):
     assert one.status == "unusable" and "no recipe" in one.problem
 
 
-def test_xarray_opens_it_with_names(tmp_path):
+def test_xarray_opens_a_trajectory_of_dynamic_inversion_with_names(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     saved = simulate_inversion(*problem("sldi"))
@@ -496,10 +496,7 @@ def test_what_diverges_is_written_and_returned(tmp_path):
         "--out",
         tmp_path / "a.h5",
     )
-    assert (
-        result.exit_code == 1
-        and "the simulation diverged; what helps: a smaller inversion.dt" in result.stderr
-    )
+    assert result.exit_code == 1 and "the simulation diverged; try a smaller inversion.dt" in result.stderr
     assert "not finite at the end: 1 samples" in result.stdout
     with open_trajectories(tmp_path / "a.h5") as file:
         assert file.status == "diverged"
@@ -513,7 +510,7 @@ def test_a_loop_without_rest_is_written_and_told(tmp_path):
     assert InversionTrajectory.load(out).recipe.inversion.nonlinearity == "tanh"
 
 
-def test_it_is_drawn(simulated, monkeypatch):
+def test_a_trajectory_of_dynamic_inversion_is_drawn(simulated, monkeypatch):
     pytest.importorskip("matplotlib")
     from dfc_numba.display import plots
 

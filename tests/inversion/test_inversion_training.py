@@ -125,7 +125,7 @@ def published_angles(states, x, y, step, leak):
 
 
 @pytest.mark.parametrize(("name", "leak"), [("BP", 0), ("FA", 0), ("PBP", 0), ("NDI", 0), ("NDI2", 0.01)])
-def test_the_published_classification(name, leak):
+def test_the_published_classification_is_repeated(name, leak):
     """Two epochs of single samples, with the decay that is not multiplied by the learning rate."""
     file = arrays("07_classif_online")
     splits = {part: Split(np.ascontiguousarray(file[f"X_{part}"].T), file[f"lab_{part}"].astype(np.int64).ravel())
@@ -168,7 +168,7 @@ def autoencoder(file, method, weights, biases, backward, leak, eta, decay, batch
 
 
 @pytest.mark.parametrize(("name", "leak"), [("BP", 0), ("FA", 0), ("PBP", 0), ("NDI", 0), ("NDI2", 0.01)])
-def test_the_published_autoencoder(name, leak):
+def test_the_published_autoencoder_is_repeated(name, leak):
     file = arrays("06c_autoenc_online_normal")
     x, test = (file[f"img_{part}"] / 255.0 for part in ("train", "test"))
     weights = [file[f"W{i}_init"] for i in range(6)]
@@ -195,7 +195,7 @@ def test_the_published_autoencoder(name, leak):
 
 
 @pytest.mark.parametrize("name", ["BP", "FA__rand", "PBP", "NDI__stale__a0.01"])
-def test_a_published_minibatch(name):
+def test_a_published_minibatch_is_repeated(name):
     """One step of an autoencoder of trained size, through narrowing and widening layers."""
     file = arrays("06_autoenc_small")
     rule, *which = name.split("__")
@@ -413,7 +413,7 @@ def test_the_seed_draws_random_feedback():
         ("dfc", set()),
     ],
 )  # fmt: skip
-def test_a_method_looks_at_its_keys(method, used):
+def test_a_method_uses_its_keys_of_the_configuration(method, used):
     config = load_config(None, [f"training.method={method}"])[0]
     keys = {f"inversion.{key}" for key in type(config.inversion).model_fields}
     assert keys - set(config.unused_keys()) == {f"inversion.{key}" for key in used}

@@ -254,7 +254,7 @@ def _single(arrays, number, which, alpha):
 
 
 @pytest.mark.parametrize("alpha", ["0", "0.001", "0.01"])
-def test_published_spectra(alpha):
+def test_spectra_are_the_published_ones(alpha):
     arrays = np.load(RESOURCES / "inversion" / "04_nonlinear.npz")
     weights = [np.zeros((20, 1)), arrays["W1"], arrays["W2"]]
     found = inversion_stability(weights, [arrays["B_stale"]], float(alpha), loop="single")
@@ -289,7 +289,7 @@ def test_published_loops_of_single_units():
         ({"feedback": [np.eye(3)]}, "feedback"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
+def test_arguments_of_loop_stability_that_do_not_fit_are_refused(change, message):
     arguments = {"weights": [np.zeros((3, 1)), np.ones((2, 3))], "feedback": [np.ones((3, 2))], **change}
     with pytest.raises(ValueError, match=message):
         inversion_stability(**arguments)

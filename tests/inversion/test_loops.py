@@ -109,7 +109,7 @@ def test_a_sample_does_not_depend_on_the_samples_beside_it(rule, tolerance, nonl
 @needs_compiler
 @pytest.mark.parametrize("count", [2, 3, 8])
 @each_dtype
-def test_same_bits_for_any_number_of_threads(count, dtype):
+def test_loops_have_the_same_bits_for_any_number_of_threads(count, dtype):
     problem = cases.random_problem([3, 60, 50, 10], 150, dtype)
     assert 2 * 300 * 150 * (60 * 50 + 50 * 10) > 8 * 1e7, "worth eight threads"
     assert len(loops.shards(150, np.dtype(dtype))) > 1
@@ -122,7 +122,7 @@ def test_same_bits_for_any_number_of_threads(count, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(name) for name in cases.DTYPES], ids=str)
-def test_shards(dtype):
+def test_shards_are_complete_and_even(dtype):
     for count in range(1, 200):
         pieces = loops.shards(count, dtype)
         ends = [first + n for first, n in pieces]
@@ -168,13 +168,13 @@ def assert_same(ours, theirs):
 
 
 @needs_compiler
-def test_without_the_compiler(tmp_path):
+def test_loops_without_the_compiler_give_the_same_errors(tmp_path):
     assert_same(cases.in_another_process(tmp_path, NUMBA_DISABLE_JIT="1"), cases.results())
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_with_checked_bounds(tmp_path):
+def test_loops_stay_within_their_arrays(tmp_path):
     checks = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     assert_same(cases.in_another_process(tmp_path, **checks), cases.results())
 

@@ -135,7 +135,7 @@ def test_the_single_loop_inverts_all_layers():
 
 
 @each_rule
-def test_where_the_derivative_enters(rule):
+def test_the_derivative_enters_where_the_rule_says(rule):
     """Once on the way down, or not at all; "sldi" never multiplies by it."""
     weights, feedback, derivatives, delta = problem_for(rule)
     once, none = (errors_of(rule, phi_prime=which) for which in ("once", "none"))
@@ -280,7 +280,7 @@ def unstable(count=5):
     return weights, [10 * w.T for w in weights[1:]], derivatives, delta
 
 
-def test_a_loop_that_overflows_is_told():
+def test_a_loop_that_overflows_is_flagged():
     with pytest.raises(
         dfc.DivergenceError, match="errors of layer 2 are not finite for 4 of 5 samples"
     ) as told:
@@ -299,7 +299,7 @@ def test_a_loop_that_grows_without_overflow_is_returned():
     assert np.isfinite(last).all() and np.abs(last).max() > 1e3
 
 
-def test_no_state_of_rest():
+def test_an_inversion_without_fixed_point_is_flagged():
     """tanh shows at most 1, so that without leak no error beyond the weights' reach has one."""
     weights, feedback, derivatives, delta = problem_for("di", sizes=[2, 6, 3])
     delta[4] = 100.0

@@ -134,7 +134,7 @@ def assert_same(ours, theirs, bound):
 @pytest.mark.parametrize(
     "dtype, keyed, bound", [("float64", False, 1e-12), ("float64", True, 1e-5), ("float32", False, 1e-5)]
 )
-def test_without_the_compiler(tmp_path, dtype, keyed, bound):
+def test_kernels_without_the_compiler_give_the_same_results(tmp_path, dtype, keyed, bound):
     """The NumPy versions of the emitted loops give the same results (draws are made in single precision)."""
     plain, report = kernel_workload.in_another_process(
         tmp_path, "small", dtype, keyed=keyed, NUMBA_DISABLE_JIT="1"
@@ -164,7 +164,7 @@ except IndexError:
 
 
 @pytest.mark.slow
-def test_with_checked_bounds(tmp_path):
+def test_kernels_stay_within_their_arrays(tmp_path):
     checks = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     checked, _ = kernel_workload.in_another_process(tmp_path, "small", "float64", keyed=True, **checks)
     assert_same(checked, kernel_workload.results("small", ["float64"], keyed=True), 1e-12)

@@ -115,7 +115,7 @@ def reference_cases():
 @pytest.mark.parametrize(
     ("path", "suffix"), reference_cases(), ids=lambda value: getattr(value, "stem", value)
 )
-def test_reference_values(path, suffix):
+def test_baselines_reproduce_the_reference_values(path, suffix):
     """The published direct feedback alignment leaves out phi', and here the oracle too; ours does not."""
     with np.load(path) as archive:
         arrays = dict(archive)

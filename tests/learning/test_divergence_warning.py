@@ -42,7 +42,7 @@ def test_an_epoch_tells_of_all_its_diverged_feedback_phases(method, controller):
     assert listen(method, controller) == [(epoch, Tally(samples=20, diverged=20)) for epoch in (1, 2)]
 
 
-def test_logged_minibatches_count_too(tmp_path):
+def test_diverged_minibatches_that_are_logged_are_counted_too(tmp_path):
     told = listen("dfc", WILD, log=lambda config: Logger(tmp_path, config))
     assert told == [(epoch, Tally(samples=20, diverged=20)) for epoch in (1, 2)]
 

@@ -18,7 +18,7 @@ def test_evaluation_in_chunks_equals_the_whole():
     assert measured.accuracy == np.mean(output.argmax(axis=1) == split.y)
 
 
-def test_soft_targets():
+def test_soft_targets_have_the_given_probability_of_the_label():
     expected = np.array([[0.05, 0.9, 0.05], [0.9, 0.05, 0.05]])
     np.testing.assert_allclose(soft_targets(np.array([1, 0]), 3, 0.9), expected, rtol=1e-14)
     assert np.array_equal(soft_targets(np.array([1, 0]), 3), np.eye(3)[[1, 0]])

@@ -140,7 +140,7 @@ def test_feedback_phases_run_their_controller_towards_what_they_pursue(method, p
 
 
 @pytest.mark.parametrize("phase", ["pretraining", "extra feedback"])
-def test_pretraining_may_pursue_something_else(phase):
+def test_pretraining_may_have_a_target_other_than_that_of_feedback_epochs(phase):
     """The published option of single-phase learning concerns the pre-training alone."""
     net, batch = network(), minibatch(phase)
     config = configured(SINGLE, "strong", feedback={"pretraining_pursue": "output"})
@@ -165,7 +165,7 @@ def test_pretraining_controls_the_difference_where_training_controls_the_softmax
 
 
 @pytest.mark.parametrize("phase", ["pretraining", "feedback", "extra feedback"])
-def test_feedback_phases_by_the_one_shot_rule(phase):
+def test_feedback_phases_can_learn_by_the_one_shot_rule(phase):
     net, batch = network(), minibatch(phase)
     config = configured(
         "dfc", feedback={"rule": "one_shot", "sigma_floor": 0.1}, feedback_controller={"sigma": 0.2}

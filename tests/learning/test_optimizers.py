@@ -282,6 +282,6 @@ def test_wrong_arrays_are_refused():
         optimizer.step([[np.zeros((3, 4)), np.zeros(4)], layers(0)[1]])
 
 
-def test_per_layer():
+def test_a_single_rate_is_that_of_every_layer():
     assert per_layer(0.5, 2, "x") == [0.5, 0.5]
     assert per_layer((1, 2), 2, "x") == [1.0, 2.0]

@@ -20,7 +20,7 @@ def test_the_order_of_samples_is_the_same_for_ever():
     assert shuffled_minibatches(6, 6, 7, "forward", 2)[0].tolist() == [3, 4, 2, 1, 0, 5]
 
 
-def test_clock():
+def test_the_clock_estimates_the_time_left():
     clock = Clock({"feedback": 3, "forward": 4}, {"feedback": 10, "forward": 100})
     clock.minibatch_done("feedback", 50.0)  # compiles
     assert clock.seconds_left() is None

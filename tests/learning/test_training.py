@@ -20,7 +20,7 @@ SINGLE_PHASE = {"training": {"method": "dfc-single-phase"}, **NEEDS["dfc-single-
 # --- the loops ----------------------------------------------------------------------------------------------
 
 
-def test_order_of_phases():
+def test_phases_come_in_their_order():
     config = configuration(feedback={"pretraining_epochs": 2, "epochs": 1, "extra_epochs": 1})
     _, watcher, outcome = train(config)
     epoch = ["feedback"] * 3 + ["forward"] * 3 + ["extra feedback"] * 3

@@ -135,7 +135,7 @@ def test_noise_of_the_output_layer(options, noisy, output):
     assert controller.noisy is noisy and controller.output_sigma == output
 
 
-def test_derived_numbers():
+def test_a_controller_derives_its_leak_and_time_points():
     assert dfc.Controller(alpha=0.3, k_p=2).steady_leak == 0.3
     assert dfc.Controller(alpha=0.3, k_p=2, leak="integral").steady_leak == pytest.approx(0.3 / 1.6)
     assert dfc.Controller(steps=7).time_points == 8

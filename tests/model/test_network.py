@@ -195,7 +195,7 @@ def test_copies_are_equal_and_independent(duplicate):
     assert np.abs(net.weights[0]).min() > 0
 
 
-def test_a_copy_of_another_dtype():
+def test_a_copy_may_have_another_dtype():
     net = dfc.Network.create(SIZES, seed=4)
     single = net.copy(dtype="float32")
     assert single.dtype == np.float32
@@ -383,7 +383,7 @@ def test_a_sample_has_the_same_bits_in_any_batch(dtype):
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_saturated_units(name, dtype):
+def test_saturated_units_have_their_limits(name, dtype):
     given = {"weights": [np.eye(1), np.eye(1)], "biases": None, "feedback": [np.eye(1)] * 2}
     net = dfc.Network(**given, hidden_activation=name, dtype=dtype)
     x = np.array([[-1e30], [-1000.0], [-90.0], [90.0], [1000.0], [1e30]])

@@ -80,7 +80,7 @@ def test_losses_of_large_outputs_stay_finite():
     assert np.isfinite(output_gradient(output, [2], "cross_entropy")).all()
 
 
-def test_targets_of_either_kind():
+def test_targets_are_one_hot_labels_or_what_was_given_in_float64():
     assert np.array_equal(as_targets([1, 0], 3), np.eye(3)[[1, 0]])
     assert as_targets(np.ones((2, 3), np.float32), 3).dtype == np.float64
 
@@ -110,7 +110,7 @@ def test_targets_of_either_kind():
         ({"network": None}, TypeError, "network must be a Network, not None"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, error, message):
+def test_labels_and_targets_that_do_not_fit_are_refused(options, error, message):
     arguments = {"network": network(), "x": X, "y": Y, **options}
     with pytest.raises(error, match=message):
         dfc.output_target(**arguments)

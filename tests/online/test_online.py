@@ -49,7 +49,7 @@ def compare(arguments, options, learner, count, sizes=SIZES):
 
 @each_controller
 @each_learner
-def test_the_oracle_agrees(controller, learner):
+def test_online_learning_agrees_with_its_oracle(controller, learner):
     skip_contradictions(controller, learner)
     compare(problems.parameters(SIZES), streams.CONTROLLERS[controller], streams.LEARNERS[learner], count=3)
 
@@ -300,7 +300,7 @@ def test_saturated_units_that_are_driven_back(activation):
         )
 
 
-def test_nothing_grows_in_the_padding(monkeypatch):
+def test_the_padding_of_weights_stays_zero(monkeypatch):
     """Padded units of a sigmoid layer have a rate, yet neither weights nor voltages."""
     seen = []
     monkeypatch.setattr(OnlineMemory, "state", lambda self: seen.append((self.arrays.work, self.layers)))

@@ -116,7 +116,7 @@ def test_keyed_noise_is_that_of_the_running_step():
 # --- what is recorded ------------------------------------------------------------------------------------------------------
 
 
-def test_recorded_weights_are_those_of_a_run_that_ends_there():
+def test_weights_recorded_at_a_step_are_those_of_a_run_that_ends_at_it():
     controller = dfc.Controller(**SHORT, sigma=0.1)
     net, stream = streams.network(), make_stream(3)
     options = {"noise": 5, **LEARNING, "feedback_decay": 0.2}
@@ -136,7 +136,7 @@ def test_recorded_weights_are_those_of_a_run_that_ends_there():
                 assert np.array_equal(kept[k], array), (name, step)
 
 
-def test_a_part_is_recorded():
+def test_a_part_of_a_stream_can_be_recorded():
     net, stream, controller = (
         streams.network(),
         make_stream(3),

@@ -43,7 +43,7 @@ def small_run(tmp_path_factory):
     "arguments",
     [["--help"], ["train", "--help"], ["compare", "--help"], ["presets", "-h"], ["info", "--help"]],
 )
-def test_help(arguments):
+def test_every_command_has_help(arguments):
     result = dfc(*arguments)
     assert result.exit_code == 0 and "Usage: dfc" in result.stdout
 
@@ -56,7 +56,7 @@ def help_text(monkeypatch, *command):
 
 
 def test_help_shows_brackets_as_they_are(monkeypatch):
-    assert "as [log] says" in help_text(monkeypatch, "train")
+    assert "as stated in [log]" in help_text(monkeypatch, "train")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_help_and_version_load_nothing_heavy(arguments):
     assert not {"numba", "numpy", "scipy", "h5py", "pydantic"} & set(loaded)
 
 
-def test_version():
+def test_the_version_is_printed():
     assert dfc("--version").stdout == f"dfc-numba {__version__}\n"
 
 
@@ -158,7 +158,7 @@ def test_a_run_is_never_overwritten(small_run):
 
 
 @pytest.mark.parametrize("method", ["dfc", "dfc-ss", "dfc-ssa", "bp", "dfa"])
-def test_every_method_runs(tmp_path, method):
+def test_every_method_runs_from_the_command_line(tmp_path, method):
     settings = SMALL if method in ("dfc", "dfc-ss") else SMALL[:1]
     result = dfc(
         "train", *settings, f"--set=training.method={method}", "--epochs", 1, "--out", tmp_path / "run"

@@ -80,7 +80,7 @@ def test_what_needs_an_extension_says_which_and_imports_nothing(lab, command):
 @pytest.mark.parametrize(
     "command", [["analyze", "method", "--what=size"], ["replay", "activation"]], ids=" ".join
 )
-def test_with_the_extension_it_is_read(lab, command):
+def test_a_file_is_read_once_its_extension_is_loaded(lab, command):
     result = dfc(*command, "--extension", "lab.py", cwd=lab)
     assert result.returncode == 0, result.stderr
     (lab / "imported").unlink()

@@ -173,7 +173,9 @@ def test_a_run_stores_its_extensions_and_resuming_with_others_is_refused(tmp_pat
     write(lab, value=1)
     other = write(tmp_path / "other.py", name="other")
     refused = dfc_command(*resume, "--extension", lab, "--extension", other)
-    assert refused.exit_code == 2 and "other.py is loaded now, which the run began without" in refused.stderr
+    assert (
+        refused.exit_code == 2 and "other.py is loaded now, which the run started without" in refused.stderr
+    )
     extensions._loaded.clear()
     assert dfc_command(*resume, "--extension", lab).exit_code == 0
 

@@ -110,7 +110,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
     assert {"dfc_numba/py.typed", "dfc_numba/data/digits.csv.gz", "dfc_numba/data/digits.md"} <= names
 
 
-def test_the_wheel_holds_nothing_else(wheel):
+def test_the_wheel_holds_the_package_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert all(re.match(r"dfc_numba(/|-[\d.]+\.dist-info/)", name) for name in names)
     assert not [name for name in names if "test" in name or name.endswith((".nbi", ".nbc", ".pyc"))]

@@ -162,6 +162,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run_python(code) == "[]"
 
 
+@pytest.mark.timing
 def test_importing_the_package_takes_little_time():
     code = "import time; start = time.perf_counter(); import dfc_numba; print(time.perf_counter() - start)"
     assert min(float(run_python(code)) for _ in range(3)) < 0.5

@@ -13,7 +13,7 @@ CHANGES = {
 }
 
 
-def test_a_configuration_with_changes():
+def test_a_configuration_is_loaded_with_changes():
     config = dfc.load_config("digits", CHANGES)
     assert (
         config.training.epochs == 2

@@ -34,7 +34,7 @@ FILES = [path for path in shipped_files() + more_files() if has_slips(path)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
-def test_ours_is_what_the_papers_mean_and_the_published_value_is_not(path):
+def test_the_package_computes_what_the_papers_mean_where_the_published_code_has_a_slip(path):
     found = list(slips(Problem(path)))
     assert [slip.name for slip in found if differ(slip.ours, slip.right)] == []
     if any(slip.published.any() for slip in found):

@@ -237,7 +237,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, run):
     (tmp_path / "empty").mkdir()
     for path, text in [
         (tmp_path / "empty", "holds no run"),
-        (tmp_path / "none", "is no folder"),
+        (tmp_path / "none", "is not a folder"),
         (run / "trajectories.h5", "dfc plot"),
     ]:
         code, _, error = dfc_report(path)

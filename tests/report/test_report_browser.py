@@ -76,7 +76,7 @@ def test_sliders_and_the_list_move_the_plots(run, browser, tmp_path):
     assert browser.errors() == [] and browser.requests() == []
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(run, browser, tmp_path):
+def test_a_phone_shows_the_page_without_scrolling_sideways(run, browser, tmp_path):
     browser.open(write_report(run, tmp_path / "page.html"), width=390, height=800, ready=READY)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     widths = browser.run(
@@ -86,7 +86,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(run, browser, tmp_path):
     assert browser.errors() == []
 
 
-def test_it_can_be_printed(run, browser, tmp_path):
+def test_the_page_can_be_printed(run, browser, tmp_path):
     browser.open(write_report(run, tmp_path / "page.html"), ready=READY)
     browser.run(
         "addEventListener('beforeprint', () => { window.printed = document.querySelector('.chart')._fullLayout.width; })"

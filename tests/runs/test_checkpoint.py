@@ -130,10 +130,10 @@ def test_a_continued_run_may_have_more_epochs(tmp_path):
     [
         (
             {"config": configuration(optimizer={"learning_rate": 0.02})},
-            r"optimizer.learning_rate = 0.01 there, 0.02 now",
+            r"optimizer.learning_rate = 0.01 in the run, 0.02 requested",
         ),
-        ({"config": configuration(training={"seed": 3})}, "training.seed = 0 there, 3 now"),
-        ({"config": configuration(training={"epochs": 1})}, "training.epochs = 2 there, 1 now"),
+        ({"config": configuration(training={"seed": 3})}, "training.seed = 0 in the run, 3 requested"),
+        ({"config": configuration(training={"epochs": 1})}, "training.epochs = 2 in the run, 1 requested"),
         ({"data": dataset(seed=4)}, "other data: test, train, val of clusters differ"),
         ({"data": dataset(validation=False)}, "other data: val of clusters differ"),
         ({"net": network(dtype="float32")}, r"float64\), but this run has .*float32"),
@@ -174,7 +174,7 @@ def test_another_version_or_processor_brings_a_warning(stopped, monkeypatch):
     here = checkpoint.origin()
     monkeypatch.setattr(checkpoint, "origin", lambda: {**here, "numpy": "9.9"})
     trainer = Trainer(network(), dataset(), configuration())
-    with pytest.warns(UserWarning, match=rf"not continue bit for bit: numpy {here['numpy']} then, 9.9 now$"):
+    with pytest.warns(UserWarning, match=rf"not continue bit for bit: numpy was {here['numpy']}, is 9.9$"):
         checkpoint.restore(trainer, path)
 
 
@@ -221,9 +221,9 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"schema": "somebody/else"}, "no checkpoint: its schema is 'somebody/else'"),
+        ({"schema": "somebody/else"}, "not a checkpoint: its schema is 'somebody/else'"),
         ({"schema_version": "2.0"}, "has schema version 2.0; this program reads 1.x"),
-        ({}, "is no complete checkpoint"),
+        ({}, "is not a complete checkpoint"),
     ],
 )
 def test_a_foreign_newer_or_incomplete_file_is_refused(tmp_path, attributes, message):
@@ -269,7 +269,7 @@ def test_the_newest_is_found(pair):
     assert CheckpointPair(pair.directory / "nothing").find() is None
 
 
-def test_the_previous_one_serves_where_the_newest_is_damaged(pair):
+def test_the_previous_checkpoint_serves_where_the_newest_is_damaged(pair):
     damage(pair.directory / "checkpoint.h5")
     with pytest.warns(
         UserWarning,
@@ -285,7 +285,7 @@ def test_the_previous_one_serves_where_the_newest_is_damaged(pair):
         assert found(pair) == 5
 
 
-def test_two_damaged_ones_are_named_and_left_alone(pair):
+def test_two_damaged_checkpoints_are_named_and_left_alone(pair):
     for name in ("checkpoint.h5", "checkpoint_previous.h5"):
         damage(pair.directory / name)
     with pytest.raises(
@@ -295,7 +295,7 @@ def test_two_damaged_ones_are_named_and_left_alone(pair):
     assert {file.name for file in pair.directory.iterdir()} == {"checkpoint.h5", "checkpoint_previous.h5"}
 
 
-def test_a_newer_one_is_not_taken_for_damaged(pair, monkeypatch):
+def test_a_checkpoint_of_a_newer_version_is_not_taken_for_damaged(pair, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(checkpoint, "SCHEMA_VERSION", "2.0")
         pair.write(train(configuration(), stop_after=2)[0])
@@ -303,7 +303,7 @@ def test_a_newer_one_is_not_taken_for_damaged(pair, monkeypatch):
         pair.find()
 
 
-def test_a_full_disk_leaves_both_as_they_were(pair):
+def test_a_full_disk_leaves_both_checkpoints_as_they_were(pair):
     before = {file.name: file.read_bytes() for file in pair.directory.iterdir()}
     trainer, _, _ = train(configuration(), stop_after=11)
     with (
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_both_as_they_were(pair):
     assert {file.name: file.read_bytes() for file in pair.directory.iterdir()} == before
 
 
-def test_one_is_written_when_it_is_due(tmp_path):
+def test_a_checkpoint_is_written_when_it_is_due(tmp_path):
     trainer, _, _ = train(configuration(), stop_after=1)
     never, always = CheckpointPair(tmp_path, minutes=1e6), CheckpointPair(tmp_path, minutes=0)
     for pair in (never, always):

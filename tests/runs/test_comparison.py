@@ -182,7 +182,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     ("status", "kept"),
     [("done", True), ("diverged", True), ("failed", False), ("interrupted", False), ("running", False)],
 )
-def test_only_what_is_finished_is_kept(tmp_path, status, kept):
+def test_a_comparison_keeps_finished_runs_only(tmp_path, status, kept):
     plan = comparison.plan([BP], [*SMALL, "training.epochs=1"], out=tmp_path / "out")
     run_all(plan)
     path = plan.runs[0].directory / "run.json"
@@ -247,7 +247,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_what_differs(w
     directory, _ = whole
     before = contents(directory)
     result = compare(DFC, BP, *SET, "--seeds", 2, "--epochs", 3, "--seed", 5, "--out", directory)
-    assert result.exit_code == 2 and "training.epochs = 2 there, 3 now" in result.stderr
+    assert result.exit_code == 2 and "training.epochs = 2 in the run, 3 requested" in result.stderr
     assert "choose another directory with --out" in result.stderr and contents(directory) == before
 
 

@@ -385,6 +385,7 @@ def test_other_errors_leave_what_was_logged_until_then(tmp_path):
         assert file.status == "failed"
 
 
+@pytest.mark.timing
 def test_leaving_at_once_closes_what_is_written(tmp_path, monkeypatch):
     append, begun = segments.SegmentWriter.append, threading.Event()
 

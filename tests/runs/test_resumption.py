@@ -143,7 +143,7 @@ def test_a_finished_run_says_so_and_may_get_more_epochs(whole, tmp_path):
     result = dfc("--out", directory, "--resume")
     assert (
         result.exit_code == 0
-        and "is finished, with 1 epochs; to go on with the run, raise --epochs" in result.stderr
+        and "is finished, with 1 epochs; to continue it, raise --epochs" in result.stderr
     )
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
     assert dfc("--out", directory, "--resume", "--epochs", EPOCHS).exit_code == 0
@@ -154,7 +154,7 @@ def test_a_finished_run_says_so_and_may_get_more_epochs(whole, tmp_path):
 def test_the_last_run_of_a_name_is_resumed_or_the_first_begun(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = dfc("--resume")
-    assert result.exit_code == 2 and "no run to go on with" in result.stderr and not list(tmp_path.iterdir())
+    assert result.exit_code == 2 and "no run to resume" in result.stderr and not list(tmp_path.iterdir())
     (tmp_path / "runs").mkdir()
     for number in (1, 2):
         interrupted(tmp_path / "runs" / f"digits-00{number}", 10)
@@ -189,7 +189,7 @@ def test_a_signal_stops_a_run_after_a_checkpoint(whole, tmp_path, name):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and "Traceback" not in errors
     assert (
-        f"interrupted by {name}" in errors and f"go on with: dfc train --out {directory} --resume" in errors
+        f"interrupted by {name}" in errors and f"resume with: dfc train --out {directory} --resume" in errors
     )
     assert f"results: {directory}" in output
     run = record(directory)
@@ -198,6 +198,7 @@ def test_a_signal_stops_a_run_after_a_checkpoint(whole, tmp_path, name):
     assert not list(directory.glob(".*.tmp"))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_second_signal_stops_a_run_at_once(whole, stopped, name):
     """In the middle of a minibatch that would take minutes; the last checkpoint stays as it was."""
@@ -259,7 +260,7 @@ def test_a_signal_before_the_training_leaves_a_run_to_resume(whole, halfway, tmp
     assert process.returncode == 75 and "Traceback" not in errors
     reason = f"interrupted by {name} before the training began"
     assert f"dfc: {reason}; the run in {directory} can be resumed" in errors
-    assert f"dfc: go on with: dfc train --out {directory} --resume\n" in errors
+    assert f"dfc: resume with: dfc train --out {directory} --resume\n" in errors
     assert (record(directory)["status"], record(directory)["stop_reason"]) == ("interrupted", reason)
     assert dfc("--out", directory, "--resume").exit_code == 0
     assert outcome(directory) == outcome(whole)
@@ -332,7 +333,7 @@ def test_a_run_on_a_full_disk_ends_with_1_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in errors
     assert f"dfc: {tmp_path / 'run'}/checkpoint.h5 cannot be written (File too large)" in errors
-    assert f"go on with: dfc train --out {tmp_path / 'run'} --resume" in errors
+    assert f"resume with: dfc train --out {tmp_path / 'run'} --resume" in errors
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -349,13 +350,13 @@ def test_a_directory_of_a_live_run_is_refused(stopped):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set=optimizer.learning_rate=0.5"], "optimizer.learning_rate = 0.005 there, 0.5 now"),
-        (["digits"], "network.hidden = [8] there, [128, 64] now"),
-        (["--seed", 4], "training.seed = 3 there, 4 now"),
-        (["--dtype", "float32"], 'training.dtype = "float64" there, "float32" now'),
-        (["--epochs", 2], "training.epochs = 3 there, 2 now, but only more are possible"),
-        (["--set=training.method=bp"], 'training.method = "dfc" there, "bp" now'),
-        (["student-teacher"], 'data.name = "digits" there, "student_teacher" now'),
+        (["--set=optimizer.learning_rate=0.5"], "optimizer.learning_rate = 0.005 in the run, 0.5 requested"),
+        (["digits"], "network.hidden = [8] in the run, [128, 64] requested"),
+        (["--seed", 4], "training.seed = 3 in the run, 4 requested"),
+        (["--dtype", "float32"], 'training.dtype = "float64" in the run, "float32" requested'),
+        (["--epochs", 2], "training.epochs = 3 in the run, 2 requested, but only more are possible"),
+        (["--set=training.method=bp"], 'training.method = "dfc" in the run, "bp" requested'),
+        (["student-teacher"], 'data.name = "digits" in the run, "student_teacher" requested'),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
     ],
 )
@@ -374,7 +375,9 @@ def test_what_is_logged_may_change_but_not_what_a_record_holds(whole, stopped):
         assert file["forward"].variable("minibatch")[...].tolist() == [19] + [1, 10, 19] * 2
     before = {file.name: file.read_bytes() for file in stopped.iterdir()}
     refused = dfc("--out", stopped, "--resume", "--set=log.variables=[u,v]", "--epochs", EPOCHS + 2)
-    assert refused.exit_code == 2 and "log.variables = ['u'] there, ['u', 'v'] now" in refused.stderr
+    assert (
+        refused.exit_code == 2 and "log.variables = ['u'] in the run, ['u', 'v'] requested" in refused.stderr
+    )
     assert {file.name: file.read_bytes() for file in stopped.iterdir()} == before
     result = dfc("--out", stopped, "--resume", "--set=log.every=20", "--epochs", EPOCHS + 2)
     assert result.exit_code == 0, result.stderr
@@ -389,8 +392,9 @@ def test_changes_of_what_is_noted_and_of_the_epochs_are_announced(tmp_path):
     assert dfc(*RUN, *noting, "--epochs", 1, "--out", directory).exit_code == 0
     result = dfc(*RUN, "--epochs", 2, "--out", directory, "--resume")
     assert (
-        f"dfc: the run in {directory} goes on with changes: analysis.every = 20 there, 0 now; log.on = true there, "
-        "false now; training.epochs = 1 there, 2 now\n" in result.stderr
+        f"dfc: the run in {directory} resumes with changes: analysis.every = 20 in the run, 0 requested; "
+        "log.on = true in the run, false requested; training.epochs = 1 in the run, 2 requested\n"
+        in result.stderr
     )
     assert "with changes" not in dfc("--out", directory, "--resume").stderr
 
@@ -430,8 +434,8 @@ def test_what_is_measured_stays_while_a_run_is_measured(tmp_path):
     assert dfc(*RUN, *MEASURING, "--epochs", 1, "--out", directory).exit_code == 0
     before = {file.name: file.read_bytes() for file in directory.iterdir()}
     refused = {
-        "what=[alignment,control]": 'analysis.what = ["alignment"] there, ["alignment", "control"] now',
-        "samples=5": "analysis.samples = 4 there, 5 now",
+        "what=[alignment,control]": 'analysis.what = ["alignment"] in the run, ["alignment", "control"] requested',
+        "samples=5": "analysis.samples = 4 in the run, 5 requested",
     }
     for change, message in refused.items():
         result = dfc("--out", directory, "--resume", "--epochs", 2, f"--set=analysis.{change}")
@@ -474,7 +478,7 @@ def test_an_edited_configuration_is_refused(stopped):
 
 def test_a_directory_without_a_run_is_refused_where_nothing_is_named(tmp_path):
     result = dfc("--out", tmp_path, "--resume")
-    assert result.exit_code == 2 and f"{tmp_path} holds no run to go on with; name a preset" in result.stderr
+    assert result.exit_code == 2 and f"{tmp_path} holds no run to resume; name a preset" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -208,7 +208,9 @@ def test_nothing_is_written_into_a_directory_before_its_run_goes_on(directory):
 
 
 def test_a_directory_in_use_is_refused_until_its_run_ends(directory):
-    with pytest.raises(ConfigurationError, match=rf"in use by process {os.getpid()} on .*; wait for its end"):
+    with pytest.raises(
+        ConfigurationError, match=rf"in use by process {os.getpid()} on .*; wait until it ends"
+    ):
         RunDirectory.reopen(Config(), path=directory.path)
     directory.close("done", "")
     RunDirectory.reopen(Config(), path=directory.path)

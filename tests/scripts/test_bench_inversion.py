@@ -30,7 +30,7 @@ def test_the_numpy_loops_compute_our_errors(case, dtype, bound):
 
 
 @pytest.mark.slow
-def test_bench_inversion(tmp_path):
+def test_bench_inversion_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_inversion", tmp_path)
     assert len(content["goals"]) in (2, 4) and all(
         goal["measured"]["median"] > 0 for goal in content["goals"]

@@ -7,7 +7,7 @@ LOGS = 5  # per interval: four compressions, and recipes
 
 
 @pytest.mark.slow
-def test_bench_io(tmp_path):
+def test_bench_io_has_a_row_for_every_log(tmp_path):
     text, content = quick("bench_io", tmp_path, "--threads", "1", "--folder", str(tmp_path))
     assert [row["log"] for row in content["training"]][:2] == ["no log", "every 10th minibatch, none"]
     assert len(content["training"]) == 1 + 2 * LOGS and len(content["writing"]) == 4

@@ -15,7 +15,7 @@ def test_weights_and_operations_of_a_step_are_counted_right():
 
 
 @pytest.mark.slow
-def test_bench_online(tmp_path):
+def test_bench_online_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_online", tmp_path)
     assert len(content["steps"]) == 16 and all(step["microseconds"] > 0 for step in content["steps"])
     assert "B = 16, input moving, W and Q learn, noise" in text

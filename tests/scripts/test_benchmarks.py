@@ -219,7 +219,7 @@ def test_a_process_that_fails_to_start_is_told(tmp_path):
 # --- the scripts -----------------------------------------------------------------------------------------------------------
 
 
-def test_bench_float32(tmp_path):
+def test_bench_float32_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_float32", tmp_path)
     assert "Relative error" in text
     errors = content["errors"]
@@ -229,7 +229,7 @@ def test_bench_float32(tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_update(tmp_path):
+def test_bench_update_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_update", tmp_path)
     names = {time["name"] for time in content["times"]}
     peers = {"dfc-numba", "dfc-numba, waveform", "matrix product", "NumPy loop"}
@@ -250,7 +250,7 @@ def test_bench_update_without_jax(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_bench_multiply(tmp_path):
+def test_bench_multiply_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_multiply", tmp_path)
     assert [part["name"] for part in content["parts"]] == 2 * ["W r", "update", "Q u", "activations"]
     assert all(part["speed"] > 0 and part["speed_numpy"] > 0 for part in content["parts"])
@@ -258,7 +258,7 @@ def test_bench_multiply(tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_feedback(tmp_path):
+def test_bench_feedback_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_feedback", tmp_path, "--threads", "1")
     assert {time["name"] for time in content["times"]} == {
         "matrix product",
@@ -269,7 +269,7 @@ def test_bench_feedback(tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_scaling(tmp_path):
+def test_bench_scaling_runs_and_writes_its_file(tmp_path):
     arguments = ["--plot", tmp_path / "figure.png"] if reporting.has("matplotlib") else []
     text, content = quick("bench_scaling", tmp_path, *arguments)
     variables = [one["variable"] for one in content["series"]]
@@ -282,15 +282,16 @@ def test_bench_scaling(tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_newton(tmp_path):
+def test_bench_newton_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_newton", tmp_path, "--threads", "1")
     assert [one["network"] for one in content["outcomes"]] == 3 * ["MNIST"] + ["autoencoder"]
     assert all(one["residual"] <= 1e-12 and one["gflop"] > 0 for one in content["outcomes"])
     assert len(content["goals"]) == 4 and "average over it" in text
 
 
+@pytest.mark.timing
 @pytest.mark.slow
-def test_bench_startup(tmp_path):
+def test_bench_startup_runs_and_writes_its_file(tmp_path):
     text, content = quick("bench_startup", tmp_path)
     seconds = {name: times[0] for name, times in content["seconds"].items()}
     assert seconds[bench_startup.CACHED] < seconds[bench_startup.COLD]

@@ -45,7 +45,7 @@ def quick(script, name, out):
 
 
 @needs_matplotlib
-def test_output_control(script, tmp_path, capsys):
+def test_output_control_draws_and_writes(script, tmp_path, capsys):
     rows = quick(script, "output_control", tmp_path)
     assert {row["k_p"] for row in rows} == {"0", "0.3", "1"}
     first = rows[0]
@@ -54,7 +54,7 @@ def test_output_control(script, tmp_path, capsys):
 
 
 @needs_matplotlib
-def test_second_order(script, tmp_path, capsys):
+def test_second_order_draws_and_writes(script, tmp_path, capsys):
     rows = quick(script, "second_order", tmp_path)
     module = script("second_order")
     methods, batches = [*module.RULES, *module.CONTROLLED], ["minibatch", "sample 0", "sample 1"]
@@ -77,7 +77,7 @@ def test_second_order(script, tmp_path, capsys):
 
 
 @needs_matplotlib
-def test_feedback_learning(script, tmp_path):
+def test_feedback_learning_draws_and_writes(script, tmp_path):
     rows = quick(script, "feedback_learning", tmp_path)
     assert {row["units"] for row in rows} == {"linear", "tanh"}
     assert {row["varied"] for row in rows} == {"gamma", "alpha", "k_p"}
@@ -90,7 +90,7 @@ def test_feedback_learning(script, tmp_path):
 
 
 @needs_matplotlib
-def test_admissible_feedback(script, tmp_path):
+def test_admissible_feedback_draws_and_writes(script, tmp_path):
     rows = quick(script, "admissible_feedback", tmp_path)
     admissible = [row for row in rows if row["admissible"] == "1"]
     assert 0 < len(admissible) < len(rows)
@@ -113,13 +113,13 @@ def check_courses(rows):
 
 @slow
 @needs_matplotlib
-def test_student_teacher(script, tmp_path):
+def test_student_teacher_draws_and_writes(script, tmp_path):
     check_courses(quick(script, "student_teacher", tmp_path))
 
 
 @slow
 @needs_matplotlib
-def test_mnist_alignment(script, tmp_path, mnist_dir):
+def test_mnist_alignment_draws_and_writes(script, tmp_path, mnist_dir):
     check_courses(quick(script, "mnist_alignment", tmp_path))
 
 

@@ -38,7 +38,7 @@ def leak(c):
 
 
 @pytest.mark.parametrize("options", KINDS, ids=label)
-def test_a_linear_network_rests_there(options):
+def test_a_linear_network_is_at_rest_in_its_steady_state(options):
     net, x, target = problem("linear")
     c = dfc.Controller(**options)
     steady = dfc.steady_state(net, x, target, c)
@@ -47,7 +47,7 @@ def test_a_linear_network_rests_there(options):
 
 
 @pytest.mark.parametrize("options", [{"k_p": 0.0}, {"k_p": 0.5}, {"k_p": 0.5, "leak": "integral"}], ids=label)
-def test_the_simulation_of_a_linear_network_ends_there(options):
+def test_the_simulation_of_a_linear_network_ends_in_the_steady_state(options):
     net, x, target = problem("linear")
     c = dfc.Controller(dt=0.05, steps=1500, alpha=0.2, **options)
     steady = dfc.steady_state(net, x, target, c)
@@ -60,7 +60,7 @@ def test_the_simulation_of_a_linear_network_ends_there(options):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("options", KINDS, ids=label)
-def test_it_solves_the_linearised_equations(options, activation, dtype):
+def test_the_steady_state_solves_the_linearised_equations(options, activation, dtype):
     net, x, target = problem(activation, dtype)
     c = dfc.Controller(**options)
     steady = dfc.steady_state(net, x, target, c, method="linear")
@@ -189,7 +189,7 @@ def test_a_jacobian_of_what_does_not_fit_is_refused(network, x, error, message):
 
 
 @pytest.mark.parametrize("options", KINDS, ids=label)
-def test_the_same_bits_for_any_number_of_threads(options):
+def test_the_steady_state_has_the_same_bits_for_any_number_of_threads(options):
     net = dfc.Network.create([30, 200, 200, 10], hidden_activation="tanh", seed=0)
     x, target = inputs(40, 30), inputs(40, 10, seed=5)
     c, found = dfc.Controller(**options), []

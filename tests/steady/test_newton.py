@@ -98,7 +98,7 @@ def slopes(net, x, target, c, u, h=1e-6):
 @pytest.mark.parametrize("options", [{}, {"leak": "integral", "alpha": 0.3}, {"alpha": 0.0}], ids=label)
 @pytest.mark.parametrize("sizes", DEPTHS)
 @pytest.mark.parametrize("activation", NAMES)
-def test_it_is_the_root_that_another_solver_finds(activation, sizes, options):
+def test_the_steady_state_is_the_root_that_another_solver_finds(activation, sizes, options):
     net, x, target = problem(activation, sizes=sizes, size=0.3)
     c = controller(**options)
     steady, expected = exact(net, x, target, c), roots(net, x, target, c)
@@ -109,7 +109,7 @@ def test_it_is_the_root_that_another_solver_finds(activation, sizes, options):
 
 @pytest.mark.parametrize("alpha", [0.1, 0.003])
 @pytest.mark.parametrize("activation", NAMES)
-def test_so_it_is_for_the_softmax_error(activation, alpha):
+def test_the_steady_state_with_the_softmax_error_is_the_root_that_another_solver_finds(activation, alpha):
     net, x, target = problem(activation, error="softmax")
     c = controller("softmax", alpha=alpha)
     steady, expected = exact(net, x, target, c), roots(net, x, target, c)
@@ -121,7 +121,7 @@ def test_so_it_is_for_the_softmax_error(activation, alpha):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("activation", NAMES)
-def test_what_it_returns_satisfies_the_equations(activation, error, dtype):
+def test_the_steady_state_satisfies_its_equations(activation, error, dtype):
     net, x, target = problem(activation, error=error, dtype=dtype)
     c = controller(error, leak="integral")
     steady, whole = exact(net, x, target, c), net.copy(dtype="float64")
@@ -188,7 +188,7 @@ def test_a_target_that_is_reached_already_takes_none():
 )
 @pytest.mark.parametrize("sizes", DEPTHS[1:])
 @pytest.mark.parametrize("activation", NAMES[:4])
-def test_the_final_readout_comes_to_it(activation, sizes, options):
+def test_updates_of_the_final_step_tend_to_those_of_the_steady_state(activation, sizes, options):
     options = dict(options)
     problem_ = problem(activation, sizes=sizes, size=options.pop("size"))
     compare_updates(*problem_, controller(**options))
@@ -196,13 +196,15 @@ def test_the_final_readout_comes_to_it(activation, sizes, options):
 
 @pytest.mark.parametrize("alpha", [0.1, 0.02])
 @pytest.mark.parametrize("activation", NAMES[:4])
-def test_so_it_does_with_the_softmax_error(activation, alpha):
+def test_updates_of_the_final_step_tend_to_those_of_the_steady_state_with_the_softmax_error(
+    activation, alpha
+):
     compare_updates(*problem(activation, error="softmax"), controller("softmax", alpha=alpha, steps=12000))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_by_every_rule(rule, dtype):
+def test_updates_of_the_final_step_tend_to_those_of_the_steady_state_by_every_rule(rule, dtype):
     bound = {np.float64: 1e-8, np.float32: 2e-5}[dtype]
     compare_updates(*problem(["tanh", "leakyrelu"], dtype=dtype), controller(), rule=rule, bound=bound)
 
@@ -226,7 +228,7 @@ def compare_updates(net, x, target, c, bound=1e-8, **options):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.02])
-def test_of_a_line_of_steady_states_it_is_the_one_that_simulations_reach(alpha):
+def test_of_a_line_of_steady_states_newton_finds_the_one_that_simulations_reach(alpha):
     net, x, target = problem("sigmoid", error="softmax")
     target = 0.5 * target + 0.5 / SIZES[-1]
     c = controller("softmax", alpha=alpha, steps=20000)
@@ -271,7 +273,7 @@ def test_factors_are_exact_to_rounding():
 # --- what every sample says about itself ------------------------------------------------------------------------
 
 
-def test_where_damping_fails_it_goes_on_by_continuation(monkeypatch):
+def test_newton_continues_by_continuation_where_damping_fails(monkeypatch):
     net, x, target = problem(error="softmax")
     c = controller("softmax", alpha=0.02)
     expected = exact(net, x, target, c)
@@ -374,7 +376,7 @@ def test_a_state_that_nothing_leads_to_is_not_invented():
     assert steady.converged[1] and not steady.stable[1] and steady.u[1] == pytest.approx(-0.5)
 
 
-def test_iterations_are_limited():
+def test_newton_iterations_are_limited():
     net, x, target = problem(size=2.0)
     steady = exact(net, x, target, controller(), max_iterations=1)
     assert (
@@ -444,7 +446,7 @@ def without_matrices(monkeypatch):
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("alpha", [0.1, 0.0])
-def test_without_matrices_it_is_the_same(error, alpha, monkeypatch):
+def test_the_steady_state_without_matrices_is_the_same(error, alpha, monkeypatch):
     arguments = *problem(error=error), controller(error, alpha=alpha)
     expected = exact(*arguments)
     monkeypatch.setattr(rest_equation, "DENSE_OUTPUTS", 0)
@@ -453,14 +455,14 @@ def test_without_matrices_it_is_the_same(error, alpha, monkeypatch):
     assert relative_deviation(steady.u, expected.u) < 1e-9
 
 
-def test_without_matrices_it_goes_on_by_continuation(without_matrices, monkeypatch):
+def test_continuation_works_without_matrices(without_matrices, monkeypatch):
     arguments = *problem(error="softmax"), controller("softmax", alpha=0.02)
     monkeypatch.setattr(newton, "HALVINGS", 0)
     steady = exact(*arguments)
     assert set(steady.status) == {"converged by continuation"}
 
 
-def test_without_matrices_what_is_singular_is_out_of_iterations(without_matrices):
+def test_a_singular_system_without_matrices_runs_out_of_iterations(without_matrices):
     net, x, target = problem()
     for q in net.feedback:
         q[:] = 0
@@ -477,7 +479,7 @@ def autoencoder(count=40, dtype="float32"):
     return net, x, dfc.output_target(net, x, x, step=1.0)
 
 
-def test_an_autoencoder():
+def test_the_steady_state_of_an_autoencoder_is_where_the_simulation_ends():
     net, x, target = autoencoder()
     assert net.sizes[-1] > rest_equation.DENSE_OUTPUTS and len(x) > rest_equation.KRYLOV_GROUP
     c = controller(alpha=0.04, k_p=2.0)
@@ -502,7 +504,7 @@ def test_samples_that_have_not_converged_contribute_zero():
         assert relative_deviation(a, b * len(good) / SAMPLES) < 1e-14
 
 
-def test_without_biases():
+def test_the_steady_state_of_a_network_without_biases_is_where_the_simulation_ends():
     net, x, _ = problem()
     net = dfc.Network(**stable_parameters(SIZES, bias=False))
     target = net.predict(x) + 0.1
@@ -562,7 +564,7 @@ def test_a_sample_does_not_depend_on_those_beside_it():
     [
         (
             {"sigma": 0.1},
-            "sigma = 0.1, sigma_output = 0.1, and under noise nothing comes to rest; set sigma to 0",
+            "sigma = 0.1, sigma_output = 0.1, and with noise there is no steady state; set sigma to 0",
         ),
         ({"sigma_output": 0.2}, "sigma = 0, sigma_output = 0.2"),
     ],
@@ -650,7 +652,7 @@ def test_one_compilation_serves_every_network():
         assert len(kernel.push_forward.signatures) <= 2
 
 
-def test_small_systems():
+def test_small_systems_are_solved_like_numpy_solves_them():
     rng = np.random.default_rng(0)
     matrices, right = rng.standard_normal((7, 5, 5)), rng.standard_normal((7, 5))
     matrices[2, 0, 0] = 0.0
@@ -669,7 +671,7 @@ def products(matrices):
     return lambda d: np.einsum("bij,bj->bi", matrices, d)
 
 
-def test_least_residuals_solve():
+def test_least_residuals_solve_linear_systems():
     rng = np.random.default_rng(1)
     matrices, right = np.eye(30) + 0.15 * rng.standard_normal((6, 30, 30)), rng.standard_normal((6, 30))
     right[3] = 0

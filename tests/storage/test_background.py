@@ -139,7 +139,7 @@ def test_an_end_at_once_leaves_out_what_waits(monkeypatch):
     assert found == ["last"]
 
 
-def test_the_end_comes_after_an_error_too(worker):
+def test_the_last_call_is_made_after_an_error_too(worker):
     found = []
     worker.submit(fail, "first")
     with pytest.raises(ArithmeticError):

@@ -40,7 +40,7 @@ def path(tmp_path, records):
 )
 def test_a_file_that_is_cut_off_is_named(path, change):
     overwrite(path, change)
-    with pytest.raises(OSError, match="a.h5 cannot be read: damaged, or no HDF5 file"):
+    with pytest.raises(OSError, match="a.h5 cannot be read: damaged, or not an HDF5 file"):
         open_trajectories(path)
 
 
@@ -53,7 +53,7 @@ def test_a_flipped_byte_is_noticed_and_the_rest_stays_readable(path, records):
     flip(path, records[1][1].v[1][20])
     with open_trajectories(path) as file:
         forward = file["forward"]
-        message = r"a.h5: /forward/v_2 of record 1 is damaged or cannot be read .*what lies elsewhere can still be read"
+        message = r"a.h5: /forward/v_2 of record 1 is damaged or cannot be read .*the rest can still be read"
         for read in (
             lambda: forward.variable("v", layer=2)[...],
             lambda: forward.variable("v", layer=2)[[2, 1]],
@@ -134,8 +134,8 @@ def edited(attribute, value):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edited("schema", "somebody/else"), "is no trajectory file: its schema is 'somebody/else'"),
-        (lambda file: file.attrs.clear(), "is no trajectory file: its schema is None"),
+        (edited("schema", "somebody/else"), "is not a trajectory file: its schema is 'somebody/else'"),
+        (lambda file: file.attrs.clear(), "is not a trajectory file: its schema is None"),
         (edited("schema_version", "2.0"), "has schema version 2.0; this program reads 1.x: use a newer one"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_foreign_or_newer_file_is_refused(path, edit, message):
 
 def test_a_network_file_is_no_trajectory_file(tmp_path, records):
     records[0][0].network.save(tmp_path / "network.h5")
-    with pytest.raises(ValueError, match="is no trajectory file: its schema is 'dfc-numba/network'"):
+    with pytest.raises(ValueError, match="is not a trajectory file: its schema is 'dfc-numba/network'"):
         open_trajectories(tmp_path / "network.h5")
 
 

@@ -82,7 +82,7 @@ def test_plain_h5py_reads_what_was_written(tmp_path, dtype, given_as, order):
         assert np.array_equal(file["a"][1], given.astype(dtype)) and not file["a"][0].any()
 
 
-def test_what_a_row_leaves_of_its_last_chunk_is_filled(tmp_path):
+def test_the_rest_of_a_last_chunk_is_filled(tmp_path):
     with h5py.File(tmp_path / "file.h5", "w") as file:
         dataset = file.create_dataset(
             "a", (1, 5), maxshape=(1, None), chunks=(1, 3), dtype="f4", fillvalue=np.nan, fletcher32=True

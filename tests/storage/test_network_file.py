@@ -133,7 +133,7 @@ def flip_a_weight(content):
 )
 def test_a_damaged_file_is_named(saved, change):
     overwrite(saved, change)
-    with pytest.raises(OSError, match="network.h5 cannot be read: damaged, or no HDF5 file"):
+    with pytest.raises(OSError, match="network.h5 cannot be read: damaged, or not an HDF5 file"):
         dfc.Network.load(saved)
 
 
@@ -144,13 +144,13 @@ def edited(attribute, value):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edited("schema", "somebody/else"), "no network file: its schema is 'somebody/else'"),
-        (lambda file: file.attrs.clear(), "no network file: its schema is None"),
+        (edited("schema", "somebody/else"), "not a network file: its schema is 'somebody/else'"),
+        (lambda file: file.attrs.clear(), "not a network file: its schema is None"),
         (edited("schema_version", "2.0"), "has schema version 2.0; this program reads 1.x"),
-        (lambda file: file.attrs.__delitem__("sizes"), "no complete network file: .*'sizes'"),
-        (lambda file: file.__delitem__("feedback"), "no complete network file: .*'feedback'"),
-        (lambda file: file.__delitem__("biases"), "no complete network file: .*'biases'"),
-        (lambda file: file.__delitem__("weights/2"), "no complete network file: .*'2'"),
+        (lambda file: file.attrs.__delitem__("sizes"), "not a complete network file: .*'sizes'"),
+        (lambda file: file.__delitem__("feedback"), "not a complete network file: .*'feedback'"),
+        (lambda file: file.__delitem__("biases"), "not a complete network file: .*'biases'"),
+        (lambda file: file.__delitem__("weights/2"), "not a complete network file: .*'2'"),
         (edited("output_activation", "step"), "output_activation is 'step'; allowed are"),
     ],
 )

@@ -156,7 +156,7 @@ def test_a_variable_describes_itself(forward):
         (["v"], "layer is None; v is stored for the layers 1, 2, 3"),
         (["v", 0], "layer is 0; v is stored for the layers 1, 2, 3"),
         (["u", 1], "layer is 1, but u has no layers"),
-        (["uu"], "variable 'uu' is not stored; there are .*did you mean 'u'"),
+        (["uu"], "variable 'uu' is not stored; stored are .*did you mean 'u'"),
     ],
 )
 def test_variables_that_are_not_there_are_named(forward, arguments, message):

@@ -298,7 +298,7 @@ def test_a_damaged_segment_of_a_run_does_not_go_unseen(tmp_path):
     assert code == 2 and "5 identical, 1 unusable" in text and "000002.h5" in complaints
     code, text, complaints = dfc_replay(tmp_path, "--expand", tmp_path / "rest.h5")
     assert code == 2 and "rest.h5: 5 records" in text
-    assert "000002.h5" in complaints and "missing in it: 1" in complaints
+    assert "000002.h5" in complaints and "records it lacks: 1" in complaints
     assert statuses(tmp_path / "rest.h5") == ["identical"] * 5
 
 
@@ -361,7 +361,7 @@ def test_wrong_use_is_refused(whole, tmp_path, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_trajectory_file_is_refused(tmp_path):
+def test_a_file_without_trajectories_is_refused(tmp_path):
     (tmp_path / "text.h5").write_text("hello")
     recipe().network.save(tmp_path / "network.h5")
     for name in ("text.h5", "network.h5", "nothing.h5"):
@@ -428,7 +428,7 @@ def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
     assert peaks[2] < 1.3 * peaks[1]
 
 
-def test_a_part_is_expanded(recipes, tmp_path):
+def test_a_part_of_a_recipe_is_expanded(recipes, tmp_path):
     options = [
         "--variables",
         "u,v",

@@ -59,7 +59,7 @@ def test_the_numbers_are_those_of_the_file(path, forward):
             assert forward[name].dtype == stored.dtype, name
 
 
-def test_coordinates_select(forward, records):
+def test_coordinates_select_steps_and_minibatches(forward, records):
     assert {"time", "epoch", "minibatch", "number", "position"} <= set(forward.coords)
     assert forward.step.values.tolist() == list(range(31)) and forward.record.values.tolist() == [0, 1, 2]
     v = forward.v_2.sel(step=slice(10, 20), sample=1).isel(record=2)
@@ -74,7 +74,7 @@ def test_time_is_a_number_in_units_of_tau_u(forward, records):
     assert np.array_equal(forward.time, records[0][1].time)
 
 
-def test_everything_says_what_it_is_and_in_which_unit(path, forward):
+def test_every_variable_has_a_long_name_and_a_unit(path, forward):
     assert all(
         forward[name].attrs["long_name"] and forward[name].attrs["units"] for name in forward.variables
     )
@@ -90,7 +90,7 @@ def test_everything_says_what_it_is_and_in_which_unit(path, forward):
         ("feedback_snapshots", {"Q_2": ("snapshot", "unit_2", "output")}),
     ],
 )
-def test_parameters_open_too(path, records, group, dims):
+def test_xarray_opens_the_parameters(path, records, group, dims):
     with xarray.open_dataset(path, engine="h5netcdf", group=group) as dataset:
         assert {name: dataset[name].dims for name in dims} == dims
         assert dataset.sizes["snapshot"] == 1
@@ -128,7 +128,7 @@ def test_h5netcdf_has_no_phony_dimensions(path):
         assert all(forward.variables[name].dimensions == dims for name, dims in DIMS.items())
 
 
-def test_netcdf4_sees_the_same(path, records):
+def test_netcdf4_reads_the_same_numbers_and_dimensions(path, records):
     netcdf4 = pytest.importorskip("netCDF4")
     with netcdf4.Dataset(path) as file:
         forward = file["forward"]

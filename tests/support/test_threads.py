@@ -46,7 +46,7 @@ def test_a_numpy_integer_is_a_bound():
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, 2.0, "2", None, True])
-def test_bad_bounds(count):
+def test_a_wrong_number_of_threads_is_refused(count):
     before = threads.current()
     refused = pytest.raises((ValueError, TypeError), match="threads is .*a whole number from 1")
     with refused, dfc.limit_threads(count):
@@ -58,7 +58,7 @@ def blas_threads():
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
-def test_linear_algebra_is_bounded_too():
+def test_threads_of_linear_algebra_are_bounded_too():
     np.linalg.svd(np.eye(3))
     before = blas_threads()
     if not before:
@@ -110,7 +110,7 @@ def test_available_follows_a_real_change_of_affinity(monkeypatch):
 # --- how work is cut and spread ----------------------------------------------------------------------------
 
 
-def test_shards():
+def test_shards_are_small_even_and_complete():
     """At most 16 samples each, as even as can be, an even number that is not larger than needed, together all of them."""
     for samples in range(1, 300):
         pieces = threads.shards(samples)
@@ -176,6 +176,7 @@ def test_an_exception_in_any_piece_reaches_the_caller(workers, wrong):
         threads.run(4, fail, work=LARGE)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_after_an_exception_nobody_begins_another_piece(workers):
     """So that an interruption takes no longer than the pieces under way."""
@@ -226,14 +227,14 @@ def test_the_workload_is_worth_eight_threads():
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
-def test_same_bits_for_any_number_of_threads(on_one_thread, count):
+def test_kernels_have_the_same_bits_for_any_number_of_threads(on_one_thread, count):
     with dfc.limit_threads(count):
         assert_same_bits(kernel_workload.results(*WIDE, keyed=True), on_one_thread)
 
 
 @needs_compiler
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_same_bits_for_any_number_of_numba_threads(on_one_thread, tmp_path, count):
+def test_kernels_have_the_same_bits_for_any_number_of_numba_threads(on_one_thread, tmp_path, count):
     found, _ = kernel_workload.in_another_process(
         tmp_path, *WIDE[:1], *WIDE[1], keyed=True, NUMBA_NUM_THREADS=str(count)
     )
@@ -248,7 +249,7 @@ def test_the_comparison_sees_a_single_bit(on_one_thread):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_same_bits_for_the_converged_samples(count):
+def test_updates_of_the_converged_samples_have_the_same_bits_for_any_number_of_threads(count):
     """Shards with samples that have not converged are run again, by whatever thread."""
     net = dfc.Network(**problems.stable_parameters([4, 7, 5, 3]))
     x, rng = problems.inputs(70, 4), np.random.default_rng(0)
@@ -302,12 +303,14 @@ def _spin(count):
     return total
 
 
+@pytest.mark.timing
 @needs_compiler
 def test_kernels_release_the_interpreter_lock():
     kernel_workload.results("small", ["float64"])  # compiled before time is taken
     assert longest_pause(long_update) < 0.5
 
 
+@pytest.mark.timing
 @needs_compiler
 def test_a_kernel_that_keeps_the_interpreter_lock_is_seen():
     spin = compiled(_spin, nogil=False)

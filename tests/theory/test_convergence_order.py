@@ -137,7 +137,7 @@ ORDERS_OF_EVENTS = [
 
 @pytest.mark.parametrize("order", ORDERS_OF_EVENTS, ids=label)
 @pytest.mark.parametrize("options", combinations(), ids=label)
-def test_order_is_one(options, order):
+def test_the_euler_scheme_is_of_first_order(options, order):
     exact = continuous_solution(**options)
     found = [simulated(steps, options | order) for steps in STEPS]
     errors = [relative_deviation(ours, exact) for ours in found]

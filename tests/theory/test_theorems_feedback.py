@@ -77,7 +77,7 @@ def test_the_mean_of_the_rule_is_that_of_its_covariance(options):
 
 
 @pytest.mark.parametrize("noise", NOISE)
-def test_random_noise_has_this_mean(noise):
+def test_updates_from_random_noise_scatter_around_the_mean_of_the_rule(noise):
     """Over independent seeds the update scatters around that mean, within the error bars of these very seeds."""
     net, j = network()
     c = dfc.Controller(dt=0.05, steps=60, alpha=0.4, **INSTANT, **NOISE[noise])
@@ -144,7 +144,7 @@ def test_the_predicted_weights_are_at_rest_as_dt_vanishes(case):
 
 @pytest.mark.parametrize("dt", [0.01, 0.1])
 @pytest.mark.parametrize("noise", NOISE)
-def test_with_the_steps_accounted_for_they_are_at_rest(noise, dt):
+def test_feedback_weights_are_at_rest_with_the_steps_accounted_for(noise, dt):
     """At finite dt the same balance holds with the terms of `balance`, which neglect nothing."""
     net, j = network()
     q = predicted(j, 0.7, 0.3, dt=dt, **NOISE[noise])
@@ -179,7 +179,7 @@ def test_learned_weights_are_the_predicted_multiple_of_the_damped_pseudoinverse(
 
 
 @rate("learned Q -> multiple of J^T only, in |G|/(alpha beta)", 1, list(NOISE))
-def test_which_the_transpose_is_not(case):
+def test_feedback_weights_come_to_rest_at_the_damped_pseudoinverse_and_not_at_the_transpose(case):
     """The best multiple of J^T is off by kappa^1: the damped pseudoinverse, off by kappa^2, is seen to be better.
 
     J^T (G + gamma I)^{-1} = J^T (I - G / gamma) / gamma + O(kappa^2), and G is no multiple of I.
@@ -230,7 +230,7 @@ def test_learned_weights_lie_in_the_row_space(noise, alpha):
 
 
 @rate("share of learned Q outside Row(J), in tau_v - dt", 1)
-def test_slow_layers_take_it_out_of_the_row_space():
+def test_slow_layers_take_the_feedback_weights_out_of_the_row_space():
     """With layers of time constant tau_v condition 2 is violated like tau_v^1.
 
     Noise of layer i reaches the output with the weight 1 / (1 + tau_v / tau_n)^(L - i + 1), so what Q learns is
@@ -308,7 +308,7 @@ def in_bars(found, expected=0.0):
 
 
 @pytest.mark.parametrize("noise", NOISE)
-def test_a_loop_of_updates_from_random_noise_ends_there(noise):
+def test_a_loop_of_updates_from_random_noise_ends_at_the_predicted_feedback_weights(noise):
     """A loop of feedback_update with weight decay ends at the predicted Q, within error bars of independent runs.
 
     The prediction is the root of the mean of the rule at this dt and T. The multiple of the theorem's

@@ -126,7 +126,7 @@ def test_the_update_tends_to_the_descent_of_the_effort(case):
 
 
 @rate("Strong-DFC: |update + dH/dW|, in the part of Q outside Row(J)", 1)
-def test_outside_the_row_space_it_is_another_direction():
+def test_the_update_leaves_the_gradient_of_the_effort_outside_the_row_space():
     """With Q = J^T M + epsilon N, J N = 0, alpha = 0, the update leaves -dH/dW like epsilon^1 (condition 2 is needed).
 
     Q^T Q = M^T G M + epsilon^2 N^T N, so p = J^T M u + O(epsilon^2), while v_fb = J^T M u + epsilon N u.
@@ -144,7 +144,7 @@ def test_outside_the_row_space_it_is_another_direction():
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_the_rule_with_rates_descends_too(activation):
+def test_the_rule_with_rates_descends_the_effort(activation):
     """phi(v) - phi(v_ff) has the signs of v_fb, so for one sample that update makes less than 90 degrees with -dH/dW.
 
     <phi(v) - phi(v_ff), v_fb> |r|^2 > 0 in every layer; the two are not parallel. Source: Strong-DFC; derived here.
@@ -196,7 +196,7 @@ def least_energy(net, x, target, c):
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 @pytest.mark.parametrize("error", LOSSES)
-def test_with_transposed_jacobians_it_is_exact_at_any_leak(error, alpha):
+def test_the_update_with_transposed_jacobians_is_the_gradient_at_any_leak(error, alpha):
     """With v_fb = J(v)^T u the update is -dF/dW, for nonlinear networks, several samples, either error, any alpha.
 
     F is least in v_fb, so dF/dW is the derivative at fixed v_fb: -J_i^T e / alpha r_{i-1}^T = -v_fb_i r_{i-1}^T. The update
@@ -301,7 +301,7 @@ def test_a_fixed_point_minimises_the_surrogate():
     assert lowest == pytest.approx([energies[-1]] * 2, rel=1e-6)
 
 
-def test_without_decay_only_control_that_vanishes_lets_it_rest():
+def test_without_decay_learning_rests_only_where_control_vanishes():
     """Without decay no fixed point of a linear network needs control of its hidden layer, for Q = J^T and any alpha.
 
     <dW_2, W_2> - <dW_1, W_1> - <db_1, b_1> = mean_b (<v_fb_2, W_2 r_1> - <v_fb_1, W_1 x + b_1>) = mean_b |v_fb_1|^2, as

@@ -78,7 +78,7 @@ def test_the_update_tends_to_that_of_minimum_norm(case):
 
 @pytest.mark.parametrize("stabiliser", STABILISING)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_it_is_that_of_minimum_norm_without_leak(problem, stabiliser):
+def test_the_update_is_that_of_minimum_norm_without_leak(problem, stabiliser):
     """At alpha = 0 they are the same: J^T M (G M)^{-1} = J^T G^{-1} for every invertible M (DFC, condition 2)."""
     net, x, direction = PROBLEMS[problem]()
     set_feedback(net, feedback_in_row_space(net, x, stabiliser))
@@ -150,14 +150,14 @@ def test_the_nonlinear_update_tends_to_that_of_minimum_norm(case):
 
 
 @rate("nonlinear steady state: |DFC - MN|, in the nudge", 2, NUDGED)
-def test_its_error_is_of_second_order(case):
+def test_the_error_of_the_update_is_of_second_order(case):
     """The same error, not divided by the size of the update: lambda^2, by the derivation above."""
     nudges = halving(0.02)
     return nudges, deviations(*case, nudges)[0]
 
 
 @rate("nonlinear difference: |DFC - phi' MN| / |phi' MN|, in the nudge", 1, ["tanh", "sigmoid"])
-def test_the_rule_with_rates_weighs_it_with_the_slopes(case):
+def test_the_rule_with_rates_weighs_the_update_with_the_slopes(case):
     """With phi(v) - phi(v_ff) as postsynaptic factor the update tends to phi'(v) dv r^T, dv of MN, like lambda^1.
 
     phi(v_ff + dv) - phi(v_ff) = phi'(v_ff) dv + O(lambda^2), and v_ff of the controlled network is that of the feedforward
@@ -214,7 +214,7 @@ def test_the_average_over_time_tends_to_the_steady_state(case):
     return 1 / (steps + 1), [distance(average, steady) for average in averages]
 
 
-def test_what_does_not_stabilise_is_not_reached():
+def test_an_unstable_steady_state_is_not_reached():
     """With M = -G^{-1} the same update solves the steady-state equations, but the simulation runs away from it.
 
     The controller obeys u' = delta - J Q u = delta + u, which grows like e^t. Source: DFC, condition for stability.
@@ -253,7 +253,7 @@ def test_feedback_outside_the_row_space_moves_the_update():
 
 
 @rate("|dv|^2 - |J^+ delta|^2, in the part of Q outside Row(J)", 2)
-def test_they_are_longer_than_those_of_minimum_norm():
+def test_updates_with_feedback_outside_the_row_space_are_longer_than_minimum_norm_ones():
     """They reach the target all the same, with voltage changes whose squared norm exceeds the least one by epsilon^2.
 
     J^+ delta lies in Row(J), N (G M)^{-1} delta is orthogonal to it, so the squares add up. Source: what MN means.
@@ -309,7 +309,7 @@ def test_equal_norms_of_the_layers_inputs_give_gauss_newton(case):
 
 
 @rate("condition 1 broken: angle of DFC with GN, in the spread of norms", 1)
-def test_unequal_norms_turn_it_away_from_gauss_newton():
+def test_unequal_norms_turn_the_update_away_from_gauss_newton():
     """With |r_{i-1}|^2 + 1 = C (1 + epsilon d_i) the angle between the update and that of GN is of order epsilon^1.
 
     (sum_i (1 + epsilon d_i) J_i J_i^T)^{-1} = G^{-1} - epsilon G^{-1} (sum_i d_i J_i J_i^T) G^{-1} + O(epsilon^2) is no
@@ -324,7 +324,7 @@ def test_unequal_norms_turn_it_away_from_gauss_newton():
     return spreads, angles
 
 
-def test_the_analysis_sees_these_theorems():
+def test_the_analysis_measures_zero_degrees_where_the_theorems_say_so():
     """The package's reference directions, angles and conditions say so too: 0 degrees to MN and GN where they are due."""
     net, x, direction = with_rates(0.0)
     set_feedback(net, feedback_in_row_space(net, x, "rotating"))
