@@ -25,14 +25,14 @@ AVX = {"avx", "avx2", "fma", "f16c"}  # each brings AVX, which a list of feature
 
 
 def _features():
-    """Names of the processor's features that the compiler may use (NUMBA_CPU_FEATURES, else the host's)."""
+    """Return the names of the processor's features that the compiler may use (NUMBA_CPU_FEATURES, else the host's)."""
     chosen = config.CPU_FEATURES
     listed = get_host_cpu_features() if chosen is None else chosen
     return {name[1:] for name in listed.split(",") if name.startswith("+")}
 
 
 def _register_bytes(features):
-    """Width of the vector registers; wider vectors would only be split."""
+    """Return the width of the vector registers in bytes; wider vectors would only be split."""
     if "avx512f" in features:
         return 64
     return 32 if AVX & features else 16
@@ -45,7 +45,7 @@ FUSED_MULTIPLY_ADD = _ARM or not {"fma", "avx512f"}.isdisjoint(_features())
 
 
 def lanes(dtype):
-    """Number of elements of `dtype` in one vector register."""
+    """Return the number of elements of `dtype` in one vector register."""
     return REGISTER_BYTES // np.dtype(dtype).itemsize
 
 
@@ -67,12 +67,12 @@ def number_of_dtype(function):
 
 
 def scalar_type(dtype):
-    """The LLVM type of one element of `dtype`."""
+    """Return the LLVM type of one element of `dtype`."""
     return ir.DoubleType() if np.dtype(dtype).itemsize == 8 else ir.FloatType()
 
 
 def vector_type(dtype):
-    """The LLVM type of one register of `dtype`."""
+    """Return the LLVM type of one register of `dtype`."""
     return ir.VectorType(scalar_type(dtype), lanes(dtype))
 
 
@@ -95,7 +95,7 @@ def call_packed(builder, name, *values):
 
 
 def multiply_add(builder, x, y, z):
-    """x y + z of packed values or scalars, rounded once where the processor can."""
+    """Emit x y + z of packed values or scalars, rounded once where the processor can."""
     if FUSED_MULTIPLY_ADD:
         return call_packed(builder, "fma", x, y, z)
     return builder.fadd(builder.fmul(x, y, flags=CONTRACT), z, flags=CONTRACT)
@@ -132,7 +132,7 @@ class Rows(NamedTuple):
 
 
 def _constructor(place):
-    """The constructor of a `Span` or of `Rows` for compiled code: numbers are indices, whatever type they come as."""
+    """Return the constructor of a `Span` or of `Rows` for compiled code: numbers become indices, whatever their type."""
     if JIT_DISABLED:
         return place
     numbers = [types.intp] * (len(place._fields) - 1)
@@ -149,7 +149,7 @@ def _constructor(place):
 
 
 def with_signature(definition, name, arguments):
-    """The definition of an intrinsic of any number of arguments, as an intrinsic with arguments of these names."""
+    """Make the definition of an intrinsic of any number of arguments into one with arguments of these names."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     names = ["typingctx", *arguments]
     definition.__signature__ = inspect.Signature([inspect.Parameter(item, kind) for item in names])
@@ -161,23 +161,23 @@ at, rows_at = _constructor(Span), _constructor(Rows)
 
 
 def element_dtype(span):
-    """The numba type of the elements of a `Span` or of `Rows`."""
+    """Return the numba type of the elements of a `Span` or of `Rows`."""
     return span.types[0].dtype
 
 
 def data_pointer(context, builder, array_type, array):
-    """Pointer to the first element of an array argument."""
+    """Return a pointer to the first element of an array argument."""
     return context.make_array(array_type)(context, builder, array).data
 
 
 def span_pointer(context, builder, span_type, span):
-    """Pointer to the first element of a `Span` or of `Rows`."""
+    """Return a pointer to the first element of a `Span` or of `Rows`."""
     array, start = (builder.extract_value(span, k) for k in range(2))
     return builder.gep(data_pointer(context, builder, span_type.types[0], array), [start])
 
 
 def matrix_at(span, shape, strides):
-    """What lies at a span as a NumPy matrix of some shape, with strides in elements: for code without the compiler."""
+    """Return what lies at a span as a NumPy matrix with strides in elements, for code without the compiler."""
     strides = [stride * span.array.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(span.array[span.start :], shape, strides)
 
@@ -219,17 +219,17 @@ class Tile:
         self.zero = ir.Constant(self.kind, [0.0] * self.lanes)
 
     def offset(self, pointer, count, stride=None):
-        """The pointer, `count` elements or rows of a stride further on; count: an LLVM value or a number."""
+        """Return the pointer, `count` elements or rows of a stride further on; count: an LLVM value or a number."""
         index = ir.Constant(INDEX, count) if isinstance(count, int) else count
         return self.builder.gep(pointer, [index if stride is None else self.builder.mul(index, stride)])
 
     def registers(self, start, count):
-        """Pointers to `count` registers that follow each other."""
+        """Return pointers to `count` registers that follow each other."""
         places = (self.offset(start, j * self.lanes) for j in range(count))
         return [self.builder.bitcast(place, self.kind.as_pointer()) for place in places]
 
     def load(self, places):
-        """The registers at some places."""
+        """Load the registers at some places."""
         return [self.builder.load(place, align=self.itemsize) for place in places]
 
     def store(self, values, places):
@@ -238,9 +238,9 @@ class Tile:
             self.builder.store(value, place, align=self.itemsize)
 
     def spread(self, pointer):
-        """The element at a pointer, in all lanes."""
+        """Load the element at a pointer into all lanes."""
         return splat(self.builder, self.builder.load(pointer))
 
     def multiply_add(self, x, y, z):
-        """x y + z."""
+        """Emit x y + z."""
         return multiply_add(self.builder, x, y, z)

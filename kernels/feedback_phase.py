@@ -32,7 +32,7 @@ from dfc_numba.kernels.units import run_step
 
 @jit_part
 def _slot(shard, layer, step):
-    """Distance of the slot of rates and factors after a step."""
+    """Return the distance of the slot of rates and factors after a step."""
     return step % shard.slots * layer.slot
 
 
@@ -130,7 +130,7 @@ def _advance_soma(shard, parameters, dynamics, layer, step):
 
 @jit_part
 def _advance_layer(shard, parameters, dynamics, task, noise, layer, step):
-    """One step of a layer, which sees the rates of the layer below after this step or the one before."""
+    """Take one step of a layer, which sees the rates of the layer below after this step or the one before."""
     work, size = shard.memory.work, shard.places.count * layer.stride
     if task.learn_feedback:
         _keep_feedback_factor(shard, parameters, task, layer, step)
@@ -299,7 +299,7 @@ def _record_layer(shard, minibatch, records, layer, line, s, step):
 
 @jit_part
 def _write_sum(count, out, out_start, x, x_start, deviation, start):
-    """out = x + deviation, in float64."""
+    """Write out = x + deviation, summed in float64."""
     for j in range(count):
         out[out_start + j] = x[x_start + j] + np.float64(deviation[start + j])
 

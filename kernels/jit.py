@@ -33,7 +33,7 @@ def jit(function):
 
 
 def jit_uncounted(function):
-    """The same for a kernel that creates no arrays, and so need not count references to those that it is given."""
+    """Do the same for a kernel that creates no arrays, and so need not count references to those that it is given."""
     return function if JIT_DISABLED else install(numba.jit(**FLAGS, **UNCOUNTED)(function))
 
 

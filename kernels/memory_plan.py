@@ -121,7 +121,7 @@ class _Pieces:
 
 
 def _table(layout, count):
-    """The records of the layers with their numbers, index 0 for the input."""
+    """Return the records of the layers with their numbers, index 0 for the input."""
     table = np.zeros(len(layout.sizes), LAYER).view(np.recarray)
     table["number"], table["units"], table["stride"] = np.arange(len(table)), layout.sizes, layout.stride
     table["inputs"][1:], table["dense"], table["slot"] = (
@@ -150,7 +150,7 @@ def _join(table):
 
 
 def _place_signals(signals, count, outputs, pair=3 * PAIR_LENGTH, terms=0):
-    """Places of the controller."""
+    """Return the places of the controller."""
     names = ("u", "u_int", "u_filtered", "u_slow", "error", "output")
     return {name: signals(count * outputs) for name in names} | {
         "pair": signals(pair),
@@ -191,7 +191,7 @@ def plan_of_shard(sizes, dtype, needs, count):
 
 
 def plan_online(layout, count, jacobian_feedback, presynaptic):
-    """(records of the layers, Places, length of `work`, length of `signals`) of an online simulation of `count` samples.
+    """Return (records of the layers, Places, length of `work`, length of `signals`) of an online simulation of `count` samples.
 
     Args:
         presynaptic: whether formulas of the rates are kept beside them.

@@ -35,7 +35,7 @@ from dfc_numba.kernels.units import run_online_step, run_online_unit
 
 @jit_part
 def _target_start(places, segment, time, s):
-    """Where the target (n_L,) of a sample at a time begins in a segment."""
+    """Return where the target (n_L,) of a sample at a time begins in a segment."""
     return ((time * places.count if segment.target_moves else 0) + s) * places.outputs
 
 
@@ -149,7 +149,7 @@ def _collect_last_factor(work, layer, plan):
 
 @jit_part
 def _basal_of_held_input(work, layer, plan, segment):
-    """total of the first layer = its value at the start of the segment + what its weights have learned since, times x."""
+    """Write total of the first layer = its value at the start of the segment + what its weights have learned since, times x."""
     places, stride = plan.places, layer.stride
     move(places.count * stride, work, places.total, work, places.held)
     if not plan.learning.weights:
@@ -182,7 +182,7 @@ def _advance_soma(memory, layer, plan, slot, factor, gain):
 
 @jit_part
 def _feedback_factor(memory, layer, plan, size):
-    """What Q_i will learn from the step ahead: the postsynaptic factor of its rule, scaled."""
+    """Write what Q_i will learn from the step ahead: the postsynaptic factor of its rule, scaled."""
     kept, loop = at(memory.work, layer.factor_of_feedback), plan.loops.factor_of_feedback[layer.number]
     source = at(memory.work, layer.apical)
     if loop != 0:
@@ -193,7 +193,7 @@ def _feedback_factor(memory, layer, plan, size):
 
 @jit_part
 def _advance_layer(memory, layer, plan, segment, old, learners, step, point):
-    """One step of a layer, which sees the rates of the layer below after this step or the one before."""
+    """Take one step of a layer, which sees the rates of the layer below after this step or the one before."""
     places, dynamics, learning, work = plan.places, plan.dynamics, plan.learning, memory.work
     size, new, first = places.count * layer.stride, 1 - old, layer.number == 1
     if not dynamics.jacobian_feedback:
@@ -245,7 +245,7 @@ def _enter(memory, plan, segment):
 
 @jit_part
 def _restart_layer(memory, layer, plan, slot):
-    """The feedforward state of a layer, without control: a gain of 1 makes v - v_ff the apical voltage, zero."""
+    """Write the feedforward state of a layer, without control: a gain of 1 makes v - v_ff the apical voltage, zero."""
     size, work = plan.places.count * layer.stride, memory.work
     fill(size, work, layer.apical, 0.0)
     fill(size, work, layer.noise, 0.0)
@@ -318,7 +318,7 @@ def _record_layer(memory, layer, plan, records, line, s, slot):
 
 @jit_part
 def _all_finite(memory, plan):
-    """Whether the voltages of all units are finite numbers."""
+    """Return whether the voltages of all units are finite numbers."""
     places = plan.places
     work, zeros = memory.work, at(memory.work, places.watch)
     for i in range(1, places.depth + 1):

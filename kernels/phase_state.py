@@ -120,7 +120,7 @@ class Shard(NamedTuple):
 
 
 def drives_directly(dynamics, noise):
-    """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
+    """Return whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
     return dynamics.apical_gain == 1.0 and noise.source == NO_NOISE
 
 
@@ -150,7 +150,7 @@ def shard_plan(sizes, dtype, dynamics, task, noise, count):
 
 @jit_creating_part
 def new_shard(layout, plan, minibatch, first, workspace):
-    """The feedforward state of the plan's samples from `first` on, all deviations zero."""
+    """Return the feedforward state of the plan's samples from `first` on, all deviations zero."""
     fill(plan.length, workspace, 0, 0.0)
     return Shard(
         Simulated(first, minibatch.active),
@@ -165,7 +165,7 @@ def new_shard(layout, plan, minibatch, first, workspace):
 
 @jit_creating_part
 def set_constants(parameters, task, minibatch, shard):
-    """What the loops need of the feedforward state; the constants are computed in float64."""
+    """Write what the loops need of the feedforward state; the constants are computed in float64."""
     work, count, samples = shard.memory.work, shard.places.count, minibatch.gap.shape[0]
     for i in range(1, shard.layers.size):
         layer = shard.layers[i]

@@ -93,7 +93,7 @@ def softmax_error(signals, places, s, target):
 
 @jit_part
 def error_norm(signals, places, dynamics, s, target):
-    """||r* - r_L||, or the cross-entropy of softmax(r_L) with the target (n_L,), of one sample."""
+    """Return ||r* - r_L||, or the cross-entropy of softmax(r_L) with the target (n_L,), of one sample."""
     row, total = s * places.outputs, 0.0
     for k in range(places.outputs):
         if dynamics.softmax:
@@ -105,7 +105,7 @@ def error_norm(signals, places, dynamics, s, target):
 
 @jit_part
 def _low_pass(gain, x, state, rounds_state):
-    """gain x + (1 - gain) state, of which one product is rounded before the sum; bits depend on which."""
+    """Return gain x + (1 - gain) state, of which one product is rounded before the sum; bits depend on which."""
     keep = 1.0 - gain
     return fused(gain, x, keep * state) if rounds_state else fused(keep, state, gain * x)
 
@@ -154,13 +154,13 @@ def advance_controller(memory, places, dynamics, learning, learns, samples, sign
 
 @jit_part
 def _plane_length(places):
-    """Elements of a plane of further terms: whole vector registers."""
+    """Return the elements of a plane of further terms: whole vector registers."""
     return (places.count * places.outputs + PAIR_LENGTH - 1) // PAIR_LENGTH * PAIR_LENGTH
 
 
 @jit_part
 def _evaluate_terms(signals, places, dynamics, begins):
-    """One step of a controller with further terms, for all its signals, into the planes that its loop writes."""
+    """Take one step of a controller with further terms, for all its signals, into the planes that its loop writes."""
     size = _plane_length(places)
     for here in range(places.count * places.outputs):
         terms, e = places.terms + here, signals[places.error + here]
@@ -176,7 +176,7 @@ def _evaluate_terms(signals, places, dynamics, begins):
 
 @jit_part
 def _take_terms(signals, places, here):
-    """u of one signal from what `_evaluate_terms` left, which becomes what was before."""
+    """Return u of one signal from what `_evaluate_terms` left, which becomes what was before."""
     size, terms = _plane_length(places), places.terms + here
     signals[terms + OLD_U_BEFORE * size] = signals[places.u + here]
     signals[terms + OLD_E_BEFORE * size] = signals[places.error + here]
@@ -189,7 +189,7 @@ def _take_terms(signals, places, here):
 
 @jit_part
 def _presynaptic_signals(memory, places, loop, samples, signal):
-    """What the feedback weights learn from, as a formula of u and its slow part, `PAIR_LENGTH` signals at a time."""
+    """Write what the feedback weights learn from, a formula of u and its slow part, `PAIR_LENGTH` signals at a time."""
     signals, outputs, pair = memory.signals, places.outputs, places.pair
     slow, out = pair + PAIR_LENGTH, pair + 2 * PAIR_LENGTH
     for s in range(places.count):
@@ -210,7 +210,7 @@ def _presynaptic_signals(memory, places, loop, samples, signal):
 
 @jit_part
 def _draw_noise(memory, places, layer, noise, samples, step, point):
-    """Standard normal draws of a layer: keyed by the number of the step, or those given for a time point; zero if held."""
+    """Write standard normal draws of a layer: keyed by the number of the step, or those given for a time point; zero if held."""
     n, count = layer.units, noise.samples.size
     for s in range(places.count):
         b, draw = samples.first + s, places.draw + s * layer.stride

@@ -12,7 +12,7 @@ from dfc_numba.support import threads
 
 
 def rate_of(options, v):
-    """phi(v) in NumPy."""
+    """Return phi(v) in NumPy."""
     family, (k, c, a, b) = NONLINEARITIES[options.nonlinearity]
     if family == CLIPPED:
         return np.clip(v, k, c)
@@ -21,7 +21,7 @@ def rate_of(options, v):
 
 
 def slope_of(options, v):
-    """phi'(v) in NumPy."""
+    """Return phi'(v) in NumPy."""
     family, (k, c, a, _) = NONLINEARITIES[options.nonlinearity]
     if family == CLIPPED:
         return ((v >= k) & (v <= c)).astype(np.float64)
@@ -31,7 +31,7 @@ def slope_of(options, v):
 
 
 def free_energy(network, x, states, options):
-    """The energy of each sample, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
+    """Return each sample's energy, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
 
     Hopfield: sum_i 1/2 |u_i|^2 - r_i^T W_i r_{i-1} - b_i^T r_i, with 1/2 |x|^2 of the clamped input;
     Gaussian: sum_i |W_i r_{i-1} + b_i - u_i|^2.
@@ -54,7 +54,7 @@ def free_energy(network, x, states, options):
 
 
 def cost(output, y, loss):
-    """C of each sample, (B,): 1/2 |output - y|^2, or the cross-entropy of softmax(output)."""
+    """Return C of each sample, (B,): 1/2 |output - y|^2, or the cross-entropy of softmax(output)."""
     y = as_targets(y, output.shape[1], count=len(output))
     if loss == "mse":
         return 0.5 * np.sum((output - y) ** 2, axis=1)
@@ -62,7 +62,7 @@ def cost(output, y, loss):
 
 
 def energy_gradient(network, x, states, options):
-    """d (mean energy) / d (weights, biases) at given states: two lists.
+    """Return d (mean energy) / d (weights, biases) at given states: two lists.
 
     Hopfield: -mean r_i r_{i-1}^T, -mean r_i; Gaussian: -2 mean e_i r_{i-1}^T, -2 mean e_i.
     """
