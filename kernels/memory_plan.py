@@ -19,33 +19,29 @@ PAIR_LENGTH = 16  # numbers that a formula of u and u_slow takes at a time
 TERM_PLANES = 11  # of `units.CONTROL`
 
 # a layer i = 1..L, and the input as row 0 where it is kept; starts of what has slots are those of the first
-LAYER = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            # numbers
-            "number", "units", "stride", "inputs",  # i, n_i, n_i with padding, n_{i-1}
-            "dense",  # units per sample of the layers before it, without padding
-            "slot",  # distance of slots: samples x stride
-            # W_i, b_i, Q_i, and W_{i+1}^T if the feedback is the Jacobian's: in `work` where they learn, else in `PackedNetwork`
-            "weights", "biases", "feedback", "transposed",
-            "outer", "outer_feedback",  # sums for their updates, in `Results`
-            # the state in the feedback phase, as deviations from the feedforward pass: v_i, v_ff_i
-            "v", "basal",
-            # the state where weights learn: v_i - v_ff_i, v_ff_i
-            "difference", "v_ff",
-            # of either: v_fb_i, Q_i u (or J_i^T u), the noise's filter
-            "apical", "drive", "noise",
-            # with slots: r_i (deviation or not, as the voltages), presynaptic factors (r_i or a formula of it), postsynaptic ones
-            "rate", "seen", "factor",
-            "factor_of_feedback",  # postsynaptic factors of Q_i, with slots in the feedback phase
-            "constants",  # three planes [sample][unit] that activation differences are made with
-            "reference",  # likewise v, r, phi'(v) of the feedforward pass, where formulas need it
-            # the layer below: its rates, presynaptic factors, stride and slots
-            "below", "seen_below", "below_stride", "below_slot",
-        )
-    ]
+LAYER_NAMES = (
+    # numbers
+    "number", "units", "stride", "inputs",  # i, n_i, n_i with padding, n_{i-1}
+    "dense",  # units per sample of the layers before it, without padding
+    "slot",  # distance of slots: samples x stride
+    # W_i, b_i, Q_i, and W_{i+1}^T if the feedback is the Jacobian's: in `work` where they learn, else in `PackedNetwork`
+    "weights", "biases", "feedback", "transposed",
+    "outer", "outer_feedback",  # sums for their updates, in `Results`
+    # the state in the feedback phase, as deviations from the feedforward pass: v_i, v_ff_i
+    "v", "basal",
+    # the state where weights learn: v_i - v_ff_i, v_ff_i
+    "difference", "v_ff",
+    # of either: v_fb_i, Q_i u (or J_i^T u), the noise's filter
+    "apical", "drive", "noise",
+    # with slots: r_i (deviation or not, as the voltages), presynaptic factors (r_i or a formula of it), postsynaptic ones
+    "rate", "seen", "factor",
+    "factor_of_feedback",  # postsynaptic factors of Q_i, with slots in the feedback phase
+    "constants",  # three planes [sample][unit] that activation differences are made with
+    "reference",  # likewise v, r, phi'(v) of the feedforward pass, where formulas need it
+    # the layer below: its rates, presynaptic factors, stride and slots
+    "below", "seen_below", "below_stride", "below_slot",
 )  # fmt: skip
+LAYER = np.dtype([(name, np.int64) for name in LAYER_NAMES])
 
 
 class Places(NamedTuple):
@@ -122,7 +118,7 @@ class _Pieces:
 
 def _table(layout, count):
     """Return the records of the layers with their numbers, index 0 for the input."""
-    table = np.zeros(len(layout.sizes), LAYER).view(np.recarray)
+    table = np.zeros(len(layout.sizes), LAYER)
     table["number"], table["units"], table["stride"] = np.arange(len(table)), layout.sizes, layout.stride
     table["inputs"][1:], table["dense"], table["slot"] = (
         layout.sizes[:-1],
@@ -187,7 +183,7 @@ def plan_of_shard(sizes, dtype, needs, count):
         draw=work(widest * needs.draws), scratch=work(widest * needs.scratch),
         **_place_signals(signals, count, outputs, 3 * PAIR_LENGTH * needs.pair, TERM_PLANES * padded * needs.terms),
     )  # fmt: skip
-    return ShardPlan(places, table, slots, block, work.size, signals.size)
+    return ShardPlan(places, table.view(np.recarray), slots, block, work.size, signals.size)
 
 
 def plan_online(layout, count, jacobian_feedback, presynaptic):
@@ -218,4 +214,4 @@ def plan_online(layout, count, jacobian_feedback, presynaptic):
     whole = Places(
         count, len(sizes) - 1, outputs, row, inputs=int(sizes[0]), widest=layout.widest, **shared, **places
     )
-    return table, whole, work.size, signals.size
+    return table.view(np.recarray), whole, work.size, signals.size

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
 from dfc_numba.kernels import online_state as kernel
 from dfc_numba.kernels.layout import pack, unpack
-from dfc_numba.kernels.memory_plan import plan_online
+from dfc_numba.kernels.memory_plan import LAYER_NAMES, plan_online
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
@@ -51,12 +52,15 @@ class OnlineMemory:
     """The memory of a simulation, with the parameters of a network and no activity.
 
     Attributes:
-        arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: a record of `LAYER` for each.
+        arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: for each its numbers in `LAYER`.
     """
 
     def __init__(self, network, layout, count, *, transposed, presynaptic):
         table, self.places, work, signals = plan_online(layout, count, transposed, presynaptic)
-        self.layers = list(table[1:])
+        # much faster to read than records, in Python
+        self.layers = [
+            SimpleNamespace(**dict(zip(LAYER_NAMES, row, strict=True))) for row in table[1:].tolist()
+        ]
         work, draws = memory.in_large_pages(work, network.dtype), scratch(layout.widest)
         self.arrays = kernel.Memory(work, np.zeros(signals), np.zeros(3, np.int64), table, draws)
         self.arrays.work[:] = 0
