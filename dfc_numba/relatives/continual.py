@@ -10,6 +10,7 @@ from dfc_numba.relatives.equilibrium_propagation import (
     free_phase,
     nudged_phase,
 )
+from dfc_numba.support.ranges import Positive
 from dfc_numba.support.validation import number
 
 
@@ -44,7 +45,7 @@ def continual_updates(network, x, y, options, *, learning_rate, free=None):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    number("learning_rate", learning_rate, exclusive=True)
+    number("learning_rate", learning_rate, Positive)
     if options.sides != 1 or options.backward != "transposed" or options.form != "prototypical":
         raise ValueError(
             "continual learning follows one nudged phase of the prototypical form with transposed weights; set sides = 1, "

@@ -19,7 +19,8 @@ from dfc_numba.relatives.least_control import (
     system_of,
 )
 from dfc_numba.support import threads
-from dfc_numba.support.options import Count, Flag, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Flag, Positive, PositiveLeak, Steps
 from dfc_numba.support.validation import instance, samples
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -36,10 +37,10 @@ class EnergyControl:
             instead of 0.
     """
 
-    alpha: Positive = 0.1
+    alpha: PositiveLeak = 0.1
     loss: Literal["mse", "cross_entropy"] = "cross_entropy"
     learning_rate: Positive = 0.01
-    steps: Count = 800
+    steps: Steps = 800
     from_free_state: Flag = False
 
 

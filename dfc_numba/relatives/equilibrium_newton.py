@@ -27,6 +27,7 @@ from dfc_numba.relatives.equilibrium_propagation import (
     contrast,
 )
 from dfc_numba.support import memory, threads
+from dfc_numba.support.ranges import Count, PositiveTolerance
 from dfc_numba.support.validation import instance, number, samples, whole_number
 
 PIECE_BYTES = 128e6
@@ -149,8 +150,8 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
     """
     instance("options", options, EquilibriumPropagation)
     x = samples("x", x, instance("network", network, Network).sizes[0])
-    whole_number("iterations", iterations, least=1, bits=31)
-    number("tolerance", tolerance, exclusive=True)
+    whole_number("iterations", iterations, Count)
+    number("tolerance", tolerance, PositiveTolerance)
     if options.form == "gaussian":
         raise ValueError("form = 'gaussian' rests at the feedforward state; its free phase needs no solver")
     total = sum(network.sizes[1:])

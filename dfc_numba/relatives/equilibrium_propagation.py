@@ -25,7 +25,8 @@ from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.model.targets import as_targets
 from dfc_numba.relatives.equilibrium_energy import rate_of
 from dfc_numba.support import memory, threads
-from dfc_numba.support.options import Count, Flag, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Finite, Flag, PositiveTolerance, Steps, TimeConstant, TimeStep
 from dfc_numba.support.validation import float_list, instance, samples
 
 FORMS = {"prototypical": kernel.PROTOTYPICAL, "hopfield": kernel.HOPFIELD, "gaussian": kernel.GAUSSIAN}
@@ -54,22 +55,22 @@ class EquilibriumPropagation:
 
     form: Literal["prototypical", "hopfield", "gaussian"] = "prototypical"
     nonlinearity: Literal["tanh", "sigmoid", "steepsigmoid", "hardsigmoid", "relu", "linear"] = "tanh"
-    beta: float = 0.1
+    beta: Finite = 0.1
     sides: Literal[1, 2] = 1
-    free_steps: Count = 30
-    nudged_steps: Count = 10
-    dt: Positive | None = None
-    tau: Positive = 1.0
-    tolerance: Positive | None = None
+    free_steps: Steps = 30
+    nudged_steps: Steps = 10
+    dt: TimeStep | None = None
+    tau: TimeConstant = 1.0
+    tolerance: PositiveTolerance | None = None
     loss: Literal["mse", "cross_entropy"] = "mse"
     backward: Literal["transposed", "separate"] = "transposed"
     same_update: Flag = False
 
     def __post_init__(self):
-        if self.beta == 0.0 or not np.isfinite(self.beta):
+        if self.beta == 0.0:
             raise ValueError(
-                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a finite number other than "
-                "0, such as 0.1 (1e-6 is fine)"
+                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a number other than 0, "
+                "such as 0.1 (1e-6 is fine)"
             )
         if self.form == "prototypical" and self.dt is not None:
             raise ValueError("dt has no meaning for form = 'prototypical', which steps at once; leave it out")

@@ -22,7 +22,8 @@ from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import threads
-from dfc_numba.support.options import NotNegative, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Count, Positive, PositiveSigma, Sigma
 from dfc_numba.support.validation import choice, floats, instance, samples, whole_number
 
 RULES = ("dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control")
@@ -49,8 +50,8 @@ class TargetPropagation:
 
     rule: Literal["dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control"] = "ddtp_linear"
     step: Positive = 0.1
-    sigma: Positive = 0.1
-    sigma_floor: NotNegative = 0.02
+    sigma: PositiveSigma = 0.1
+    sigma_floor: Sigma = 0.02
     loss: Literal["mse", "cross_entropy"] = "mse"
     feedback_activation: Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"] | None = None
 
@@ -134,7 +135,7 @@ class FeedbackMappings:
         """
         rng = np.random.default_rng(seed)
         rhl = options.rule == "ddtp_rhl"
-        units = whole_number("units", units, least=1, bits=31) if rhl else None
+        units = whole_number("units", units, Count) if rhl else None
         shapes = mapping_shapes(network.sizes, options.rule, units)
         return cls(
             network,

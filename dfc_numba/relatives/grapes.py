@@ -20,6 +20,7 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
 from dfc_numba.support import threads
 from dfc_numba.support.options import options
+from dfc_numba.support.ranges import KeptFraction, NotNegative
 from dfc_numba.support.validation import choice, float_list, instance, samples
 
 RULES = ("bp", "fa", "dfa")
@@ -42,16 +43,12 @@ class Grapes:
 
     rule: Literal["bp", "fa", "dfa"] = "bp"
     form: Literal["propagating", "local", "none"] = "propagating"
-    clip: tuple[float, float] | None = None
-    keep: float = 1.0
+    clip: tuple[NotNegative, NotNegative] | None = None
+    keep: KeptFraction = 1.0
     output: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self):
-        if not 0.0 < self.keep <= 1.0:
-            raise ValueError(
-                f"keep is {self.keep:g}, the probability that a unit is kept; a number in (0, 1] is allowed"
-            )
-        if self.clip is not None and not 0.0 <= self.clip[0] <= self.clip[1]:
+        if self.clip is not None and not self.clip[0] <= self.clip[1]:
             raise ValueError(f"clip is {self.clip}; two numbers 0 <= low <= high are allowed, such as (1, 2)")
 
 

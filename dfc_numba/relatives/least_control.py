@@ -24,7 +24,18 @@ from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
-from dfc_numba.support.options import Count, NotNegative, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import (
+    Gain,
+    NotNegative,
+    PositiveLeak,
+    PositiveSigma,
+    Slowdown,
+    Steps,
+    TimeConstant,
+    TimeStep,
+    Tolerance,
+)
 from dfc_numba.support.validation import float_list, floats, instance, samples
 
 SMALLEST_STATE = 1e-5  # added to the norm that a change is relative to
@@ -47,20 +58,20 @@ class LeastControl:
     """
 
     rule: Literal["di", "kp", "lf"] = "di"
-    dt: Positive = 1.0
-    steps: Count = 800
-    tau_v: Positive = 1.0
-    tau_u: Positive = 1.0
-    tau_e: Positive = 1.0
-    k_i: NotNegative = 1.0
-    k_p: NotNegative = 0.0
-    alpha: Positive = 0.1
+    dt: TimeStep = 1.0
+    steps: Steps = 800
+    tau_v: TimeConstant = 1.0
+    tau_u: TimeConstant = 1.0
+    tau_e: TimeConstant = 1.0
+    k_i: Gain = 1.0
+    k_p: Gain = 0.0
+    alpha: PositiveLeak = 0.1
     loss: Literal["mse", "cross_entropy"] = "cross_entropy"
-    tolerance: NotNegative = 1e-6
-    sigma: Positive = 0.01
-    speed: Positive = 5.0
-    tau_noise: Positive = 1.0
-    tau_q: Positive = 1e5
+    tolerance: Tolerance = 1e-6
+    sigma: PositiveSigma = 0.01
+    speed: Slowdown = 5.0
+    tau_noise: TimeConstant = 1.0
+    tau_q: TimeConstant = 1e5
     decay: NotNegative = 0.01
 
     def __post_init__(self):

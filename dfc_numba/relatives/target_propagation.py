@@ -30,6 +30,7 @@ from dfc_numba.relatives.feedback_mappings import (
     run_chain,
 )
 from dfc_numba.support import threads
+from dfc_numba.support.ranges import Damping
 from dfc_numba.support.validation import number
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
     """
     x, activity = exact_forward(network, x)
     gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
-    number("damping", damping)
+    number("damping", damping, Damping)
     with threads.one_thread():
         shifts = [
             -_least_norm(jacobian, gradient, damping) for jacobian in _rate_jacobians(network, activity)
