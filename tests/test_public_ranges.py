@@ -10,6 +10,7 @@ from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+import ranges_of_relatives as relatives
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config import Config
@@ -101,7 +102,8 @@ def cases(dtype):
         "target": dfc.output_target(net, X, Y),
         "controller": dfc.Controller(dt=0.1, steps=4, k_p=1.0),
     }
-    return {**of_feedback_phases(net, phase), **of_inversion(net), **of_the_theory(net, phase)}
+    own = {**of_feedback_phases(net, phase), **of_inversion(net), **of_the_theory(net, phase)}
+    return {**own, **relatives.cases(dtype)}
 
 
 def of_feedback_phases(net, phase):
@@ -281,7 +283,7 @@ def is_flagged(found):
         return not found.finite.all()
     if isinstance(found, list | tuple):
         return any(map(is_flagged, found))
-    flags = {name: getattr(found, name, None) for name in ("converged", "stable", "euler_stable")}
+    flags = {name: getattr(found, name, None) for name in ("converged", "stable", "euler_stable", "usable")}
     words = [*np.atleast_1d(getattr(found, "status", ())), *np.atleast_1d(getattr(found, "verdict", ()))]
     return (
         any(flag is not None and not np.all(flag) for flag in flags.values())
@@ -303,7 +305,7 @@ def check(name, call):
 
 def test_no_public_name_is_forgotten():
     covered = {name.split()[0].split(".")[0] for name in CASES} | OTHERS | {"__version__"}
-    assert covered == set(dfc.__all__)
+    assert covered == {*dfc.__all__} | relatives.public_names() and len(relatives.public_names()) > 30
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -323,7 +325,7 @@ def test_a_wrong_number_is_refused_by_its_name(name, argument):
     function, arguments, _ = CASES[name]
     assert check(name, lambda: function(**arguments)) is None
     for value in WRONG:
-        if (argument == "scale" and value == -1) or (argument == "seed" and value == [[1.0]]):
+        if (argument in ("scale", "beta") and value == -1) or (argument == "seed" and value == [[1.0]]):
             continue
         if argument in ("samples", "damping") and isinstance(value, list):  # several numbers are allowed
             continue

@@ -15,13 +15,12 @@ from dfc_numba.support.array_types import Array, Layers, LayersLike
 from dfc_numba.support.ranges import (
     FeedbackScale,
     InitialRange,
-    Seed,
     StabilisingIterations,
     StabilisingRate,
     TimeStep,
 )
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import choice, finite_result, number, silent, whole_number
+from dfc_numba.support.validation import choice, finite_result, number, seeds, silent, whole_number
 
 KINDS = ("random", "transpose", "stable")
 MARGIN = 0.01  # how far from the border of stability the optimisation goes
@@ -79,9 +78,7 @@ def initial_feedback(
         number("scale", scale, FeedbackScale)
         return [finite_result("scale W^T", scale * w) for w in transposed]
     number("bound", bound, InitialRange)
-    for one in seed if isinstance(seed, list | tuple) else [seed]:
-        whole_number("seed", one, Seed)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeds("seed", seed))
     drawn = [rng.uniform(-bound, bound, w.shape) for w in transposed]
     if kind == "random":
         return drawn

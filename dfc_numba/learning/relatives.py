@@ -28,20 +28,7 @@ from dfc_numba.relatives.feedback_mappings import (
     reconstruction_update,
 )
 from dfc_numba.relatives.grapes import Grapes, grapes_update
-from dfc_numba.support.ranges import (
-    Count,
-    Damping,
-    Finite,
-    KeptFraction,
-    PositiveSigma,
-    PositiveTolerance,
-    Slowdown,
-    Steps,
-    TimeConstant,
-    TimeStep,
-    Tolerance,
-    UpToOne,
-)
+from dfc_numba.support import ranges
 
 STREAM = 2  # of the random numbers of training.seed; 0 and 1 draw weights and the feedback of inversion
 
@@ -148,13 +135,13 @@ NOT_USABLE = (
     "output"
 )
 SIGMA = Option(
-    "sigma", 0.1, "standard deviation of the noise that the feedback mappings learn from", PositiveSigma,
+    "sigma", 0.1, "standard deviation of the noise that the feedback mappings learn from", ranges.PositiveSigma,
 )  # fmt: skip
 ACTIVATION = Option(
     "feedback_activation", "tanh", "nonlinearity of the feedback mappings",
     choices=("linear", "tanh", "relu", "leakyrelu", "sigmoid"),
 )  # fmt: skip
-UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", Count)
+UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", ranges.Count)
 
 
 def _target_propagation(name, summary, options=(SIGMA,)):
@@ -265,19 +252,19 @@ NOT_SETTLED = (
     "did not settle; what helps: more method.free_steps, a larger method.tolerance, smaller weights (a lower "
     "optimizer.learning_rate, another network.init)"
 )
-BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target", Finite)
+BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target", ranges.Finite)
 SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
-FREE = Option("free_steps", 30, "most steps of the free phase", Steps)
-NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", Steps)
+FREE = Option("free_steps", 30, "most steps of the free phase", ranges.Steps)
+NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", ranges.Steps)
 TOLERANCE = Option(
     "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps",
-    PositiveTolerance,
+    ranges.PositiveTolerance,
 )  # fmt: skip
 SOLVER = Option(
     "solver", "steps", "newton: solve for both equilibria (small networks)", choices=("steps", "newton")
 )
-STEP = Option("dt", 0.1, "Euler step", TimeStep)
-TAU = Option("tau", 1.0, "time constant", TimeConstant)
+STEP = Option("dt", 0.1, "Euler step", ranges.TimeStep)
+TAU = Option("tau", 1.0, "time constant", ranges.TimeConstant)
 
 
 SIMULATION: dict[str, Any] = {
@@ -372,8 +359,8 @@ def _linear_output(config):
 
 
 PASSES = (
-    Option("tolerance", 1e-6, "of u at rest, relative", PositiveTolerance),
-    Option("passes", 100, "most alternating passes to find the rest", least=2),
+    Option("tolerance", 1e-6, "of u at rest, relative", ranges.PositiveTolerance),
+    Option("passes", 100, "most alternating passes to find the rest", ranges.Passes),
 )
 
 
@@ -436,7 +423,7 @@ def _grapes(name, summary, rule):
         options=(
             Option("form", "propagating", "how factors act; none: without GRAPES", choices=("propagating", "local", "none")),
             Option("clip", (1.0, 2.0) if rule == "bp" else None, "bounds of the factors", type=tuple, optional=True),
-            Option("keep", 1.0, "probability that a hidden unit is kept (dropout)", KeptFraction),
+            Option("keep", 1.0, "probability that a hidden unit is kept (dropout)", ranges.KeptFraction),
         ),
     )  # fmt: skip
 
@@ -456,7 +443,7 @@ register_built_ins(
     Method(
         "gnt", summary="Gauss-Newton targets, which target propagation approximates", forward=_gauss_newton, rules=_invertible,
         losses=LOSSES,
-        options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", Damping),),
+        options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", ranges.Damping),),
     ),
     _energy(
         "ep", "equilibrium propagation, prototypical form", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
@@ -487,7 +474,7 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
-            Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", UpToOne),
+            Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", ranges.UpToOne),
         ),
     ),
     Method(
@@ -495,11 +482,11 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES, parameters=_lf_parameters,
         options=(
             *CONTROL,
-            Option("dt", 1.0, "Euler step", TimeStep), Option("steps", 800, "most steps of a phase", Steps),
-            Option("tolerance", 1e-6, "relative change in a step at which the phase ends", Tolerance),
-            Option("sigma", 0.01, "standard deviation of the noise", PositiveSigma),
-            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", Slowdown),
-            Option("tau_noise", 1.0, "time constant of the noise", TimeConstant),
+            Option("dt", 1.0, "Euler step", ranges.TimeStep), Option("steps", 800, "most steps of a phase", ranges.Steps),
+            Option("tolerance", 1e-6, "relative change in a step at which the phase ends", ranges.Tolerance),
+            Option("sigma", 0.01, "standard deviation of the noise", ranges.PositiveSigma),
+            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", ranges.Slowdown),
+            Option("tau_noise", 1.0, "time constant of the noise", ranges.TimeConstant),
         ),
     ),
     _grapes("grapes-bp", "backpropagation whose errors node responsibilities modulate (GRAPES)", "bp"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.control_learning import control_update
+from dfc_numba.relatives.finiteness import finite_samples
 from dfc_numba.relatives.least_control import (
     Controlled,
     LeastControl,
@@ -77,7 +78,7 @@ def energy_control(network, x, y, options):
                 s -= rate * m / (np.sqrt(q) / root + EPSILON)
         e, u = _residuals(system, states)
     *v, o = states
-    finite = np.isfinite(o).all(axis=1)
+    finite = finite_samples(len(x), v, e, o, u)
     state = Controlled(v, e, o, np.zeros_like(u), u, v, o, options.steps, None, finite)
     return control_update(network, x, y, LeastControl(loss=options.loss), state=state)
 

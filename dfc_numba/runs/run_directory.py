@@ -338,8 +338,8 @@ def write_record(path, record):
 def read_record(path):
     """The content of run.json; None where it is missing or damaged, or the run was killed before it began.
 
-    What is damaged, or was edited without taking the seal out, gives a warning; entries of another type than they have are left
-    out, with a warning.
+    What does not fit its seal, since it is damaged or was edited, is read with a warning; entries of another type than they have
+    are left out, with a warning.
     """
     file = Path(path) / RUN_NAME
     refuse_links(path, [RUN_NAME])
@@ -358,7 +358,9 @@ def read_record(path):
     if not isinstance(record, dict):
         return _damaged_record(f"{file} is damaged: it does not hold the record of a run")
     if not seals.is_sound(record):
-        return _damaged_record(f"{file} is damaged, or was edited: its SHA-256 differs; {seals.EDITED}")
+        _damaged_record(
+            f"{file} is damaged, or was edited: its SHA-256 differs; it is read as it is {seals.EDITED}"
+        )
     record.pop(seals.SEAL, None)
     wrong = [key for key, kind in KINDS.items() if key in record and not isinstance(record[key], kind)]
     sessions, results = record.get("earlier_sessions"), record.get("results")

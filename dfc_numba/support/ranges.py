@@ -44,6 +44,7 @@ InitialNoise = NotNegative
 FeedbackScale = Finite
 LearningRate = Annotated[float, Field(gt=0, lt=float("inf"), strict=True)]  # nothing squares it
 StabilisingRate = Positive
+Passes = Annotated[int, Field(ge=2, lt=2**31, strict=True)]  # of least control, up and down
 StabilisingIterations = CountOrZero
 Tolerance = NotNegative  # 0 is never met
 PositiveTolerance = Positive

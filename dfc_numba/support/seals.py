@@ -17,7 +17,7 @@ from dfc_numba.support.files import write_text
 SEAL, FILES, SUMS_NAME = "sha256", "files", "SHA256SUMS"
 RECORDS = {"run.json": "run", "sweep.json": "sweep"}
 UNSEALED = (None, "1.0")  # versions of the schemas before there were seals
-EDITED = "to use it as it is, take the member 'sha256' out of it"
+EDITED = "(without its member 'sha256', schema_version 1.0, nothing is said)"
 
 
 def sealed(table):

@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from dfc_numba.support.ranges import LARGEST, NotNegative, Word, contains, in_words
+from dfc_numba.support.ranges import LARGEST, NotNegative, Seed, Word, contains, in_words
 from dfc_numba.support.wording import nearest
 
 DTYPES = ("float32", "float64")
@@ -63,6 +63,13 @@ def whole_number(name, value, kind=Word):
     if not contains(kind, value):
         raise ValueError(wrong)
     return int(value)
+
+
+def seeds(name, value):
+    """`value`, a seed or a list of them, for NumPy's generators."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        whole_number(name, one, Seed)
+    return value
 
 
 def as_array(name, value):

@@ -109,7 +109,8 @@ class SweepFolder:
             table = json.loads(foreign.read_text(file))
             if not seals.is_sound(table):
                 raise ConfigurationError(
-                    f"{file} is damaged, or was edited: its SHA-256 differs; {seals.EDITED}"
+                    f"{file} is damaged, or was edited: its SHA-256 differs; put the original back, or start the sweep in "
+                    "another folder with --out"
                 )
             if (
                 table["schema"] != SCHEMA
