@@ -205,7 +205,11 @@ def of_least_control(net):
         found |= {
             f"free_equilibrium{kind}": (phases.free_equilibrium, free, ()),
             f"energy_control{kind}": (energy_control.energy_control, {**free, "y": Y, "options": energy}, ()),
-            f"initial_feedback{kind}": (learn.initial_feedback, {"network": one, "seed": 0}, ("seed",)),
+            f"initial_feedback control{kind}": (
+                learn.initial_feedback,
+                {"network": one, "seed": 0},
+                ("seed",),
+            ),
             f"initial_transposed{kind}": (learn.initial_transposed, {"network": one, "seed": 0}, ("seed",)),
             f"decayed{kind}": (
                 learn.decayed,

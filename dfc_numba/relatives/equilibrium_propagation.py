@@ -78,7 +78,7 @@ class EquilibriumPropagation:
     def __post_init__(self):
         if self.beta == 0.0:
             raise ValueError(
-                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a number other than 0, "
+                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a finite number other than 0, "
                 "such as 0.1 (1e-6 is fine)"
             )
         if self.form == "prototypical" and self.dt is not None:

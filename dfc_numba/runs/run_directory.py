@@ -26,7 +26,7 @@ from pathlib import Path
 from dfc_numba.analysis import measurements
 from dfc_numba.analysis.monitor import SECONDS
 from dfc_numba.configuration.config_file import to_toml
-from dfc_numba.errors import CheckpointError, ConfigurationError
+from dfc_numba.errors import CheckpointError, ConfigurationError, UnusableFileError
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.runs.scratch import Scratch
@@ -327,7 +327,33 @@ def read_metrics(path):
     except (FileNotFoundError, NotADirectoryError):
         return []
     seals.warn_if_changed(Path(path) / METRICS_NAME, text)
-    return list(csv.DictReader(text.splitlines()))
+    try:
+        return list(csv.DictReader(text.splitlines()))
+    except csv.Error as error:
+        raise UnusableFileError(
+            f"{Path(path) / METRICS_NAME} is damaged ({error}); --resume writes it again"
+        ) from None
+
+
+def read_epochs(path):
+    """The rows of metrics.csv, dicts of numbers by column; none where it is missing.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or a row of it is incomplete or holds something else than numbers.
+    """
+    rows = []
+    for number, row in enumerate(read_metrics(path), 1):
+        try:
+            numbers = {name: float(text) for name, text in row.items()}
+            rows.append({**numbers, "epoch": int(row["epoch"])})
+            if not {*METRICS} <= {*row}:
+                raise ValueError
+        except (TypeError, ValueError, KeyError):
+            raise UnusableFileError(
+                f"{Path(path) / METRICS_NAME} is damaged: row {number} does not have a number in every column; --resume writes "
+                "it again"
+            ) from None
+    return rows
 
 
 def write_record(path, record):

@@ -81,9 +81,9 @@ def require_room(folder, count):
 
 
 def write_text(path, text):
-    """Writes a text file as a whole."""
+    """Writes a text file as a whole; names of files that are no UTF-8 are written with backslashes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def force_to_disk(path):

@@ -99,4 +99,4 @@ def _digest_of(table):
 
 
 def _digest(text):
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -16,14 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, to_toml, used_values
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.runs.checkpoint import EPOCHS, contradictions
 from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, holds_run, read_metrics, read_record
 from dfc_numba.support import foreign, seals
-from dfc_numba.support.files import write_text
+from dfc_numba.support.files import refuse_links, write_text
 from dfc_numba.support.locks import Lock, holder_of
 
 TABLE_NAME, SOURCES, LOGS = "sweep.json", "sources", "logs"
+OWN = (
+    TABLE_NAME,
+    SOURCES,
+    LOGS,
+    LOCK_NAME,
+)  # what a sweep writes to, or reads, which no link may lead elsewhere
 SCHEMA, SCHEMA_VERSION = "dfc-numba/sweep", "1.1"
 WAITING, QUEUED, RUNNING, STOPPED = "waiting", "queued", "running", "stopped"
 FAILED, DIVERGED, DONE = "failed", "diverged", "done"
@@ -96,6 +102,7 @@ class SweepFolder:
         self.path, self.name, self.runs, self.sources = Path(path), name, list(runs), dict(sources)
         self.extensions, self.jobs, self.home = tuple(extensions), list(jobs), home
         self.files = dict(files or {})
+        refuse_links(self.path, OWN)
 
     @classmethod
     def open(cls, path):
@@ -105,6 +112,7 @@ class SweepFolder:
             ConfigurationError: there is none, or its table cannot be read.
         """
         file = Path(path) / TABLE_NAME
+        refuse_links(path, OWN)
         try:
             table = json.loads(foreign.read_text(file))
             if not seals.is_sound(table):
@@ -127,10 +135,15 @@ class SweepFolder:
             raise ConfigurationError(
                 f"{path} holds no sweep ({TABLE_NAME} is missing); start one with dfc sweep SWEEP.toml --out {path}"
             ) from None
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            raise ConfigurationError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+        except ConfigurationError:
+            raise
+        except (OSError, UnusableFileError) as error:
+            raise ConfigurationError(f"{file} cannot be read ({error})") from None
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+            raise ConfigurationError(
+                f"{file} is damaged: it is not the table of a sweep; put the original back, or start the sweep in another folder "
+                "with --out"
+            ) from None
 
     def save(self):
         """Write the table."""

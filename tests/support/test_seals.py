@@ -167,3 +167,44 @@ def test_the_tables_of_a_comparison_have_sums_that_other_tools_check(tmp_path):
     changed(tmp_path / "c" / "comparison.csv", rows[1][4], "0.5")
     (text,) = told(summary.read_courses, tmp_path / "c")
     assert "comparison.csv is damaged, or was edited" in text
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"schema": "dfc-numba/sweep"}', "[" * 20000, "{"])
+def test_what_is_not_the_table_of_a_sweep_is_refused_in_words(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"sweep.json is damaged: it is not the table of a sweep"):
+        SweepFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "epoch\n1\n",
+        "a,b\n1,2\n",
+        '"epoch,train_loss\n1,2',
+        "{heading}\n1\n",
+        "{heading}\n" + "x," * 7 + "x\n",
+        "9" * 200000,
+    ],
+)
+def test_a_damaged_table_of_epochs_is_refused_by_its_name(run, tmp_path, text):
+    """By commands that compute with its numbers; a report shows what can be read."""
+    heading = (run / "metrics.csv").read_text().splitlines()[0]
+    (run / "metrics.csv").write_text(text.replace("{heading}", heading))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = invoked("compare", run, "--out", tmp_path / "c")
+        assert result.exit_code == 2 and "metrics.csv is damaged" in result.stderr.replace("\n", " ")
+        assert invoked("report", run, "--out", tmp_path / "page.html").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "sources", "logs", ".lock"])
+def test_a_link_within_a_sweep_is_refused_and_what_it_leads_to_stays(tmp_path, name):
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).symlink_to(tmp_path / "elsewhere")
+    result = invoked("sweep", tmp_path / "sweep.toml", "--out", tmp_path / "s", "--threads=1")
+    assert result.exit_code == 2 and f"{name} is a symbolic link" in result.stderr.replace("\n", " ")
+    assert not list((tmp_path / "elsewhere").iterdir())
