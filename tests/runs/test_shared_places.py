@@ -312,7 +312,7 @@ def test_an_update_that_overflows_is_flagged():
 
 
 def test_names_that_are_no_utf_8_are_written_and_read(tmp_path):
-    """Bytes of a file name that no text encoding has: config.toml, run.json and the command in HDF5 name them with backslashes."""
+    """Bytes of a file name that are no text: config.toml, run.json and the command in HDF5 have them with backslashes."""
     directory = tmp_path / os.fsdecode(b"run-\xff\xfe")
     changes = {
         "training.method": "bp",
