@@ -49,7 +49,7 @@ def from_arrays(
         dtype: "float64" or "float32".
 
     Raises:
-        ValueError, TypeError: for arrays that do not go together, columns that are no numbers, an unseen class, or values that
+        ValueError, TypeError: for arrays that do not go together, columns that are not numbers, an unseen class, or values that
             are missing or not finite; the message names the array.
     """
     given = {
@@ -119,7 +119,7 @@ def build(name, arrays, *, task, scale, classes, dtype, source, held_out, split_
 
 
 def as_numpy(value, label):
-    """Return an array of what may be a data frame, a series or a list; refuse columns that are no numbers in inputs."""
+    """Return an array of what may be a data frame, a series or a list; refuse columns that are not numbers in inputs."""
     columns = getattr(value, "columns", None)
     if columns is not None and ": x_" in label:
         kinds = getattr(value, "dtypes", [])
@@ -130,7 +130,7 @@ def as_numpy(value, label):
         ]
         if wrong:
             raise ValueError(
-                f"{label}: the columns {', '.join(wrong[:5])} are no numbers; leave them out, or encode them "
+                f"{label}: the columns {', '.join(wrong[:5])} are not numbers; leave them out, or encode them "
                 "(pandas.get_dummies)"
             )
     if np.ma.is_masked(value):
@@ -215,7 +215,7 @@ def needs_numbering(y):
 
 
 def _scaling(x, kind, scale):
-    """(shift, divisor, note) of the inputs."""
+    """Return (shift, divisor, note) of the inputs."""
     if scale == "auto" and kind == np.uint8 and x.max() > 1:
         return None, x.dtype.type(255), "unsigned bytes divided by 255"
     if scale == "unit":
@@ -242,7 +242,7 @@ def _as_floats(values, label):
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{label} holds what is no number ({error}); leave such columns out, or encode them"
+            f"{label} holds what is not a number ({error}); leave such columns out, or encode them"
         ) from None
 
 
@@ -290,7 +290,7 @@ def answers(ys, name, *, task=None, classes=None):
 
 
 def _known(y, classes, name):
-    """The classes in their order."""
+    """Return the classes in their order."""
     if classes is None:
         known = np.unique(y)
         if known.dtype.kind in "f":
@@ -312,7 +312,7 @@ def _targets(ys, name):
 
 
 def _plain(y, label):
-    """Labels of objects as texts or numbers."""
+    """Return labels of objects as texts or numbers."""
     if y.dtype.kind == "O":
         missing = [value is None or value != value for value in y.ravel().tolist()]
         if any(missing):

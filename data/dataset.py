@@ -1,4 +1,4 @@
-"""What every loader returns: training, validation and test arrays, checked on construction."""
+"""The result of every loader: training, validation and test arrays, checked on construction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DataUnavailableError(OSError, ValueError):
 
 
 def unknown_name(kind, name, allowed, remedy=""):
-    """The `ValueError` for a name that is none of `allowed`; it names the nearest one and lists them all."""
+    """Return the `ValueError` for a name that is none of `allowed`; it names the nearest one and lists them all."""
     near = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listing = ", ".join(allowed) or "none"
@@ -32,7 +32,7 @@ def unknown_name(kind, name, allowed, remedy=""):
 
 
 def whole_number(option, value, *, least=0, most=None):
-    """`value` as an int between `least` and `most`; booleans and floats are refused with a `TypeError`."""
+    """Return `value` as an int between `least` and `most`; refuse booleans and floats with a `TypeError`."""
     upper = "" if most is None else f" and at most {most:,}"
     allowed = f"must be a whole number of at least {least:,}{upper}"
     if not isinstance(value, Integral) or isinstance(value, bool):
@@ -43,12 +43,12 @@ def whole_number(option, value, *, least=0, most=None):
 
 
 def checked_seed(option, value):
-    """`value` as a seed of NumPy's `RandomState`."""
+    """Return `value` as a seed of NumPy's `RandomState`."""
     return whole_number(option, value, most=LARGEST_SEED)
 
 
 def positive_number(option, value):
-    """`value` as a positive, finite float."""
+    """Return `value` as a positive, finite float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"data option {option} = {value!r}: must be a positive, finite number")
     if not 0 < value < float("inf"):
@@ -57,7 +57,7 @@ def positive_number(option, value):
 
 
 def layer_widths(option, value):
-    """`value` as a tuple of layer widths, each at least 1; an empty list means no hidden layer."""
+    """Return `value` as a tuple of layer widths, each at least 1; an empty list means no hidden layer."""
     if not isinstance(value, list | tuple):
         raise TypeError(
             f"data option {option} = {value!r}: must be a list of layer widths such as [100, 100]"
@@ -66,7 +66,7 @@ def layer_widths(option, value):
 
 
 def float_type(dtype):
-    """`dtype` as a NumPy dtype, float32 or float64."""
+    """Return `dtype` as a NumPy dtype, float32 or float64."""
     try:
         resolved = np.dtype(dtype)
     except TypeError:
@@ -187,7 +187,7 @@ class DataSet:
         return replace(self, **parts)
 
     def parts(self) -> dict[str, Split]:
-        """The parts that exist, as {"train": ..., "val": ..., "test": ...}."""
+        """Return the parts that exist, as {"train": ..., "val": ..., "test": ...}."""
         parts = {"train": self.train, "val": self.validation, "test": self.test}
         return {part: split for part, split in parts.items() if split is not None}
 
@@ -274,12 +274,12 @@ def _form(array):
 
 
 def random_order(n_samples, split_seed):
-    """A random permutation of `n_samples` indices that depends on the seed alone."""
+    """Return a random permutation of `n_samples` indices that depends on the seed alone."""
     return np.random.RandomState(checked_seed("split_seed", split_seed)).permutation(n_samples)
 
 
 def stratified_order(labels, split_seed):
-    """A random permutation in which every stretch holds the classes in nearly their overall proportions.
+    """Return a random permutation in which every stretch holds the classes in nearly their overall proportions.
 
     The k-th sample of a class with n members is placed at (k + 1/2) / n.
     """
@@ -316,7 +316,7 @@ def hold_out(order, validation_size, train_size=None):
 
 
 def limited(order, option, size):
-    """The first `size` indices of an order; None for all of them."""
+    """Return the first `size` indices of an order; None for all of them."""
     if size is None:
         return order
     return order[: whole_number(option, size, least=1, most=len(order))]

@@ -15,7 +15,7 @@ CHUNK = 1 << 16
 
 
 def fetch(name, sha256, mirrors, folder):
-    """Path of a file in `folder`, downloaded unless it is there with the right checksum.
+    """Return the path of a file in `folder`; download it unless it is there with the right checksum.
 
     It is written to a temporary file in the same folder, checked, and moved to its name only then, so that failures,
     interruptions and several processes at once leave no partial file.
@@ -72,7 +72,7 @@ def _copy(answer, file, name):
 
 @contextlib.contextmanager
 def _progress(name, length):
-    """A function of the number of bytes that have come, which moves a bar on standard error, if that is a terminal."""
+    """Yield a function of the number of bytes received, which moves a bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 

@@ -23,7 +23,7 @@ MOST_BYTES, MOST_EXCESS = 2**30, 2**20  # of the content; of what may be looked 
 
 
 def read_images(path, height=28, width=28):
-    """Images of a file as uint8 (N, height * width).
+    """Return the images of a file as uint8 (N, height * width).
 
     Raises:
         ValueError: naming the file, for one that is empty, damaged, truncated, too long, not IDX, or of other
@@ -37,7 +37,7 @@ def read_images(path, height=28, width=28):
 
 
 def read_labels(path, n_classes=10):
-    """Labels of a file as int64 (N,); errors as for `read_images`, and for labels of `n_classes` or more."""
+    """Return the labels of a file as int64 (N,); errors as for `read_images`, and for labels of `n_classes` or more."""
     labels = read_values(path, dimensions=1, content="labels").astype(np.int64)
     if labels.max() >= n_classes:
         sample = int(np.argmax(labels >= n_classes))
@@ -67,7 +67,7 @@ def read_values(path, dimensions, content):
 
 @contextmanager
 def _opened(path):
-    """The content of a file, gunzipped where it begins like a gzip file, whatever its name."""
+    """Yield the content of a file, gunzipped where it begins like a gzip file, whatever its name."""
     try:
         with foreign.open_regular(path) as file:
             packed = file.read(2) == GZIP_MAGIC
@@ -78,7 +78,7 @@ def _opened(path):
 
 
 def _taken(path, file, count):
-    """Up to `count` bytes of an open file."""
+    """Return up to `count` bytes of an open file."""
     try:
         return file.read(count)
     except EOFError:
@@ -90,7 +90,7 @@ def _taken(path, file, count):
 
 
 def _shape(path, data, dimensions, content):
-    """Sizes from the header; checks the magic number 0x000008NN, i.e. unsigned bytes in NN dimensions."""
+    """Return the sizes in the header; check the magic number 0x000008NN, i.e. unsigned bytes in NN dimensions."""
     if not data:
         raise ValueError(f"{path}: the file is empty")
     expected = 0x0800 + dimensions
@@ -157,7 +157,7 @@ class Found:
     source: str
 
     def path(self, start):
-        """Path of the file whose name begins with `start`, such as "train-images"."""
+        """Return the path of the file whose name begins with `start`, such as "train-images"."""
         return next(path for name, path in self.paths.items() if name.startswith(start))
 
 
@@ -203,10 +203,10 @@ FASHION_MNIST = FileSet(
 
 
 def find(file_set):
-    """Paths of a set's four files: in DFC_DATA_DIR, else in the cache, where missing files are downloaded.
+    """Return the paths of a set's four files: in DFC_DATA_DIR, else in the cache, where missing files are downloaded.
 
     Raises:
-        DataUnavailableError: when DFC_DATA_DIR is no folder or holds some of the files only, or a download
+        DataUnavailableError: when DFC_DATA_DIR is not a folder or holds some of the files only, or a download
             fails.
     """
     return _in_data_dir(file_set) or _in_cache(file_set)
@@ -224,7 +224,7 @@ def refuse_other_set(file_set, prefix, labels, path):
 
 
 def _in_data_dir(file_set):
-    """The files in the first folder within DFC_DATA_DIR that holds any of them; None where none does."""
+    """Return the files in the first folder within DFC_DATA_DIR that holds any of them; None where none does."""
     root = os.environ.get(VARIABLE)
     if not root:
         return None
@@ -240,7 +240,7 @@ def _in_data_dir(file_set):
 
 
 def _file_in(folder, name):
-    """The file of that name in a folder, gzipped or not, or with ".idx" in its name; else None."""
+    """Return the file of that name in a folder, gzipped or not, or with ".idx" in its name; else None."""
     stems = (name, name.replace("-idx", ".idx"))
     candidates = (folder / f"{stem}{end}" for stem in stems for end in (".gz", ""))
     return next((path for path in candidates if path.is_file()), None)
@@ -256,7 +256,7 @@ def _refuse_incomplete(file_set, folder, paths):
 
 
 def _in_cache(file_set):
-    """The files in the user's cache, downloaded where they are missing or damaged."""
+    """Return the files in the user's cache, downloaded where they are missing or damaged."""
     folder = cache_directory() / file_set.cache_folder
     paths = {}
     for name, sha256 in zip(FILES, file_set.sha256, strict=True):
@@ -268,7 +268,7 @@ def _in_cache(file_set):
 
 
 def cache_directory():
-    """This package's folder in the user's cache: ~/.cache or XDG_CACHE_HOME, on macOS ~/Library/Caches."""
+    """Return this package's folder in the user's cache: ~/.cache or XDG_CACHE_HOME, on macOS ~/Library/Caches."""
     if sys.platform == "darwin":
         return Path("~/Library/Caches/dfc-numba").expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dfc-numba"
@@ -288,7 +288,7 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 
 def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0, standardise=True):
-    """MNIST handwritten digits (784 inputs, 10 classes), 55,000 to train, 5,000 to validate, 10,000 to test.
+    """Load the MNIST handwritten digits (784 inputs, 10 classes): 55,000 to train, 5,000 to validate, 10,000 to test.
 
     Inputs are (pixel/255 - 0.1307) / 0.3081. The files are looked for in the folder DFC_DATA_DIR, then in the
     user's cache; else they are downloaded (11 MB).
@@ -305,7 +305,7 @@ def mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split
 
 
 def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0):
-    """Fashion-MNIST clothes (784 inputs, 10 classes), 55,000 to train, 5,000 to validate, 10,000 to test.
+    """Load the Fashion-MNIST clothes (784 inputs, 10 classes): 55,000 to train, 5,000 to validate, 10,000 to test.
 
     Inputs are pixel/255. The files are looked for in the subfolder fashion_mnist of DFC_DATA_DIR, then in the
     user's cache; else they are downloaded (30 MB).
@@ -317,7 +317,7 @@ def fashion_mnist(*, dtype, train_size=None, validation_size=5000, test_size=Non
 
 
 def _pixel_scale(standardise):
-    """What is subtracted from pixel/255, and what it is divided by."""
+    """Return what is subtracted from pixel/255, and what it is divided by."""
     if not isinstance(standardise, bool):
         raise TypeError(f"data option standardise = {standardise!r}: must be true or false")
     return (MNIST_MEAN, MNIST_STD) if standardise else (0.0, 1.0)
@@ -326,7 +326,7 @@ def _pixel_scale(standardise):
 def mnist_autoencoder(
     *, dtype, train_size=None, validation_size=5000, test_size=None, split_seed=0, standardise=True
 ):
-    """MNIST images as inputs and as targets (784 each): regression, for autoencoders.
+    """Load MNIST images as inputs and as targets (784 each): regression, for autoencoders.
 
     Images, files and split are those of the data set mnist; inputs and targets share memory.
 
@@ -351,7 +351,7 @@ def _data_set(name, task, splits, n_outputs, source):
 
 
 def _read(file_set, train_size, validation_size, test_size, split_seed):
-    """Bytes and labels per part, {"train": (pixels (N, 784), labels (N,)), ...}, and the source line."""
+    """Return bytes and labels per part, {"train": (pixels (N, 784), labels (N,)), ...}, and the source line."""
     found = find(file_set)
     pixels, labels = _pair(file_set, found, "train")
     train, validation = dataset.hold_out(
@@ -368,7 +368,7 @@ def _read(file_set, train_size, validation_size, test_size, split_seed):
 
 
 def _pair(file_set, found, prefix):
-    """Images and labels of one pair of files; refuses different counts, and files of the other data set."""
+    """Return images and labels of one pair of files; refuse different counts, and files of the other data set."""
     image_path, label_path = found.path(f"{prefix}-images"), found.path(f"{prefix}-labels")
     pixels, labels = read_images(image_path), read_labels(label_path)
     if len(pixels) != len(labels):
@@ -380,7 +380,7 @@ def _pair(file_set, found, prefix):
 
 
 def _scaled(pixels, dtype, mean, std):
-    """(pixel/255 - mean) / std in place, with no temporary array of the size of the data set."""
+    """Compute (pixel/255 - mean) / std in place, with no temporary array of the size of the data set."""
     x = pixels.astype(dtype)
     x /= 255
     if mean:

@@ -28,7 +28,7 @@ MOST_CLASSES = 100_000  # a larger label needs n_classes: it is rather a mistake
 
 
 def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
-    """Your own data from a .npz or .h5 file: x_train, y_train, x_test, y_test, and optionally x_val, y_val.
+    """Load your own .npz or .h5 file: x_train, y_train, x_test, y_test, and optionally x_val, y_val.
 
     Inputs x are numbers of shape (samples, inputs), used as they are: scale them to a few units. Images, of shape (samples,
     height, width), are flattened, and divided by 255 if they are bytes. Integer y of shape (samples,) are class labels counted
@@ -64,7 +64,7 @@ def load(*, dtype, path, validation_size=0, split_seed=0, n_classes=None):
 
 
 def _prepared(path, arrays, dtype):
-    """The arrays with images flattened and classes numbered, the names of the classes or None, and notes on both."""
+    """Return the arrays with images flattened and classes numbered, the names of the classes or None, and notes on both."""
     parts = [part for part in ("train", "val", "test") if f"x_{part}" in arrays]
     notes, classes = [], None
     if all(arrays[f"x_{part}"].ndim > 2 and arrays[f"x_{part}"].dtype.kind in "biuf" for part in parts):
@@ -103,7 +103,7 @@ def _existing(path):
 
 
 def _read(path):
-    """All arrays of the file whose names begin with x_ or y_."""
+    """Return all arrays of the file whose names begin with x_ or y_."""
     reader = _read_npz if path.suffix.lower() in NPZ else _read_hdf5
     try:
         return reader(path)
@@ -133,7 +133,7 @@ def _read_hdf5(path):
 
 
 def _numbers(path, file, name):
-    """The data set of an array; anything else is refused with what it is."""
+    """Return the data set of an array; refuse anything else with what it is."""
     import h5py
 
     item = foreign.member(file, name)
@@ -172,7 +172,7 @@ def _check_names(path, arrays):
 
 
 def _task(path, arrays):
-    """What y_train is: integers are labels, floats are targets."""
+    """Return the task that y_train implies: integers are labels, floats are targets."""
     kind = arrays["y_train"].dtype.kind
     if kind not in "iuf":
         raise ValueError(
@@ -255,7 +255,7 @@ def _n_outputs(path, task, splits, n_classes):
 
 
 def _empty_classes(labels, count):
-    """A note on outputs for which y_train has no sample, in a list; labels counted from 1 leave class 0 empty."""
+    """Return a note on outputs for which y_train has no sample, in a list; labels counted from 1 leave class 0 empty."""
     empty = np.flatnonzero(np.bincount(labels, minlength=count)[:count] == 0)
     if not len(empty):
         return []
@@ -275,7 +275,7 @@ def _refuse_labels(path, name, labels, wrong, allowed):
 
 
 def _with_validation(path, splits, validation_size, split_seed):
-    """Training and validation part: as in the file, or with `validation_size` samples held out."""
+    """Return training and validation part: as in the file, or with `validation_size` samples held out."""
     whole = splits["train"]
     train, held_out = dataset.hold_out(dataset.random_order(len(whole), split_seed), validation_size)
     if held_out is None:

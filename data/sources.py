@@ -27,7 +27,7 @@ SOURCE = "Optical Recognition of Handwritten Digits, E. Alpaydin & C. Kaynak, UC
 
 
 def digits(*, dtype, train_size=None, validation_size=200, test_size=300, split_seed=0):
-    """The embedded 8 x 8 handwritten digits (UCI; 1,797 images, 64 inputs, 10 classes); needs no download.
+    """Load the embedded 8 x 8 handwritten digits (UCI; 1,797 images, 64 inputs, 10 classes); no download is needed.
 
     Inputs are (pixel/16 - 0.3053) / 0.3760: mean 0 and standard deviation 1 over all pixels of all images.
     Every part holds the ten classes in nearly equal proportions.
@@ -59,7 +59,7 @@ def digits(*, dtype, train_size=None, validation_size=200, test_size=300, split_
 
 
 def _read():
-    """Pixels (1797, 64) of 0 .. 16 and labels (1797,) from the file inside the package."""
+    """Return pixels (1797, 64) of 0 .. 16 and labels (1797,) from the file inside the package."""
     packed = resources.files(__package__).joinpath("digits.csv.gz").read_bytes()
     table = np.loadtxt(gzip.decompress(packed).decode("ascii").splitlines(), delimiter=",", dtype=np.int64)
     return table[:, :-1], np.ascontiguousarray(table[:, -1])
@@ -229,7 +229,7 @@ def _resolve(name, options):
 
 
 def _kind_of_path(name):
-    """The data set that reads what a path names: "file", "csv" or "idx"; None for a name."""
+    """Return the data set that reads what a path names: "file", "csv" or "idx"; None for a name."""
     if not isinstance(name, str | Path):
         return None
     text = str(name).lower()

@@ -17,7 +17,7 @@ NAMED = 12  # columns that are listed
 def table(
     *, dtype, path, target, test_size=None, validation_size=0, split_seed=0, scale="auto", delimiter=None
 ):
-    """A CSV table with a heading: one column holds the classes or the target, all others are inputs.
+    """Load a CSV table with a heading: one column holds the classes or the target, all others are inputs.
 
     Texts and whole numbers in the target column are classes, other numbers the target of a regression.
 
@@ -37,7 +37,7 @@ def table(
             f"column of {path}:", target, heading, "; the option target names the column to learn"
         )
     if len(heading) < 2:
-        raise ValueError(f"{path}: has the column {target} alone; inputs are needed beside it")
+        raise ValueError(f"{path}: has the column {target} alone; inputs are needed besides it")
     place = heading.index(target)
     y = _column(path, target, [row[place] for row in rows], texts=True)
     x = np.stack(
@@ -62,7 +62,7 @@ def _file(path):
 
 
 def _read(path, delimiter):
-    """The heading and the rows, all of the same length."""
+    """Return the heading and the rows, all of the same length."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,7 +90,7 @@ def _read(path, delimiter):
 
 
 def _column(path, name, texts_of_rows, texts=False):
-    """The numbers of a column, or its texts where these are allowed."""
+    """Return the numbers of a column, or its texts where these are allowed."""
     texts_of_rows = [text.strip() for text in texts_of_rows]
     missing = [i for i, text in enumerate(texts_of_rows) if text == "" or text.lower() in ("na", "nan")]
     if missing:
@@ -104,7 +104,7 @@ def _column(path, name, texts_of_rows, texts=False):
             return np.array(texts_of_rows)
     wrong = next(text for text in texts_of_rows if not _is_number(text))
     raise ValueError(
-        f"{path}: column {name!r} holds {wrong!r}, which is no number; leave the column out, or encode it"
+        f"{path}: column {name!r} holds {wrong!r}, which is not a number; leave the column out, or encode it"
     )
 
 
@@ -133,7 +133,7 @@ def idx(
     split_seed=0,
     scale="auto",
 ):
-    """A folder of IDX files under any usual name: EMNIST, KMNIST, QMNIST and the like; any classes, from any base.
+    """Load a folder of IDX files under any usual name: EMNIST, KMNIST, QMNIST and the like; any classes, from any base.
 
     The names hold train, and t10k or test; images and labels (or idx3 and idx1), with dots or dashes, gzipped or not. Pixels are
     divided by 255.
@@ -173,7 +173,7 @@ def _limited_build(folder, found, dtype, train_size, validation_size, test_size,
 
 
 def _one(folder, prefix, part, kind):
-    """The file of a part and a kind."""
+    """Return the file of a part and a kind."""
     if not folder.is_dir():
         raise DataUnavailableError(f"data option folder = {str(folder)!r}: there is no such folder")
     words = rf"(^|[-_.])({'|'.join(PARTS[part])})[-_.].*({'|'.join(KINDS[kind])})"

@@ -49,7 +49,7 @@ def regression(
 
 
 def teacher_sizes(n_inputs, teacher_hidden, n_outputs):
-    """(n_0, ..., n_L), checked."""
+    """Return (n_0, ..., n_L), checked."""
     n_inputs = whole_number("n_inputs", n_inputs, least=1)
     n_outputs = whole_number("n_outputs", n_outputs, least=1)
     return n_inputs, *layer_widths("teacher_hidden", teacher_hidden), n_outputs
@@ -75,7 +75,7 @@ def student_teacher(
     teacher_seed=0,
     input_seed=42,
 ):
-    """Student-teacher regression: inputs uniform in (-1, 1), targets from a random network; no download.
+    """Create a student-teacher regression: inputs uniform in (-1, 1), targets from a random network; no download.
 
     The defaults are those of the DFC paper's toy experiments. The teacher has weights drawn from a normal
     distribution of standard deviation teacher_gain * sqrt(2 / (fan_in + fan_out)), no biases and linear
@@ -114,7 +114,7 @@ def student_teacher(
 
 
 def teacher_weights(sizes, gain, teacher_seed):
-    """Xavier-normal weights of the teacher, a list of (n_i, n_{i-1}) arrays."""
+    """Return Xavier-normal weights of the teacher, a list of (n_i, n_{i-1}) arrays."""
     random = np.random.RandomState(checked_seed("teacher_seed", teacher_seed))
     return [
         gain * np.sqrt(2 / (fan_in + fan_out)) * random.standard_normal((fan_out, fan_in))
@@ -123,7 +123,7 @@ def teacher_weights(sizes, gain, teacher_seed):
 
 
 def teacher_outputs(x, weights, activation):
-    """Outputs (N, n_L) of the teacher for inputs (N, n_0).
+    """Return outputs (N, n_L) of the teacher for inputs (N, n_0).
 
     BLAS is held to one thread so that the targets do not depend, in their last bits, on the number of
     threads.
@@ -160,7 +160,7 @@ def uniform_teacher(
     teacher_seed=0,
     input_seed=42,
 ):
-    """Regression: inputs from the standard normal distribution, targets from a random teacher; no download.
+    """Create a regression: standard normal inputs, targets from a random teacher; no download.
 
     The teacher is linear or has hidden layers with tanh, and all its parameters are uniform in +-teacher_range. With small
     ones it is nearly constant in its inputs: at 0.01 with biases all but 1e-5 of the targets' power is a constant.
@@ -195,7 +195,7 @@ def uniform_teacher(
 
 
 def teacher(sizes, bias, bound, teacher_seed):
-    """Weights and biases of the teacher: a list of ((n_i, n_{i-1}), (n_i,)), the biases 0 without `bias`."""
+    """Return weights and biases of the teacher: a list of ((n_i, n_{i-1}), (n_i,)), the biases 0 without `bias`."""
     if not isinstance(bias, bool):
         raise TypeError(f"data option teacher_bias = {bias!r}: must be true or false")
     random = np.random.RandomState(checked_seed("teacher_seed", teacher_seed))
@@ -206,7 +206,7 @@ def teacher(sizes, bias, bound, teacher_seed):
 
 
 def outputs(layers, x):
-    """Outputs (N, n_L) of the teacher for inputs (N, n_0), the same bits for any number of threads."""
+    """Return outputs (N, n_L) of the teacher for inputs (N, n_0), the same bits for any number of threads."""
     from threadpoolctl import threadpool_limits
 
     rates = x

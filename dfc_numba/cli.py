@@ -30,7 +30,7 @@ LONG = ("train", "compare", "sweep")  # commands that keep working when their ou
 
 
 def main():
-    """Runs the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
+    """Run the command line; the entry point of `dfc`. Where a launcher has started several processes, they work together."""
     output.prepare_streams()
     if sys.argv[1:2] and sys.argv[1] in LONG:
         with output.steady():
@@ -81,14 +81,14 @@ def train(
         bool,
         typer.Option(
             "--log",
-            help="Log trajectories, as [log] says: 16 samples of the last minibatch of each pass by default.",
+            help="Log trajectories as stated in [log]: 16 samples of the last minibatch of each pass by default.",
         ),
     ] = False,
     recipe_only: Annotated[
         bool,
         typer.Option(
             "--recipe-only",
-            help="Log only what `dfc replay` makes the trajectories from: inputs, parameters, key of the noise.",
+            help="Log only what `dfc replay` computes the trajectories from: inputs, parameters, key of the noise.",
         ),
     ] = False,
     resume: Annotated[
@@ -140,7 +140,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="PRESET or FILE.toml, or RUN_DIR",
-            help="What to compare, each with changes of its own if wanted: digits digits+training.method=bp; or runs that "
+            help="Sources to compare, each optionally with changes: digits digits+training.method=bp; or runs that "
             "exist: sweeps/a/*",
             show_default=False,
         ),
@@ -216,10 +216,10 @@ def presets(
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="Only this kind: activations, methods, optimizers, ...", show_default=False),
+        typer.Argument(help="List this kind only: activations, methods, optimizers, ...", show_default=False),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(help="Describe this one, with its options.", show_default=False)
+        str | None, typer.Argument(help="Describe this item, with its options.", show_default=False)
     ] = None,
     extension: Extensions = None,
 ):
@@ -232,7 +232,7 @@ def list_(
 
 @command
 def info():
-    """Show versions, processor, threads, linear algebra and cache folder."""
+    """Show versions, processor, threads, ranks, linear algebra and cache folder."""
     from dfc_numba.support.environment import environment, lines
 
     print("\n".join(lines(environment())))

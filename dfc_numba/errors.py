@@ -31,7 +31,7 @@ class DivergenceError(ArithmeticError):
 
 
 class DivergenceWarning(RuntimeWarning):
-    """A feedback phase diverged although all numbers may be finite; the message says for how many samples, and what helps."""
+    """A feedback phase diverged although all numbers may be finite; the message says for how many samples, and the remedy."""
 
 
 class ConfigurationError(ValueError):

@@ -45,11 +45,11 @@ class LoadedExtension:
 
     @property
     def registered(self) -> list[tuple[str, str]]:
-        """What it has registered, as a list of (kind, name)."""
+        """The objects that the extension has registered, as a list of (kind, name)."""
         return registered_from(self.name)
 
     def facts(self) -> dict[str, str]:
-        """What files and run.json store of it."""
+        """Return what files and run.json store of the extension."""
         return {"name": self.name, "path": self.path, "sha256": self.sha256}
 
 
@@ -71,12 +71,12 @@ def load_extension(extension: PathLike) -> LoadedExtension:
 
 
 def loaded_extensions():
-    """The extensions that are loaded, in their order."""
+    """Return the extensions that are loaded, in their order."""
     return list(_loaded.values())
 
 
 def used_extensions(values):
-    """Facts of the extensions that a run with these plain values of its configuration depends on.
+    """Return facts of the extensions that a run with these plain values of its configuration depends on.
 
     Those that were loaded on request count always, those of installed packages where a value is a name of theirs.
     """
@@ -89,13 +89,13 @@ def used_extensions(values):
 
 
 def extensions_of(*items):
-    """Facts of the extensions that registered these objects; nothing for built-ins."""
+    """Return facts of the extensions that registered these objects; nothing for built-ins."""
     origins = {item.origin for item in items}
     return [extension.facts() for name, extension in _loaded.items() if name in origins]
 
 
 def command_line():
-    """The options that load the same extensions in another process: ["--extension", PATH, ...]."""
+    """Return the options that load the same extensions in another process: ["--extension", PATH, ...]."""
     asked_for = [extension for extension in _loaded.values() if not extension.installed]
     return [
         text
@@ -105,13 +105,13 @@ def command_line():
 
 
 def differences(before, now):
-    """A sentence about extensions (lists of facts) of a run and of now that are not the same; None where they are."""
+    """Return a sentence on differences between extensions (lists of facts) of a run and of now; None without."""
     then = {facts["sha256"]: facts for facts in before}
     these = {facts["sha256"]: facts for facts in now}
     problems = [missing(facts, now) for key, facts in then.items() if key not in these]
     replaced = {facts["name"] for facts in before} | {facts["path"] for facts in before}
     problems += [
-        f"the extension {facts['name']} is loaded now, which the run began without; leave it out"
+        f"the extension {facts['name']} is loaded now, which the run started without; leave it out"
         for key, facts in these.items()
         if key not in then and not {facts["name"], facts["path"]} & replaced
     ]
@@ -119,7 +119,7 @@ def differences(before, now):
 
 
 def missing(facts, now=None):
-    """A sentence about an extension that a file or run needs and that is not loaded as it was then."""
+    """Return a sentence about an extension that a file or run needs and that is not loaded as it was then."""
     loaded = [extension.facts() for extension in _loaded.values()] if now is None else now
     for other in loaded:
         if other["path"] == facts["path"] or other["name"] == facts["name"]:
@@ -135,7 +135,7 @@ def missing(facts, now=None):
 
 @contextmanager
 def explained(facts):
-    """A ValueError inside the context also says which of these extensions are missing, by whose names it may have failed."""
+    """Add to a ValueError inside the context which of these extensions are missing, by whose names it may have failed."""
     try:
         yield
     except ValueError as error:
@@ -195,7 +195,7 @@ def _load_module(module_name, name, installed=False):
 
 @contextmanager
 def _registering(name):
-    """What is registered comes from this extension, and replaces what it registered before; nothing is left of a failure."""
+    """Register from this extension, replacing what it registered before; leave nothing behind after a failure."""
     before = [(registry, dict(registry._items)) for registry in REGISTRIES]
     for registry, items in before:
         for own in [key for key, item in items.items() if item.origin == name]:
@@ -223,7 +223,7 @@ def _note(extension):
 
 
 def _told(error):
-    """The error, and the line of the extension that it comes from."""
+    """Return the error, and the line of the extension that it comes from."""
     text = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError | SyntaxError):
         return text
@@ -233,12 +233,12 @@ def _told(error):
 
 
 def _reference(name, path):
-    """What to write behind --extension: the path of a file, the name of a module."""
+    """Return what to write behind --extension: the path of a file, the name of a module."""
     return path if "/" in name else name
 
 
 def _words(values):
-    """All texts in nested lists and dicts."""
+    """Yield all texts in nested lists and dicts."""
     if isinstance(values, str):
         yield values
     elif isinstance(values, dict):

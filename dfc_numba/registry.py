@@ -143,7 +143,7 @@ class Option:
         return self.default
 
     def allowed(self) -> str:
-        """Say which values are allowed."""
+        """Return a text with the allowed values."""
         if self.choices:
             text = "one of " + ", ".join(map(repr, self.choices))
         else:
@@ -193,7 +193,7 @@ _CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
 
 
 def type_of(value):
-    """The type of option that a default stands for."""
+    """Return the type of option that a default stands for."""
     return tuple if isinstance(value, list) else type(value)
 
 
@@ -259,7 +259,7 @@ class Registry(Mapping):
         )
 
     def names(self):
-        """The names, in the order in which they were registered."""
+        """Return the names, in the order in which they were registered."""
         return tuple(self)
 
     def __getitem__(self, name):
@@ -354,7 +354,7 @@ def register_built_ins(*items):
 
 @contextmanager
 def registering_from(origin):
-    """What is registered inside the context is remembered as coming from here."""
+    """Remember what is registered inside the context as coming from `origin`."""
     token = _origin.set(origin)
     try:
         yield
@@ -363,7 +363,7 @@ def registering_from(origin):
 
 
 def registered_from(origin):
-    """All (kind, name) that are registered from an origin, such as an extension's name."""
+    """Return all (kind, name) that are registered from an origin, such as an extension's name."""
     return [
         (registry.kind, name)
         for registry in REGISTRIES

@@ -39,7 +39,7 @@ SPLITS = ("test", "validation", "train")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TrainingResult:
-    """What a training leaves: `network.weights[i]` is (n_i, n_{i-1}), one dict of `metrics` per epoch.
+    """The result of a training: `network.weights[i]` is (n_i, n_{i-1}), one dict of `metrics` per epoch.
 
     Attributes:
         network, best_network: the last weights, and those of the best epoch.
@@ -61,7 +61,7 @@ class TrainingResult:
 
     @property
     def status(self) -> str:
-        """How it ended: "done", "diverged" or "interrupted"."""
+        """The ending: "done", "diverged" or "interrupted"."""
         return self.outcome.status
 
     def evaluate(
@@ -101,7 +101,7 @@ class TrainingResult:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """What `dfc.compare` leaves.
+    """The result of `dfc.compare`.
 
     Attributes:
         directory: the folder, with comparison.csv, summary.csv, summary.md and a run directory per run.
@@ -319,6 +319,6 @@ def _result(trainer, outcome, config, dataset, directory=None):
 
 
 def _display(progress, label=""):
-    """What shows the progress; None for nothing."""
+    """Return what shows the progress; None for nothing."""
     shown = is_watched() if progress is None else progress
     return choose_display(label) if shown and ranks.is_root() else None

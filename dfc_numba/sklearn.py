@@ -78,7 +78,7 @@ ATTRIBUTES = """
 
 
 class _Estimator(BaseEstimator):
-    """What both estimators share: parameters, training, outputs."""
+    """Base of both estimators: parameters, training, outputs."""
 
     def __init__(
         self, *, preset=None, method=None, hidden=None, epochs=None, batch_size=None, learning_rate=None, dtype=None,
@@ -147,7 +147,7 @@ class _Estimator(BaseEstimator):
         return hasattr(self, "network_")
 
     def _settings(self):
-        """Names of the parameters beside those of the signature."""
+        """Return the names of the parameters besides those of the signature."""
         names = set(self._get_param_names())
         return [
             name
@@ -161,7 +161,7 @@ class _Estimator(BaseEstimator):
 
     @staticmethod
     def _resolved(name):
-        """The key `section.key` that a parameter stands for; a TypeError where there is none."""
+        """Return the key `section.key` that a parameter stands for; TypeError where there is none."""
         path = name.replace("__", ".", 1)
         section, dot, key = path.partition(".")
         if section in ELSEWHERE and dot:
@@ -179,7 +179,7 @@ class _Estimator(BaseEstimator):
         )
 
     def _configuration(self):
-        """The `Config` that the parameters stand for."""
+        """Return the `Config` that the parameters stand for."""
         changes = {
             key: getattr(self, name) for name, key in SHORTHANDS.items() if getattr(self, name) is not None
         }

@@ -66,7 +66,7 @@ QUOTED = re.compile(r"(`[^`]+`)")
 
 
 def _literal(text):
-    """A line of a docstring, whose `names` become literals, and in which nothing else is markup."""
+    """Return a line of a docstring, whose `names` become literals, and in which nothing else is markup."""
     found = ""
     for part in QUOTED.split(text):
         if part.startswith("`"):
@@ -78,7 +78,7 @@ def _literal(text):
 
 
 def _names(obj):
-    """Names that the sections of a docstring may describe."""
+    """Return names that the sections of a docstring may describe."""
     names = {*getattr(obj, "__dataclass_fields__", ()), *getattr(obj, "__pydantic_fields__", ())}
     try:
         return names | {*inspect.signature(obj).parameters}
@@ -87,7 +87,7 @@ def _names(obj):
 
 
 def _entries(line, names):
-    """A line of a section, cut where it begins to describe something else: "x: inputs. target: ..." has two entries."""
+    """Cut a line of a section where it begins to describe something else: "x: inputs. target: ..." has two entries."""
     parts = re.split(r"(?<=[.;]) (?=\w+(?:, \w+)*: )", line)
     found = parts[:1]
     for part in parts[1:]:
@@ -100,7 +100,7 @@ def _entries(line, names):
 
 
 def _entry(text, section):
-    """A line with its markup; the name that an entry of a section describes stays as it is."""
+    """Return a line with its markup; the name that an entry of a section describes stays as it is."""
     entry = re.match(r"(\w+(?:, \w+)*)(: .*)", text) if section else None
     return entry[1] + _literal(entry[2]) if entry else _literal(text)
 
@@ -130,7 +130,7 @@ def plain_docstrings(app, what, name, obj, options, lines):
 
 
 def short_signature(app, what, name, obj, options, signature, annotation):
-    """Options that are checked by a model show their own defaults, not the objects that describe them."""
+    """Show options that are checked by a model with their own defaults, not the objects that describe them."""
     if what == "class" and hasattr(obj, "__pydantic_fields__"):
         fields = obj.__pydantic_fields__.items()
         shown = [key if field.is_required() else f"{key}={field.default!r}" for key, field in fields]

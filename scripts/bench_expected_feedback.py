@@ -54,7 +54,7 @@ def parse(arguments):
 
 
 def calls_of(dtype):
-    """What is timed, by name."""
+    """Return what is timed, by name."""
     network, x, _ = Workload().problem(dtype)
     controller, rest = feedback_controllers()["white noise"], network.predict(x, dtype="float64")
     arguments = network, x, rest, controller
@@ -68,7 +68,7 @@ def calls_of(dtype):
 
 
 def measure(calls, options):
-    """Seconds of a call, an array with one number for each turn, by name."""
+    """Return the seconds of a call, an array with one number for each turn, by name."""
     times = {name: [] for name in calls}
     for call in calls.values():
         call()

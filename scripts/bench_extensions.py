@@ -78,7 +78,7 @@ def measure(dtype, options):
 
 
 def update(activation, rule, dtype, steps):
-    """A function that computes the update once."""
+    """Return a function that computes the update once."""
     rng = np.random.default_rng(0)
     net = dfc.Network.create([784, 256, 256, 256, 10], hidden_activation=activation, seed=0, dtype=dtype)
     x, labels = rng.random((128, 784)), rng.integers(0, 10, 128)

@@ -56,7 +56,7 @@ def parse(arguments):
 
 
 def add_subjects(session, workload, options):
-    """The phase with each kind of noise, and the large product."""
+    """Add the phase with each kind of noise, and the large product."""
     for threads in thread_counts(options.threads):
         for dtype in DTYPES:
             session.add(Subject(PRODUCT, dtype, threads), subjects.matrix_product, options.size, dtype)
@@ -66,7 +66,7 @@ def add_subjects(session, workload, options):
 
 
 def print_times(report, session, workload, options):
-    """One row and one goal per subject."""
+    """Print one row and one goal per subject."""
     product_flop = 2 * options.size**3
     flop = {
         s: product_flop if s.name == PRODUCT else options.calls * workload.feedback_flop

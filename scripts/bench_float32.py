@@ -57,7 +57,7 @@ def parse(arguments):
 
 
 def activation_errors(activation, options):
-    """Errors of all nudges, for a network at initialisation and for a trained one."""
+    """Yield the errors of all nudges, for a network at initialisation and for a trained one."""
     config = configuration(activation, options.quick)
     dataset = load_data(config)
     network = create_network(config, dataset)
@@ -74,7 +74,7 @@ def activation_errors(activation, options):
 
 
 def configuration(activation, quick):
-    """The preset digits with hidden layers as published for MNIST."""
+    """Return the preset digits with hidden layers as published for MNIST."""
     hidden = QUICK["hidden"] if quick else list(published().network.hidden)
     epochs = QUICK["epochs"] if quick else EPOCHS
     settings = {
@@ -91,7 +91,7 @@ def controller(quick):
 
 
 def update_errors(network, x, y, nudge, options):
-    """Relative errors of the naive float32 update and of ours, of all arrays together, and of our worst array."""
+    """Return relative errors of the naive float32 update and of ours, all arrays together, and of our worst array."""
     if nudge == STRONG:
         target = soft_targets(y, network.sizes[-1], CLASS_VALUE)
         options = replace(options, error="softmax")

@@ -53,7 +53,7 @@ def parse(arguments):
 
 
 def wanted(options):
-    """(dtype, threads) that are measured."""
+    """Return the (dtype, threads) that are measured."""
     return [(dtype, threads) for threads in thread_counts(options.threads) for dtype in DTYPES]
 
 
@@ -62,7 +62,7 @@ def named(case, who, dtype, threads):
 
 
 def add_subjects(session, cases, options):
-    """Every case by the package and by NumPy, and the large product."""
+    """Add every case by the package and by NumPy, and the large product."""
     for where in wanted(options):
         session.add(Subject(PRODUCT, *where), subjects.matrix_product, options.size, where[0])
         for case in cases:
@@ -71,7 +71,7 @@ def add_subjects(session, cases, options):
 
 
 def print_times(report, session, cases, options):
-    """One row per case, dtype and number of threads; returns whether package and NumPy agree."""
+    """Print one row per case, dtype and number of threads; return whether package and NumPy agree."""
     rows, goals, deviations = [], [], []
     for where in wanted(options):
         for case in cases:
@@ -95,7 +95,7 @@ def print_times(report, session, cases, options):
 
 
 def compare(session, case, where, options):
-    """(row, time over that of the products, deviation from NumPy) of a case."""
+    """Return (row, time over that of the products, deviation from NumPy) of a case."""
     ours, theirs, product = named(case, OURS, *where), named(case, NUMPY, *where), Subject(PRODUCT, *where)
     large = 2 * options.size**3
     over, faster = session.ratio(ours, product, large / case.flop), session.ratio(theirs, ours)

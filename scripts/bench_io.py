@@ -75,7 +75,7 @@ def parse(arguments):
 
 
 def logs(compressions):
-    """The logs by name, as keys of the section [log]."""
+    """Return the logs by name, as keys of the section [log]."""
     found = {}
     for every in INTERVALS:
         for compression in compressions:
@@ -92,12 +92,12 @@ DEFAULT = {(interval_text(INTERVALS[0]), "none"): {"every": INTERVALS[0], "compr
 
 
 def name_of(interval, content):
-    """How a log is called in tables."""
+    """Return the name of a log in tables."""
     return f"{interval}, {content}"
 
 
 def add_subjects(session, workload, options, compressions, folder):
-    """Training without a log and with each log, and the writing of a record, all in the same process."""
+    """Add training without a log and with each log, and the writing of a record, all in the same process."""
     training = workload, options.dtype
     session.add(
         subject(NO_LOG, options), logged_training.training, *training, None, options.minibatches, folder
@@ -113,7 +113,7 @@ def add_subjects(session, workload, options, compressions, folder):
 
 
 def short(options):
-    """Minibatches of a run that logs all of them."""
+    """Return the minibatches of a run that logs all of them."""
     return max(1, options.minibatches // 4)
 
 
@@ -122,13 +122,13 @@ def subject(name, options):
 
 
 def slow_down(session, one, options):
-    """Time per minibatch over that without a log."""
+    """Return the time per minibatch over that without a log."""
     count = short(options) if one.name.startswith(interval_text(1)) else options.minibatches
     return session.ratio(one, subject(NO_LOG, options), options.minibatches / count), count
 
 
 def print_training(report, session, options):
-    """One row per log."""
+    """Print one row per log."""
     rows, results = [], []
     for one in session.times:
         if one.name in COMPRESSIONS:
@@ -161,7 +161,7 @@ def print_training(report, session, options):
 
 
 def print_writing(report, session):
-    """One row per compression."""
+    """Print one row per compression."""
     rows, results = [], []
     plain = next(float(session.results[one][0]) for one in session.times if one.name == "none")
     for one in session.times:
@@ -181,7 +181,7 @@ def print_writing(report, session):
 
 
 def goals(session, options):
-    """The default: no compression, every 10th minibatch."""
+    """Yield the goals of the default: no compression, every 10th minibatch."""
     one = subject(name_of(interval_text(INTERVALS[0]), "none"), options)
     ratio, _ = slow_down(session, one, options)
     yield Goal(f"slow-down by a log of {one.name}, {threads_text(options.threads)}", ratio, *BAR)

@@ -46,7 +46,7 @@ def parse(arguments):
 
 
 def add_subjects(session, chosen, options):
-    """Every part by the package and by NumPy, and the large product."""
+    """Add every part by the package and by NumPy, and the large product."""
     for dtype in DTYPES:
         session.add(Subject(PRODUCT, dtype, 1), subjects.matrix_product, options.size, dtype)
         for part in chosen:
@@ -60,19 +60,19 @@ def named(part, who, dtype):
 
 
 def calls(part, options):
-    """Calls per measurement, so that it takes long enough."""
+    """Return the calls per measurement, so that it takes long enough."""
     elementwise = part.name == parts.ACTIVATION
     seconds = ASSUMED_PER_ELEMENT * part.elements if elementwise else part.flop / ASSUMED_RATE
     return max(1, int((QUICK_SECONDS if options.quick else SECONDS) / seconds))
 
 
 def rate(session, subject, flop):
-    """Median GFLOP/s."""
+    """Return the median GFLOP/s."""
     return flop / session.time(subject).median / 1e9
 
 
 def record(session, part, dtype, options):
-    """What was measured of a part, as a dict of plain values."""
+    """Return what was measured of a part, as a dict of plain values."""
     times = calls(part, options)
     ours, theirs = (session.time(named(part, who, dtype)).median / times for who in (OURS, NUMPY))
     return {
@@ -88,12 +88,12 @@ def record(session, part, dtype, options):
 
 
 def speed(part, seconds):
-    """GFLOP/s of a product, nanoseconds per element of the activations."""
+    """Return GFLOP/s of a product, nanoseconds per element of the activations."""
     return 1e9 * seconds / part.elements if part.name == parts.ACTIVATION else part.flop / seconds / 1e9
 
 
 def print_parts(report, records, limits):
-    """One row per part and dtype."""
+    """Print one row per part and dtype."""
     rows = [
         (
             one["name"],

@@ -53,13 +53,13 @@ def parse(arguments):
 
 
 def named(case, readout, dtype, threads):
-    """The simulation takes as long for any target of a network."""
+    """Return the subject of a case; the simulation takes as long for any target of a network."""
     name = f"{case.network}, {readout}" if readout == "average" else f"{case.network}, {case.name}"
     return Subject(name, dtype, threads)
 
 
 def add_subjects(session, cases, options):
-    """Every case by Newton's method, one simulation per network, and the large product."""
+    """Add every case by Newton's method, one simulation per network, and the large product."""
     steps = QUICK_STEPS if options.quick else None
     for threads in thread_counts(options.threads):
         for dtype in DTYPES:
@@ -73,7 +73,7 @@ def add_subjects(session, cases, options):
 
 
 def outcome(case):
-    """What the method does to the samples of a case, as a dict of plain values."""
+    """Return what the method does to the samples of a case, as a dict of plain values."""
     iterations, residuals, stable, operations = newton_cases.outcome(case, "float64")()
     return {
         "network": case.network,
@@ -86,7 +86,7 @@ def outcome(case):
 
 
 def print_outcomes(report, outcomes):
-    """One row per case."""
+    """Print one row per case."""
     rows = [
         (
             f"{one['network']}, {one['target']}",
@@ -109,7 +109,7 @@ def print_outcomes(report, outcomes):
 
 
 def print_times(report, session, outcomes, options):
-    """One row per case, dtype and number of threads; goals for the nudge that they are set for."""
+    """Print one row per case, dtype and number of threads; goals for the nudge that they are set for."""
     rows, goals = [], []
     for threads in thread_counts(options.threads):
         for dtype in DTYPES:
@@ -139,7 +139,7 @@ def print_times(report, session, outcomes, options):
 
 
 def compare(session, case, gflop, product, options):
-    """(row, goals) of a case beside the simulation and the large product."""
+    """Return (row, goals) of a case beside the simulation and the large product."""
     where, calls = product[1:], CALLS[case.network]
     newton, average = (named(case, readout, *where) for readout in ("newton", "average"))
     seconds, limit = session.time(newton, 1 / calls), 2e-9 * options.size**3 / session.time(product).median

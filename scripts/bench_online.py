@@ -45,7 +45,7 @@ def parse(arguments):
 
 
 def add_subjects(session, streams, dtype, options):
-    """Every stream, and its limits."""
+    """Add every stream, and its limits."""
     session.add(Subject(PRODUCT, dtype, 1), subjects.matrix_product, options.size, dtype)
     for length in sorted({stream.swept_weights for stream in streams}):
         session.add(sweep(length, dtype), online.read_and_write, length, dtype, options.sweeps)
@@ -54,7 +54,7 @@ def add_subjects(session, streams, dtype, options):
 
 
 def flop(session, streams, options):
-    """Floating-point operations of one run, by subject; none for what only touches memory."""
+    """Return the floating-point operations of one run, by subject; 0 for what only touches memory."""
     known = {PRODUCT: 2 * options.size**3} | {s.name: s.steps * s.flop_per_step for s in streams}
     return {subject: known.get(subject.name, 0) for subject in session.times}
 
@@ -64,7 +64,7 @@ def sweep(length, dtype):
 
 
 def record(session, stream, dtype, options):
-    """Microseconds of a step and of its limits, as a dict of plain values."""
+    """Return microseconds of a step and of its limits, as a dict of plain values."""
     rate = 2 * options.size**3 / session.time(Subject(PRODUCT, dtype, 1)).median
     products = stream.flop_per_step / rate
     memory = session.time(sweep(stream.swept_weights, dtype)).median / options.sweeps
@@ -84,7 +84,7 @@ def record(session, stream, dtype, options):
 
 
 def print_steps(report, records):
-    """One row per stream and dtype."""
+    """Print one row per stream and dtype."""
     rows = [
         (
             one["name"],

@@ -85,7 +85,7 @@ def main(arguments=None):
 
 
 def measure(options):
-    """What was measured: rows of points, latency and bandwidth between two ranks here, number of processors."""
+    """Measure: rows of points, latency and bandwidth between two ranks here, number of processors."""
     points, here, counts = [], None, numbers(options.ranks)
     for count, threads in product(counts, numbers(options.threads)):
         if count * threads > max(*counts, threads):
@@ -97,18 +97,18 @@ def measure(options):
 
 
 def numbers(text):
-    """The whole numbers of a text such as 1,2,4."""
+    """Return the whole numbers of a text such as 1,2,4."""
     return [int(part) for part in text.split(",")]
 
 
 def read(path):
-    """What `measure` returns, from a file that --json has written."""
+    """Return what `measure` returns, from a file that --json has written."""
     stored = json.loads(path.read_text())
     return {key: stored[key] for key in ("points", "interconnect", "processors")}
 
 
 def parser():
-    """The command line."""
+    """Create the parser of the command line."""
     made = argparse.ArgumentParser(
         "bench_ranks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -133,7 +133,7 @@ def parser():
 
 
 def started(count, threads, options):
-    """What one number of ranks, of a number of threads each, measures."""
+    """Measure one number of ranks, of a number of threads each."""
     line = [
         sys.executable,
         __file__,
@@ -213,7 +213,7 @@ class Stopwatch:
 
 
 def measured(workload, samples, repeats):
-    """One minibatch: seconds; processor time without communication, and of the divided part; communication with waiting; bytes.
+    """Measure one minibatch: seconds, processor time (all, divided part) without communication, communication, bytes.
 
     Of the repetitions the least counts, which other work on the machine disturbed least; of the ranks the slowest.
     """
@@ -249,7 +249,7 @@ def measured(workload, samples, repeats):
 
 
 def interconnect():
-    """(latency, bytes/s) between two ranks, from messages of 8 bytes and 8 MB; None with one."""
+    """Return (latency, bytes/s) between two ranks, from messages of 8 bytes and 8 MB; None with one."""
     world = ranks.world()
     if world is None:
         return None
@@ -270,7 +270,7 @@ def interconnect():
 
 
 def communication(one, count, latency, bandwidth):
-    """Modelled seconds of the communication of one minibatch."""
+    """Return the modelled seconds of the communication of one minibatch."""
     if count == 1:
         return 0.0
     rounds = ceil(log2(count))
@@ -280,18 +280,18 @@ def communication(one, count, latency, bandwidth):
 
 
 def share(shards, count, threads):
-    """The largest share of the work that one thread has."""
+    """Return the largest share of the work that one thread has."""
     return ceil(ceil(shards / count) / threads) / shards
 
 
 def busiest(one, count, threads):
-    """Modelled processor time of a thread outside communication, from that of one rank of one thread: (alone, divided)."""
+    """Return (alone, divided): modelled processor time of a thread outside communication, from that of one rank and thread."""
     single = one["divided"] / share(one["shards"], 1, 1)
     return one["busy"] - one["divided"], single * share(one["shards"], count, threads)
 
 
 def modelled(one, count, threads, speed, processors=None):
-    """Modelled seconds of a minibatch, from what one rank of one thread has measured.
+    """Return modelled seconds of a minibatch, from what one rank of one thread has measured.
 
     Args:
         processors: that all ranks have together; None where each thread has its own.
@@ -340,7 +340,7 @@ def report(found):
 
 
 def beside(model, measured):
-    """A modelled number with its deviation from a measured one."""
+    """Return a modelled number with its deviation from a measured one."""
     return f"{model:.3f} ({100 * (model / measured - 1):+.0f} %)"
 
 
@@ -367,13 +367,13 @@ def project(points, options):
 
 
 def scaled(point):
-    """A measured point for the steps of the paper: the divided part grows with them, the rest stays."""
+    """Scale a measured point to the steps of the paper: the divided part grows with them, the rest stays."""
     divided = point["divided"] * PAPER_STEPS / point["steps"]
     return {**point, "divided": divided, "busy": point["busy"] - point["divided"] + divided}
 
 
 def larger(point, factor):
-    """A measured point for a minibatch with more samples: all parts grow with them, the sums stay."""
+    """Scale a measured point to a minibatch with more samples: all parts grow with them, the sums stay."""
     grown = {key: factor * point[key] for key in ("busy", "divided", "united", "shards")}
     return {**point, **grown}
 

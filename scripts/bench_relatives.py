@@ -79,7 +79,7 @@ def compare_with_jax(options):
 
 
 def whole_updates(options):
-    """(name, our function, that in JAX)."""
+    """Yield (name, our function, that in JAX)."""
     import jax
     from benchmarks import jax_relatives as peers
 
@@ -105,7 +105,7 @@ def whole_updates(options):
 
 
 def timed(functions, repeats, clock=time.thread_time):
-    """Median milliseconds of CPU time of each, in turns; short ones are called several times in a row."""
+    """Return the median milliseconds of CPU time of each, in turns; short ones are called several times in a row."""
     calls = []
     for function in functions:
         function()
@@ -123,7 +123,7 @@ def timed(functions, repeats, clock=time.thread_time):
 
 
 def workloads(options):
-    """(name, function, the shapes of its products: (inner, outputs, how often))."""
+    """Yield (name, function, the shapes of its products: (inner, outputs, how often))."""
     network = dfc.Network.create(options.sizes, seed=0, dtype=options.dtype)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((options.batch, options.sizes[0]))

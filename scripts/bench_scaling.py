@@ -68,7 +68,7 @@ def parse(arguments):
 
 
 def workloads(options):
-    """Workloads by variable and value."""
+    """Return workloads by variable and value."""
     end = 2 if options.quick else None
     steps = options.steps
     return {
@@ -80,7 +80,7 @@ def workloads(options):
 
 
 def add_subjects(session, points, options):
-    """Every point with one thread, the middle one with every number of threads; widths and products alone with all."""
+    """Add every point with one thread, the middle one with every number of threads; widths and products alone with all."""
     size = PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE
     for dtype in DTYPES:
         for threads in thread_counts(options.threads):
@@ -101,7 +101,7 @@ def point(variable, value, dtype):
 
 
 def width_workloads(options):
-    """Workloads by width, to be measured beside their products."""
+    """Return workloads by width, to be measured beside their products."""
     chosen = list(WIDTH_STEPS.items())[: 2 if options.quick else None]
     return {
         n: Workload(hidden=(n,) * DEPTH, steps=options.steps if options.quick else steps)
@@ -114,7 +114,7 @@ def width_subject(width, dtype, threads):
 
 
 def make_series(session, points, variable, dtype):
-    """Times and exponents of one variable, as a dict of plain values."""
+    """Return times and exponents of one variable, as a dict of plain values."""
     values, workloads_ = list(points[variable]), list(points[variable].values())
     times = [session.time(point(variable, value, dtype)) for value in values]
     weights = [workload.weights for workload in workloads_]
@@ -134,7 +134,7 @@ def make_series(session, points, variable, dtype):
 
 
 def threads_series(session, dtype, options):
-    """Times with several threads, and how often faster than with one."""
+    """Return times with several threads, and the speed-up over one."""
     counts = list(range(1, options.threads + 1))
     chosen = [Subject("threads", dtype, count) for count in counts]
     times = [session.time(subject) for subject in chosen]
@@ -151,12 +151,12 @@ def threads_series(session, dtype, options):
 
 
 def exponent(x, y):
-    """The power p of the y = c x^p that fits best, by least squares of the logarithms."""
+    """Return the power p of the y = c x^p that fits best, by least squares of the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def print_series(report, series, options):
-    """A table of the times, and one of the exponents."""
+    """Print a table of the times, and one of the exponents."""
     rows = [row for one in series for row in time_rows(one)]
     columns = ("varied", "dtype", "value", "ms", "rate")
     report.table(f"Update of one minibatch, medians of {options.repeats}", columns, rows)
@@ -166,7 +166,7 @@ def print_series(report, series, options):
 
 
 def print_widths(report, session, options):
-    """Times of the widths over their products alone, and how much faster all threads are than one."""
+    """Print times of the widths over their products alone, and the speed-up of all threads over one."""
     rows, goals = [], []
     for dtype in DTYPES:
         for width, workload in width_workloads(options).items():
@@ -197,7 +197,7 @@ def print_widths(report, session, options):
 
 
 def over_products(session, subject, workload, options):
-    """Time over that of the products alone: at the rate of a large product by the library, and of our own in the caches."""
+    """Return the time over that of the products alone: at the rate of the library's large product, and of ours in the caches."""
     product, own = subject._replace(name=PRODUCT), subject._replace(name=OWN_PRODUCT)
     size = PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE
     own_flop = (
@@ -210,7 +210,7 @@ def over_products(session, subject, workload, options):
 
 
 def time_rows(one):
-    """Cells of a series: its times, with GFLOP/s or how often faster than one thread."""
+    """Yield the cells of a series: its times, with GFLOP/s or the speed-up over one thread."""
     key, unit = ("speedup", "times one thread") if "speedup" in one else ("gflop_per_second", "GFLOP/s")
     for value, seconds, rate in zip(one["values"], one["seconds"], one[key], strict=True):
         yield one["variable"], one["dtype"], value, significant(1e3 * seconds), f"{significant(rate)} {unit}"
@@ -221,7 +221,7 @@ def exponent_text(value):
 
 
 def draw(series, path):
-    """One panel per variable, measured times and fitted lines."""
+    """Draw one panel per variable, measured times and fitted lines."""
     if path is None:
         return
     from matplotlib.figure import Figure
@@ -242,7 +242,7 @@ def draw(series, path):
 
 
 def draw_series(axes, one):
-    """Points with their ranges, and the line of the exponent through their middle."""
+    """Draw points with their ranges, and the line of the exponent through their middle."""
     x, y = np.array(one["values"], float), np.array(one["seconds"])
     ranges = np.abs([y - one["seconds_low"], one["seconds_high"] - y])
     fitted = one["exponent"] is not None

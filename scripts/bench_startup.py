@@ -74,7 +74,7 @@ def parse(arguments):
 
 
 def ways_to_start(options):
-    """What is timed; the first ones show how much of it is Python and the libraries that the kernels need."""
+    """Return what is timed; the first ones show how much of it is Python and the libraries that the kernels need."""
     code = {
         "python": "",
         "import numpy": "import numpy",
@@ -92,7 +92,7 @@ def ways_to_start(options):
 
 
 def measure(starts, turns, folder):
-    """Seconds of every start, in turns, after one of each to fill the caches."""
+    """Return the seconds of every start, in turns, after one of each to fill the caches."""
     times = {start: [] for start in starts}
     for start in starts:
         if not start.cold:
@@ -106,7 +106,7 @@ def measure(starts, turns, folder):
 
 
 def run(start, folder):
-    """Seconds of one process; its caches and files are in `folder`.
+    """Return the seconds of one process; its caches and files are in `folder`.
 
     Raises:
         SystemExit: with the process's last words, if it failed.

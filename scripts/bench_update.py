@@ -71,7 +71,7 @@ def parse(arguments):
 
 
 def add_subjects(session, workload, options):
-    """Every peer, in both dtypes, with one thread and with all of them."""
+    """Add every peer, in both dtypes, with one thread and with all of them."""
     size = PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE
     for threads in thread_counts(options.threads):
         for dtype in DTYPES:
@@ -89,20 +89,20 @@ def add_subject(session, name, make, *arguments, dtype, threads, group=""):
 
 
 def flop(subject, workload, options):
-    """Floating-point operations of one run of a subject."""
+    """Return the floating-point operations of one run of a subject."""
     if subject.name != PRODUCT:
         return workload.flop
     return 2 * (PRODUCT_SIZE // 2 if options.quick else PRODUCT_SIZE) ** 3
 
 
 def over_roofline(session, subject, workload, options):
-    """A subject's time over that of its matrix products at the rate of the large one."""
+    """Return a subject's time over that of its matrix products at the rate of the large one."""
     product = subject._replace(name=PRODUCT)
     return session.ratio(subject, product, flop(product, workload, options) / workload.flop)
 
 
 def print_times(report, session, workload, options):
-    """One row per subject."""
+    """Print one row per subject."""
     rows = []
     for subject in session.times:
         time = session.time(subject)
@@ -128,14 +128,14 @@ def print_times(report, session, workload, options):
 
 
 def ratio_cells(session, subject, workload, options):
-    """A subject's time over the roofline and over ours."""
+    """Return a subject's time over the roofline and over ours."""
     roofline = over_roofline(session, subject, workload, options)
     ours = session.ratio(subject, subject._replace(name=OURS))
     return significant(roofline.median), significant(ours.median)
 
 
 def ratio_goals(session, workload, options):
-    """Ours against the roofline, the JAX scan, and itself with fewer threads."""
+    """Yield goals: ours against the roofline, the JAX scan, and itself with fewer threads."""
     for subject in [subject for subject in session.times if subject.name == OURS]:
         where = f"{subject.dtype}, {threads_text(subject.threads)}"
         if subject.threads == 1:
@@ -153,7 +153,7 @@ def ratio_goals(session, workload, options):
 
 
 def memory_goals(workload, options):
-    """Peak memory of the first update of a process, the load of compiled kernels included."""
+    """Yield the peak memory of the first update of a process, the load of compiled kernels included."""
     for dtype in DTYPES:
         growth = memory_growth(workload, dtype, options.threads)
         name = f"peak memory growth in MB, {dtype}, {threads_text(options.threads)}"
@@ -161,7 +161,7 @@ def memory_goals(workload, options):
 
 
 def memory_growth(workload, dtype, threads):
-    """Bytes that the first update adds in a new process, once another one has seen to it that the kernels are compiled."""
+    """Return the bytes that a new process's first update adds, once another one has compiled the kernels."""
     for _ in range(2):
         with Worker(threads) as worker:
             worker.prepare("update", subjects.our_update, workload, dtype)
@@ -170,7 +170,7 @@ def memory_growth(workload, dtype, threads):
 
 
 def print_deviations(report, session):
-    """Differences from our float64 update with one thread; returns whether the float64 updates are the same."""
+    """Print differences from our float64 update with one thread; return whether the float64 updates are the same."""
     reference = session.results[Subject(OURS, "float64", 1)]
     deviations = {
         subject: relative_difference(arrays, reference)
@@ -201,7 +201,7 @@ def print_deviations(report, session):
 
 
 def same_for_all_threads(session, dtype):
-    """Whether our updates have the same bits for all numbers of threads."""
+    """Return whether our updates have the same bits for all numbers of threads."""
     first, *others = [r for s, r in session.results.items() if s.name == OURS and s.dtype == dtype]
     return all(np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 

@@ -16,7 +16,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import inversion_reference
 import oracle
@@ -68,7 +68,7 @@ def parse(arguments):
 
 
 def families_of(folder, api):
-    """(name, files, function that compares a file) of each family that has files in the folder."""
+    """Return (name, files, function that compares a file) of each family that has files in the folder."""
     relatives, loops = relatives_reference.files(folder), inversion_reference
     files = [path for path in reference_files(folder) if path not in relatives]
     groups = [
@@ -97,7 +97,7 @@ def print_family(name, files, compare):
 
 
 def arrays_without_row(path):
-    """Names of the arrays of a file that the table does not know."""
+    """Return the names of the arrays of a file that the table does not know."""
     arrays, options = read(path)
     return [array for array in arrays if find_row(path, array, options) is None]
 

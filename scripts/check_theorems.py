@@ -3,7 +3,7 @@
 
     python scripts/check_theorems.py [--worst]
 
-The rates are those of tests/test_theorems_*.py, whose docstrings derive the exponents; it needs the test dependencies.
+The rates are those of tests/theory/test_theorems_*.py, whose docstrings derive the exponents; it needs the test dependencies.
 `--worst` prints one row per claim: the case that is farthest off. Exits with 1 when an exponent is off by more than 0.1.
 """
 
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "theory")]
 
 from theorems import RATES, TOLERANCE, describe  # noqa: E402
 
@@ -23,7 +23,7 @@ ROW = "{:<84}  {:<32}  {:>8}  {:>8}"
 def main(arguments=None):
     """Print the table and return the exit code."""
     options = parse(arguments)
-    for path in sorted(TESTS.glob("test_theorems_*.py")):
+    for path in sorted((TESTS / "theory").glob("test_theorems_*.py")):
         importlib.import_module(path.stem)
     print(ROW.format("claim", "case", "expected", "measured"))
     worst = 0.0

@@ -72,7 +72,7 @@ def parse(arguments):
 
 
 def cases(preset, seed, state, options):
-    """(limit, rtol, largest error, update, number of differing flags) for one network."""
+    """Yield (limit, rtol, largest error, update, number of differing flags) for one network."""
     config, _ = load_config(preset, [f"training.seed={seed}", "training.dtype=float64"])
     dataset = load_data(config)
     chosen = np.random.default_rng(seed).permutation(len(dataset.train.x))
@@ -100,7 +100,7 @@ def cases(preset, seed, state, options):
 
 
 def reference_of(network, x, target, controller, readout, limit):
-    """(weights' updates, converged) by Euler steps."""
+    """Return (weights' updates, converged) by Euler steps."""
     if limit == "published":
         update = dfc.forward_update(network, x, target, controller, readout=readout)
         return update.weights, update.converged
@@ -114,13 +114,13 @@ def reference_of(network, x, target, controller, readout, limit):
 
 
 def minibatch(dataset, network, config, indices):
-    """(x, y) of some samples."""
+    """Return (x, y) of some samples."""
     y = soft_targets(dataset.train.y[indices], network.sizes[-1], config.target.class_value)
     return np.asarray(dataset.train.x[indices], network.dtype), y
 
 
 def backpropagate(network, dataset, config, order):
-    """Some hundred minibatches of backpropagation with Adam."""
+    """Train some hundred minibatches by backpropagation with Adam."""
     arrays = [*network.weights, *network.biases]
     first, second = ([np.zeros_like(a) for a in arrays] for _ in range(2))
     for step in range(1, MINIBATCHES + 1):

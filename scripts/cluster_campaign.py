@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "sweep"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 import slurm_cluster  # noqa: E402  (the SLURM of the tests)
 
 SWEEP = """
@@ -55,7 +55,7 @@ def dfc(*arguments, cwd, environment=None):
 
 
 def record_of(path):
-    """The content of a run.json; {} while it is being created."""
+    """Return the content of a run.json; {} while it is being created."""
     try:
         return json.loads(path.read_text())
     except ValueError:
@@ -63,12 +63,12 @@ def record_of(path):
 
 
 def records(folder):
-    """The run.json of each run that has begun."""
+    """Return the run.json of each run that has begun."""
     return [record for path in sorted(folder.glob("digits*/run.json")) if (record := record_of(path))]
 
 
 def training(folder):
-    """Number of runs that have complete epochs and are under way."""
+    """Count the runs that have complete epochs and are under way."""
     return sum(
         record_of(path).get("status") == "running"
         and len((path.parent / "metrics.csv").read_text().splitlines()) > 3
@@ -77,7 +77,7 @@ def training(folder):
 
 
 def done(folder):
-    """Number of runs that are done."""
+    """Count the runs that are done."""
     return sum(record["status"] == "done" for record in records(folder))
 
 

@@ -58,7 +58,7 @@ class Errors:
 
 
 def models(kind):
-    """(name, preset, overrides) of the models of a regression; the single loop needs two hidden layers."""
+    """Yield (name, preset, overrides) of the models of a regression; the single loop needs two hidden layers."""
     for name, (method, changes) in MODELS.items():
         if kind == "linear" and method == "sldi":
             continue
@@ -69,7 +69,7 @@ def models(kind):
 
 
 def errors_of(preset, changes, seed, every):
-    """The errors in the course of one training, and how it ended."""
+    """Return the errors in the course of one training, and how it ended."""
     config, _ = load_config(preset, [*changes, f"training.seed={seed}"])
     options = {**config.data.options, "teacher_seed": seed, "input_seed": seed + 1000}
     config = config.model_copy(update={"data": config.data.model_copy(update={"options": options})})
@@ -79,7 +79,7 @@ def errors_of(preset, changes, seed, every):
 
 
 def table(kind, seeds):
-    """Prints the rows of one regression."""
+    """Print the rows of one regression."""
     finals = {name: [] for name, _, _ in models(kind)}
     for seed in seeds:
         runs = {name: errors_of(preset, changes, seed, EVERY[kind]) for name, preset, changes in models(kind)}
@@ -98,7 +98,7 @@ def table(kind, seeds):
 
 
 def main():
-    """Prints the tables asked for."""
+    """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kinds", nargs="*", help=f"which regressions, of {', '.join(EVERY)}; all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)], help="the seeds; 0 to 4")

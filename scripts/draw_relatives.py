@@ -45,7 +45,7 @@ def main():
 
 
 def read(path):
-    """The rows of each preset; none where there is no such file."""
+    """Return the rows of each preset; none where there is no such file."""
     found = defaultdict(list)
     if path.exists():
         with open(path, newline="") as file:
@@ -55,18 +55,18 @@ def read(path):
 
 
 def error(row):
-    """The test error in percent."""
+    """Return the test error in percent."""
     return 100 * (1 - float(row["test_accuracy"]))
 
 
 def short(preset):
-    """The name of a run in table and figure."""
+    """Return the name of a run in table and figure."""
     name, *changes = preset.split("+")
     return ", ".join(filter(None, [name, *(NAMES.get(change, change) for change in changes)]))
 
 
 def draw(runs, out):
-    """A panel of test errors over epochs for each family."""
+    """Draw a panel of test errors over epochs for each family."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -70,12 +70,12 @@ def trajectory(path, compression="none"):
 
 
 def compressed(path):
-    """The same with gzip."""
+    """Write the same with gzip."""
     return trajectory(path, "gzip")
 
 
 def part(function):
-    """What a function returns, or its error, where that is one of ours."""
+    """Return what a function returns, or its error, where that is one of ours."""
     try:
         return function()
     except (OSError, ValueError):
@@ -279,7 +279,7 @@ KINDS = {
 
 
 def flipped(whole, random):
-    """The bytes of a file with one bit changed."""
+    """Return the bytes of a file with one bit changed."""
     place = int(random.integers(0, 8 * len(whole)))
     changed = bytearray(whole)
     changed[place // 8] ^= 1 << place % 8
@@ -287,7 +287,7 @@ def flipped(whole, random):
 
 
 def mutated(whole, random):
-    """The bytes of a file after a structural change."""
+    """Return the bytes of a file after a structural change."""
     size = len(whole)
     start, length = int(random.integers(0, size)), int(random.integers(1, max(2, size // 4)))
     block, head, tail = whole[start : start + length], whole[:start], whole[start + length :]
@@ -302,12 +302,12 @@ def mutated(whole, random):
 
 
 def digest(found):
-    """What was read, as a text."""
+    """Return the digest of what was read, as a text."""
     return hashlib.sha256(pickle.dumps(found)).hexdigest()
 
 
 def differs(found, sound):
-    """Whether a part that could be read is not what it was; of a trajectory, parts may be refused."""
+    """Return whether a readable part is not what it was; of a trajectory, parts may be refused."""
     if isinstance(sound, dict) and isinstance(found, dict):
         shared = [name for name in sound if found.get(name) is not None]
         return any(
@@ -378,13 +378,13 @@ class Readers:
         return os.waitpid(child, 0)[1]
 
     def _processor_time(self):
-        """Seconds that the process has computed."""
+        """Return the seconds that the process has computed."""
         fields = Path(f"/proc/{self.child}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def attempt(read, sound, path):
-    """The code of what reading gives."""
+    """Return the exit code of an attempt to read."""
     if not os.environ.get("FUZZ_SHOW"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
@@ -400,7 +400,7 @@ def attempt(read, sound, path):
 
 
 def campaign(kind, flips, mutants, seed, folder):
-    """(`Counter` of the outcomes, sentences about those that are not allowed) of one kind of file."""
+    """Return (`Counter` of the outcomes, sentences about those that are not allowed) of one kind of file."""
     write, name = KINDS[kind]
     path = Path(folder) / kind / name
     path.parent.mkdir(parents=True)

@@ -137,7 +137,7 @@ def seeds(options):
 
 
 def settings(options, cell):
-    """What a run sets beyond its preset."""
+    """Return what a run sets beyond its preset."""
     task, _ = cell
     found = {"training.dtype": "float64" if task in ("mnist-train", *LATER) else "float32"}
     if cell in WAVEFORM:
@@ -178,7 +178,7 @@ def runs_folder(options):
 
 
 def finished_runs(options, cell):
-    """The finished runs of a cell: where they are, seed, metrics, value at the epoch that counts."""
+    """Yield the finished runs of a cell: directory, seed, metrics, value at the epoch that counts."""
     wanted = settings(options, cell) | {"preset": TABLE[cell[0]][cell[1]][0]}
     for path in sorted(runs_folder(options).glob("*/run.json")):
         run = json.loads(path.read_text())
@@ -196,7 +196,7 @@ def finished_runs(options, cell):
 
 
 def run_preset(path, run):
-    """The preset that a run of the sweep was made from: its folder's name begins with it."""
+    """Return the preset that a run of the sweep was made from: its folder's name begins with it."""
     names = sorted(
         (name for methods in TABLE.values() for name, *_ in methods.values()), key=len, reverse=True
     )
@@ -219,14 +219,14 @@ def number(text):
 
 
 def value_at(task, row):
-    """The published measure of an epoch: error in percent, or loss."""
+    """Return the published measure of an epoch: error in percent, or loss."""
     if task == "mnist-train":
         return row["train_loss"]
     return row["test_loss"] if task == "mnist-autoencoder" else 100 * (1 - row["test_accuracy"])
 
 
 def counted(task, metrics):
-    """The measure at the epoch that counts."""
+    """Return the measure at the epoch that counts."""
     if task == "mnist-train":
         return value_at(task, metrics[-1])
     if task == "mnist-autoencoder":
@@ -235,7 +235,7 @@ def counted(task, metrics):
 
 
 def summary(cell, runs):
-    """A row of the table; None without runs."""
+    """Return a row of the table; None without runs."""
     if not runs:
         return None
     _, published, deviation = TABLE[cell[0]][cell[1]]
@@ -266,7 +266,7 @@ def keep(results, runs):
 
 
 def reduced_environment(run):
-    """Versions, processor, threads, seconds and commit; no names of hosts or folders."""
+    """Return versions, processor, threads, seconds and commit; no names of hosts or folders."""
     environment, commit = run["run"]["environment"], run["path"].parents[1] / "commit.txt"
     machine = environment["machine"]
     return {
@@ -282,7 +282,7 @@ def reduced_environment(run):
 
 
 def write_tables(options, rows):
-    """table.csv, table.md and the figure, of a full-length table alone."""
+    """Write table.csv, table.md and the figure, of a full-length table alone."""
     if options.epochs is not None or options.only is not None:
         options.results.mkdir(parents=True, exist_ok=True)
     name = f"table{suffix(options)}" if options.only is None else None
@@ -316,12 +316,12 @@ def write_tables(options, rows):
 
 
 def _short(value):
-    """A number in few digits, "" for None."""
+    """Return a number in few digits, "" for None."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
 def draw(results, name):
-    """The measure over epochs of all runs that are kept, a panel for each task, means with bands over seeds."""
+    """Draw the measure over epochs of all runs that are kept, a panel for each task, means with bands over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -364,7 +364,7 @@ def draw(results, name):
 
 
 def print_remaining(options, cells, results):
-    """How many runs are left, and how long they take where their cell was measured."""
+    """Print how many runs are left, and how long they take where their cell was measured."""
     done = {(run["cell"], run["seed"]) for run in results}
     left = [(cell, seed) for cell in cells for seed in seeds(options) if (cell, seed) not in done]
     if not left:
@@ -378,7 +378,7 @@ def print_remaining(options, cells, results):
         hours, unknown = hours + (statistics.mean(known) if known else 0.0), unknown + (not known)
     text = f", and {unknown} of cells that were not measured yet" if unknown else ""
     print(
-        f"{len(left)} runs are left: {hours:.1f} hours of those whose cell was measured{text}; start again to go on"
+        f"{len(left)} runs are left: {hours:.1f} hours of those whose cell was measured{text}; start again to continue"
     )
 
 

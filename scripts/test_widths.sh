@@ -10,11 +10,6 @@ if [ -z "$python" ]; then
     python=.venv-test/bin/python
 fi
 
-files=
-for file in tests/kernels tests/test_kernels_*.py; do
-    [ ! -e "$file" ] || files="$files $file"
-done
-
 run() {
     name=$1
     shift
@@ -27,8 +22,8 @@ run() {
     fi
     width=$("$python" -c 'from dfc_numba.kernels.simd import REGISTER_BYTES; print(REGISTER_BYTES)')
     echo "== $name: vectors of $width bytes"
-    # shellcheck disable=SC2086 (several files)
-    "$python" -m pytest -q $files $arguments || failed="$failed $name"
+    # shellcheck disable=SC2086 (several arguments)
+    "$python" -m pytest -q tests/kernels $arguments || failed="$failed $name"
 }
 
 arguments=$*

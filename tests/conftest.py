@@ -28,3 +28,15 @@ def mnist_dir():
         if all(list(folder.glob(f"{name}*")) for name in FILES):
             return root
     pytest.skip("MNIST is not here: set DFC_DATA_DIR to the folder with its four files")
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before():
+    """Take out again what a test registered in this process, so that no other test meets it."""
+    from dfc_numba.registry import REGISTRIES
+
+    before = [(registry, set(registry)) for registry in REGISTRIES]
+    yield
+    for registry, names in before:
+        for name in set(registry) - names:
+            registry.remove(name)

@@ -1,4 +1,4 @@
-"""What the theory says of a network and of what a run has learned.
+"""Measures of the theory, for a network and for what a run has learned.
 
 directions.py, alignment.py         updates to compare with, and angles between updates
 conditions.py, control.py           of the theorems; the control signal and its effort

@@ -1,4 +1,4 @@
-"""How well an update of the forward weights is aligned with another, and how fast it takes the loss down."""
+"""Alignment of a forward update with another one, and its first-order decrease of the loss."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def _check_alike(update, reference):
 
 
 def _layers(update):
-    """The arrays of each layer: [weights] or [weights, biases]."""
+    """Return the arrays of each layer: [weights] or [weights, biases]."""
     kinds = [update.weights] if update.biases is None else [update.weights, update.biases]
     return [list(map(np.asarray, arrays)) for arrays in zip(*kinds, strict=True)]
 
 
 @silent()
 def angle(first, second):
-    """The angle in degrees between two lists of arrays, each taken as one vector; NaN where it is undefined.
+    """Return the angle in degrees between two lists of arrays, each taken as one vector; NaN where it is undefined.
 
     2 atan(|a - b| / |a + b|) of the unit vectors a, b is accurate for any angle, which acos(a b) is not (Kahan 2006).
     """
@@ -113,7 +113,7 @@ def angle(first, second):
 
 @silent()
 def unit_vector(arrays):
-    """The arrays as one vector of length 1; NaN where that is undefined."""
+    """Return the arrays as one vector of length 1; NaN where that is undefined."""
     vector = np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
     vector /= np.abs(vector).max()  # whose square may under- or overflow
     return vector / np.linalg.norm(vector)
@@ -166,5 +166,5 @@ def _finite_decrease(network, x, y, direction, loss, step):
 
 
 def _arrays(update):
-    """Weights of all layers, then biases."""
+    """Return weights of all layers, then biases."""
     return [np.asarray(array, np.float64) for array in (*update.weights, *(update.biases or []))]

@@ -45,7 +45,7 @@ class AnalysedPhase:
             raise ValueError(
                 "this is a recipe without trajectory; `dfc replay --expand` computes it"
                 if self.recipe
-                else "the trajectory has no recipe, which tells its network, inputs and target"
+                else "the trajectory has no recipe, which holds its network, inputs and target"
             )
         self.network, self.controller = self.recipe.network, self.recipe.controller
         self.samples = np.asarray(self._variables["position"][:])
@@ -55,11 +55,11 @@ class AnalysedPhase:
         )
 
     def has(self, name, layer=None):
-        """Whether a variable was stored."""
+        """Return whether a variable was stored."""
         return (name if layer is None else f"{name}_{layer}") in self._variables
 
     def read(self, name, layer=None, points=slice(None), samples=slice(None)):
-        """A variable at some time points, for some of the stored samples, in float64.
+        """Return a variable at some time points, for some of the stored samples, in float64.
 
         Args:
             name: such as "u" or "v". layer: from 1, for a variable with layers.
@@ -76,19 +76,19 @@ class AnalysedPhase:
         return np.asarray(self._variables[full][points, samples], np.float64)
 
     def flags(self, name):
-        """`converged` or `diverged` as (B,) booleans."""
+        """Return `converged` or `diverged` as (B,) booleans."""
         if name not in self._variables:
             raise ValueError(f"this needs the variable {name!r}, which was not stored")
         return np.asarray(self._variables[name][:]) == 1
 
     def rates(self, layer, points=slice(None), samples=slice(None)):
-        """r of a layer, made from v where it was not stored."""
+        """Return r of a layer, computed from v where it was not stored."""
         if self.has("r", layer) or not self.has("v", layer):
             return self.read("r", layer, points, samples)
         return phi(self.network.activations[layer - 1], self.read("v", layer, points, samples))
 
     def errors(self, points=slice(None), samples=slice(None)):
-        """e = r* - r_L or r* - softmax(r_L), made from the rates where it was not stored."""
+        """Return e = r* - r_L or r* - softmax(r_L), computed from the rates where it was not stored."""
         if self.has("e"):
             return self.read("e", None, points, samples)
         output = self.rates(len(self.network.weights), points, samples)
@@ -97,13 +97,13 @@ class AnalysedPhase:
         )
 
     def blocks(self, stop=None):
-        """Slices of all time points, or of those up to `stop`, with not too much to read in each."""
+        """Return slices of all time points, or of those up to `stop`, small enough to be read one by one."""
         stop = len(self.step) if stop is None else stop
         length = max(1, BLOCK_BYTES // (8 * self.count * sum(self.network.sizes)))
         return [slice(first, min(first + length, stop)) for first in range(0, stop, length)]
 
     def require_every_step(self, purpose):
-        """ValueError unless every time point of the simulation was stored."""
+        """Raise a ValueError unless every time point of the simulation was stored."""
         if len(self.step) != self.controller.time_points:
             raise ValueError(
                 f"{purpose} needs all {self.controller.time_points} time points, of which {len(self.step)} are stored "
@@ -112,7 +112,7 @@ class AnalysedPhase:
             )
 
     def require_last_step(self, purpose):
-        """ValueError unless the last time point of the simulation was stored."""
+        """Raise a ValueError unless the last time point of the simulation was stored."""
         if self.step[-1] != self.controller.steps:
             raise ValueError(
                 f"{purpose} needs the state after step {self.controller.steps}, but the last one that is stored is that "
@@ -122,7 +122,7 @@ class AnalysedPhase:
 
 
 def as_phase(source):
-    """The `Source` of a `StoredRecord` or a `Trajectory`; a `Source` is one already."""
+    """Return the `Source` of a `StoredRecord` or a `Trajectory`; a `Source` is one already."""
     return source if isinstance(source, AnalysedPhase) else AnalysedPhase(source)
 
 

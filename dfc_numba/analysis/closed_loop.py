@@ -9,10 +9,10 @@ import numpy as np
 
 
 class ClosedLoop:
-    """Where the parts of a state lie, and the matrix of a loop."""
+    """A closed loop as a matrix, and the positions of the parts of its state."""
 
     def __init__(self, layers, controller, names):
-        """Args: layers: `Layers` or `ReducedLayers`. names: the parts of the state that there are."""
+        """Take `layers` (`Layers` or `ReducedLayers`), the controller, and `names`, the parts that the state has."""
         self.layers, self.controller = layers, controller
         lengths = {"y": sum(layers.widths), "p": sum(layers.widths)}
         ends = np.cumsum([0] + [lengths.get(name, layers.controls) for name in names])
@@ -20,11 +20,11 @@ class ClosedLoop:
         self.size = int(ends[-1])
 
     def matrices(self):
-        """(B, size, size)."""
+        """Return the matrices of the samples, (B, size, size)."""
         return self(np.eye(self.size)[None])
 
     def split(self, state):
-        """The parts by name, `y` and `p` as lists of layers."""
+        """Return the parts of a state by name, `y` and `p` as lists of layers."""
         parts = {name: state[:, place] for name, place in self._slices.items()}
         cuts = np.cumsum(self.layers.widths)[:-1]
         for name in {"y", "p"} & parts.keys():
@@ -32,7 +32,7 @@ class ClosedLoop:
         return parts
 
     def join(self, parts):
-        """The state of such parts; arrays for one sample stand for all."""
+        """Return the state of such parts; arrays for one sample stand for all."""
         arrays = []
         for name in self._slices:
             arrays += parts[name] if name in ("y", "p") else [parts[name]]
@@ -74,7 +74,7 @@ class EulerMap(ClosedLoop):
         return self.join({"y": self._voltages(now["y"], p), "p": p, "w": w, "u": u, "c": c})
 
     def _voltages(self, before, apical):
-        """Voltages after the step."""
+        """Return the voltages after the step."""
         gain = 1.0 if self.controller.instant_dynamics else self._gain(self.controller.tau_v)
         after = []
         for i, (y, p) in enumerate(zip(before, apical, strict=True)):
@@ -87,7 +87,7 @@ class EulerMap(ClosedLoop):
         return 1.0 if tau is None else self.dt / tau
 
     def hidden_factors(self):
-        """Factors, each (B, 1, 1) or a number, by which a step shrinks deviations that the layers' coordinates leave out."""
+        """Return factors, each (B, 1, 1) or a number, by which a step shrinks deviations that the layers' coordinates omit."""
         if self.layers.complete:
             return []
         options = self.controller
@@ -96,7 +96,7 @@ class EulerMap(ClosedLoop):
 
 
 def _keeps_control(options):
-    """Whether a step needs the control signal of the step before, beside its integral part."""
+    """Return whether a step needs the control signal of the step before, besides its integral part."""
     leaks = options.leak == "total" and options.alpha > 0
     delayed = not options.proactive and options.tau_control is None
     return options.k_p > 0 and (leaks or delayed)
@@ -135,14 +135,14 @@ class Flow(ClosedLoop):
         return self.join(rates)
 
     def _at_once(self, now):
-        """The voltages that instantaneous layers have."""
+        """Return the voltages that instantaneous layers have."""
         if "p" in now:
             return steady_response(self.layers, now["p"])
         y = steady_response(self.layers, self.layers.drive(now.get("c", now["w"]), None))
         return y if self.layers.reducible else self._with_own_feedback(y)
 
     def _with_own_feedback(self, y):
-        """The voltages where feedback, at once, depends on these voltages themselves; y: without that."""
+        """Return the voltages where feedback, at once, depends on these voltages themselves; y: without that."""
         ends = np.cumsum(self.layers.widths)
         nothing = np.zeros((1, self.layers.controls, ends[-1]))
         identity = np.eye(ends[-1])[None]
@@ -151,7 +151,7 @@ class Flow(ClosedLoop):
         return np.split(np.linalg.solve(identity - returned, np.concatenate(y, axis=1)), ends[:-1], axis=1)
 
     def hidden_rates(self):
-        """Rates at which deviations decay that the layers' coordinates leave out."""
+        """Return rates at which deviations decay that the layers' coordinates omit."""
         if self.layers.complete:
             return []
         taus = [
@@ -162,7 +162,7 @@ class Flow(ClosedLoop):
 
 
 def steady_response(layers, apical):
-    """Voltages y_i = W_i D_{i-1} y_{i-1} + p_i that given apical voltages lead to."""
+    """Return the voltages y_i = W_i D_{i-1} y_{i-1} + p_i that given apical voltages lead to."""
     y = []
     for i, p in enumerate(apical):
         y.append(p + (layers.couple(i, y[i - 1]) if i else 0.0))

@@ -115,7 +115,7 @@ def conditions(
 
 
 def _candidates(damping):
-    """A list of numbers, or None for all."""
+    """Return a list of numbers, or None for all."""
     if isinstance(damping, str):
         choice("damping, if no number,", damping, ("fitted",))
         return None
@@ -142,7 +142,7 @@ class _Spectra:
         return Spectrum.of(self._response.jacobians(piece))
 
     def mean_inverse(self, damping):
-        """The mean over samples of J^T (J J^T + damping I)^{-1}, (N, n_L), up to a factor if the damping is infinite."""
+        """Return the mean over samples of J^T (J J^T + damping I)^{-1}, (N, n_L), up to a factor if the damping is infinite."""
         total = 0.0
         for s in self:
             gains = inverse_gains(s.values, s.kept, damping)
@@ -184,7 +184,7 @@ class _Overlap:
         return spectrum.values, spectrum.kept, diagonal, rest, share
 
     def angles(self, damping):
-        """(B,) angles between Q and J^T (J J^T + damping I)^{-1}, by the length of the chord between their directions."""
+        """Return (B,) angles between Q and J^T (J J^T + damping I)^{-1}, from the chord between their directions."""
         gains = inverse_gains(self.values, self.kept, damping)
         gains /= np.linalg.norm(gains, axis=1, keepdims=True)
         chord = np.hypot(np.linalg.norm(self.diagonal - gains, axis=1), self.rest)
@@ -200,7 +200,7 @@ TIE = 1e-9  # degrees by which an infinite damping has to be better than none, a
 
 
 def _best(angles, scale, candidates):
-    """The damping with the smallest angle, for every element of `scale`; NaN where there is none.
+    """Return the damping with the smallest angle, for every element of `scale`; NaN where there is none.
 
     Args:
         angles: function of dampings of the shape of `scale`. scale: decimal logarithm of the largest damping that matters.
@@ -218,7 +218,7 @@ def _best(angles, scale, candidates):
 
 
 def _minimum(function, centre):
-    """Where a function of elements near `centre` is least: the best of a grid, then sections by the golden ratio."""
+    """Minimise a function of elements near `centre`: the best of a grid, then sections by the golden ratio."""
     grid = [function(centre + decade) for decade in DECADES]
     low = centre + DECADES[np.argmin(grid, axis=0)] - 1.0
     high = low + 2.0
@@ -273,7 +273,7 @@ def _refuse_other_shapes(network, update):
 
 
 def _invisible_share(jacobians, below, update):
-    """|g - P g| / |g|: g loses what the outputs see of it, by a Cholesky factor of the matrix of Gram, a little damped."""
+    """Return |g - P g| / |g|: g loses what the outputs see of it, by a Cholesky factor of the damped Gram matrix."""
     left = unit_vector([update]).reshape(np.shape(update))
     if np.isnan(left).any() or not (jacobians.any() and below.any()):
         return np.linalg.norm(left)

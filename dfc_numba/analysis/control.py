@@ -19,7 +19,7 @@ STATES = ("steady_state", "feedforward")
 
 @silent()
 def control_effort(network, u):
-    """|Q u|^2 / 2 of each sample, (B,): what learning with strong feedback lowers (Strong-DFC, Meulemans et al. 2022).
+    """Return |Q u|^2 / 2 per sample, (B,), which learning with strong feedback lowers (Strong-DFC, Meulemans et al. 2022).
 
     Args:
         u: control signals (B, n_L), Q of all layers.
@@ -31,7 +31,7 @@ def control_effort(network, u):
 
 @silent()
 def effort_update(network, x, u, controller, *, at="steady_state"):
-    """The update of the forward weights that descends along the mean effort H = mean over b of |Q u|^2 / 2 of steady states.
+    """Return the forward update that descends the mean effort H = mean over b of |Q u|^2 / 2 of steady states.
 
         Delta W_i = mean over b of p_i r_{i-1}^T,   p = (E J)^T (E J Q + alpha I)^{-T} Q^T Q u,   E = -de/dr_L
 
@@ -76,7 +76,7 @@ def _refuse_jacobian_feedback(controller):
 
 
 def _state(network, x, u, at):
-    """Voltages and rates of all layers, and what is below each, in the feedforward state or in that which u leads to."""
+    """Return voltages and rates of all layers, and each one's input, in the feedforward state or in the one that u leads to."""
     if at == "feedforward":
         response = LinearResponse(network, samples("x", x, network.sizes[0], count=len(u)))
         return response.v, response.r, response.below
@@ -89,13 +89,13 @@ def _state(network, x, u, at):
 
 
 def _softmax_slope(output):
-    """d softmax(r_L) / d r_L, (B, n_L, n_L)."""
+    """Return d softmax(r_L) / d r_L, (B, n_L, n_L)."""
     p = softmax(output, axis=1)
     return p[:, :, np.newaxis] * (np.eye(p.shape[1]) - p[:, np.newaxis])
 
 
 def _adjoint(j, gain, right):
-    """J^T G^{-T} b of every sample, (B, N)."""
+    """Return J^T G^{-T} b of every sample, (B, N)."""
     try:
         solved = np.linalg.solve(gain.transpose(0, 2, 1), right[:, :, np.newaxis])
     except np.linalg.LinAlgError:
@@ -108,7 +108,7 @@ def _adjoint(j, gain, right):
 
 @silent()
 def feedback_ratio(network, x, u):
-    """|Q_i u| / |W_i r_{i-1}| of each sample and layer, (B, L): how large feedback is beside the feedforward input.
+    """Return |Q_i u| / |W_i r_{i-1}| per sample and layer, (B, L): the size of feedback relative to feedforward input.
 
     Args:
         x: inputs (B, n_0), from which the feedforward rates r come. u: control signals (B, n_L).
@@ -128,7 +128,7 @@ def feedback_ratio(network, x, u):
 
 @silent()
 def distance_to_linear(network, x, target, controller, output):
-    """How far controlled outputs are from those of the linearised steady state, relative to the feedforward ones.
+    """Return the distance of controlled outputs from those of the linearised steady state, relative to the feedforward ones.
 
         |r_L - r_ssa| / |r_ff - r_ssa|,   r_ssa as `steady_state(method="linear")` has it
 

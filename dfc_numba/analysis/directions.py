@@ -99,7 +99,7 @@ def _check(kind, damping, per, solver, presynaptic, nonlinear):
 
 
 def _output_step(response, y, loss, step):
-    """delta = -step B d(mean loss) / d r_L, (B, n_L)."""
+    """Return delta = -step B d(mean loss) / d r_L, (B, n_L)."""
     LOSSES.find(loss, key="loss")
     output = response.r[-1]
     y = as_targets(y, output.shape[1], count=len(output))
@@ -107,7 +107,7 @@ def _output_step(response, y, loss, step):
 
 
 def _voltage_changes(response, delta, kind, damping, solver):
-    """The postsynaptic factors, a list of (B, n_i)."""
+    """Return the postsynaptic factors, a list of (B, n_i)."""
     if kind == "bp":
         return response.pull_back(delta)
     norms = _input_norms(response) if kind == "gn" else None
@@ -115,7 +115,7 @@ def _voltage_changes(response, delta, kind, damping, solver):
 
 
 def _input_norms(response):
-    """(B, L) norms of what the parameters of a layer are multiplied with: of r_{i-1}, and 1 with a bias."""
+    """Return (B, L) norms of what the parameters of a layer are multiplied with: of r_{i-1}, and 1 with a bias."""
     bias = float(response.network.biases is not None)
     return np.stack([np.sqrt(np.sum(rates**2, axis=1) + bias) for rates in response.below], axis=1)
 
@@ -129,7 +129,7 @@ def _rate_changes(response, changes):
 
 
 def _presynaptic(response, rates):
-    """The rates of the hidden layers, checked."""
+    """Return the rates of the hidden layers, checked."""
     if rates is None:
         return response.r[:-1]
     widths = response.network.sizes[1:-1]

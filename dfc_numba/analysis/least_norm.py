@@ -22,7 +22,7 @@ GRAMS = 3  # matrices of that size that a dense solution holds at a time
 
 
 def in_voltages(response, output, damping, solver, norms=None):
-    """Changes p_i of the voltages, for every sample on its own: list of (B, n_i).
+    """Return changes p_i of the voltages, for each sample separately: list of (B, n_i).
 
     Args:
         response: a `LinearResponse`. output: d, (B, n_L).
@@ -38,7 +38,7 @@ def in_voltages(response, output, damping, solver, norms=None):
 
 
 def _dense(response, output, damping, columns):
-    """c (B, N) of least norm with J diag(columns) c = d, from the singular values of that matrix."""
+    """Return c (B, N) of least norm with J diag(columns) c = d, from the singular values of that matrix."""
     found = []
     for piece in response.pieces(MATRIX_FREE):
         spectrum = Spectrum.of(response.jacobians(piece) * columns[piece, np.newaxis])
@@ -49,7 +49,7 @@ def _dense(response, output, damping, columns):
 
 
 def _matrix_free(response, output, damping, columns):
-    """The same of all samples together: their Jacobians are the blocks of one matrix."""
+    """Return the same for all samples together: their Jacobians are the blocks of one matrix."""
 
     def forward(changes):
         changes = columns * changes.reshape(columns.shape)
@@ -63,7 +63,7 @@ def _matrix_free(response, output, damping, columns):
 
 
 def in_parameters(response, output, damping, solver):
-    """Changes of weights and biases that move the outputs of all samples: lists, the latter None for a network without."""
+    """Return changes of weights and biases (None for a network without) that move the outputs of all samples: lists."""
     if solver == "matrix_free":
         return _matrix_free_parameters(response, output, damping)
     parameters = sum(weight.size for weight in response.network.weights)
@@ -72,7 +72,7 @@ def in_parameters(response, output, damping, solver):
 
 
 def _whole_parameters(response, output, damping):
-    """The solution from the singular values of J_W."""
+    """Return the solution from the singular values of J_W."""
     network, rows = response.network, output.size
     jacobians = by_layer(network, response.jacobians())
     columns = [
@@ -86,7 +86,7 @@ def _whole_parameters(response, output, damping):
 
 
 def _gram_parameters(response, output, damping):
-    """J_W^T (J_W J_W^T + damping I)^{-1} d, where J_W is long: the matrix of Gram has an entry for each pair of outputs.
+    """Return J_W^T (J_W J_W^T + damping I)^{-1} d, where J_W is long: the Gram matrix has an entry per pair of outputs.
 
     Without damping it loses twice the digits that the condition number of J_W costs.
     """
@@ -104,7 +104,7 @@ def _gram_parameters(response, output, damping):
 
 
 def _arrays(network, flat):
-    """Weights of all layers, and their biases, which lie behind one another; None for a network without biases."""
+    """Return the weights of all layers and, lying behind them, the biases; None for a network without biases."""
     biases = network.biases or []
     parts = np.split(flat, np.cumsum([array.size for array in (*network.weights, *biases)])[:-1])
     weights = [
@@ -114,7 +114,7 @@ def _arrays(network, flat):
 
 
 def gram_of_layer(jacobians, below, bias):
-    """Scalar products of d r_L / d(W_i, b_i) of all samples and outputs: (J_i J_i^T) (r^T r + 1 with bias).
+    """Return scalar products of d r_L / d(W_i, b_i) of all samples and outputs: (J_i J_i^T) (r^T r + 1 with bias).
 
     Args:
         jacobians: J_i, (B, n_L, n_i). below: r_{i-1}, (B, n_{i-1}).
@@ -131,7 +131,7 @@ def gram_of_layer(jacobians, below, bias):
 
 
 def _solve_semidefinite(gram, right, damping):
-    """(G + damping I)^{-1} b, the least-norm solution where damping is 0."""
+    """Return (G + damping I)^{-1} b, the least-norm solution where damping is 0."""
     gram[np.diag_indices_from(gram)] += damping
     factor, failed = lapack.dpotrf(gram.T)
     if not failed and (damping > 0 or lapack.dpocon(factor, np.linalg.norm(gram, 1))[0] > WELL_CONDITIONED):
@@ -142,7 +142,7 @@ def _solve_semidefinite(gram, right, damping):
 
 
 def outer_sums(network, factors, below):
-    """Weights and biases that are sums over samples of p_i r_{i-1}^T and p_i."""
+    """Return weights and biases that are sums over samples of p_i r_{i-1}^T and p_i."""
     weights = [factor.T @ rates for factor, rates in zip(factors, below, strict=True)]
     return weights, None if network.biases is None else [factor.sum(axis=0) for factor in factors]
 
@@ -167,7 +167,7 @@ def _matrix_free_parameters(response, output, damping):
 
 
 def _lsqr(forward, backward, unknowns, output, damping):
-    """The solution of least norm by LSQR.
+    """Return the solution of least norm by LSQR.
 
     Raises:
         LinAlgError: if it takes too many steps.

@@ -24,7 +24,7 @@ class LinearResponse:
     """
 
     def __init__(self, network, x):
-        """Raises ValueError, TypeError: for a network that is none, or inputs that do not fit."""
+        """Run the feedforward pass of `x`; raise ValueError or TypeError for a network or inputs that do not fit."""
         self.x, activity = feedforward_state(network, x)
         self.network, self.v, self.r = network, activity.v, activity.r
         self.below = [self.x, *self.r[:-1]]
@@ -33,21 +33,21 @@ class LinearResponse:
         self._weights = [weight.astype(np.float64) for weight in network.weights]
 
     def push_forward(self, changes):
-        """J c: the change of the output (B, n_L) for changes c of the voltages, a list of (B, n_i)."""
+        """Return J c: the change of the output (B, n_L) for changes c of the voltages, a list of (B, n_i)."""
         rates = self._slopes[0] * changes[0]
         for slope, weight, change in zip(self._slopes[1:], self._weights[1:], changes[1:], strict=True):
             rates = slope * (rates @ weight.T + change)
         return rates
 
     def pull_back(self, output):
-        """J^T d: a list of (B, n_i) for d (B, n_L); for the gradient of a loss this is backpropagation."""
+        """Return J^T d: a list of (B, n_i) for d (B, n_L); for the gradient of a loss this is backpropagation."""
         found = [output * self._slopes[-1]]
         for slope, weight in zip(self._slopes[-2::-1], self._weights[:0:-1], strict=True):
             found.insert(0, found[0] @ weight * slope)
         return found
 
     def jacobians(self, piece=slice(None)):
-        """J of some of the samples, (b, n_L, N).
+        """Return j of some of the samples, (b, n_L, N).
 
         Raises:
             ValueError: where it overflows.
@@ -56,10 +56,10 @@ class LinearResponse:
         return finite("d r_L / d v", found)
 
     def pieces(self, remedy):
-        """Slices of samples whose Jacobians fit into `jacobian.PIECE_BYTES`, one sample at least.
+        """Return slices of samples whose Jacobians fit into `jacobian.PIECE_BYTES`, at least one sample each.
 
         Raises:
-            MemoryError: where there is not room for those of one sample; it says how much they need, and the remedy.
+            MemoryError: where there is no room for those of one sample; it says how much they need, and the remedy.
         """
         each = jacobian_bytes(self.network)
         memory.require(COPIES * each, "the Jacobian of one sample and its singular vectors", remedy)
@@ -68,12 +68,12 @@ class LinearResponse:
 
 
 def jacobian_bytes(network):
-    """Bytes of the Jacobian of one sample."""
+    """Return the size of the Jacobian of one sample in bytes."""
     return 8 * network.sizes[-1] * sum(network.sizes[1:])
 
 
 def by_layer(network, columns):
-    """The columns (..., N) of all layers side by side as a list with those of each layer."""
+    """Return the columns (..., N) of all layers side by side as a list with those of each layer."""
     return np.split(columns, np.cumsum(network.sizes[1:])[:-1], axis=-1)
 
 
@@ -86,7 +86,7 @@ class Spectrum(NamedTuple):
 
     @classmethod
     def of(cls, jacobians):
-        """The decompositions of Jacobians (b, n_L, N)."""
+        """Return the decompositions of Jacobians (b, n_L, N)."""
         return cls(*np.linalg.svd(jacobians, full_matrices=False))
 
     @property
@@ -98,7 +98,7 @@ class Spectrum(NamedTuple):
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def inverse_gains(values, kept, damping):
-    """(b, k) gains f of J^T (J J^T + damping I)^{-1} = V diag(f) A^T, that is of J^+ where damping is 0.
+    """Return (b, k) gains f of J^T (J J^T + damping I)^{-1} = V diag(f) A^T, that is of J^+ where damping is 0.
 
     Args:
         values, kept: of a `Spectrum`. damping: a number or (b,); where it is infinite the gains are those of J^T.

@@ -51,7 +51,7 @@ class Layers:
             self._feedback = [q.astype(np.float64) @ basis for q in network.feedback]
 
     def _curvatures(self, network, voltages, control):
-        """phi''(v_i) times what reaches layer i of the control from above, or None where that is zero in every layer."""
+        """Return phi''(v_i) times the control that reaches layer i from above, or None where that is zero in every layer."""
         bends, arriving = [], control
         for i in reversed(range(len(voltages))):
             bends.insert(0, (phi_second(network.activations[i], voltages[i]) * arriving)[:, :, None])
@@ -60,15 +60,15 @@ class Layers:
 
     @property
     def reducible(self):
-        """Whether feedback does not depend on the voltages."""
+        """True if feedback does not depend on the voltages."""
         return self._bends is None
 
     def couple(self, i, y):
-        """W_i D_{i-1} y: what layer i (from 0) receives of the layer below, (B, m_i, k)."""
+        """Return W_i D_{i-1} y: what layer i (from 0) receives from the layer below, (B, m_i, k)."""
         return self._weights[i] @ (self._slopes[i - 1][:, :, None] * y)
 
     def drive(self, c, y):
-        """What the layers receive, list of (B, m_i, k), of the control c, (B, n_c, k), where the voltages deviate by y.
+        """Return what the layers receive, list of (B, m_i, k), from control c, (B, n_c, k), where voltages deviate by y.
 
         Q_i c, or d(J_i(v)^T u) for jacobian_feedback, for which y = None leaves the voltages as they are.
         """
@@ -83,11 +83,11 @@ class Layers:
         return drives
 
     def error(self, y):
-        """e = -E D_L y of the output layer, (B, n_c, k)."""
+        """Return e = -E D_L y of the output layer, (B, n_c, k)."""
         return -(self._output @ y)
 
     def take(self, chosen):
-        """The layers of some samples."""
+        """Return the layers of some samples."""
         part = copy(self)
         part._slopes = [slope[chosen] for slope in self._slopes]
         part._output = self._output[chosen]
@@ -97,7 +97,7 @@ class Layers:
         return part
 
     def reduced(self):
-        """The same in the coordinates P_i v_i that the control error depends on: exact, and small."""
+        """Return the same in the coordinates P_i v_i that the control error depends on: exact, and small."""
         inputs = self.drive(np.eye(self.controls)[None], None)
         observed, couplings = None, []  # None: the voltages themselves
         for i in reversed(range(len(inputs))):
@@ -113,7 +113,7 @@ class Layers:
 
 
 def _control_basis(controller, outputs):
-    """Columns that span the control signals there are, (n_L, n_c).
+    """Return columns that span the possible control signals, (n_L, n_c).
 
     The softmax error sums to zero, and without a leak the sum of u stays what it was: then it is left out.
     """
@@ -123,7 +123,7 @@ def _control_basis(controller, outputs):
 
 
 def _error_slope(network, voltage, controller):
-    """E = -de/dr_L, (B, n_L, n_L) or (1, n_L, n_L)."""
+    """Return e = -de/dr_L, (B, n_L, n_L) or (1, n_L, n_L)."""
     if controller.error == "difference":
         return np.eye(voltage.shape[1])[None]
     p = softmax(phi(network.output_activation, voltage), axis=1)

@@ -131,34 +131,34 @@ ROW_COLUMNS = {
 
 
 def measurement(name):
-    """The `Measurement` of a column."""
+    """Return the `Measurement` of a column."""
     return all_measurements()[name]
 
 
 def all_measurements():
-    """Every `Measurement` by the name of its column, in the order of the registered measures."""
+    """Return every `Measurement` by the name of its column, in the order of the registered measures."""
     return {name: column for measure in MEASURES.values() for name, column in measure.columns.items()}
 
 
 def possible(probe):
-    """Which measures a probe has all that they need for."""
+    """Return the measures for which a probe has all that they need."""
     return [name for name, measure in MEASURES.items() if not set(measure.needs) & set(probe.missing)]
 
 
 def require(probe, measures):
-    """ValueError with the reason where a probe lacks something that measures need."""
+    """Raise a ValueError with the reason where a probe lacks something that measures need."""
     for name in measures:
         probe.need(*MEASURES[name].needs)
 
 
 def possible_in(config):
-    """Which measures have a meaning for a run with this configuration."""
+    """Return the measures that are defined for a run with this configuration."""
     missing = set(reasons(config))
     return [name for name, measure in MEASURES.items() if not set(measure.needs) & missing]
 
 
 def available(measures, traits):
-    """Names of the columns of these measures that probes with these traits have, in the order of the registry."""
+    """Return the columns of these measures that probes with these traits have, in the order of the registry."""
     return [
         name
         for measure in MEASURES.values()
@@ -169,13 +169,13 @@ def available(measures, traits):
 
 
 def configured(config):
-    """Names of the measurements that the section `[analysis]` of a configuration asks for while training."""
+    """Return names of the measurements that the section `[analysis]` of a configuration asks for while training."""
     analysis = config.analysis
     return available(analysis.what, traits_of(config, analysis.damping)) if analysis.every else []
 
 
 def measure(probe, names):
-    """The numbers of a probe by name: a number for each measurement, and arrays `name_layer` or `name_sample`.
+    """Return the numbers of a probe by name: one per measurement, and arrays `name_layer` or `name_sample`.
 
     Args:
         probe: a `Probe`, with all that is needed. names: from `available`.
@@ -188,7 +188,7 @@ def measure(probe, names):
 
 
 def _measured(name, column, probe):
-    """What one column gives; ValueError where a function from outside returns something else than it has to."""
+    """Return what one column gives; ValueError where a function from outside returns something else than it must."""
     values = column.of(probe)
     whole, parts = values if isinstance(values, tuple) else (values, None)
     if np.ndim(whole) != 0 or (column.along and np.ndim(parts) != 1):
@@ -201,7 +201,7 @@ def _measured(name, column, probe):
 
 
 def parts_name(name):
-    """The name of the parts of a measurement."""
+    """Return the name of the parts of a measurement."""
     return f"{name}_{measurement(name).along}"
 
 
@@ -209,19 +209,19 @@ def parts_name(name):
 
 
 def _angle(probe, *, kind, damped=False):
-    """The angles of the update with a reference, in all and layer by layer."""
+    """Return the angles between the update and a reference, in all and layer by layer."""
     found = alignment(probe.update, probe.reference(kind, damped=damped))
     return found.total, found.layers
 
 
 def _decrease(probe, *, kind=None, damped=False):
-    """The first-order decrease of the loss along the update, or a reference, per unit of its norm."""
+    """Return the first-order decrease of the loss along the update, or a reference, per unit of its norm."""
     update = probe.update if kind is None else probe.reference(kind, damped=damped)
     return loss_decrease(probe.network, probe.x, probe.y, update, loss=probe.loss), None
 
 
 def _null_space(probe):
-    """The root mean square over the layers, weighted with the squared norms of their updates, and each of them."""
+    """Return the root mean square over layers, weighted with the squared norms of their updates, and each layer's value."""
     update = probe.update
     fractions = null_space_fraction(probe.network, probe.x, update)
     power = np.array([np.sum(np.square(array, dtype=np.float64)) for array in update.weights])
@@ -229,13 +229,13 @@ def _null_space(probe):
 
 
 def _of_samples(probe, *, source, name, summary):
-    """Something of the samples, and its summary."""
+    """Return a value per sample, and their summary."""
     values = np.asarray(getattr(getattr(probe, source), name))
     return summary(values), values
 
 
 def _of_batch(probe, *, name):
-    """Something of the batch as a whole."""
+    """Return a value of the batch as a whole."""
     return getattr(probe.conditions, name), None
 
 
@@ -249,7 +249,7 @@ def _input_norms(probe):
 
 
 def _at_rest(probe, *, function):
-    """The mean of something over the samples that have a steady state, and it of each, NaN for the others."""
+    """Return the mean over the samples that have a steady state, and the value of each, NaN for the others."""
     found = probe.rest.converged
     values = np.full(len(found), np.nan)
     if found.any():
@@ -270,7 +270,7 @@ def _nonlinearity(probe, found):
 
 
 def _feedback_ratio(probe):
-    """The mean over the samples that have a steady state: over all layers, and of each."""
+    """Return the mean over the samples that have a steady state: over all layers, and of each."""
     found = probe.rest.converged
     ratios = feedback_ratio(probe.network, probe.x, np.where(found[:, np.newaxis], probe.rest.u, 0.0))
     layers = ratios[found].sum(axis=0) / np.sum(found)
@@ -278,7 +278,7 @@ def _feedback_ratio(probe):
 
 
 def _verdict(probe):
-    """The fraction of stable samples, and the code of each."""
+    """Return the fraction of stable samples, and the code of each."""
     codes = np.array([VERDICTS.index(verdict) for verdict in probe.stability.verdict], np.int8)
     return np.mean(probe.stability.verdict == STABLE), codes
 
@@ -287,7 +287,7 @@ def _verdict(probe):
 
 
 def _angles():
-    """(name, what it is, options of `_angle`, the trait that it needs) of each reference."""
+    """Yield (name, what it is, options of `_angle`, the trait that it needs) of each reference."""
     yield "bp", "the backpropagation update", {"kind": "bp"}, None
     for kind, text in {"gn": "Gauss-Newton", "mn": "minimum-norm target"}.items():
         yield kind, f"the {text} update", {"kind": kind}, None
@@ -323,19 +323,19 @@ def _loss_decrease():
 
 
 def _condition(name, long_name, units="1"):
-    """Something of `Conditions`, the mean over the samples for all."""
+    """Return the measurement of a field of `Conditions`: the mean over the samples stands for all."""
     of = partial(_of_samples, source="conditions", name=name, summary=np.mean)
     return Measurement(long_name=long_name, units=units, of=of, along="sample")
 
 
 def _mean_angle(name, long_name):
-    """An angle of Q with the mean of a matrix over the samples."""
+    """Return the measurement of an angle between Q and the mean of a matrix over the samples."""
     of = partial(_of_batch, name=name)
     return Measurement(long_name=long_name, units="degrees", of=of)
 
 
 def _stability(name, long_name, units="1/tau_u", needs="dynamics", worst=np.fmax):
-    """Something of `Stability`, that of the worst sample for all; samples without a steady state are left out."""
+    """Return the measurement of a field of `Stability`: the worst sample with a steady state stands for all."""
     of = partial(_of_samples, source="stability", name=name, summary=worst.reduce)
     return Measurement(long_name=long_name, units=units, of=of, along="sample", needs=needs)
 
@@ -386,7 +386,7 @@ _CONTROL = {
         along="sample",
     ),
     "feedback_ratio": Measurement(
-        long_name="size of feedback beside feedforward input, |Q_i u| / |W_i r_{i-1}|, mean over samples",
+        long_name="size of feedback relative to feedforward input, |Q_i u| / |W_i r_{i-1}|, mean over samples",
         units="1",
         of=_feedback_ratio,
         along="layer",

@@ -46,7 +46,7 @@ class Monitor:
         probe_indices(dataset, config)  # refuses what does not fit
 
     def arrays(self):
-        """The notes as arrays, the first dimension of which is the time; empty before there is any."""
+        """Return the notes as arrays, the first dimension of which is the time; empty before there is any."""
         return stacked(self.notes)
 
     def restore(self, arrays):
@@ -72,13 +72,13 @@ class Monitor:
             )
 
     def cost(self):
-        """How often was measured, and the seconds that it took: in all, and until the end of each epoch since the last."""
+        """Return the number of measurements, and their seconds: in all, and since the last epoch until the end of each."""
         per_epoch = [row[SECONDS] for row in self._trainer.rows if not isnan(row.get(SECONDS, nan))]
         seconds = sum(note["seconds"] for note in self.notes)
         return {"times": len(self.notes), "seconds": seconds, "seconds_per_epoch": per_epoch}
 
     def expected(self, trainer):
-        """(how often will be measured, seconds that it will take): those of a second trial, as the first one compiles."""
+        """Return (number of measurements to come, their seconds), timed by a second trial, as the first one compiles."""
         config, schedule = self._config, trainer.schedule
         per_pass = -(-len(self._dataset.train) // config.training.batch_size)
         ends = {per_pass * n for n, current in enumerate(schedule, 1) if current.ends_epoch}
@@ -90,7 +90,7 @@ class Monitor:
         return len(to_do), len(to_do) * seconds
 
     def on_start(self, trainer):
-        """Measures the network at the start of the run."""
+        """Measure the network at the start of the run."""
         self._trainer = trainer
         if not self.notes:
             limit = nullcontext() if trainer.threads is None else threads.limit_threads(trainer.threads)
@@ -98,12 +98,12 @@ class Monitor:
                 self._measure(**_where("start", 0))
 
     def on_minibatch(self, progress):
-        """Measures after every n-th minibatch."""
+        """Measure after every n-th minibatch."""
         if self._trainer.counters.minibatches % self._config.analysis.every == 0:
             self._measure(**_where(progress.phase, progress.epoch))
 
     def on_epoch(self, row):
-        """Measures at the end of an epoch, unless that was done, and adds numbers and cost to the row."""
+        """Measure at the end of an epoch, unless that was done, and add numbers and cost to the row."""
         trainer = self._trainer
         if self.notes[-1]["minibatches"] != trainer.counters.minibatches:
             self._measure(**_where(trainer.schedule[trainer.counters.passes - 1].phase, row["epoch"]))
@@ -124,5 +124,5 @@ class Monitor:
 
 
 def _where(phase, epoch):
-    """Epochs of the pre-training are counted on their own, and are epoch 0 here."""
+    """Return epoch and phase; epochs of the pre-training are counted separately, and are epoch 0 here."""
     return {"epoch": 0 if phase == "pretraining" else epoch, "phase": PHASES.index(phase)}

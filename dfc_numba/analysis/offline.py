@@ -35,7 +35,7 @@ CONVERGED_FRACTION = 0.1  # of the initial error, below which a sample counts as
 
 @silent()
 def forward_update(source, *, readout="average", rule="nonlinear_difference", samples="all"):
-    """The update of the forward weights that a trajectory gives: that of `dfc_numba.forward_update`, from what was stored.
+    """Return the forward update that a stored trajectory gives: that of `dfc_numba.forward_update`.
 
         Delta W_i = mean over t, b of (phi(v_i) - phi(v_ff_i)) r_{i-1}^T      (plasticity in DFC, Meulemans et al. 2021)
 
@@ -79,7 +79,7 @@ def feedback_update(
     sigma_floor=SIGMA_FLOOR,
     feedback_rule=NOISE_DRIVEN,
 ):
-    """The update of the feedback weights that a trajectory gives: that of `dfc_numba.feedback_update`, from what was stored.
+    """Return the feedback update that a stored trajectory gives: that of `dfc_numba.feedback_update`.
 
         Delta Q_i = -k_i / sigma_i^2 mean over t, b of v_fb_i(t) u(t+1)^T
 
@@ -101,7 +101,7 @@ def feedback_update(
 
 @silent()
 def described_update(source):
-    """The update that the recipe describes (what the run made of this minibatch), from its trajectory.
+    """Return the update that the recipe describes (what the run made of this minibatch), from its trajectory.
 
     Returns:
         a `StoredUpdate` in float64; None if the recipe describes none, or one that no trajectory gives.
@@ -127,7 +127,7 @@ def described_update(source):
 
 
 def update_deviations(record):
-    """How far the update that a run applied is from the one that the stored trajectories give.
+    """Return how far a run's applied update deviates from the one that its stored trajectory gives.
 
     Returns:
         dict of ||applied - recomputed|| / ||applied|| by the names "dW_1", "db_1", ..., "dQ_1", ...; None if the update was
@@ -156,7 +156,7 @@ def _relative_norm(expected, found):
 
 
 def _weight(source, samples):
-    """(B,) weights of the samples in a mean over all."""
+    """Return (B,) weights of the samples in a mean over all."""
     return source.flags("converged").astype(np.float64) if samples == "converged" else np.ones(source.count)
 
 
@@ -185,7 +185,7 @@ def _blocks(source, readout):
 
 
 def _factors(source, block, readout, rule):
-    """Yields (postsynaptic factor, rate of the layer below) of every layer, (t, B, n_i) and (t, B, n_{i-1})."""
+    """Yield (postsynaptic factor, rate of the layer below) of every layer, (t, B, n_i) and (t, B, n_{i-1})."""
     below = source.x[np.newaxis]
     for layer, name in enumerate(source.network.activations, 1):
         v, v_ff = (source.read(variable, layer, block) for variable in ("v", "v_ff"))
@@ -204,7 +204,7 @@ def _factors(source, block, readout, rule):
 
 
 def _products(left, right):
-    """Sum over time points and samples of left right^T; either may be the same at all time points."""
+    """Return the sum over time points and samples of left right^T; either may be the same at all time points."""
     if len(left) != len(right):
         left, right = (one.sum(axis=0) if len(one) > 1 else one[0] for one in (left, right))
     return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
@@ -237,7 +237,7 @@ def _feedback_update(
 
 
 def _feedback_factor(source, rule, layer, activation, block):
-    """The postsynaptic factor of the feedback weights of a layer, (t, B, n_i)."""
+    """Return the postsynaptic factor of the feedback weights of a layer, (t, B, n_i)."""
     if rule.name == NOISE_DRIVEN:
         return -source.read("v_fb", layer, block)
     v, v_ff = (source.read(variable, layer, block) for variable in ("v", "v_ff"))
@@ -249,7 +249,7 @@ def _feedback_factor(source, rule, layer, activation, block):
 
 
 def _controls(source, high_pass):
-    """Yields (time points t, u(t+1), its slow part, which the high-pass filter subtracts, 0 without one)."""
+    """Yield (time points t, u(t+1), its slow part, which the high-pass filter subtracts, 0 without one)."""
     gain = None if high_pass is None else source.controller.dt / number("high_pass", high_pass, TimeConstant)
     slow = None
     for block in source.blocks(stop=len(source.step) - 1):
@@ -266,7 +266,7 @@ def _controls(source, high_pass):
 
 
 def convergence_time(source, *, fraction=CONVERGED_FRACTION):
-    """The time from which on the error of a sample stays below a fraction of the initial one.
+    """Return the time from which on the error of a sample stays below a fraction of the initial one.
 
     Args:
         source: a `StoredRecord` or a `Trajectory`, with "error".
@@ -289,7 +289,7 @@ def convergence_time(source, *, fraction=CONVERGED_FRACTION):
 
 @silent()
 def steady_state_residual(source):
-    """How far the last stored state is from the steady state, where e = alpha u.
+    """Return the distance of the last stored state from the steady state, where e = alpha u.
 
         rho = ||e - alpha u|| / ||r* - e(0)||
 
@@ -312,7 +312,7 @@ def steady_state_residual(source):
 
 @silent()
 def layer_differences(source, *, samples=None):
-    """||phi(v_i) - phi(v_ff_i)|| of each layer over time: what makes the forward weights learn.
+    """Return ||phi(v_i) - phi(v_ff_i)|| of each layer over time, which drives learning of the forward weights.
 
     Args:
         source: a `StoredRecord` or a `Trajectory`, with "v" and "v_ff".
@@ -354,7 +354,7 @@ class Statistics:
 
 @silent()
 def statistics(source, name, layer=None):
-    """`Statistics` of a variable, such as "u", "e", or "v_fb" of a layer (from 1).
+    """Return `Statistics` of a variable, such as "u", "e", or "v_fb" of a layer (from 1).
 
     Raises:
         ValueError: if it was not stored.
@@ -380,7 +380,7 @@ class _Moments(NamedTuple):
 
 
 def _values(source, name, layer, block):
-    """A variable over a block of time points, (t, B, n)."""
+    """Return a variable over a block of time points, (t, B, n)."""
     values = source.errors(block) if name == "e" else source.read(name, layer, block)
     return values.reshape(*values.shape[:2], -1)
 
@@ -399,7 +399,7 @@ def _moments(values):
 
 
 def _merged(a, b):
-    """The moments of two parts of a trajectory together, of which b is the later one."""
+    """Return the moments of two parts of a trajectory together, of which b is the later one."""
     count, shift = a.count + b.count, b.mean - a.mean
     return _Moments(
         count=count,

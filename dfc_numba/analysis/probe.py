@@ -30,7 +30,7 @@ NOISE_MINIBATCH = (
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What is measured.
+    """The subject of measurements: a network, a batch and an update.
 
     Attributes:
         network: a `Network`. x: inputs (B, n_0).
@@ -58,17 +58,17 @@ class Probe:
 
     @property
     def traits(self):
-        """What decides which measurements there are: the names of `_traits` that hold."""
+        """The names of `_traits` that hold, which decide the available measurements."""
         return _traits(self.controller, self.simulates, self.damping)
 
     def need(self, *names):
-        """ValueError with the reason where one of the things of these names is missing."""
+        """Raise a ValueError with the reason where one of the things of these names is missing."""
         for name in names:
             if name in self.missing:
                 raise ValueError(self.missing[name])
 
     def reference(self, kind, *, damped=False):
-        """The `ForwardUpdate` of a kind of `reference_update`, or of one of two others.
+        """Return the `ForwardUpdate` of a kind of `reference_update`, or of one of two others.
 
         They are "ssa", the linearised steady state (DFC-SSA), and "effort", which descends along the control effort in the
         steady state (Strong-DFC) of the samples that have one. Both are NaN where J Q + alpha I is singular.
@@ -91,7 +91,7 @@ class Probe:
         return self._or_nan(effort_update, self.network, self.x[found], self.rest.u[found], self.quiet)
 
     def _or_nan(self, function, *arguments, **options):
-        """The update that a function makes; NaN where J Q + alpha I is singular, or there are no samples."""
+        """Return the update of a function; NaN where J Q + alpha I is singular, or there are no samples."""
         try:
             return function(*arguments, **options)
         except ValueError:
@@ -120,7 +120,7 @@ class Probe:
 
 
 def _traits(controller, simulates, damping):
-    """Of "damping", "controller", "linear control", "feedback control" and "dynamics" those that there are."""
+    """Return which traits apply, of "damping", "controller", "linear control", "feedback control" and "dynamics"."""
     linear = controller is not None and controller.error == "difference"
     found = {
         "damping": damping > 0, "controller": controller is not None, "linear control": linear, "dynamics": simulates,
@@ -130,13 +130,13 @@ def _traits(controller, simulates, damping):
 
 
 def traits_of(config, damping):
-    """The traits of the probes that `probe_of` makes."""
+    """Return the traits of the probes that `probe_of` makes."""
     controlled = is_controlled(config)
     return _traits(config.controller if controlled else None, controlled and not solves(config), damping)
 
 
 def probe_indices(dataset, config, samples=None):
-    """Which training samples the probe batch has: drawn by `training.seed`, as many as `samples` or `analysis.samples` says.
+    """Draw the training samples of the probe batch by `training.seed`, `samples` or `analysis.samples` of them.
 
     Raises:
         ConfigurationError: if the training set has fewer.
@@ -150,7 +150,7 @@ def probe_indices(dataset, config, samples=None):
 
 
 def probe_minibatch(network, dataset, config, *, samples=None):
-    """The fixed probe batch of a configuration, a `Minibatch`; which samples it has, `probe_indices` says.
+    """Return the fixed probe batch of a configuration, a `Minibatch` of the samples that `probe_indices` draws.
 
     Its noise is that of no minibatch of a training. Samples are nudged as in a training.
 
@@ -165,7 +165,7 @@ def probe_minibatch(network, dataset, config, *, samples=None):
 
 
 def probe_of(network, minibatch, config, *, damping=None, own=None):
-    """The `Probe` of a minibatch: the method of the configuration makes its update of it, as in training.
+    """Return the `Probe` of a minibatch, with the update that the configuration's method makes in training.
 
     Args:
         damping: None for `analysis.damping`.
@@ -186,13 +186,13 @@ def probe_of(network, minibatch, config, *, damping=None, own=None):
 
 
 def _undefined(network):
-    """An update that is NaN."""
+    """Return an update that is NaN."""
     kinds = (network.weights, network.biases)
     return ForwardUpdate(*(arrays and [np.full_like(array, np.nan) for array in arrays] for arrays in kinds))
 
 
 def _own_update(network, minibatch, config, own):
-    """What the method would add to the parameters at learning rate 1: minus its gradients."""
+    """Return what the method would add to the parameters at learning rate 1: minus its gradients."""
     with one_thread():
         gradients = methods.find(config.training.method).gradients(network, minibatch, config, own)
     biases = gradients.biases and [-array for array in gradients.biases]
@@ -200,7 +200,7 @@ def _own_update(network, minibatch, config, own):
 
 
 def reasons(config):
-    """Why there is no update, controller or feedback, where the configuration has none."""
+    """Return why there is no update, controller or feedback, where the configuration has none."""
     training = config.training
     method = f"training.method = {training.method!r}"
     run = "training.freeze_forward = true" if training.freeze_forward else method

@@ -28,7 +28,7 @@ class PublishedSystems(NamedTuple):
 
 
 def published_systems(network, voltages, *, alpha, k_p, tau_v):
-    """The linearised dynamics of DFC (Meulemans et al. 2021, their A tilde, A_I, A_instI and A_PI) at given voltages.
+    """Return the linearised dynamics of DFC (Meulemans et al. 2021: A tilde, A_I, A_instI and A_PI) at given voltages.
 
         A~_I = [[-M, Q/tau_v], [-J_0, -alpha I]]        M = (I - W D)/tau_v, (W D)_{i,i-1} = W_i phi'(v_{i-1})
         A_I = [[-M, M Q], [-J, -alpha I]]               J = d r_L / d v, J_0: J with all but the block of v_L set to zero
@@ -64,7 +64,7 @@ def published_systems(network, voltages, *, alpha, k_p, tau_v):
 
 
 def _checked(network, voltages):
-    """The voltages as arrays of the same number of samples."""
+    """Return the voltages as arrays of the same number of samples."""
     sizes = instance("network", network, Network).sizes[1:]
     if not isinstance(voltages, list | tuple) or len(voltages) != len(sizes):
         raise ValueError(
@@ -77,7 +77,7 @@ def _checked(network, voltages):
 
 
 def _decay(network, voltages):
-    """I - W D, (B, N, N)."""
+    """Return I - W D, (B, N, N)."""
     ends = np.cumsum([0, *network.sizes[1:]])
     decay = np.tile(np.eye(ends[-1]), (len(voltages[0]), 1, 1))
     for i in range(1, len(voltages)):
@@ -88,7 +88,7 @@ def _decay(network, voltages):
 
 
 def _blocks(a, b, c, d):
-    """[[a, b], [c, d]] of which some are the same for all samples."""
+    """Return [[a, b], [c, d]], of which some are the same for all samples."""
     count = len(a)
     b, c, d = (np.broadcast_to(block, (count, *block.shape[-2:])) for block in (b, c, d))
     return np.concatenate([np.concatenate([a, b], axis=2), np.concatenate([c, d], axis=2)], axis=1)

@@ -24,13 +24,13 @@ COLUMNS = ("measurement", "layer", "sample", "value", "units")
 
 
 def noted(probe, names, **where):
-    """What `measure` returns of a probe, with `where`, which tells it from others by the names of `INDICES`."""
+    """Measure a probe; add `where`, which tells it from others by the names of `INDICES`."""
     indices = np.full(len(probe.x), -1) if probe.indices is None else np.asarray(probe.indices, np.int64)
     return {**where, SAMPLE_INDEX: indices, **measure(probe, names)}
 
 
 def stacked(notes):
-    """Arrays, with the probe as first dimension, of dicts with the same keys; what is shorter is filled up."""
+    """Stack dicts with the same keys into arrays with the probe as first dimension; pad what is shorter."""
     return {key: _stacked([np.asarray(note[key]) for note in notes]) for key in (notes[0] if notes else ())}
 
 
@@ -43,7 +43,7 @@ def _stacked(arrays):
 
 
 def variables(arrays, leading):
-    """(`VariableDescription`, array) by the names in a file.
+    """Return (`VariableDescription`, array) by the names in a file.
 
     Args:
         arrays: from `stacked`. leading: name of the first dimension, one of `INDICES`.
@@ -69,7 +69,7 @@ def _about(name, leading, coordinates):
 
 
 def _whole(name):
-    """The measurement whose parts have this name."""
+    """Return the measurement whose parts have this name."""
     return name.rpartition("_")[0]
 
 
@@ -78,12 +78,12 @@ def _meanings(texts):
 
 
 def columns(notes):
-    """The columns of the long table of these notes."""
+    """Return the columns of the long table of these notes."""
     return [name for name in INDICES if name in notes[0]] + list(COLUMNS)
 
 
 def rows(notes):
-    """The rows of the long table: a dict for each number, with what tells its probe from the others."""
+    """Yield the rows of the long table: a dict for each number, with what tells its probe from the others."""
     for note in notes:
         where = {name: _text(CODES.get(name), note[name]) for name in INDICES if name in note}
         for name in filter(all_measurements().__contains__, note):
@@ -94,13 +94,13 @@ def rows(notes):
 
 
 def sample_numbers(note):
-    """(B,) what the samples of a note are called: their indices in the training set if known, else their positions."""
+    """Return (B,) names of a note's samples: their indices in the training set if known, else their positions."""
     index = note[SAMPLE_INDEX]
     return index if (index >= 0).all() else np.arange(len(index))
 
 
 def _parts(name, note):
-    """The rows of the parts of a measurement; layers count from 1."""
+    """Yield the rows of the parts of a measurement; layers count from 1."""
     one, values = measurement(name), note[parts_name(name)]
     places = range(1, len(values) + 1) if one.along == "layer" else sample_numbers(note)
     for place, value in zip(places, values, strict=True):
@@ -111,5 +111,5 @@ def _parts(name, note):
 
 
 def _text(codes, value):
-    """A code in words."""
+    """Return a code in words."""
     return codes[value] if codes else value

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 DENSE_SIZE = 600  # larger loops are not made into matrices
-VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and how often it may begin anew
+VECTORS, RESTARTS = 40, 200  # size of a Krylov space, and maximum number of restarts
 LEADING = 4  # eigenvalues to ask for by products: of one alone, the next one may be what converges
 TOLERANCE = 1e-9  # of an eigenvalue found by products
 STABLE_RADIUS = 1.0 - 1e-13  # what is nearer to 1 does not decay in any run
@@ -14,7 +14,7 @@ DOWNWARDS, FARTHEST = 4.0, 16  # factor and number of the steps below the scan
 
 
 def spectral_radius(euler_map):
-    """(B,) largest modulus of the eigenvalues of an `EulerMap`; NaN where it is not finite."""
+    """Return (B,) the largest modulus of the eigenvalues of an `EulerMap`; NaN where it is not finite."""
     radius = np.abs(_leading(euler_map, "LM"))
     for factor in euler_map.hidden_factors():
         radius = np.maximum(radius, np.abs(np.ravel(factor)))
@@ -22,12 +22,12 @@ def spectral_radius(euler_map):
 
 
 def abscissa(flow):
-    """(B,) largest real part of the eigenvalues of a `Flow`; NaN where it is not finite."""
+    """Return (B,) the largest real part of the eigenvalues of a `Flow`; NaN where it is not finite."""
     return np.maximum(_leading(flow, "LR").real, max(flow.hidden_rates(), default=-np.inf))
 
 
 def _leading(loop, which):
-    """(B,) the eigenvalue of largest modulus ("LM") or real part ("LR")."""
+    """Return (B,) the eigenvalue of largest modulus ("LM") or real part ("LR")."""
     values = _by_products(loop, which) if loop.size > DENSE_SIZE else None
     if values is None:
         values = eigenvalues(loop.matrices())
@@ -36,7 +36,7 @@ def _leading(loop, which):
 
 
 def eigenvalues(matrices):
-    """(B, n) those of matrices (B, n, n), NaN for a matrix that is not finite."""
+    """Return (B, n) eigenvalues of matrices (B, n, n), NaN for a matrix that is not finite."""
     finite = np.isfinite(matrices).all(axis=(1, 2))
     values = np.full(matrices.shape[:2], np.nan, np.complex128)
     values[finite] = np.linalg.eigvals(matrices[finite])
@@ -44,7 +44,7 @@ def eigenvalues(matrices):
 
 
 def _by_products(loop, which):
-    """(1, LEADING) leading eigenvalues of the loop of one sample from products alone; None where that does not get there.
+    """Return (1, LEADING) leading eigenvalues of the loop of one sample from products alone; None without convergence.
 
     They converge relative to their modulus, which of something neutral is 0 in a flow: there a multiple of the identity is
     added, so large that the largest real part, no smaller than the mean, ends well above 0.
@@ -69,7 +69,7 @@ def _by_products(loop, which):
 
 
 def largest_stable_step(radius, limit, stable_at_zero, effort):
-    """(B,) largest time step below which every smaller one is stable, as far as the scan sees.
+    """Return (B,) the largest time step below which every smaller one is stable, as far as the scan sees.
 
     The spectral radius need not grow with dt. It is taken at steps from limit / SPAN to the limit, upwards to the first
     unstable one, and from there by bisection to the last stable one before it; where the smallest of these is unstable,

@@ -39,7 +39,7 @@ VERDICTS = (STABLE, TOO_LARGE, UNSTABLE, NO_STATE)
 
 @dataclass(frozen=True)
 class Stability:
-    """Whether deviations from a state die out, per sample: arrays (B,), NaN where there is no such state.
+    """Stability of the steady state, per sample: arrays (B,), NaN where there is no such state.
 
     Attributes:
         instantaneous: largest real part of the eigenvalues of -(E J Q + alpha I), layers at once; rates per tau_u.
@@ -132,7 +132,7 @@ def _without_noise(controller):
 
 
 def _at_rest(network, x, target, controller):
-    """(voltages, control signal, status, whether there is such a state)."""
+    """Return (voltages, control signal, status, whether there is such a state)."""
     if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback the steady state cannot be solved for; use at='simulation', with a controller that has "
@@ -164,7 +164,7 @@ _STATES = {"steady_state": _at_rest, "feedforward": _feedforward, "simulation": 
 
 
 def _pieces(network, controller, found):
-    """The samples in pieces whose matrices fit into PIECE_BYTES; one by one where no matrices are made."""
+    """Split the samples into pieces whose matrices fit into PIECE_BYTES; one by one where no matrices are made."""
     outputs, units = network.sizes[-1], sum(network.sizes[1:])
     voltages = units if controller.jacobian_feedback else sum(np.minimum(network.sizes[1:], outputs))
     size = 2 * voltages + 3 * outputs  # of a state, at most
@@ -177,7 +177,7 @@ def _pieces(network, controller, found):
 
 
 def _judge(layers, controller):
-    """The five numbers of each sample, (5, B); NaN where a matrix is not finite."""
+    """Return the five numbers of each sample, (5, B); NaN where a matrix is not finite."""
     layers = layers.reduced() if layers.reducible else layers
     rates = eigenvalues(_at_once(layers, controller.alpha))
     proportional = abscissa(Flow(layers, controller))
@@ -196,14 +196,14 @@ def _judge(layers, controller):
 
 
 def _at_once(layers, alpha):
-    """-(E J Q + alpha I), (B, n_c, n_c)."""
+    """Return -(E J Q + alpha I), (B, n_c, n_c)."""
     identity = np.eye(layers.controls)[None]
     output = steady_response(layers, layers.drive(identity, None))[-1]
     return layers.error(output) - alpha * identity
 
 
 def _longest(controller, rates):
-    """(B,) the longest time step that the time constants allow, or twice what layers without any can take."""
+    """Return (B,) the longest time step that the time constants allow, or twice what layers without any can take."""
     taus = [controller.tau_apical, controller.tau_control, controller.tau_noise if controller.noisy else None]
     taus += [] if controller.instant_dynamics else [controller.tau_v]
     shortest = min((tau for tau in taus if tau is not None), default=np.inf)

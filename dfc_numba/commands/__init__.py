@@ -1,1 +1,1 @@
-"""What the longer commands of the command line do: simulate, replay, inspect, analyze."""
+"""The longer commands of the command line: simulate, replay, inspect, analyze."""

@@ -1,4 +1,4 @@
-"""What `dfc analyze` does: it measures what a run or a trajectory file holds, tells it, and writes it into a file."""
+"""`dfc analyze`: measure a run or a trajectory file, print the results, and write them to a file."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ FORMATS = (".csv", ".h5")
 
 
 def analyze(path, *, what=None, out=None, **options):
-    """Measures, and says on standard output what was found, and on standard error what could not be read.
+    """Measure, and print what was found to standard output, what could not be read to standard error.
 
     Args:
         path: a run directory, a checkpoint or a trajectory file.
@@ -48,20 +48,20 @@ def analyze(path, *, what=None, out=None, **options):
 
 
 def _groups(what):
-    """The kinds that a text lists."""
+    """Return the kinds that a text lists."""
     names = [name.strip() for name in what.split(",")]
     for name in names:
         if name not in MEASURES:
             hint = nearest(name, MEASURES)
             raise ConfigurationError(
-                f"--what {what}: {name!r} is no measurement{hint}; there are {', '.join(MEASURES)} (one of an extension: "
+                f"--what {what}: {name!r} is not a measurement{hint}; choose from {', '.join(MEASURES)} (one of an extension: "
                 "--extension FILE)"
             )
     return list(dict.fromkeys(names))
 
 
 def _check_out(out):
-    """Refuses a file that cannot be written before anything is computed for it."""
+    """Refuse a file that cannot be written before anything is computed for it."""
     if out is None:
         return
     if Path(out).suffix not in FORMATS:
@@ -73,7 +73,7 @@ def _check_out(out):
 
 
 def _measured(subjects, groups):
-    """((groups, names of measurements, notes by title), or None for nothing; what could not be read).
+    """Return (measures, names, notes by title), or None for nothing, and what could not be read.
 
     The first subject that can be read decides what is measured of all.
     """
@@ -93,7 +93,7 @@ def _measured(subjects, groups):
 
 
 def _write(out, notes, subjects):
-    """Writes the file that was asked for, and says so."""
+    """Write the requested file, and say so."""
     if out is None:
         return
     if Path(out).suffix == ".csv":

@@ -30,7 +30,9 @@ def simulate(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="[PRESET or FILE.toml]", help="Whose forward phase to simulate.", show_default=True
+            metavar="[PRESET or FILE.toml]",
+            help="Preset or TOML file whose forward phase is simulated.",
+            show_default=True,
         ),
     ] = DEFAULT_PRESET,
     settings: Settings = None,
@@ -47,7 +49,7 @@ def simulate(
 ):
     """Simulate the feedback phase or dynamic inversion of one minibatch at the initial weights; store the full trajectory.
 
-    `dfc inspect` tells what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 usage error.
+    `dfc inspect` shows what the file holds. Exit code: 0 done, 1 diverged (the file is written) or failed, 2 usage error.
     """
     with exit_codes(wrong_use=(*UNUSABLE, MemoryError)):
         from dfc_numba.configuration.config_file import load_config
@@ -181,10 +183,10 @@ def replay(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="NEW.h5", help="New file for what --set makes.", show_default=False)
+        Path | None, typer.Option(metavar="NEW.h5", help="New file for the trajectories under --set.", show_default=False)
     ] = None,
     variables: Annotated[
-        str | None, typer.Option(metavar="u,v,...", help="What to write of the trajectories.", show_default=False)
+        str | None, typer.Option(metavar="u,v,...", help="Variables to write.", show_default=False)
     ] = None,
     samples: Annotated[
         str | None,
@@ -202,7 +204,7 @@ def replay(
 ):  # fmt: skip
     """Recompute what a file logged from its recipes, and compare bit for bit; or write new trajectories.
 
-    What is written is, unless told otherwise, what the run would have logged. Exit code: 0 identical, or
+    By default, what the run would have logged is written. Exit code: 0 identical, or
     written; 1 different, with a table of the largest deviations; 2 a damaged or unusable file, or usage error.
     """
     with exit_codes(), bounded(threads):
@@ -244,7 +246,7 @@ def plot(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The figure, png, pdf or svg; by default beside the file, or in the run.", show_default=False),
+        typer.Option(help="The figure, png, pdf or svg; by default next to the file, or in the run.", show_default=False),
     ] = None,
     extension: Extensions = None,
 ):  # fmt: skip

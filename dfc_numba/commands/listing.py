@@ -1,4 +1,4 @@
-"""What `dfc list` shows: everything that is chosen by name, with its documentation, options and where it comes from."""
+"""`dfc list`: everything that is chosen by name, with its documentation, options and origin."""
 
 from dfc_numba import data
 from dfc_numba.errors import ConfigurationError
@@ -9,7 +9,7 @@ PLURALS = {"loss": "losses"}
 
 
 def lines(kind=None, name=None):
-    """Lines of text about all names, those of a kind, or one of these.
+    """Yield lines of text about all names, those of a kind, or a single name.
 
     Args:
         kind: as the headings call it, such as "methods" or "method". name: of one object of this kind.

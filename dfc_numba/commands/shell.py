@@ -1,4 +1,4 @@
-"""What the commands of `dfc` share: the application, common options, messages, exit codes."""
+"""The parts that the commands of `dfc` share: application, common options, messages, exit codes."""
 
 import functools
 import inspect
@@ -94,7 +94,7 @@ def _options(
     kernels.announces_compilation = False
     if ranks.expected() > 1 and context.invoked_subcommand not in OVER_RANKS:
         say(
-            f"dfc {context.invoked_subcommand} is no command for {ranks.expected()} processes, each of which would do it; "
+            f"dfc {context.invoked_subcommand} is not a command for {ranks.expected()} processes, each of which would do it; "
             f"start it once, without mpirun or srun (over ranks run: {', '.join(OVER_RANKS)})"
         )
         raise typer.Exit(WRONG_USE)
@@ -116,7 +116,7 @@ def command(function):
 
 
 def _expanded(value):
-    """A path with `~` as the home folder, which a shell leaves alone in `--out=~/x`; anything else as it is."""
+    """Expand `~`, which a shell leaves alone in `--out=~/x`, in a path; return anything else as it is."""
     try:
         return value.expanduser() if isinstance(value, Path) else value
     except RuntimeError:  # there is no home folder
@@ -124,12 +124,12 @@ def _expanded(value):
 
 
 def _plain(text):
-    """A text in which rich finds no style tags: "[log]" is no style."""
+    """Escape what rich would take for style tags: "[log]" is not a style."""
     return re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", text)
 
 
 def overrides(settings, epochs, seed, dtype):
-    """The texts `section.key=value` that the options of a command stand for."""
+    """Return the texts `section.key=value` that the options of a command stand for."""
     shorthands = {"training.epochs": epochs, "training.seed": seed, "training.dtype": dtype}
     stated = {key: value for key, value in shorthands.items() if value is not None}
     return [*(settings or []), *(f"{key}={value}" for key, value in stated.items())]
@@ -195,7 +195,7 @@ def exit_code(statuses, unfinished=False):
 
 @contextmanager
 def bounded(threads):
-    """Bounds the threads, if a number is given."""
+    """Limit the threads, if a number is given."""
     if threads is None:
         yield
         return
@@ -220,7 +220,7 @@ def resumable():
 
 @contextmanager
 def exit_codes(wrong_use=UNUSABLE, advice=None):
-    """Ends the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
+    """End the program with a message, not a traceback: code 2 for the errors `wrong_use`, else 1; 75 and 128 + signal.
 
     Warnings are messages too. The `advice` comes after the message.
     """
@@ -246,7 +246,7 @@ def exit_codes(wrong_use=UNUSABLE, advice=None):
 
 
 def _kind(error):
-    """The name of an error whose message does not speak for itself."""
+    """Return the name of an error whose message does not speak for itself."""
     own = type(error).__module__ == "dfc_numba.errors"
     return (
         ""

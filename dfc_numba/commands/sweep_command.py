@@ -14,7 +14,7 @@ def sweep(
         list[str],
         typer.Argument(
             metavar="SWEEP.toml | status DIR | run DIR INDEX",
-            help="A sweep file; or the folder of a sweep, to see how its runs stand, or to do one of them.",
+            help="A sweep file; or the folder of a sweep, for the status of its runs, or to do one of them.",
             show_default=False,
         ),
     ],

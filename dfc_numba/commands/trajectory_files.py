@@ -1,4 +1,4 @@
-"""What `dfc simulate`, `dfc inspect` and `dfc replay` do with trajectory files, and what they say of it."""
+"""`dfc simulate`, `dfc inspect` and `dfc replay`: their work on trajectory files, and what they print."""
 
 import shutil
 import sys
@@ -40,7 +40,7 @@ SHOWN = 20
 
 
 def inspect(path, *, quick=False):
-    """Describes what is stored on standard output, and on standard error what is left aside or damaged.
+    """Describe what is stored on standard output, and what is left aside or damaged on standard error.
 
     Args:
         quick: do not read everything to look for damage.
@@ -70,7 +70,7 @@ HEADING = ("variable", "different", "largest absolute deviation", "largest relat
 
 
 def compare(path, *, phase=None, record=None, **unused):
-    """Replays records, says on standard output what came out, and returns the statuses, see `Replayed.status`.
+    """Replay records, print the outcomes, and return the statuses, see `Replayed.status`.
 
     Raises:
         ConfigurationError: if some of `unused`, options for writing a file, are not None.
@@ -87,14 +87,14 @@ def compare(path, *, phase=None, record=None, **unused):
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
     show(f"records: {len(statuses)}, of which {', '.join(counts)}")
     if set(statuses) == {"nothing to compare"}:
-        _complain("there are recipes alone; `dfc replay FILE --expand OUT.h5` computes their trajectories")
+        _complain("there are only recipes; `dfc replay FILE --expand OUT.h5` computes their trajectories")
     return statuses
 
 
 def write(
     path, *, expand_to=None, settings=None, out=None, variables=None, samples=None, every=None, **options
 ):
-    """Writes a new file from the recipes of a file, and says so on standard output.
+    """Write a new file from the recipes of a file, and say so on standard output.
 
     Args:
         expand_to: file for the trajectories as they were, or `out`: file for those under another controller, with
@@ -118,12 +118,12 @@ def write(
         written = what_if(path, out, changes, section=section, **options)
     show(f"{expand_to or out}: {written.records} records")
     if written.damaged:
-        _complain(f"damaged files, whose records are missing in it: {len(written.damaged)}")
+        _complain(f"damaged files, whose records it lacks: {len(written.damaged)}")
     return not written.damaged
 
 
 def _changes(settings):
-    """The section that is changed, and its options by their names."""
+    """Return the section that is changed, and its options by their names."""
     table = override_values(settings)
     others = [f"{section}.{key}" for section, keys in table.items() if section not in KINDS for key in keys]
     if others or len(table) > 1:
@@ -137,7 +137,7 @@ def _changes(settings):
 
 
 def _keep(variables, samples, every):
-    """The `Record` that the texts stand for; None if nothing is stated."""
+    """Return the `Record` that the texts stand for; None if nothing is stated."""
     if variables is None and samples is None and every is None:
         return None
     names = None if variables is None else tuple(name.strip() for name in variables.split(","))
@@ -145,12 +145,12 @@ def _keep(variables, samples, every):
 
 
 def _positions(text):
-    """Positions of samples: of the first N for "N", or those listed in "0,5,7"; None for None."""
+    """Return positions of samples: of the first N for "N", or those listed in "0,5,7"; None for None."""
     value = None if text is None else parsed_value(text)
     if isinstance(value, int) and not isinstance(value, bool):
         return tuple(range(value))
     if isinstance(value, str):
-        raise ConfigurationError(f"--samples {text}: write how many, as 16, or which, as 0,5,7")
+        raise ConfigurationError(f"--samples {text}: write how many, such as 16, or which, such as 0,5,7")
     return value and tuple(value)
 
 
@@ -164,12 +164,12 @@ def _announce(file):
         show(f"recorded with {', '.join(elsewhere)}: bits may differ")
     if has_earlier_arithmetic(file):
         show(
-            "written by an earlier version, which took sums in another order: numbers agree within rounding, not in all bits"
+            "written by an earlier version, which took sums in another order: numbers agree within rounding, but not bit for bit"
         )
 
 
 def _compare(stored):
-    """Replays a record, prints what came out, and returns the status."""
+    """Replay a record, print the outcome, and return the status."""
     replayed = replay_record(stored)
     where = f"{replayed.phase} {replayed.record}"
     if replayed.status == "unusable":
@@ -184,14 +184,14 @@ def _compare(stored):
         show("\n".join(table(replayed.deviations)))
     if replayed.left_out:
         show(
-            f"{where}: not compared, since the file does not say how they were made: {', '.join(replayed.left_out)}"
+            f"{where}: not compared, since the file does not say how they were computed: {', '.join(replayed.left_out)}"
         )
     sys.stdout.flush()
     return replayed.status
 
 
 def table(deviations):
-    """The lines of a table of `Deviation`s."""
+    """Return the lines of a table of `Deviation`s."""
     rows = [HEADING, *map(_row, deviations)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -216,13 +216,13 @@ SAMPLES = 8
 REMEDIES = {
     "controller": f"{CONTROL_REMEDY}; `dfc analyze {{path}} --what stability` says whether dt is to blame, and the "
     "largest stable one",
-    "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback nearer to -W^T",
+    "inversion": "a smaller inversion.dt, a larger inversion.alpha, feedback closer to -W^T",
     "equilibrium": "a smaller method.dt or method.beta, smaller weights (network.init)",
 }
 
 
 def simulate(config, *, out, samples, command=()):
-    """Simulates the first samples of the first forward minibatch of a run, at its initial weights, and saves them.
+    """Simulate the first samples of the first forward minibatch of a run, at its initial weights, and save them.
 
     Args:
         config: the `Config`. out: path of the file, which does not exist.
@@ -251,9 +251,9 @@ def simulate(config, *, out, samples, command=()):
     save(trajectory, path, attributes=attributes, status="complete" if well else "diverged")
     if not well:
         remedies = REMEDIES[kind.name].format(path=path)
-        show(f"dfc: the simulation diverged; what helps: {remedies}", file=sys.stderr)
+        show(f"dfc: the simulation diverged; try {remedies}", file=sys.stderr)
     show(outcome)
-    show(f"written: {path} ({memory.readable(path.stat().st_size)}); look into it with `dfc inspect {path}`")
+    show(f"written: {path} ({memory.readable(path.stat().st_size)}); inspect it with `dfc inspect {path}`")
     return well
 
 
@@ -276,7 +276,7 @@ def _check_options(config, path, samples):
 
 
 def _first_minibatch(config, dataset, network, samples):
-    """The `Recipe` of the first samples of the first forward minibatch; their target is that of the whole minibatch."""
+    """Return the `Recipe` of the first samples of the first forward minibatch; their target is that of the whole minibatch."""
     training = config.training
     order = shuffled_minibatches(len(dataset.train.x), training.batch_size, training.seed, "forward", 0)
     where = {"phase": "forward", "epoch": 1, "position": 1, "number": 0}
@@ -298,7 +298,7 @@ def _first_minibatch(config, dataset, network, samples):
 
 
 def _announce_size(kind, recipe, path):
-    """Tells the size; refuses what does not fit."""
+    """Print the size; refuse what does not fit."""
     count, points = len(recipe.x), recipe.dynamics.time_points
     size = kind.recorded_bytes(recipe.network, recipe.dynamics, count, Record())
     show(
@@ -316,7 +316,7 @@ def _announce_size(kind, recipe, path):
 
 
 def _controlled(trajectory):
-    """Whether no sample of a feedback phase has diverged, and sentences about how it went.
+    """Return whether no sample of a feedback phase has diverged, and sentences about how it went.
 
     Where the target is strong, the residual may exceed the feedforward output from the start: a sample that is flagged
     while its error falls is slow.
@@ -336,7 +336,7 @@ def _controlled(trajectory):
 
 
 def _inverted(trajectory):
-    """Whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
+    """Return whether all numbers of a dynamic inversion are finite, and a sentence about how it went."""
     if trajectory.diverged.any():
         return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
     try:
@@ -347,7 +347,7 @@ def _inverted(trajectory):
 
 
 def _relaxed(trajectory):
-    """Whether all numbers of equilibrium propagation are finite, and sentences about how it went."""
+    """Return whether all numbers of equilibrium propagation are finite, and sentences about how it went."""
     if trajectory.diverged.any():
         return False, f"not finite at the end: {trajectory.diverged.sum()} samples"
     end = trajectory.recipe.equilibrium.free_points - 1

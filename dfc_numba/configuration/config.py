@@ -39,13 +39,13 @@ from dfc_numba.support.shapes import html_table
 
 
 class Section(BaseModel):
-    """What the sections have in common: frozen, strict types, no unknown keys."""
+    """Base of the sections: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataSection(Section):
-    """Where the samples come from."""
+    """The source of the samples."""
 
     name: str = Field(
         "digits",
@@ -108,7 +108,7 @@ class TargetSection(Section):
 
 
 class TrainingSection(Section):
-    """What is learned, how long, with which numbers."""
+    """What is learned, for how long and in which precision."""
 
     method: MethodName = Field("dfc", description="learning method")
     rule: ForwardRule = Field("nonlinear_difference", description="plasticity rule of the forward weights")
@@ -120,7 +120,7 @@ class TrainingSection(Section):
         32, description="samples per minibatch; the last one of an epoch may be smaller"
     )
     seed: ranges.Seed = Field(0, description="seed of initialisation, order of samples and noise")
-    dtype: Literal["float64", "float32"] = Field("float64", description="numbers of network and simulation")
+    dtype: Literal["float64", "float32"] = Field("float64", description="precision of network and simulation")
     freeze_forward: bool = Field(False, description="learn the feedback weights only")
     clip_error: ranges.ClipError | None = Field(
         None,
@@ -131,7 +131,7 @@ class TrainingSection(Section):
         False, description="divide a sample's update of each array by its norm (Frobenius)"
     )
     observers: Observers = Field(
-        {}, description="what watches the run: early_stopping, tensorboard, ..., each with its options"
+        {}, description="observers of the run: early_stopping, tensorboard, ..., each with its options"
     )
 
 
@@ -201,16 +201,14 @@ class _Optimizer(Section):
     clip_norm: ranges.Positive | None = Field(
         None, description="largest norm of the gradient; none: no clipping"
     )
-    clip_scope: Literal["layer", "tensor", "all"] = Field(
-        "layer", description="what clip_norm is the norm of"
-    )
+    clip_scope: Literal["layer", "tensor", "all"] = Field("layer", description="scope of clip_norm")
 
-    options: dict[str, Any] = Field({}, description="options that only this optimiser has")
+    options: dict[str, Any] = Field({}, description="options specific to this optimiser")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, table):
-        """Gives keys that a table leaves open the defaults of the optimiser that it chooses, such as the published ones."""
+        """Fill keys that a table leaves open with the defaults of the chosen optimiser, such as the published ones."""
         name = table.get("name") if isinstance(table, dict) else None
         chosen = OPTIMIZERS.get(name) if isinstance(name, str) else None
         return table if chosen is None else {**chosen.defaults, **table}
@@ -243,14 +241,14 @@ class FeedbackOptimizerSection(_Optimizer):
         "l2", description="homeostatic: weight_decay is multiplied by ||Q||^2 - homeostatic_norm"
     )
     homeostatic_norm: ranges.Positive | None = Field(
-        None, description="squared norm that the feedback weights keep; none: that at the start of the run"
+        None, description="squared norm that the feedback weights keep; none: the one at the start of the run"
     )
 
 
 class LogSection(Section):
-    """Which minibatches are logged, and what of them, in the trajectory files of the run."""
+    """The minibatches to log in the trajectory files of the run, and what to store of them."""
 
-    on: bool = Field(True, description="whether the run is logged; stating anything else here switches it on")
+    on: bool = Field(True, description="whether the run is logged; stating any other key here turns it on")
     every: ranges.Count | None = Field(
         None,
         description="log every n-th minibatch of each pass over the data, from the first; none: not by this",
@@ -268,22 +266,22 @@ class LogSection(Section):
     )
     samples: Samples = Field(
         16,
-        description="how many samples of a minibatch, from the first, or a list of their positions, from 0",
+        description="number of samples of a minibatch, from the first, or a list of their positions, from 0",
     )
     every_step: ranges.Count = Field(1, description="store every n-th time point, from the initial state")
     variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
         ("u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb"),
-        description="what is stored; v, v_ff, v_fb, r and noise of every layer",
+        description="variables to store; v, v_ff, v_fb, r and noise of every layer",
     )
     dtype: Literal["float32", "float64"] = Field(
-        "float32", description="numbers that trajectories are stored in"
+        "float32", description="precision in which trajectories are stored"
     )
     compression: Literal["none", "gzip", "zstd", "blosc"] = Field(
         "none", description="zstd and blosc need the extra compression"
     )
     recipe_only: bool = Field(
         False,
-        description="store only what dfc replay makes the trajectories from: inputs, parameters, noise key",
+        description="store only what dfc replay computes the trajectories from: inputs, parameters, noise key",
     )
     updates: bool | None = Field(
         None, description="store the updates that were made; left out: unless recipe_only"
@@ -291,7 +289,7 @@ class LogSection(Section):
 
 
 class AnalysisSection(Section):
-    """What of the theory is measured while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
+    """Measures of the theory while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
 
     every: ranges.CountOrZero = Field(
         0,
@@ -313,7 +311,7 @@ class AnalysisSection(Section):
 
 
 class InversionSection(Section):
-    """How errors reach the hidden layers by dynamic inversion and the rules beside it; times in time constants."""
+    """Options of dynamic inversion and related rules, which send errors to hidden layers; times in time constants."""
 
     alpha: ranges.Leak = Field(0.0, description="leak of the error populations")
     dt: ranges.TimeStep = Field(0.5, description="Euler step")
@@ -337,11 +335,10 @@ class InversionSection(Section):
         description="after each update, optimise the feedback of loops that have become unstable: in continuous time, or "
         "in the Euler steps that are run",
     )
-    stabilising_rate: ranges.StabilisingRate = Field(
-        0.05, description="optimising for stability: length of a step"
-    )
+    stabilising_rate: ranges.StabilisingRate = Field(0.05, description="optimising for stability: step size")
     stabilising_iterations: ranges.StabilisingIterations = Field(
-        200, description="optimising for stability: most iterations; a 20th of them are made in any case"
+        200,
+        description="optimising for stability: maximum number of iterations; a 20th of them are always done",
     )
 
 
@@ -352,7 +349,7 @@ DEFAULT_FEEDBACK_CONTROLLER = Controller(
 
 
 def _controller_over(default):
-    """A validator that completes a table with some options of a controller by those of `default`."""
+    """Return a validator that completes a table with some options of a controller by those of `default`."""
 
     def fill(value):
         if not isinstance(value, dict):
@@ -372,10 +369,10 @@ class Config(Section):
             contradiction, or a key that is stated although this run does not use it.
     """
 
-    data: DataSection = Field(DataSection(), description="where the samples come from")
+    data: DataSection = Field(DataSection(), description="source of the samples")
     network: NetworkSection = Field(NetworkSection(), description="the network")
     target: TargetSection = Field(TargetSection(), description="loss and output target")
-    training: TrainingSection = Field(TrainingSection(), description="what is learned, and how long")
+    training: TrainingSection = Field(TrainingSection(), description="what is learned, and for how long")
     method: dict[str, Any] = Field({}, description="options of the learning method")
     controller: Annotated[Controller, _controller_over(DEFAULT_CONTROLLER)] = Field(
         DEFAULT_CONTROLLER,
@@ -397,7 +394,8 @@ class Config(Section):
     )
     log: LogSection = Field(LogSection(on=False), description="trajectories of chosen minibatches")
     analysis: AnalysisSection = Field(
-        AnalysisSection(), description="what of the theory is measured while training, on a fixed probe batch"
+        AnalysisSection(),
+        description="quantities of the theory to measure while training, on a fixed probe batch",
     )
 
     def __repr__(self):
@@ -432,12 +430,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _complete_options(self):
-        """Checks the options of the method, and fills in the defaults."""
+        """Check the options of the method, and fill in the defaults."""
         method = METHODS[self.training.method]
         for section, _, key in (place.partition(".") for place in method.reads):
             if key and key not in vars(getattr(self, section)):
                 raise ValueError(
-                    f"method {method.name!r} reads {section}.{key}, which is no key; keys of [{section}]: "
+                    f"method {method.name!r} reads {section}.{key}, which is not a key; keys of [{section}]: "
                     f"{', '.join(vars(getattr(self, section)))}"
                 )
         known = {option.name for option in method.options}
@@ -448,7 +446,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _resolve(self):
-        """Fills in what is left open, before anyone sees the frozen model."""
+        """Fill in what is left open, before anyone sees the frozen model."""
         log = self.log
         self._fill_in("feedback", pursue=published_pursuit(self))
         self._fill_in("log", last_of_epoch=not selects_minibatches(log), updates=not log.recipe_only)
@@ -456,7 +454,7 @@ class Config(Section):
         return self
 
     def _fill_in(self, section, **values):
-        """Gives keys of a section that are left open these values."""
+        """Fill open keys of a section with these values."""
         table = getattr(self, section)
         values = {key: value for key, value in values.items() if getattr(table, key) is None}
         object.__setattr__(self, section, table.model_copy(update=values))
@@ -469,7 +467,7 @@ class Config(Section):
         return self
 
     def unused_keys(self):
-        """The keys, as `section.key`, that a run with this configuration does not use, and why."""
+        """Return the keys, as `section.key`, that a run with this configuration does not use, and why."""
         unused = {}
         for place, reason in unused_places(self):
             paths = [place] if "." in place else [f"{place}.{key}" for key in section_keys(place, self)]
@@ -482,7 +480,7 @@ def _values(section):
 
 
 def section_keys(section, config=None):
-    """Names of the keys of a section, in order; those of [method] depend on the configuration."""
+    """Return the names of the keys of a section, in order; those of [method] depend on the configuration."""
     if section == "method":
         return [] if config is None else list(config.method)
     kind = Config.model_fields[section].annotation
@@ -490,6 +488,6 @@ def section_keys(section, config=None):
 
 
 def key_paths(table):
-    """The keys that a table of sections states, as `section.key`."""
+    """Return the keys that a table of sections states, as `section.key`."""
     sections = table.items() if isinstance(table, dict) else ()
     return [f"{section}.{key}" for section, keys in sections if isinstance(keys, dict) for key in keys]

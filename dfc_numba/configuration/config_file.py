@@ -40,7 +40,7 @@ COMMENT_COLUMN, LINE_LENGTH = 40, 120
 
 
 def load_config(source=None, overrides=()):
-    """The configuration that a preset or TOML file and `section.key=value` texts give.
+    """Return the configuration of a preset or TOML file and `section.key=value` texts.
 
     Args:
         source: name of a preset, path of a TOML file, a `Config`, or None for the defaults.
@@ -63,7 +63,7 @@ def load_config(source=None, overrides=()):
 
 
 def validated(table, where="", refuse_unused=True):
-    """The `Config` of a table of sections; the lines of a ConfigurationError start with `where`."""
+    """Return the `Config` of a table of sections; the lines of a ConfigurationError start with `where`."""
     try:
         return Config.model_validate(_with_none(table), context={"refuse_unused": refuse_unused})
     except ValidationError as error:
@@ -71,13 +71,13 @@ def validated(table, where="", refuse_unused=True):
 
 
 def preset_names():
-    """Names of the presets that are shipped with the package."""
+    """Return the names of the presets that are shipped with the package."""
     files = resources.files("dfc_numba.presets").iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
 def preset_source(name):
-    """The text of a preset's file, which states what differs from its base; ConfigurationError where there is none."""
+    """Return the text of a preset's file, which states what differs from its base; ConfigurationError if there is none."""
     if name not in preset_names():
         raise ConfigurationError(
             f"unknown preset {name!r}{nearest(name, preset_names())}; presets: {', '.join(preset_names())}"
@@ -86,19 +86,19 @@ def preset_source(name):
 
 
 def preset_text(name):
-    """A preset as TOML text with every key that it uses, resolved; raises ConfigurationError where there is none."""
+    """Return a preset as TOML text with every key that it uses, resolved; ConfigurationError where there is none."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), preset_source(name).splitlines())
     heading = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
     return to_toml(load_config(name)[0], heading)
 
 
 def preset_title(name):
-    """The first line of a preset's leading comment."""
+    """Return the first line of a preset's leading comment."""
     return preset_source(name).splitlines()[0].lstrip("# ")
 
 
 def to_toml(config, heading=""):
-    """A configuration as TOML text with a comment per key, without the keys that it does not use."""
+    """Return a configuration as TOML text with a comment per key, without the keys that it does not use."""
     unused = config.unused_keys()
     lines = [f"# {line}" for line in heading.splitlines()]
     for section, field in Config.model_fields.items():
@@ -113,7 +113,7 @@ def to_toml(config, heading=""):
 
 
 def used_values(config):
-    """The values of the keys that a run with this configuration uses, by `section.key`, as plain values."""
+    """Return the values of the keys that a run with this configuration uses, by `section.key`, as plain values."""
     table, unused = config.model_dump(mode="json"), config.unused_keys()
     return {
         f"{section}.{key}": value
@@ -124,14 +124,14 @@ def used_values(config):
 
 
 def differences(there, now):
-    """What differs between two `used_values`, by `section.key` a text "VALUE there, VALUE now"."""
+    """Return the differences of two `used_values`, by `section.key` a text "VALUE in the run, VALUE requested"."""
     texts = [{key: value_text(value) for key, value in values.items()} for values in (there, now)]
     values = {key: [text.get(key, "unused") for text in texts] for key in {**there, **now}}
-    return {key: f"{old} there, {new} now" for key, (old, new) in values.items() if old != new}
+    return {key: f"{old} in the run, {new} requested" for key, (old, new) in values.items() if old != new}
 
 
 def _toml_line(key, value, description):
-    """A key with its description, behind it or, where that gets long, above it."""
+    """Return a key with its description, behind it or, where that gets long, above it."""
     line = f"{key} = {value_text(value)}"
     comment = "# " + (description or "").replace("None", f'"{NONE}"')
     if len(comment) > LINE_LENGTH - COMMENT_COLUMN or len(line) >= COMMENT_COLUMN:
@@ -140,7 +140,7 @@ def _toml_line(key, value, description):
 
 
 def descriptions(section, config):
-    """The description of each key of a section; those of the controller stand in its docstring."""
+    """Return the description of each key of a section; those of the controller stand in its docstring."""
     if section == "method":
         return {option.name: option.description for option in METHODS[config.training.method].options}
     kind = Config.model_fields[section].annotation
@@ -153,7 +153,7 @@ def descriptions(section, config):
 
 
 def value_text(value, *, bare_keys=True):
-    """A plain value as TOML states it on one line, "none" for None; keys without quotes where they need none, if `bare_keys`."""
+    """Return a plain value as TOML states it on one line, "none" for None; with `bare_keys`, keys without needless quotes."""
     inner = partial(value_text, bare_keys=bare_keys)
     if value is None:
         return f'"{NONE}"'
@@ -175,12 +175,12 @@ def _toml_key(key):
 
 
 def _toml_text(text):
-    """A basic string of TOML: as in JSON, except that the delete character has to be escaped."""
+    """Return a basic string of TOML: as in JSON, except that the delete character has to be escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_table(source):
-    """The table of sections of a preset or TOML file, over that of the preset that it names as its `base`.
+    """Return the table of sections of a preset or TOML file, over that of the preset that it names as its `base`.
 
     Keys of the base that the table makes meaningless are left out.
 
@@ -205,7 +205,7 @@ def read_table(source):
 
 
 def _stated_table(source):
-    """What a preset or a TOML file states."""
+    """Return what a preset or a TOML file states."""
     path = expanded(source)
     if path.suffix.lower() in DATA_SUFFIXES:
         raise ConfigurationError(
@@ -255,7 +255,7 @@ def read_toml(path):
 
 
 def expanded(path):
-    """A path with `~` as the home folder, where there is one."""
+    """Return a path with `~` as the home folder, where there is one."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -290,7 +290,7 @@ def _load_extensions(section, source=None):
 
 
 def override_values(overrides):
-    """What `section.key=value` texts state, as a dict of sections; "none" is None where a key may have no value.
+    """Return what `section.key=value` texts state, as a dict of sections; "none" is None where a key may have no value.
 
     Raises:
         ConfigurationError: for a text that is not of this form.
@@ -299,7 +299,7 @@ def override_values(overrides):
 
 
 def _override_table(overrides):
-    """The nested table that `section.key=value` texts, or a dict of values by `section.key`, state."""
+    """Return the nested table of `section.key=value` texts, or of a dict of values by `section.key`."""
     table = {}
     if isinstance(overrides, Mapping):
         for path, value in overrides.items():
@@ -326,12 +326,12 @@ def _override_table(overrides):
 
 
 def as_texts(changes):
-    """The texts `section.key=value` that a dict of values by `section.key` stands for."""
+    """Return the texts `section.key=value` that a dict of values by `section.key` stands for."""
     return [f"{key}={value_text(_plain_value(value))}" for key, value in changes.items()]
 
 
 def _plain_value(value):
-    """A value of Python or NumPy as TOML would state it."""
+    """Return a value of Python or NumPy as TOML would state it."""
     if value is None:
         return NONE
     if isinstance(value, Mapping):
@@ -347,19 +347,17 @@ def _put(table, keys, value, text):
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise ConfigurationError(
-                f"--set {text}: {key} was set to a value before, and has no keys of its own"
-            )
+            raise ConfigurationError(f"--set {text}: {key} was set to a value before, and has no keys")
     if isinstance(value, str) and not _is_unicode(value):
         raise ConfigurationError(
-            f"{place} = {value!r}: holds bytes that are no UTF-8, which config.toml cannot state; give the file or "
+            f"{place} = {value!r}: holds bytes that are not valid UTF-8, which config.toml cannot state; give the file or "
             "folder another name, or a link with another name"
         )
     table[keys[-1]] = value
 
 
 def _is_unicode(text):
-    """Whether a text can be written in UTF-8; arguments of the command line keep other bytes as half characters."""
+    """Return whether a text can be written in UTF-8; arguments of the command line keep other bytes as half characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -368,7 +366,7 @@ def _is_unicode(text):
 
 
 def parsed_value(text):
-    """The value of a text: as in TOML (quotes may be left out), else as in Python, else the text itself."""
+    """Return the value of a text: as in TOML (quotes may be left out), else as in Python, else the text itself."""
     bare_words = r"\b(?!(?:true|false|inf|nan)\b)[A-Za-z_][\w.-]*"
     for candidate in (text, re.sub(bare_words, r'"\g<0>"', text) if text.startswith("[") else text):
         try:
@@ -385,13 +383,13 @@ def parsed_value(text):
 
 
 def _overridden(base, table):
-    """The configuration of a table over a base, without the keys of the base that this made meaningless."""
+    """Return the configuration of a table over a base, without the keys of the base that this made meaningless."""
     merged, left_out = _merged_over(base, table)
     return validated(merged), _by_section(left_out, base)
 
 
 def _merged_over(base, table, where=""):
-    """(table over a base without the keys of the base that this made meaningless, those keys)."""
+    """Return (table over a base without the keys of the base that this made meaningless, those keys)."""
     for section in ("data", "optimizer", "feedback_optimizer"):
         if "name" in table.get(section, {}):
             base.get(section, {}).pop("options", None)
@@ -408,20 +406,20 @@ def _merged_over(base, table, where=""):
 
 
 def _by_section(paths, base):
-    """The paths, with the name of a section in place of all the keys that the base states of it."""
+    """Return the paths, with the name of a section in place of all the keys that the base states of it."""
     whole = [section for section in base if set(key_paths({section: base[section]})) <= set(paths)]
     return [*whole, *(path for path in paths if path.split(".")[0] not in whole)]
 
 
 def _merged(base, table):
-    """A nested table with the entries of `table` over those of `base`."""
+    """Return a nested table with the entries of `table` over those of `base`."""
     if not (isinstance(base, dict) and isinstance(table, dict)):
         return table
     return {**base, **{key: _merged(base.get(key), value) for key, value in table.items()}}
 
 
 def _with_none(table):
-    """The table with "none" read as None where a key may have no value."""
+    """Return the table with "none" read as None where a key may have no value."""
     return {
         section: {
             key: None if value == NONE and _may_be_none(section, key) else value
@@ -440,13 +438,13 @@ def _may_be_none(section, key):
 
 
 def error_lines(error):
-    """One short line per error of a pydantic.ValidationError: the key, the value received, what is allowed."""
+    """Return one short line per error of a pydantic.ValidationError: the key, the value received, what is allowed."""
     entries = error.errors(include_url=False)
     return [_error_line(entry) for entry in entries if not _follows(entry, entries)]
 
 
 def _follows(entry, entries):
-    """Whether a list is called too short because entries of it are wrong, which other errors say."""
+    """Return whether a list is called too short because entries of it are wrong, which other errors report."""
     place = entry["loc"]
     inside = (other["loc"][: len(place)] == place and other is not entry for other in entries)
     return entry["type"] == "too_short" and any(inside)
@@ -466,7 +464,7 @@ def _error_line(entry):
 
 
 def _unknown_line(location):
-    """The line for a key or section that does not exist, with the nearest one that does."""
+    """Return the line for a key or section that does not exist, with the nearest one that does."""
     section, *keys = location
     if not keys:
         hint = nearest(section, Config.model_fields) or "".join(
@@ -480,7 +478,7 @@ def _unknown_line(location):
 
 
 def _everywhere(key):
-    """Every `section.key` of this name; the options of the data sets, too, are `data.options.key`."""
+    """Return every `section.key` of this name; the options of the data sets, too, are `data.options.key`."""
     options = {option for name in data.names() for option in data.options(name)}
     return [
         *(f"{section}.{key}" for section in Config.model_fields if key in section_keys(section)),

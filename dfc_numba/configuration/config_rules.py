@@ -1,4 +1,4 @@
-"""What contradicts itself in a configuration, each with the sentence that says what to change.
+"""Contradictions in a configuration, each with the sentence that says what to change.
 
 A rule is a pair (whether it fires, the sentence).
 """
@@ -29,12 +29,12 @@ NOTHING_LEARNS = (
 
 
 def contradictions(config):
-    """The sentences, each saying what to change, for what contradicts itself."""
+    """Return the sentences, each saying what to change, for what contradicts itself."""
     return [remedy for fires, remedy in rules(config) if fires]
 
 
 def rules(config):
-    """All rules that have a meaning for this configuration."""
+    """Yield all rules that apply to this configuration."""
     yield from _lengths(config)
     yield _undamped(config)
     yield _no_nudge(config)
@@ -58,7 +58,7 @@ def rules(config):
 
 
 def _lengths(config):
-    """Lists that need one entry per layer."""
+    """Yield rules for lists that need one entry per layer."""
     n_hidden = len(config.network.hidden)
     lists = {
         "network.hidden_activation": n_hidden,
@@ -97,7 +97,7 @@ def _no_nudge(config):
 
 
 def _unsuited_loss(config):
-    """A loss that the method does not have, or outputs that the loss is not for."""
+    """Yield rules against a loss that the method does not have, or that does not suit the outputs."""
     method, loss, output = method_of(config), LOSSES[config.target.loss], config.network.output_activation
     if method.losses and loss.name not in method.losses:
         yield (
@@ -213,7 +213,7 @@ def _feedback_learning(config):
     yield (
         method_of(config).controlled and config.controller.jacobian_feedback,
         (
-            "controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "controller.jacobian_feedback = true replaces the feedback weights by J^T, so that they cannot learn; set "
             "feedback.train = false"
         ),
     )
@@ -227,7 +227,7 @@ def _feedback_learning(config):
 
 
 def _feedback_simulations(config):
-    """Rules for the controllers whose simulations the feedback weights learn from."""
+    """Yield rules for the controllers whose simulations the feedback weights learn from."""
     sections = feedback_simulations(config)
     for section in sections:
         yield _unresolved_high_pass(config, section)
@@ -249,7 +249,7 @@ def _feedback_controller(config):
     yield (
         controller.jacobian_feedback,
         (
-            "feedback_controller.jacobian_feedback = true goes without feedback weights, so that they cannot learn; set "
+            "feedback_controller.jacobian_feedback = true replaces the feedback weights by J^T, so that they cannot learn; set "
             "feedback.train = false"
         ),
     )
@@ -272,7 +272,7 @@ def _unresolved_high_pass(config, section):
 
 
 def _softmax_of_output(config):
-    """The rule that the feedforward output is no target for softmax(r_L)."""
+    """Return the rule that the feedforward output is not a target for softmax(r_L)."""
     section = "controller" if is_single_phase(config) else "feedback_controller"
     runs = later_feedback_epochs(config) > 0 and getattr(config, section).error == "softmax"
     return runs and config.feedback.pursue == "output", (
@@ -282,7 +282,7 @@ def _softmax_of_output(config):
 
 
 def _misplaced_softmax(config, section):
-    """The rule that r* - softmax(r_L) is an error only for strong feedback towards classes."""
+    """Return the rule that r* - softmax(r_L) is an error only for strong feedback towards classes."""
     suits = config.target.feedback == "strong" and LOSSES[config.target.loss].softmax
     return getattr(config, section).error == "softmax" and not suits, (
         f"{section}.error = 'softmax' needs target.feedback = 'strong' and target.loss = 'cross_entropy'; "
@@ -319,7 +319,7 @@ def _log(config):
 
 
 def _noisy(phase, config):
-    """Whether the simulation of a phase has noise."""
+    """Return whether the simulation of a phase has noise."""
     section = simulation_of(phase, config)
     return section is not None and getattr(getattr(config, section, None), "noisy", False)
 

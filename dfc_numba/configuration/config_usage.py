@@ -1,4 +1,4 @@
-"""Which keys of a configuration a run looks at, given the others; what it does not look at is refused when stated."""
+"""The keys of a configuration that a run uses, given the others; stating any other key is refused."""
 
 from dfc_numba.learning.method import EQUILIBRIUM, READABLE
 from dfc_numba.learning.optimizer import SHARED
@@ -22,18 +22,18 @@ SPECIAL_INIT_KEYS = {
 
 
 def selects_minibatches(log):
-    """Whether a section `[log]` chooses any minibatches, beside the last of each pass."""
+    """Return whether a section `[log]` chooses any minibatches, besides the last of each pass."""
     return log.every is not None or len(log.minibatches) > 0
 
 
 def published_pursuit(config):
-    """What the published feedback epochs pursue: the output in two phases with weak feedback, else the target."""
+    """Return the target of the published feedback epochs: "output" in two phases with weak feedback, else "target"."""
     two_phases = not is_single_phase(config)
     return "output" if two_phases and config.target.feedback == "weak" else "target"
 
 
 def unused_places(config):
-    """Pairs (place, reason) of what a run does not look at; a place is `section` or `section.key`."""
+    """Return pairs (place, reason) of what a run does not use; a place is `section` or `section.key`."""
     rules = (
         _unused_by_network,
         _unused_by_method,
@@ -54,24 +54,20 @@ def _unused_by_network(config):
     if config.network.start_from:
         yield ["network.init", "network.init_range", *FEEDBACK_INIT_KEYS], "network.start_from is set"
     if config.network.init != "uniform":
-        yield ["network.init_range"], "it is used with network.init = 'uniform' only"
+        yield ["network.init_range"], "it is only used with network.init = 'uniform'"
     method = method_of(config)
     if not method.reads_any("network.feedback_init"):
-        which = (
-            "the feedback of [inversion]"
-            if method.reads_any("inversion")
-            else "no feedback weights of its own"
-        )
+        which = "the feedback of [inversion]" if method.reads_any("inversion") else "no feedback weights"
         yield FEEDBACK_INIT_KEYS, f"training.method = {method.name!r} has {which}"
     if method.controlled and config.controller.jacobian_feedback:
-        yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true goes without feedback weights"
+        yield FEEDBACK_INIT_KEYS, "controller.jacobian_feedback = true replaces the feedback weights by J^T"
     for init, key in SPECIAL_INIT_KEYS.items():
         if config.network.feedback_init != init:
-            yield [key], f"it is used with network.feedback_init = {init!r} only"
+            yield [key], f"it is only used with network.feedback_init = {init!r}"
 
 
 def _unused_by_method(config):
-    """What the method does not read, see `Method.reads`."""
+    """Yield what the method does not read, see `Method.reads`."""
     method, training = method_of(config), config.training
     learning = ["training.rule", "training.samples"]
     name = f"training.method = {method.name!r}"
@@ -91,7 +87,7 @@ def _unused_by_method(config):
 
 
 def _unread(config, place):
-    """Of a section the keys that the method does not read; of a key itself, if it does not."""
+    """Return the keys of a section that the method does not read; a key itself, if it does not."""
     read = method_of(config).places
     if place in read or "." in place:
         return [] if place in read else [place]
@@ -99,7 +95,7 @@ def _unread(config, place):
 
 
 def _unused_by_options(config):
-    """Keys of [method] that its method does not have."""
+    """Yield keys of [method] that its method does not have."""
     options = [option.name for option in method_of(config).options]
     name = f"training.method = {config.training.method!r}"
     known = f"its options are {', '.join(options)}" if options else "it has no options"

@@ -49,7 +49,7 @@ def registered(registry, suits=None, others=()):
 
 
 def must_be(registry, value, names):
-    """The sentence about a name that is not one of these."""
+    """Return the sentence about a name that is not one of these."""
     *first, last = map(repr, names)
     texts = f"{', '.join(first)} or {last}" if first else last
     hint = nearest(value, names) if isinstance(value, str) else ""
@@ -69,7 +69,7 @@ OptimizerName = Annotated[str, registered(OPTIMIZERS)]
 
 
 def completed(item, stated, section):
-    """The values of the options of a registered object: what is stated, checked, and the defaults.
+    """Return the values of the options of a registered object: what is stated, checked, and the defaults.
 
     Args:
         stated: a dict. section: what messages call it, such as "method".
@@ -94,11 +94,13 @@ class MethodOptions(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the method has no option {name!r}; there are {', '.join(self)}") from None
+            raise AttributeError(
+                f"the method has no option {name!r}; its options are {', '.join(self)}"
+            ) from None
 
 
 def _check_observers(value):
-    """Observers by name with the values of their options; a list of names takes the defaults."""
+    """Check observers by name with the values of their options; a list of names takes the defaults."""
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
         value = {name: {} for name in value}
     if not isinstance(value, dict) or not all(isinstance(stated, dict) for stated in value.values()):
@@ -116,7 +118,7 @@ AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
 
 
 def one_or_per_layer(allowed, what):
-    """A validator for one value, or a list with one value per layer (kept as a tuple)."""
+    """Return a validator for one value, or a list with one value per layer (kept as a tuple)."""
 
     def check(value):
         values = value if isinstance(value, list | tuple) else [value]
@@ -137,7 +139,7 @@ PerLayer = Annotated[
 
 
 def _check_activations(value):
-    """One activation, or a list with one per layer (kept as a tuple)."""
+    """Check one activation, or a list with one per layer (kept as a tuple)."""
     names = value if isinstance(value, list | tuple) else [value]
     for name in names:
         if not isinstance(name, str) or name not in ACTIVATIONS:
@@ -155,7 +157,7 @@ Activations = Annotated[str | tuple[str, ...], PlainValidator(_check_activations
 
 
 def _check_samples(value):
-    """A number of samples, or a list of different positions (kept as a tuple)."""
+    """Check a number of samples, or a list of different positions (kept as a tuple)."""
     positions = value if isinstance(value, list | tuple) else [value - 1] if type(value) is int else []
     if (
         not positions

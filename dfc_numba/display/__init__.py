@@ -1,1 +1,1 @@
-"""What people see: progress, tables, figures of runs and trajectories."""
+"""Output for people: progress, tables, figures of runs and trajectories."""

@@ -24,7 +24,7 @@ STYLES = {"s": "-", "s_minus": ":"}
 
 @dataclass(frozen=True)
 class EquilibriumTrace:
-    """What is shown of equilibrium propagation.
+    """The shown part of a trajectory of equilibrium propagation.
 
     Attributes:
         trajectory: the `EquilibriumTrajectory`. place: of the sample among the recorded ones.
@@ -38,7 +38,7 @@ class EquilibriumTrace:
     time_label = r"time ($\tau$, or steps)"
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `EquilibriumTrace`) by the name of the panel.
+        """Return functions of (axes, this `EquilibriumTrace`) that draw the possible panels, by their names.
 
         Raises:
             ValueError: if nothing can.
@@ -53,7 +53,7 @@ class EquilibriumTrace:
         }
 
     def note(self, panels):
-        """What the panels leave out."""
+        """Return what the panels leave out."""
         outputs = next(iter(self.kept().values()))[-1].shape[1]
         parts = []
         if outputs > MOST_OUTPUTS and "output" in panels:
@@ -65,7 +65,7 @@ class EquilibriumTrace:
         return sentences(parts)
 
     def kept(self):
-        """The recorded states of the sample by their names, lists of (T, n_i)."""
+        """Return the recorded states of the sample by their names, lists of (T, n_i)."""
         stored = {name: getattr(self.trajectory, name) for name in STYLES}
         return {name: [s[:, self.place] for s in states] for name, states in stored.items() if states}
 
@@ -76,7 +76,7 @@ class EquilibriumTrace:
         return int(np.flatnonzero(self.trajectory.step <= last)[-1])
 
     def shown_units(self):
-        """Lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
+        """Return lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
         if self.units:
             layers = dict.fromkeys(layer for layer, _ in self.units)
             return {layer: [unit for other, unit in self.units if other == layer] for layer in layers}
@@ -88,7 +88,7 @@ class EquilibriumTrace:
 
 
 def equilibrium_trace(record, *, sample=None, units=()):
-    """The `EquilibriumTrace` of a record, or of an `EquilibriumTrajectory`, see `plots.plot`."""
+    """Return the `EquilibriumTrace` of a record, or of an `EquilibriumTrajectory`, see `plots.plot`."""
     stored = isinstance(record, StoredRecord)
     place = place_of(sample, record["position"] if stored else record.samples)
     trajectory = record.trajectory([place]) if stored else record
@@ -110,7 +110,7 @@ def _mark_nudge(axes, shown):
 
 
 def _draw_output(axes, shown):
-    """The outputs that the nudge moves most, or that are farthest from their targets."""
+    """Draw the outputs that the nudge moves most, or that are farthest from their targets."""
     trajectory, recipe = shown.trajectory, shown.trajectory.recipe
     options, target = recipe.equilibrium, recipe.target[trajectory.samples[shown.place]]
     states = {name: kept[-1] for name, kept in shown.kept().items()}
@@ -130,7 +130,7 @@ def _draw_output(axes, shown):
 
 
 def _draw_nudge(axes, shown):
-    """How far the nudge takes the layers from the end of the free phase."""
+    """Draw how far the nudge takes the layers from the end of the free phase."""
     end, norms = shown.free_end, []
     for name, states in shown.kept().items():
         for colour, (layer, s) in zip(COLOURS, enumerate(states, 1), strict=False):
@@ -142,7 +142,7 @@ def _draw_nudge(axes, shown):
 
 
 def _draw_speed(axes, shown):
-    """The largest change of a layer's states from one recorded time point to the next."""
+    """Draw the largest change of a layer's states from one recorded time point to the next."""
     states, changes = next(iter(shown.kept().values())), []
     for colour, (layer, s) in zip(COLOURS, enumerate(states, 1), strict=False):
         changes.append(np.abs(np.diff(s, axis=0)).max(axis=1))
@@ -152,7 +152,7 @@ def _draw_speed(axes, shown):
 
 
 def _units_of(layer, units):
-    """A function that draws the states of units of a layer."""
+    """Return a function that draws the states of units of a layer."""
 
     def draw_units(axes, shown):
         for name, states in shown.kept().items():

@@ -1,4 +1,4 @@
-"""What `dfc evaluate` prints: loss, accuracy, confusion matrix, and a table by class."""
+"""The output of `dfc evaluate`: loss, accuracy, confusion matrix, and a table by class."""
 
 from math import isnan
 
@@ -23,7 +23,7 @@ def evaluation_lines(evaluation, split):
 
 
 def _printable(name):
-    """A name from a file without control sequences, of at most 24 characters."""
+    """Return a name from a file without control sequences, of at most 24 characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in name[:24])
 
 

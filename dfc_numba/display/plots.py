@@ -1,4 +1,4 @@
-"""What `dfc plot` draws: a record of a trajectory file, the learning curves of a run, or both."""
+"""The figures of `dfc plot`: a record of a trajectory file, the learning curves of a run, or both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PANELS = (
 
 
 class Measured:
-    """What `dfc_numba.display.trajectory_figures` draws of an analysis.
+    """The panels of an analysis, for `dfc_numba.display.trajectory_figures`.
 
     Args:
         arrays: measurements by name, each (times,), and "minibatches" (times,).
@@ -62,11 +62,11 @@ class Measured:
         self.arrays = arrays
 
     def panels(self):
-        """The functions that draw the panels by their titles, those of which something was measured."""
+        """Return the functions that draw the panels with measurements, by their titles."""
         return {panel[0]: partial(_draw, panel=panel) for panel in PANELS if {*panel[2]} & {*self.arrays}}
 
     def note(self, panels):
-        """Nothing is left out."""
+        """Return an empty note: nothing is left out."""
         return ""
 
 
@@ -80,7 +80,7 @@ def _draw(axes, measured, *, panel):
 
 
 def _scale(label, curves):
-    """Linear for angles, and where something is not above zero."""
+    """Return "linear" for angles and where something is not above zero, else a logarithmic scale if wide."""
     positive = label != DEGREES and not any((values <= 0).any() for values in curves)
     return wide_scale(*curves) if positive else "linear"
 
@@ -141,16 +141,16 @@ def plot(
 
 
 def unit(text):
-    """(layer, unit) of a text LAYER:UNIT."""
+    """Return (layer, unit) of a text LAYER:UNIT."""
     layer, colon, number = text.partition(":")
     if not (colon and layer.isdigit() and number.isdigit()):
-        raise ValueError(f"{text!r} is no unit; write the layer, from 1, and the unit, from 0, as 2:17")
+        raise ValueError(f"{text!r} is not a unit; write the layer, from 1, and the unit, from 0, as 2:17")
     return int(layer), int(number)
 
 
 @contextmanager
 def stored_record(path, phase, record, optional):
-    """Yields a record with a trajectory; None where there is none and nothing was asked for."""
+    """Yield a record with a trajectory; None where there is none and nothing was asked for."""
     try:
         file = open_trajectories(path)
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def stored_record(path, phase, record, optional):
 
 
 def _figure(path, curves, shown):
-    """A figure of the learning curves, above what else is shown."""
+    """Return a figure of the learning curves, above what else is shown."""
     width, height = PANEL_SIZE
     n_rows = [1] * bool(curves) + [trajectory_figures.rows(one.panels()) for one in shown]
     columns = trajectory_figures.COLUMNS if shown else len(curves)
@@ -181,13 +181,13 @@ def _figure(path, curves, shown):
 
 
 def measured(directory):
-    """What was measured in a run, None without."""
+    """Return what was measured in a run, None without."""
     path = directory / ANALYSIS_NAME
     return Measured(read_course(path)) if path.is_file() else None
 
 
 def learning_panels(rows):
-    """The `Panel`s of the rows of a metrics.csv; none where there is no epoch."""
+    """Return the `Panel`s of the rows of a metrics.csv; none where there is no epoch."""
     found = [
         Panel(score, [_curve(rows, split, score) for split in SPLITS], SCORES[score])
         for score in SCORES

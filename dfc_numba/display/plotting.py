@@ -125,7 +125,7 @@ def plot_run(
     if isinstance(source, str | Path):
         path = Path(source)
         if not (path / METRICS_NAME).is_file():
-            raise FileNotFoundError(f"{path} is no run directory: it has no {METRICS_NAME}")
+            raise FileNotFoundError(f"{path} is not a run directory: it has no {METRICS_NAME}")
         rows, measured = plots.read_epochs(path), plots.measured(path)
     else:
         rows = source.metrics if isinstance(source, TrainingResult) else source
@@ -171,7 +171,7 @@ for _function in (plot_trajectory, plot_run, plot_comparison):
 
 
 def _courses(source):
-    """(name, status, rows) of each run."""
+    """Return (name, status, rows) of each run."""
     if isinstance(source, Comparison):
         return [(each.run.source.name, each.status, each.rows) for each in source.runs]
     if isinstance(source, Mapping):
@@ -211,7 +211,7 @@ def _draw_all(found, drawing, panels, *, note="", common=True):
 
 
 class _Drawing:
-    """How a figure is asked for."""
+    """The options of a figure."""
 
     def __init__(self, ax, names, labels, size, legend, out):
         self.names, self.labels, self.legend, self.out = dict(names or {}), dict(labels or {}), legend, out
@@ -231,7 +231,7 @@ class _Drawing:
         self.size = size
 
     def chosen(self, found, wanted, groups=()):
-        """The panels that are wanted, by name."""
+        """Return the panels that are wanted, by name."""
         if wanted is None:
             return found
         chosen = {}
@@ -249,7 +249,7 @@ class _Drawing:
         return chosen
 
     def given(self, chosen):
-        """Whether axes are given, which have to be as many as panels."""
+        """Return whether axes are given; they must be as many as panels."""
         if self.axes is not None and len(self.axes) != len(chosen):
             raise ValueError(
                 f"ax has {len(self.axes)} axes for {len(chosen)} panels ({', '.join(map(repr, chosen))}); choose with panels"
@@ -258,7 +258,7 @@ class _Drawing:
 
     @contextmanager
     def new_figure(self, count, most_columns):
-        """A new figure for a number of panels; small panels have small letters."""
+        """Yield a new figure for a number of panels; small panels have small letters."""
         width, height = figures.PANEL_SIZE
         size, columns = self.size, min(count, most_columns)
         if size is None:
@@ -281,7 +281,7 @@ class _Drawing:
             axes.yaxis.get_offset_text().set_fontsize(letters)
 
     def legend_columns(self, figure):
-        """How many names of the legend fit side by side."""
+        """Return how many names of the legend fit side by side."""
         longest = max(len(line.get_label()) for axes in figure.axes for line in axes.lines)
         return max(1, int(figure.get_figwidth() * figures.CHARACTERS_PER_INCH / (longest + 6)))
 
@@ -293,7 +293,7 @@ class _Drawing:
             axes.set(**self.labels)
 
     def finished(self, figure=None):
-        """The figure, with names, labels and legends, and written if that is asked for."""
+        """Return the figure, with names, labels and legends, written to a file if that is asked for."""
         axes = self.axes if figure is None else figure.axes
         self.rename(axes)
         for one in axes:

@@ -34,13 +34,13 @@ class NoDisplay:
 
 
 class LabelledDisplay(NoDisplay):
-    """What displays have in common: their texts start with a label, and warnings go to standard error."""
+    """Base of the displays: their texts start with a label, and warnings go to standard error."""
 
     def __init__(self, label):
         self._label = label
 
     def on_divergence(self, epoch, tally):
-        """Warns that feedback phases of the epoch diverged."""
+        """Warn that feedback phases of the epoch diverged."""
         show(f"{self._label}warning: {tally.text(epoch)}", file=sys.stderr, flush=True)
 
 
@@ -58,11 +58,11 @@ class PlainDisplay(LabelledDisplay):
         self._next_line = time.monotonic() + interval
 
     def on_start(self, trainer):
-        """Learns how many epochs there will be."""
+        """Take the number of epochs from the trainer."""
         self._epochs = epoch_counts(trainer.config)
 
     def on_minibatch(self, progress):
-        """Prints where the run stands, if the last line is long enough ago."""
+        """Print where the run stands, if the last line is long enough ago."""
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval
             where = f"minibatch {progress.minibatch}/{progress.minibatches}"
@@ -73,7 +73,7 @@ class PlainDisplay(LabelledDisplay):
             show("  ".join(texts), file=sys.stderr, flush=True)
 
     def on_epoch(self, row):
-        """Prints the epoch's results."""
+        """Print the epoch's results."""
         show(epoch_line(row, self._epochs), flush=True)
 
 
@@ -105,13 +105,13 @@ class LiveDisplay(LabelledDisplay):
         )
 
     def on_start(self, trainer):
-        """Shows the bar."""
+        """Show the bar."""
         self._epochs = epoch_counts(trainer.config)
         self._task = self._bar.add_task("starting", total=None, numbers="")
         self._bar.start()
 
     def on_minibatch(self, progress):
-        """Moves the bar."""
+        """Move the bar."""
         self._bar.update(
             self._task,
             description=f"{self._label}{progress_text(progress, self._epochs)}",
@@ -121,7 +121,7 @@ class LiveDisplay(LabelledDisplay):
         )
 
     def on_epoch(self, row):
-        """Prints the epoch's results above the bar."""
+        """Print the epoch's results above the bar."""
         show(epoch_line(row, self._epochs), flush=True)
 
     def __exit__(self, *_):
@@ -158,7 +158,7 @@ class NotebookDisplay(LabelledDisplay):
 
 
 def choose_display(label=""):
-    """A bar where standard error is a terminal and in a notebook, plain lines elsewhere; nothing of ranks beside the root."""
+    """Return a bar for terminals and notebooks, plain lines otherwise, nothing for ranks other than the root."""
     if not ranks.is_root():
         return NoDisplay()
     if sys.stderr.isatty():
@@ -209,7 +209,7 @@ class ProgressBar(Observer):
 
 
 def announce(experiment, left_out=()):
-    """Says on standard output what will run, where it is written to, and what it is expected to need."""
+    """Print what will run, where it is written to, and its expected needs."""
     training, sizes = experiment.config.training, "-".join(map(str, experiment.network.sizes))
     if left_out:
         show(f"left out, because these settings do not use it: {', '.join(left_out)}")
@@ -233,13 +233,13 @@ def announce(experiment, left_out=()):
 
 
 def analysis_text(trainer):
-    """How often a run will measure, and how long that takes."""
+    """Return how often a run will measure, and how long that takes."""
     times, seconds = trainer.analysis.expected(trainer)
-    return f"analysis: {times} measurements, about {duration(seconds)} in all, which come on top"
+    return f"analysis: {times} measurements, which add about {duration(seconds)}"
 
 
 def log_text(experiment):
-    """How much a run will log, and whether there is room for it."""
+    """Return how much a run will log, and whether there is room for it."""
     log, folder = experiment.config.log, experiment.directory.path
     records, expected = experiment.trainer.log.expected(experiment.trainer)
     packed = "" if log.compression == "none" else f" before compression with {log.compression}"
@@ -256,7 +256,7 @@ def log_text(experiment):
 
 
 def left_out_samples(config, n_samples):
-    """(samples that are logged, samples of the largest minibatch that is logged) where some are left out, else None."""
+    """Return (logged samples, samples of the largest logged minibatch) where some are left out, else None."""
     log, batch = config.log, min(config.training.batch_size, n_samples)
     if not isinstance(log.samples, int):
         return None
@@ -266,23 +266,23 @@ def left_out_samples(config, n_samples):
 
 
 def _standing(trainer):
-    """How far a run has come."""
+    """Return how far a run has come."""
     counters = trainer.counters
     return f"{len(trainer.rows)} epochs and {counters.minibatches} minibatches in all"
 
 
 def resume_text(directory):
-    """How to go on with a run that stopped."""
-    return f"go on with: dfc train --out {shlex.quote(str(directory))} --resume"
+    """Return the command that resumes a stopped run."""
+    return f"resume with: dfc train --out {shlex.quote(str(directory))} --resume"
 
 
 def expected_time(seconds):
-    """Seconds until the end of what is about to start, or that they are unknown."""
-    return "unknown, the trial did not end well" if seconds is None else f"about {duration(seconds)}"
+    """Return the expected time of what is about to start, or that it is unknown."""
+    return "unknown, the trial run failed" if seconds is None else f"about {duration(seconds)}"
 
 
 def conclude(result):
-    """Says on standard output how the run ended and where its files are."""
+    """Print how the run ended and where its files are."""
     outcome, directory = result.outcome, result.directory
     if outcome.status != "done":
         show(f"dfc: {outcome.message} (complete epochs: {outcome.epochs})", file=sys.stderr)
@@ -304,23 +304,23 @@ def conclude(result):
 
 
 def _test_text(row):
-    """What counts on the test set: the accuracy, or for a regression the loss."""
+    """Return the test result: the accuracy, or for a regression the loss."""
     accuracy = row["test_accuracy"]
     return f"loss {row['test_loss']:.4g}" if isnan(accuracy) else f"accuracy {100 * accuracy:.2f} %"
 
 
 def epoch_counts(config):
-    """Numbers of epochs by phase, for texts such as "epoch 2/5"."""
+    """Return numbers of epochs by phase, for texts such as "epoch 2/5"."""
     return {"pretraining": config.feedback.pretraining_epochs, "forward": config.training.epochs}
 
 
 def progress_text(progress, epochs):
-    """Phase and epoch, such as "feedback 2/5"."""
+    """Return phase and epoch, such as "feedback 2/5"."""
     return f"{progress.phase} {progress.epoch}/{epochs.get(progress.phase, epochs['forward'])}"
 
 
 def progress_numbers(progress):
-    """Loss, accuracy and time left, as far as they are known."""
+    """Return loss, accuracy and time left, as far as they are known."""
     texts = []
     if progress.loss is not None:
         texts.append(f"loss {progress.loss:.4g}")
@@ -332,7 +332,7 @@ def progress_numbers(progress):
 
 
 def epoch_line(row, epochs):
-    """The results of an epoch on one line, of at most 80 columns where that is possible."""
+    """Return the results of an epoch on one line, of at most 80 columns where that is possible."""
     width, counted = len(str(epochs["forward"])), f"{row['epoch']}/{epochs['forward']}"
     start = f"epoch {counted:>{2 * width + 1}}"
     seconds = duration(row["seconds"])
@@ -349,7 +349,7 @@ def epoch_line(row, epochs):
 
 
 def score_text(row, name, digits=4, brackets=True):
-    """Loss and accuracy of one split; empty where there is none."""
+    """Return loss and accuracy of one split; empty where there is none."""
     loss, accuracy = row[f"{name}_loss"], row[f"{name}_accuracy"]
     if isnan(loss):
         return ""
@@ -358,7 +358,7 @@ def score_text(row, name, digits=4, brackets=True):
 
 
 def duration(seconds):
-    """Seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 5 h 10 min, 4 d 3 h."""
+    """Return seconds as people write them: 0.4 s, 12 s, 3 min 20 s, 5 h 10 min, 4 d 3 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     seconds = round(seconds)
@@ -370,5 +370,5 @@ def duration(seconds):
 
 
 def size(n_bytes):
-    """Bytes as people say them: 35 MB, 1.2 GB."""
+    """Return bytes as people write them: 35 MB, 1.2 GB."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

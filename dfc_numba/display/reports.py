@@ -19,7 +19,7 @@ from dfc_numba.support.output import show
 
 # --- dfc analyze --------------------------------------------------------------------------------------------
 
-UNSTABLE_REMEDY = "lower controller.k_p, raise controller.alpha, or take feedback weights nearer to J^T"
+UNSTABLE_REMEDY = "lower controller.k_p, raise controller.alpha, or choose feedback weights closer to J^T"
 LABELS = {"verdict": "stable"}  # of measurements whose names say something else
 COLUMNS = 4  # as many subjects are shown one by one, and more of them in summary
 SUMMARIES = {"mean": np.mean, "least": np.min, "greatest": np.max}
@@ -27,7 +27,7 @@ NAMED = 8  # samples that are named
 
 
 def watched(subjects):
-    """The subjects, one by one, with a bar on standard error if that is a terminal."""
+    """Return the subjects, one by one, with a bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -36,7 +36,7 @@ def watched(subjects):
 
 
 def analysis_lines(notes, names, groups):
-    """Lines of text about notes.
+    """Yield lines of text about notes.
 
     Args:
         notes: from `results.noted`, by title. names: of the measurements. groups: that they belong to.
@@ -50,7 +50,7 @@ def analysis_lines(notes, names, groups):
 
 
 def _analysis_table(notes, names):
-    """A row for each measurement, and each of its layers; a column for each note, or for a summary of many."""
+    """Yield a row for each measurement, and each of its layers; a column for each note, or for a summary of many."""
     few = len(notes) <= COLUMNS
     body = [
         [LABELS.get(name, name), *_cells(notes, name, few), measurement(name).long_name] for name in names
@@ -66,7 +66,7 @@ def _analysis_table(notes, names):
 
 
 def _cells(notes, name, few, layer=()):
-    """The texts of a number of each note, or of its summaries."""
+    """Return the texts of a number of each note, or of its summaries."""
     numbers = [np.asarray(note[name])[layer] for note in notes.values()]
     if not few:
         known = [number for number in numbers if not np.isnan(number)]
@@ -80,7 +80,7 @@ def _layers(notes, name, few):
 
 
 def _verdicts(notes):
-    """What is wrong with how many samples, of each note or of all together."""
+    """Yield what is wrong with how many samples, of each note or of all together."""
     if len(notes) <= COLUMNS:
         for title, note in notes.items():
             yield from _verdict(title, [note])
@@ -89,7 +89,7 @@ def _verdicts(notes):
 
 
 def _verdict(title, notes):
-    """Sentences about the samples of some notes together."""
+    """Yield sentences about the samples of some notes together."""
     codes, largest, radius = (
         np.concatenate([note[f"{name}_sample"] for note in notes])
         for name in ("verdict", "largest_dt", "euler_radius")
@@ -116,14 +116,14 @@ def _named(numbers):
 
 
 def _facts(verdict, radius, largest):
-    """What helps, with numbers."""
+    """Return the remedy, with numbers."""
     if verdict == TOO_LARGE:
-        return f"all of them are stable up to controller.dt = {largest.min():.4g}, each by itself up to {_numbered(largest)}"
+        return f"all are stable up to controller.dt = {largest.min():.4g}, individually up to {_numbered(largest)}"
     if np.isnan(radius).all():
-        return "Newton's method has not found any"
+        return "Newton's method has not found one"
     return (
-        f"deviations grow by a factor of {_numbered(radius)} per step, and do so in continuous time: a smaller dt does not help; "
-        f"{UNSTABLE_REMEDY}"
+        f"perturbations grow by a factor of {_numbered(radius)} per step, and also in continuous time: a smaller dt does not "
+        f"help; {UNSTABLE_REMEDY}"
     )
 
 
@@ -136,7 +136,7 @@ def _numbered(numbers):
 
 
 def announce(plan):
-    """Says on standard output which runs there are and where they are written to."""
+    """Print which runs there are and where they are written to."""
     for source in plan.sources:
         if source.left_out:
             show(
@@ -151,7 +151,7 @@ def announce(plan):
 
 
 def announce_outlook(outlook):
-    """Says on standard output which data there are, what is done already, and how long the rest may take."""
+    """Print which data there are, what is done already, and how long the rest may take."""
     show("\n".join(outlook.datasets))
     if outlook.kept:
         show(f"runs that are done already, and kept: {outlook.kept}")
@@ -159,38 +159,38 @@ def announce_outlook(outlook):
 
 
 def display(run, number, n_runs):
-    """Says which run starts, and returns what shows its progress."""
+    """Print which run starts, and return what shows its progress."""
     show(f"run {number}/{n_runs}: {run}", flush=True)
     return choose_display(f"run {number}/{n_runs}, ")
 
 
 def tell_comparison(ended):
-    """Says on standard error how a run ended that is not done."""
+    """Report on standard error how a run ended that is not done."""
     if ended.status != "done":
         show(f"dfc: {ended.run}: {ended.message} ({ended.status})", file=sys.stderr, flush=True)
 
 
 def conclude(plan, ended, no_figure):
-    """Says on standard output what the runs gave and where the files are."""
+    """Print what the runs gave and where the files are."""
     _print_table(*summary.table(summary.summarize(plan, ended)))
     show(summary.CAPTION)
     if no_figure:
-        show(f"figure left out: {no_figure}")
+        show(f"no figure: {no_figure}")
     if ended[-1].signal is not None:
-        show("interrupted; the same command goes on with the runs that are left")
+        show("interrupted; run the same command again to do the remaining runs")
     files = [name for name in summary.FILES if (plan.directory / name).exists()]
     show(f"results: {plan.directory} ({', '.join(files)})", flush=True)
 
 
 def conclude_merged(plan, ended, merged):
-    """Say on standard output what merged runs gave and where the files are."""
+    """Print what merged runs gave and where the files are."""
     _print_table(*summary.table(summary.summarize(plan, ended)))
     show(summary.CAPTION)
     show(f"runs: {len(ended)}; with all settings: {merged}", flush=True)
 
 
 def _print_table(heading, rows):
-    """A table as Markdown, or on a terminal in the form that suits its width."""
+    """Print a table as Markdown, or on a terminal in the form that suits its width."""
     if not sys.stdout.isatty():
         show(summary.markdown(heading, rows), end="")
         return
@@ -214,14 +214,14 @@ HEADING = ("", "mean", "std", "least", "greatest", "rms norm", "last norm")
 
 
 def tell_records(path, *, phase=None, record=None):
-    """Says on standard output what is found in the records that have trajectories; for the arguments see `replay.replay`."""
+    """Print the findings on records that have trajectories; for the arguments see `replay.replay`."""
     with open_trajectories(path) as file:
         for stored in chosen(file, phase, record):
             show("\n".join(record_lines(stored)), flush=True)
 
 
 def record_lines(record):
-    """Lines of text about a `StoredRecord`; what cannot be computed says why."""
+    """Return lines of text about a `StoredRecord`, or why something cannot be computed."""
     where = f"{record.records.phase} {record.place}"
     try:
         source = as_phase(record)
@@ -269,7 +269,7 @@ def _range(values):
 
 
 def _record_table(source):
-    """Statistics over samples, time points and units: the mean of means, the largest of extremes, the rms of norms."""
+    """Return statistics over samples, time points and units: the mean of means, the extremes, the rms of norms."""
     names = [(name, None) for name in ("u", "e")]
     names += [("v_fb", layer) for layer in range(1, len(source.network.weights) + 1)]
     there = [(name, layer) for name, layer in names if source.has(name, layer)]

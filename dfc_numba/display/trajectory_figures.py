@@ -20,7 +20,7 @@ OTHERS = {"linewidth": 0.6, "color": "0.75"}
 
 
 def draw(figure, shown, functions=None, columns=COLUMNS):
-    """Draws the panels of what is shown, or the given ones of them, into a figure or a part of one."""
+    """Draw the panels of what is shown, or the given ones of them, into a figure or a part of one."""
     functions = shown.panels() if functions is None else functions
     columns = min(columns, len(functions))
     grid = list(figure.subplots(rows(functions, columns), columns, squeeze=False).flat)
@@ -34,7 +34,7 @@ def draw(figure, shown, functions=None, columns=COLUMNS):
 
 
 def draw_panel(axes, shown, function):
-    """Draws one panel, with its axes labelled."""
+    """Draw one panel, with its axes labelled."""
     function(axes, shown)
     axes.set_xlabel(shown.time_label)
     _suit_numbers(axes)
@@ -43,32 +43,32 @@ def draw_panel(axes, shown, function):
 
 
 def rows(panels, columns=COLUMNS):
-    """How many rows some panels need."""
+    """Return how many rows some panels need."""
     return -(-len(panels) // columns)
 
 
 def scale(*arrays):
-    """Logarithmic, unless there is nothing above zero."""
+    """Return "log", unless there is nothing above zero."""
     return "log" if any((array[np.isfinite(array)] > 0).any() for array in arrays) else "linear"
 
 
 def wide_scale(*arrays):
-    """Logarithmic where the largest number is more than ten times the smallest one above zero."""
+    """Return "log" where the largest number is more than ten times the smallest one above zero."""
     found = [array[np.isfinite(array) & (array > 0)] for array in arrays]
     found = np.concatenate([np.ravel(array) for array in found])
     return "log" if len(found) and found.max() > 10 * found.min() else "linear"
 
 
 def place_of(sample, stored):
-    """The place of a sample among the stored ones, of which the first is taken for None; ValueError for one that is not."""
+    """Return the index of a sample among the stored ones; None stands for the first; ValueError for an unknown one."""
     position = stored[0] if sample is None else sample
     if position not in stored:
-        raise ValueError(f"sample {sample} is not stored; there are {', '.join(map(str, stored))}")
+        raise ValueError(f"sample {sample} is not stored; stored are {', '.join(map(str, stored))}")
     return list(stored).index(position)
 
 
 def heading(record, recipe, position):
-    """The title of a record, or of a trajectory that is in no file, and of a sample."""
+    """Return the title of a record, or of a trajectory that is in no file, and of a sample."""
     where = "simulation" if recipe is None else recipe.phase
     if isinstance(record, StoredRecord):
         where += f", record {record.place}"
@@ -80,18 +80,18 @@ def heading(record, recipe, position):
 
 
 def _of_layers(layers):
-    """A colour for each layer."""
+    """Return a colour for each layer."""
     return colours(range(len(layers))).values()
 
 
 def sentences(parts):
-    """Parts of a note as a sentence; nothing where there are none."""
+    """Return parts of a note as a sentence; nothing where there are none."""
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _suit_numbers(axes):
-    """Short labels for small numbers; what has diverged is shown from its beginning on, in a symmetric logarithm."""
+    """Label small numbers shortly; show what diverged from its beginning on, with a symmetric logarithm."""
     if axes.get_yscale() == "linear" and np.abs(axes.get_ylim()).max() > HUGE:
         axes.set_yscale("symlog")
     elif axes.get_yscale() == "linear":
@@ -109,7 +109,7 @@ COMPARTMENTS = {"v": ("soma $v$", "-"), "v_ff": ("basal $v^{ff}$", "--"), "v_fb"
 
 @dataclass(frozen=True)
 class ControlTrace:
-    """What is shown of a trajectory.
+    """The shown part of a trajectory.
 
     Attributes:
         source: the `AnalysedPhase`. place: of the sample among the stored ones.
@@ -125,11 +125,11 @@ class ControlTrace:
     time_label = r"time ($\tau_u$)"
 
     def read(self, name, layer=None):
-        """A variable of this sample, (T, n)."""
+        """Return a variable of this sample, (T, n)."""
         return self.source.read(name, layer, samples=[self.place])[:, 0]
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `Trace`) by the name of the panel.
+        """Return functions of (axes, this `Trace`) that draw the possible panels, by their names.
 
         Raises:
             ValueError: if nothing can.
@@ -150,14 +150,14 @@ class ControlTrace:
         return found
 
     def note(self, panels):
-        """What the panels leave out."""
+        """Return what the panels leave out."""
         sizes, parts = self.source.network.sizes, []
         if sizes[-1] > MOST_OUTPUTS and {"output", "control"} & {*panels}:
             parts.append(
                 f"outputs: {MOST_OUTPUTS} of {sizes[-1]}, those farthest from their targets at the start"
             )
         if "error" in panels and self.source.count > 1:
-            parts.append(f"grey: the other {self.source.count - 1} stored samples")
+            parts.append(f"grey: the {self.source.count - 1} other stored samples")
         if not self.chosen and any(name.startswith("unit") for name in panels):
             layers = (
                 "" if len(self.units) == len(sizes) - 1 else f", {len(self.units)} of {len(sizes) - 1} layers"
@@ -166,7 +166,7 @@ class ControlTrace:
         return sentences(parts)
 
     def outputs(self):
-        """The outputs that are shown, in their order: those that are farthest from their targets at the beginning."""
+        """Return the shown outputs, in their order: those that are farthest from their targets at the beginning."""
         initial = (
             np.abs(self.source.errors(slice(0, 1))[0, self.place])
             if _has_errors(self.source)
@@ -176,7 +176,7 @@ class ControlTrace:
 
 
 def control_trace(record, *, sample=None, units=()):
-    """The `Trace` of a record, or of a `Trajectory`, see `plots.plot`."""
+    """Return the `Trace` of a record, or of a `Trajectory`, see `plots.plot`."""
     source = AnalysedPhase(record)
     place = place_of(sample, source.samples)
     return ControlTrace(
@@ -194,7 +194,7 @@ def _has_errors(source):
 
 
 def _units(source, place, chosen):
-    """The chosen units, or one of each layer: that which receives the largest feedback."""
+    """Return the chosen units, or one of each layer: the one that receives the largest feedback."""
     sizes = source.network.sizes
     for layer, unit in chosen:
         if not (1 <= layer < len(sizes) and 0 <= unit < sizes[layer]):
@@ -258,7 +258,7 @@ def _draw_differences(axes, shown):
 
 
 def _compartments(layer, unit):
-    """A function that draws the compartments of a unit."""
+    """Return a function that draws the compartments of a unit."""
 
     def draw_compartments(axes, shown):
         start = shown.read("v", layer)[0, unit]
@@ -279,7 +279,7 @@ SYMBOLS = {"r_x": "$r_x$", "r_y": "$r_y$"}
 
 @dataclass(frozen=True)
 class InversionTrace:
-    """What is shown of a dynamic inversion.
+    """The shown part of a dynamic inversion.
 
     Attributes:
         trajectory: an `InversionTrajectory` of one sample.
@@ -295,7 +295,7 @@ class InversionTrace:
     time_label = r"time ($\tau_r$)"
 
     def panels(self):
-        """What can be drawn: functions of (axes, this `InversionTrace`) by the name of the panel.
+        """Return functions of (axes, this `InversionTrace`) that draw the possible panels, by their names.
 
         Raises:
             ValueError: if nothing can.
@@ -313,14 +313,14 @@ class InversionTrace:
         return found
 
     def note(self, panels):
-        """What the panels leave out."""
+        """Return what the panels leave out."""
         shown = not self.units and any(name.startswith("layer") for name in panels)
         return sentences(
             [f"units: at most {MOST_UNITS} of a layer, those farthest from zero"] if shown else []
         )
 
     def shown_units(self):
-        """Lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
+        """Return lists of units by the layer: the chosen ones, or those of some layers that move farthest."""
         if self.units:
             layers = dict.fromkeys(layer for layer, _ in self.units)
             return {layer: [unit for other, unit in self.units if other == layer] for layer in layers}
@@ -332,7 +332,7 @@ class InversionTrace:
 
 
 def inversion_trace(record, *, sample=None, units=()):
-    """The `InversionTrace` of a record, or of an `InversionTrajectory`, see `plots.plot`."""
+    """Return the `InversionTrace` of a record, or of an `InversionTrajectory`, see `plots.plot`."""
     stored = isinstance(record, StoredRecord)
     place = place_of(sample, record["position"] if stored else record.samples)
     trajectory = record.trajectory([place]) if stored else _only(record, place)
@@ -342,7 +342,7 @@ def inversion_trace(record, *, sample=None, units=()):
 
 
 def _only(trajectory, place):
-    """The trajectory of the sample at a place."""
+    """Return the trajectory of the sample at an index."""
     parts = {
         name: [r[:, [place]] for r in getattr(trajectory, name)]
         for name in SYMBOLS
@@ -363,7 +363,7 @@ def _check_units(trajectory, units):
 
 
 def _rest(trajectory):
-    """r_x at rest, None where there is no such state, or no recipe."""
+    """Return r_x at rest, None where there is no such state, or no recipe."""
     try:
         return None if trajectory.recipe is None else measures.states_at_rest(trajectory)
     except (DivergenceError, ValueError):
@@ -371,12 +371,12 @@ def _rest(trajectory):
 
 
 def most_moved(states, count):
-    """The units (of the last axis) that are farthest from zero at some time, in their order."""
+    """Return the units (of the last axis) that are farthest from zero at some time, in their order."""
     return np.sort(np.argsort(-np.nan_to_num(np.abs(states)).max(axis=0), kind="stable")[:count])
 
 
 def _norms(name):
-    """A function that draws the norm of r_x or r_y, layer by layer."""
+    """Return a function that draws the norm of r_x or r_y, layer by layer."""
 
     def draw_norms(axes, shown):
         trajectory = shown.trajectory
@@ -416,7 +416,7 @@ def _draw_inversion(axes, shown):
 
 
 def _units_of(layer, units):
-    """A function that draws r_x of units of a layer, and where they rest."""
+    """Return a function that draws r_x of units of a layer, and where they rest."""
 
     def draw_units(axes, shown):
         states = shown.trajectory.r_x[layer - 1][:, 0]

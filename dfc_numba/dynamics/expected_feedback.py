@@ -157,7 +157,7 @@ def _check_options(network, controller, form):
 
 
 def _signs_key(form, noise):
-    """The `NoiseKey` of the random signs, None for a form without."""
+    """Return the `NoiseKey` of the random signs, None for a form without."""
     if form != "one_probe":
         if noise is not None:
             raise ValueError(
@@ -212,7 +212,7 @@ def _warn_of_large_noise(network, controller, filters, activity):
 
 
 def impulse_response(options, loop):
-    """P: the response of u to an impulse added to the control signal at step 0, (T, B, n, n).
+    """Return P: the response of u to an impulse added to the control signal at step 0, (T, B, n, n).
 
     Args:
         loop: (L, B, n, n), the matrices J_i Q_i.
@@ -238,7 +238,7 @@ def _require_stable(response, steps):
 
 
 def pairings(network, options, filters, loop, gram):
-    """H (L, B, n, n) and S (B, n, n) of the module's equations.
+    """Return H (L, B, n, n) and S (B, n, n) of the module's equations.
 
     Args:
         loop, gram: (L, B, n, n), the matrices J_i Q_i and J_i J_i^T.
@@ -286,19 +286,19 @@ def jacobians(slopes, packed, top):
 
 
 def _stride(units, dtype):
-    """`units` rounded up to whole panels of `multiply`."""
+    """Return `units` rounded up to whole panels of `multiply`."""
     width = panel_width(dtype)
     return -(-units // width) * width
 
 
 def _packed(network, dtype):
-    """(W_i^T packed for `multiply`, n_i) of layers 2 .. L; None for the first, below which nothing is propagated."""
+    """Return (W_i^T packed for `multiply`, n_i) of layers 2 .. L; None for the first, below which nothing is propagated."""
     pairs = zip(network.weights[1:], network.sizes[1:-1], strict=True)
     return [None] + [(pack([w.T], [_stride(n, dtype)], dtype), len(w)) for w, n in pairs]
 
 
 def _top(options, output):
-    """The rows of d r_L / d r_L, or of d softmax(r_L) / d r_L, for outputs (B, n): (n, B, n)."""
+    """Return the rows of d r_L / d r_L, or of d softmax(r_L) / d r_L, for outputs (B, n): (n, B, n)."""
     b, n = output.shape
     eye = np.eye(n, dtype=output.dtype)[:, np.newaxis]
     if options.error != "softmax":
@@ -308,7 +308,7 @@ def _top(options, output):
 
 
 def _slopes(network, activity, dtype):
-    """phi' at the feedforward state, list of (B, stride of n_i) with zeros above n_i."""
+    """Return phi' at the feedforward state, list of (B, stride of n_i) with zeros above n_i."""
     slopes = []
     for name, v in zip(network.activations, activity.v, strict=True):
         slope = phi_prime(name, v.astype(dtype, copy=False))
@@ -322,7 +322,7 @@ def _slopes(network, activity, dtype):
 
 
 def _over_shards(network, count, products, shapes, function):
-    """The sums over the shards of what `function(slice)` returns, a list of arrays of these shapes, in the order of the tree."""
+    """Return the sums over the shards of the arrays, of these shapes, that `function(slice)` returns, in the tree's order."""
     shards = shards_of(network, count)
     ends = np.cumsum([0] + [int(np.prod(shape)) for shape in shapes])
     results = [None] * len(shards)
@@ -338,14 +338,14 @@ def _over_shards(network, count, products, shapes, function):
 
 
 def _mean_field(network, options, filters, activity, signs):
-    """sigma_i^2 J_i^T H_i^T + Q_i S of the mean J_i and J_i J_i^T; signs (B, n) for one probe a sample, None for all rows."""
+    """Return sigma_i^2 J_i^T H_i^T + Q_i S of the mean J_i and J_i J_i^T; `signs` (B, n) for one probe per sample, else None."""
     depth, (count, n), dtype = len(network.weights), activity.r[-1].shape, network.dtype
     output, sizes, packed = activity.r[-1], network.sizes[1:], _packed(network, dtype)
     slopes, last = _slopes(network, activity, dtype), network.weights[-1]
     same_output = network.activations[-1] == "linear" and options.error != "softmax"
 
     def full(chosen):
-        """The sums over samples of J_i, and of J_i J_i^T."""
+        """Return the sums over samples of J_i, and of J_i J_i^T."""
         means, grams = [None] * depth, [None] * depth
         for i, j in jacobians([d[chosen] for d in slopes], packed, _top(options, output[chosen])):
             if i == depth - 2 and same_output:  # J_i = W_L diag(phi'(v_i))
@@ -377,7 +377,7 @@ def _mean_field(network, options, filters, activity, signs):
 
 
 def _probed_sums(network, options, slopes, output, signs):
-    """The sums over the samples of z z^T J_i, from one backward pass each."""
+    """Return the sums over the samples of z z^T J_i, from one backward pass each."""
     z = signs.astype(network.dtype)
     j = z if options.error != "softmax" else np.einsum("bk,kbm->bm", z, _top(options, output))
     slopes = [d[:, :n] for d, n in zip(slopes, network.sizes[1:], strict=True)]
@@ -389,7 +389,7 @@ def _probed_sums(network, options, slopes, output, signs):
 
 
 def _exact_sums(network, options, filters, activity):
-    """The mean over samples of sigma_i^2 J_i^T H_i^T + Q_i S, in float64."""
+    """Return the mean over samples of sigma_i^2 J_i^T H_i^T + Q_i S, in float64."""
     count, n = activity.r[-1].shape
     feedback = [np.asarray(q, np.float64) for q in network.feedback]
     dtype = np.dtype(np.float64)
@@ -416,7 +416,7 @@ def _exact_sums(network, options, filters, activity):
     at_a_time = max(1, int(PIECE_BYTES / (8 * n * n * options.time_points)))
 
     def parts_of_shard(chosen):
-        """In pieces whose responses P take little memory."""
+        """Return the parts of a shard, in pieces whose responses P take little memory."""
         pieces = range(chosen.start, chosen.stop, at_a_time)
         found = [parts(slice(first, min(first + at_a_time, chosen.stop))) for first in pieces]
         return [tree_sum(arrays) for arrays in zip(*found, strict=True)]
@@ -427,7 +427,7 @@ def _exact_sums(network, options, filters, activity):
 
 
 def random_signs(key, count, units):
-    """Independent random signs (count, units), a function of seed, minibatch and sample: see `NoiseKey`.
+    """Return independent random signs (count, units), a function of seed, minibatch and sample: see `NoiseKey`.
 
     They are those of the noise's generator at layer 0, for which a simulation draws none.
     """

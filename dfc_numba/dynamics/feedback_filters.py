@@ -32,7 +32,7 @@ class Filters:
     @staticmethod
     @lru_cache(maxsize=4)
     def of(options, depth, high_pass):
-        """The filters of a `Controller` for a number of layers, and of a time constant tau_f or None."""
+        """Return the filters of a `Controller` for a number of layers, and of a time constant tau_f or None."""
         count, steps = options.time_points, options.steps
         m, impulse = np.arange(count), np.eye(1, count)[0]
         s, a, low = gains(options)
@@ -66,7 +66,7 @@ class Filters:
 
 
 def gains(options):
-    """dt over the time constants of soma, apical compartment and filtered control; 1 for what follows at once."""
+    """Return dt over the time constants of soma, apical compartment and filtered control; 1 for what follows at once."""
     soma = 1.0 if options.instant_dynamics else options.dt / options.tau_v
     return (
         soma,
@@ -75,7 +75,7 @@ def gains(options):
 
 
 def _controller_response(options):
-    """c: the control signal after an error of 1 at step 0, (T,); it is 0 there."""
+    """Return c: the control signal after an error of 1 at step 0, (T,); it is 0 there."""
     response, u, u_int = np.zeros(options.time_points), 0.0, 0.0
     for t in range(options.steps):
         e = float(t == 0)
@@ -86,7 +86,7 @@ def _controller_response(options):
 
 
 def pair_weights(p, q):
-    """K[t, t'] = sum over m of p[m - t] weight[m] q[m + 1 - t'], for sequences of T = steps + 1 numbers.
+    """Return K[t, t'] = sum over m of p[m - t] weight[m] q[m + 1 - t'], for sequences of T = steps + 1 numbers.
 
     The weight falls by 1 / steps at each m, so K[t, t'] - K[t + 1, t' + 1] is the sum without it over steps, whose own
     differences along the diagonal are p[steps - 2 - t] q[steps - 1 - t']: two cumulative sums, from the last row up.
@@ -103,5 +103,5 @@ def pair_weights(p, q):
 
 
 def convolve(a, b):
-    """The causal convolution of two sequences of the same length, cut to it."""
+    """Return the causal convolution of two sequences of the same length, cut to it."""
     return np.convolve(a, b)[: len(a)]

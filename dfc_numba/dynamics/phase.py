@@ -55,7 +55,7 @@ class Phase:
 
     @property
     def presynaptic_factors(self):
-        """What the weights of each layer learn with in the feedforward state: rates below, or formulas of them."""
+        """The presynaptic factors of each layer in the feedforward state: rates below, or formulas of them."""
         return [self.x, *self.feedforward_rates[:-1]] if self.seen is None else self.seen
 
     @property
@@ -64,12 +64,12 @@ class Phase:
         return dense_views(self.minibatch.r_ff, self.count, self.network.sizes)
 
     def without(self, inactive):
-        """The same phase, with the samples of a boolean mask held at their feedforward state."""
+        """Return the same phase, with the samples of a boolean mask held at their feedforward state."""
         minibatch = self.minibatch._replace(active=self.minibatch.active & ~inactive)
         return replace(self, minibatch=minibatch)
 
     def of_samples(self, chosen):
-        """The same phase of some samples only, given by their numbers."""
+        """Return the same phase of some samples only, given by their numbers."""
         minibatch, sizes = self.minibatch, self.network.sizes
         v_ff, r_ff = (
             np.concatenate([layer[chosen].ravel() for layer in dense_views(flat, self.count, sizes)])
@@ -82,13 +82,13 @@ class Phase:
         return replace(self, x=self.x[chosen], minibatch=minibatch, seen=seen)
 
     def with_controller(self, controller):
-        """The same phase under another controller."""
+        """Return the same phase under another controller."""
         return replace(self, controller=controller, dynamics=_dynamics(controller))
 
 
 @dataclass(frozen=True)
 class UpdateTask:
-    """What is asked of a simulation beside its dynamics.
+    """The results that are asked of a simulation, besides its dynamics.
 
     Attributes:
         readout: `kernel.AVERAGE`, `kernel.FINAL`, or `kernel.NO_READOUT` for no update of the forward weights.
@@ -132,7 +132,7 @@ class UpdateTask:
 
 
 def evaluated(formula, rates):
-    """A formula of r at an array of rates, in float64."""
+    """Return a formula of r at an array of rates, in float64."""
     rates = np.asarray(rates, np.float64)
     return np.broadcast_to(formula(rates), rates.shape).astype(np.float64)
 
@@ -164,7 +164,7 @@ def prepare(network, x, target, controller, noise):
 
 
 def _noise(network, controller, noise, count):
-    """(source, key, sample numbers, given draws) for the kernels."""
+    """Return (source, key, sample numbers, given draws) for the kernels."""
     none = np.uint64(0), np.zeros(count, np.uint64), np.zeros(0, network.dtype)
     key = as_key(noise)
     if noise is not None and key is None:
@@ -198,7 +198,7 @@ def _pack_parameters(network, places, transposed):
 
 
 def _loops(network, task):
-    """The loops of all layers for a `UpdateTask`."""
+    """Return the loops of all layers for a `UpdateTask`."""
     dtype, none = network.dtype, np.zeros(len(network.sizes), np.int64)
     rule, feedback_rule = task.rule, task.feedback_rule
     averages = task.readout == kernel.AVERAGE
@@ -251,7 +251,7 @@ def _dynamics(controller):
 
 @dataclass(frozen=True)
 class Sums:
-    """What a run leaves: sums over time in float64, `outer` sums over samples and time in the network's dtype.
+    """The results of a run: sums over time in float64, `outer` sums over samples and time in the network's dtype.
 
     Attributes:
         factor, rate: lists of (B, n_i): summed (or last) factors, last deviations of the rates.
@@ -330,7 +330,7 @@ class ShardBuffers:
         self._length = self._outer + (int(places.outer_feedback[-1]) if task.learn_feedback else 0)
 
     def take(self):
-        """Zeros."""
+        """Return a buffer of zeros."""
         try:
             buffer = self._free.pop()
         except IndexError:
@@ -342,11 +342,11 @@ class ShardBuffers:
         self._free.append(buffer)
 
     def parts(self, buffer):
-        """(outer, outer_feedback)."""
+        """Return (outer, outer_feedback)."""
         return buffer[: self._outer], buffer[self._outer :]
 
     def results(self, results, buffer):
-        """The results, with the sums of a shard as their only row."""
+        """Return the results, with the sums of a shard as their only row."""
         outer, outer_feedback = (part.reshape(1, -1) for part in self.parts(buffer))
         return results._replace(outer=outer, outer_feedback=outer_feedback)
 
@@ -383,7 +383,7 @@ def add_feedforward_part(phase, results, chosen):
 
 
 def _workspaces(phase, task, pieces):
-    """Memory for the state of a shard, for each thread."""
+    """Return memory for the state of a shard, for each thread."""
     lengths = [
         sum(kernel.workspace_parts(phase.places, phase.dynamics, task, phase.minibatch, count))
         for count in {count for _, count in pieces}
@@ -392,13 +392,13 @@ def _workspaces(phase, task, pieces):
 
 
 def _convergence(phase, results, chosen):
-    """(converged, diverged) of a slice of samples, as published: by the residual and by the remaining error."""
+    """Return (converged, diverged) of a slice of samples, as published: by the residual and by the remaining error."""
     rate = dense_views(results.rate, phase.count, phase.network.sizes)[-1][chosen]
     return Closeness(phase, rate, results.u[chosen], chosen).flags()
 
 
 class Closeness:
-    """How close samples are to their steady state at the last time point: the published criteria.
+    """The distance of samples from their steady state at the last time point: the published criteria.
 
     Args:
         rate, u: last deviations of r_L and last control signals of the samples `chosen`.
@@ -419,14 +419,14 @@ class Closeness:
             self.remaining, self.initial = (_distance(controller, target, output) for output in (end, start))
 
     def flags(self):
-        """(converged, diverged), (n,) booleans."""
+        """Return (converged, diverged), (n,) booleans."""
         with np.errstate(invalid="ignore"):
             settles = self.residual < CONVERGED_RESIDUAL * self.scale
             improves = self.remaining < self.controller.convergence_epsilon**2 * self.initial
             return settles & improves, ~(self.residual <= self.scale)
 
     def uncertain(self, relative, error):
-        """(n,) where `converged` could change if thresholds moved by a `relative` part, and errors by a part of the initial."""
+        """Return (n,) where `converged` could change if thresholds moved by `relative`, and errors by a part of the initial."""
         settling, improving = (
             CONVERGED_RESIDUAL * self.scale,
             self.controller.convergence_epsilon**2 * self.initial,
@@ -441,7 +441,7 @@ class Closeness:
         return either | self.near_divergence(relative)
 
     def near_divergence(self, relative):
-        """(n,) where `diverged` could change if its threshold moved by a `relative` part."""
+        """Return (n,) where `diverged` could change if its threshold moved by a `relative` part."""
         return _near(self.residual, self.scale, relative * self.scale)
 
 
@@ -450,7 +450,7 @@ _judged_by_caller = ContextVar("judged_by_caller", default=False)
 
 @contextmanager
 def judging_divergence():
-    """Whoever calls judges what diverges: no warnings within the context."""
+    """Leave the judgement of what diverges to the caller: no warnings within the context."""
     token = _judged_by_caller.set(True)
     try:
         yield
@@ -472,27 +472,27 @@ def warn_of_divergence(phase, sums, *, hops=4):
         named = ", ".join(map(str, lost[:NAMED])) + (", ..." if len(lost) > NAMED else "")
         warnings.warn(
             f"the feedback phase diverged for {len(lost)} of {phase.count} samples ({named}): at its end, the error is not below "
-            f"that at the start; what helps: {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
+            f"that at the start; try {CONTROL_REMEDY}; dfc.stability(network, x, target, controller) says whether dt or "
             "the controlled network is to blame, and the largest stable dt",
             DivergenceWarning, stacklevel=hops,
         )  # fmt: skip
 
 
 def _near(value, threshold, distance):
-    """Where values are within a distance of a threshold, or are no numbers."""
+    """Return where values are within a distance of a threshold, or are not numbers."""
     with np.errstate(invalid="ignore"):
         return ~(np.abs(value - threshold) > distance)
 
 
 def _distance(controller, target, output):
-    """The monitored error per sample: ||target - output||, or the cross-entropy of softmax(output)."""
+    """Return the monitored error per sample: ||target - output||, or the cross-entropy of softmax(output)."""
     if controller.error == "difference":
         return np.linalg.norm(target - output, axis=1)
     return -(target * log_softmax(output, axis=1)).sum(axis=1)
 
 
 def no_records(count, dtype):
-    """Records of nothing, in the dtypes that records have: one type of arguments, one compilation."""
+    """Return records of nothing, in the dtypes that records have: one type of arguments, one compilation."""
     outputs, layers = np.zeros(0), np.zeros(0, dtype)
     return kernel.Records(
         np.full(count, -1), 0, 0, outputs, outputs, outputs, outputs, layers, layers, layers, layers, layers

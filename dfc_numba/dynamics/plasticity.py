@@ -97,7 +97,7 @@ class FeedbackUpdate:
 
 
 def flagged(update, count):
-    """The update; where nothing was simulated, but it is not finite, with all of its `count` samples flagged as diverged."""
+    """Return the update; flag all `count` samples as diverged if it is not finite without a simulation."""
     arrays = vars(update)
     if update.diverged is None and not all_finite(
         *(arrays.get(k) for k in ("weights", "biases", "feedback"))
@@ -107,7 +107,7 @@ def flagged(update, count):
 
 
 def all_finite(*lists):
-    """Whether all numbers are finite in lists of arrays; None is an empty one."""
+    """Return whether all numbers in lists of arrays are finite; None counts as an empty list."""
     return all(np.isfinite(array).all() for arrays in lists for array in arrays or [])
 
 
@@ -170,7 +170,7 @@ def forward_update(
 
 
 def find_rule(name, rule, weights="forward"):
-    """The `PlasticityRule` of a name, for the weights that it is asked for.
+    """Return the `PlasticityRule` of a name, for the weights that it is asked for.
 
     Raises:
         ValueError: for an unknown name, or a rule of the other weights.
@@ -196,7 +196,7 @@ def _forward_update(phase, sums, readout, rule, trajectory):
 
 
 def _mean_over_time(phase, sums, x):
-    """Weights and biases of the readout "average"; the rates below the first layer are the inputs throughout."""
+    """Return weights and biases of the readout "average"; the rates below the first layer are the inputs throughout."""
     network, places, count = phase.network, phase.places, phase.count * phase.controller.time_points
     weights = outer_sums(sums.factor[:1], [x], shards_of(network, phase.count), network.dtype)
     for i, w in enumerate(network.weights[1:], 2):
@@ -205,13 +205,13 @@ def _mean_over_time(phase, sums, x):
 
 
 def presynaptic_factors(rule, rates):
-    """The presynaptic factors of a `PlasticityRule` for a list of rates, in float64."""
+    """Return the presynaptic factors of a `PlasticityRule` for a list of rates, in float64."""
     formula = rule.presynaptic_formula
     return rates if formula is None else [evaluated(formula, r) for r in rates]
 
 
 def postsynaptic_factor(rule, symbols):
-    """The postsynaptic factor of a `PlasticityRule` of one layer.
+    """Return the postsynaptic factor of a `PlasticityRule` of one layer.
 
     Args:
         symbols: functions without arguments that give an array (B, n_i), by the name of the symbol.
@@ -240,7 +240,7 @@ def _refuse_converged(samples):
 
 
 def _analytic_update(network, x, target, controller, rule):
-    """The update at the linearised steady state."""
+    """Return the update at the linearised steady state."""
     if not instance("controller", controller, Controller).jacobian_feedback:
         return _update_at_rest(network, rule, *_of_response(linearised(network, x, target, controller)))
     steady = steady_state(network, x, target, controller)
@@ -250,7 +250,7 @@ def _analytic_update(network, x, target, controller, rule):
 
 
 def unit_symbols(activation, v, dv, v_fb, start, dr=None):
-    """What formulas of a unit may refer to, at a state of one layer, as functions without arguments.
+    """Return the symbols of a unit's formulas, at a state of one layer, as functions without arguments.
 
     Args:
         v, dv, v_fb: arrays: somatic voltage, v - v_ff, apical voltage; v_fb may be a function that gives it.
@@ -271,7 +271,7 @@ def unit_symbols(activation, v, dv, v_fb, start, dr=None):
 
 
 def _newton_update(network, x, target, controller, rule, only_converged):
-    """The update at the exact steady state."""
+    """Return the update at the exact steady state."""
     if instance("controller", controller, Controller).jacobian_feedback:
         controller.require_no_terms("the steady state")
         found = transposed.solve(network, x, target, controller)
@@ -285,7 +285,7 @@ def _newton_update(network, x, target, controller, rule, only_converged):
 
 
 def _of_response(solution):
-    """Voltages of each layer, as `_update_at_rest` takes them, and rates below it, of a solution for u.
+    """Return a solution's voltages of each layer, as `_update_at_rest` takes them, and the rates below it.
 
     Differences are those of the kernel, from which nothing has to be subtracted.
     """
@@ -302,7 +302,7 @@ def _of_response(solution):
 
 
 def _update_at_rest(network, rule, states, rates, kept=None):
-    """The update at a steady state.
+    """Return the update at a steady state.
 
     Args:
         states: of each layer v, dv and the voltage of the feedforward pass, and phi(v) - phi(v_ff) where it is known.
@@ -319,7 +319,7 @@ def _update_at_rest(network, rule, states, rates, kept=None):
 
 
 def _only(rows, kept):
-    """The rows, those that are not kept as zeros, so that the others stay in their shards."""
+    """Return the rows, with those that are not kept as zeros, so that the others stay in their shards."""
     return rows if kept is None else np.where(kept[:, np.newaxis], rows, 0.0)
 
 
@@ -451,7 +451,7 @@ def forward_and_feedback_update(
 
 
 def high_pass_gain(controller, high_pass):
-    """dt / tau_f of the feedback weights' filter, 0 without one."""
+    """Return dt / tau_f of the feedback weights' filter, 0 without one."""
     if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback the layers receive J^T u and the feedback weights are not used; they cannot be learned"
@@ -465,7 +465,7 @@ def high_pass_gain(controller, high_pass):
 
 
 def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
-    """sigma_i^2 / k_i per layer."""
+    """Return sigma_i^2 / k_i per layer."""
     number("sigma_floor", sigma_floor, SigmaFloor)
     hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else _sigmas(normalise)
     depth = len(network.weights)
@@ -481,7 +481,7 @@ def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
 
 
 def _sigmas(normalise):
-    """(sigma of the hidden layers, of the output layer)."""
+    """Return (sigma of the hidden layers, of the output layer)."""
     return [
         number(f"normalise[{i}]", sigma, Sigma)
         for i, sigma in enumerate(floats("normalise", normalise, (2,)))

@@ -95,7 +95,7 @@ def simulate(
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
-        MemoryError: for a trajectory that does not fit into memory; the message tells its size.
+        MemoryError: for a trajectory that does not fit into memory; the message states its size.
     """
     record = Record() if record is None else instance("record", record, Record)
     phase = prepare(network, x, target, controller, noise)
@@ -111,7 +111,7 @@ def simulate(
 
 
 def run_recorded(phase, task, record, *, only_converged=False, steps=None):
-    """(`Sums`, `Trajectory` without its recipe) of one simulation, as `phase.run` gives them; no trajectory for record None.
+    """Return (`Sums`, `Trajectory` without its recipe) of one simulation, see `phase.run`; no trajectory for record None.
 
     Raises:
         ValueError: for samples or noise that there are not. MemoryError: as for `simulate`.
@@ -138,7 +138,7 @@ def run_recorded(phase, task, record, *, only_converged=False, steps=None):
 
 
 def _interpolated(phase, record):
-    """The `Trajectory` of a phase that is solved in time; samples that have to be stepped are recorded by Euler steps."""
+    """Return the `Trajectory` of a phase that is solved in time; samples that have to be stepped are recorded by Euler steps."""
     record.require_only(get_args(Variable)[:-1], "a feedback phase that is solved by integrator = 'waveform'")
     controller, chosen = phase.controller, record.positions(phase.count)
     step = np.arange(0, controller.time_points, record.every)
@@ -177,7 +177,7 @@ def _enter(arrays, name, part, rows, count, dtype):
 
 
 def recorded_bytes(network, controller, count, record):
-    """Bytes of the trajectory of `count` samples."""
+    """Return the size of the trajectory of `count` samples in bytes."""
     layers, outputs = sum(network.sizes[1:]) * network.dtype.itemsize, network.sizes[-1] * 8
     each = dict.fromkeys((*LAYER_VARIABLES, "noise"), layers) | {
         "u": outputs,
@@ -193,7 +193,7 @@ def recorded_bytes(network, controller, count, record):
 
 
 def _allocate(phase, record):
-    """The arrays that the kernel records into; it fills every place in them."""
+    """Return the arrays that the kernel records into; it fills every element."""
     rows, count = _rows(record, phase.count)
     times = phase.controller.steps // record.every + 1
     outputs, units = phase.network.sizes[-1], int(phase.places.dense[-1])
@@ -216,7 +216,7 @@ def _allocate(phase, record):
 
 
 def _rows(record, samples):
-    """For each sample its place among the recorded ones or -1, and their number."""
+    """Return each sample's index among the recorded ones, or -1, and their number."""
     chosen = record.positions(samples)
     rows = np.full(samples, -1)
     rows[chosen] = np.arange(len(chosen))
@@ -247,7 +247,7 @@ def _trajectory(phase, record, records, sums):
 
 
 def _noise(phase, step, chosen):
-    """The draws that drove the step to each recorded time point, 0 for the initial state; list of (T, B, n_i)."""
+    """Return the draws that drove the step to each recorded time point, 0 for the initial state; list of (T, B, n_i)."""
     minibatch, found = phase.minibatch, []
     for layer, n in enumerate(phase.network.sizes[1:], 1):
         draws = np.zeros((len(step), len(chosen), n), phase.network.dtype)
@@ -260,12 +260,12 @@ def _noise(phase, step, chosen):
 
 
 def _given_draws(phase):
-    """The given draws in the network's dtype, list of (T, B, n_i)."""
+    """Return the given draws in the network's dtype, list of (T, B, n_i)."""
     times = phase.controller.time_points
     return dense_views(phase.minibatch.noise_given, phase.count, phase.network.sizes, times)
 
 
 def _kept_noise(phase, noise):
-    """The noise of a recipe, which later changes of given draws do not reach."""
+    """Return the noise of a recipe, which later changes of given draws do not reach."""
     given = phase.minibatch.noise_source == kernel.GIVEN_NOISE
     return _given_draws(phase) if given else as_key(noise)

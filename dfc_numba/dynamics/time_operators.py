@@ -69,20 +69,20 @@ class _Grid:
 
 
 def stretch(controller):
-    """c of the stretched time: twice the time constant of the soma within the closed loop."""
+    """Return c of the stretched time: twice the time constant of the soma within the closed loop."""
     tau = controller.dt if controller.instant_dynamics else controller.tau_v
     return 2.0 * max(tau, controller.dt) / (1.0 + controller.k_p)
 
 
 @lru_cache(maxsize=256)
 def time_operators(controller, nodes):
-    """The `TimeOperators` of a controller on `nodes` nodes; cached and shared, read only."""
+    """Return the `TimeOperators` of a controller on `nodes` nodes; cached and shared, read only."""
     make = _Continuous if controller.limit == "continuous" else _Published
     return make(controller, nodes).operators()
 
 
 class _Limit:
-    """What the two limits share: from the operators on all points of a grid to those on the nodes."""
+    """Base of the two limits: from the operators on all points of a grid to those on the nodes."""
 
     def operators(self):
         grid, own = self.grid, self.grid.cardinal[:, 1:]  # functions that vanish at t = 0
@@ -111,22 +111,22 @@ class _Published(_Limit):
         self.weights = np.ones(controller.time_points)
 
     def at_steps(self, values, steps):
-        """Values at some Euler steps, from those at all of them."""
+        """Return values at some Euler steps, from those at all of them."""
         return values[steps].copy()
 
     def transmitted(self, basal):
-        """The basal voltages that a layer has at each time point, from what the layer below sends."""
+        """Return the basal voltages that a layer has at each time point, from what the layer below sends."""
         return basal if self.controller.transmission_is_instant else _from_rest(basal[:-1])
 
     def control(self, error):
-        """(u, u_int) after each step from the control error; both are zero at t = 0."""
+        """Return (u, u_int) after each step from the control error; both are zero at t = 0."""
         c, driving = self.controller, error[:-1]
         leaking = c.dt * c.alpha * c.k_p if c.leak == "total" else 0.0
         u_int = lfilter([c.dt, -leaking], [1.0, c.dt * c.alpha - 1.0], driving, axis=0)
         return _from_rest(u_int + c.k_p * driving), _from_rest(u_int)
 
     def apical(self, u):
-        """The control signal after its own filter and that of the apical compartment."""
+        """Return the control signal after its own filter and that of the apical compartment."""
         c, seen = self.controller, u
         if c.tau_control is not None:  # the filter begins with the first control signal
             keep = 1.0 - c.dt / c.tau_control
@@ -136,13 +136,13 @@ class _Published(_Limit):
         return seen if c.tau_apical is None else self._relaxed(seen, c.dt / c.tau_apical)
 
     def soma(self, drive):
-        """The somatic voltages that compartments of these voltages give."""
+        """Return the somatic voltages that compartments with these voltages drive."""
         c = self.controller
         return drive if c.instant_dynamics else self._relaxed(drive, c.dt / c.tau_v)
 
     @staticmethod
     def _relaxed(x, gain):
-        """y(t+1) = (1 - gain) y(t) + gain x(t+1) from y(0) = 0."""
+        """Return y with y(t+1) = (1 - gain) y(t) + gain x(t+1) from y(0) = 0."""
         return _from_rest(lfilter([gain], [1.0, gain - 1.0], x[1:], axis=0))
 
 
@@ -163,36 +163,36 @@ class _Continuous(_Limit):
         self.points, self.half = points, half
 
     def at_steps(self, values, steps):
-        """Values at some Euler steps, from those on the grid."""
+        """Return values at some Euler steps, from those on the grid."""
         c, degree = self.controller, len(self.points) - 1
         points = np.log1p(c.dt * steps / stretch(c)) / self.half - 1.0
         coefficients = np.linalg.solve(chebyshev.chebvander(self.points, degree), values)
         return chebyshev.chebvander(points, degree) @ coefficients
 
     def transmitted(self, basal):
-        """As they are: a delay of one step vanishes with dt."""
+        """Return the basal voltages as they are: a delay of one step vanishes with dt."""
         return basal
 
     def control(self, error):
-        """(u, u_int); u jumps to k_p e at t = 0."""
+        """Return (u, u_int); u jumps to k_p e at t = 0."""
         c = self.controller
         gain = 1.0 - c.alpha * c.k_p if c.leak == "total" else 1.0
         u_int = self._solve(1.0, c.alpha, gain * error, 0.0 * error[0])
         return u_int + c.k_p * error, u_int
 
     def apical(self, u):
-        """The control signal after its own filter and that of the apical compartment."""
+        """Return the control signal after its own filter and that of the apical compartment."""
         c = self.controller
         seen = u if c.tau_control is None else self._solve(c.tau_control, 1.0, u, u[0])
         return seen if c.tau_apical is None else self._solve(c.tau_apical, 1.0, seen, 0.0 * seen[0])
 
     def soma(self, drive):
-        """The somatic voltages that compartments of these voltages give."""
+        """Return the somatic voltages that compartments with these voltages drive."""
         c = self.controller
         return drive if c.instant_dynamics else self._solve(c.tau_v, 1.0, drive, 0.0 * drive[0])
 
     def _solve(self, tau, rate, x, start):
-        """y with tau dy/dt = x - rate y and y(0) = start."""
+        """Return y with tau dy/dt = x - rate y and y(0) = start."""
         matrix = tau * self.derivative + rate * np.eye(len(x))
         matrix[0] = 0.0
         matrix[0, 0] = 1.0
@@ -200,12 +200,12 @@ class _Continuous(_Limit):
 
 
 def _from_rest(values):
-    """The same one step later, zero at t = 0."""
+    """Return the same values one step later, zero at t = 0."""
     return np.vstack([np.zeros(values.shape[1]), values])
 
 
 def _differentiation(points):
-    """The derivative at Chebyshev points of the second kind as a matrix (Trefethen, Spectral Methods in MATLAB, chapter 6)."""
+    """Return the derivative at Chebyshev points of the second kind, a matrix (Trefethen, Spectral Methods in MATLAB, ch. 6)."""
     scale = (-1.0) ** np.arange(len(points))
     scale[0], scale[-1] = 2.0 * scale[0], 2.0 * scale[-1]
     gaps = points[:, np.newaxis] - points + np.eye(len(points))
@@ -216,7 +216,7 @@ def _differentiation(points):
 
 
 def _quadrature(points):
-    """Weights of the integral over [-1, 1] of the polynomial through values at Chebyshev points (Clenshaw and Curtis)."""
+    """Return weights of the integral over [-1, 1] of the polynomial through values at Chebyshev points (Clenshaw and Curtis)."""
     degrees = np.arange(0, len(points), 2)
     moments = np.zeros(len(points))
     moments[degrees] = 2.0 / (1.0 - degrees**2)
@@ -225,7 +225,7 @@ def _quadrature(points):
 
 @dataclass(frozen=True)
 class Interpolation:
-    """What gives the course in time from values at the nodes: matrices (T, m + 1), whose first column belongs to t = 0.
+    """Matrices (T, m + 1) from values at the nodes to the course in time; the first column belongs to t = 0.
 
     Attributes:
         values: any function of time. basal: W r_{i-1} -> basal voltages. u, u_int: from the control error.
@@ -241,7 +241,7 @@ class Interpolation:
 
 @lru_cache(maxsize=16)
 def interpolation(controller, nodes, every):
-    """The `Interpolation` at every n-th Euler step; cached and shared, read only."""
+    """Return the `Interpolation` at every n-th Euler step; cached and shared, read only."""
     make = _Continuous if controller.limit == "continuous" else _Published
     limit = make(controller, nodes)
     at_steps, cardinal = limit.at_steps, limit.grid.cardinal

@@ -26,7 +26,7 @@ LossName = Annotated[str, AfterValidator(lambda name: LOSSES.find(name, key="los
 
 @options
 class Inversion:
-    """How dynamic inversion brings the errors of a minibatch to the hidden layers (Podlaski & Machens 2020).
+    """Options of dynamic inversion, which brings errors to the hidden layers (Podlaski & Machens 2020).
 
     Args:
         rule: "di", one loop for each layer, or "sldi", one loop through all layers: see `backward_errors`.
@@ -53,7 +53,7 @@ class Inversion:
 
     @property
     def noisy(self) -> bool:
-        """Whether there is noise."""
+        """True if there is noise."""
         return False
 
     def loops(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def simulate_inversion(
 
 
 def checked(network, x, y, inversion):
-    """Inputs in the network's dtype, and targets (B, n_L) in float64.
+    """Return inputs in the network's dtype, and targets (B, n_L) in float64.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit.
@@ -109,7 +109,7 @@ def checked(network, x, y, inversion):
 
 
 def driven(network, activity, y, loss):
-    """(phi'(v_i) of the hidden layers, delta_L): what a minibatch hands to `backward_errors`.
+    """Return (phi'(v_i) of the hidden layers, delta_L), which a minibatch hands to `backward_errors`.
 
     delta_L = phi_L'(v_L) o (y - r_L),  or with softmax(r_L) for the cross-entropy
     """
@@ -120,7 +120,7 @@ def driven(network, activity, y, loss):
 
 
 def hidden_errors(network, drive, inversion, record=None):
-    """(errors of the hidden layers, `InversionTrajectory` without its recipe) of a minibatch; no trajectory for record None.
+    """Return (hidden layers' errors, `InversionTrajectory` without its recipe) of a minibatch; no trajectory for record None.
 
     What has diverged is not finite. The errors have the same bits with and without a record.
 
@@ -142,7 +142,7 @@ def hidden_errors(network, drive, inversion, record=None):
 
 
 def _errors(network, drive, inversion, chosen, trajectory=False):
-    """(errors, trajectory) of some samples."""
+    """Return (errors, trajectory) of some samples."""
     slopes, delta = drive
     return loop_errors(
         network.weights, network.backward, [slope[chosen] for slope in slopes], delta[chosen],
@@ -151,7 +151,7 @@ def _errors(network, drive, inversion, chosen, trajectory=False):
 
 
 def _recorded(network, drive, inversion, record):
-    """(errors, trajectory) of the samples that are recorded."""
+    """Return (errors, trajectory) of the samples that are recorded."""
     record.require_only(VARIABLES, "a dynamic inversion")
     chosen = record.positions(len(drive[1]))
     errors, states = _errors(network, drive, inversion, chosen, trajectory=True)
@@ -165,7 +165,7 @@ def _recorded(network, drive, inversion, record):
 
 
 def recorded_bytes(network, inversion, count, record):
-    """Bytes of the trajectory of `count` samples."""
+    """Return the size of the trajectory of `count` samples in bytes."""
     hidden, above = network.sizes[1:-1], network.sizes[2:]
     units = {"r_x": sum(hidden), "r_y": sum(above if inversion.rule == "di" else above[-1:])}
     recorded = sum(units[name] for name in record.names(VARIABLES))

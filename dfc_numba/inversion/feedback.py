@@ -90,7 +90,7 @@ def initial_feedback(
 def restabilised_feedback(
     weights, feedback, *, alpha=0.0, dt=None, loop="sequential", rate=0.05, iterations=200
 ):
-    """The feedback matrices, with those of unstable loops made stable; arguments as for `stabilised_feedback`.
+    """Return the feedback matrices, with those of unstable loops made stable; arguments as for `stabilised_feedback`.
 
     Raises:
         ValueError, TypeError: as for `stabilised_feedback`. RuntimeError: for a loop that cannot become stable, or is not
@@ -106,7 +106,7 @@ def restabilised_feedback(
 
 
 def _reached(found, number):
-    """The feedback of a `Stabilised`, which has to be stable."""
+    """Return the feedback of a `Stabilised`, which must be stable."""
     if found.stable:
         return found.feedback
     if found.reason:
@@ -118,7 +118,7 @@ def _reached(found, number):
 
 
 def _transposed(weights, loop):
-    """W_{i+1}^T of the hidden layers; for a single loop W_2^T .. W_L^T."""
+    """Return W_{i+1}^T of the hidden layers; for a single loop W_2^T .. W_L^T."""
     above = [np.asarray(w, np.float64).T for w in weights[1:]]
     return above if loop == "sequential" else [reduce(np.matmul, above)]
 
@@ -164,7 +164,7 @@ def stabilised_feedback(
 
 
 def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
-    """The `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
+    """Return the `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
     number("rate", rate, StabilisingRate)
     whole_number("iterations", iterations, StabilisingIterations)
     if dt is not None:
@@ -173,7 +173,7 @@ def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
 
 
 def _descended(given, dt, rate, iterations):
-    """The `Stabilised` of one `FeedbackLoop`."""
+    """Return the `Stabilised` of one `FeedbackLoop`."""
     loop, rows = given.observed()
     worst, gradient = excess_and_gradient(loop, dt)
     history = [worst]
@@ -192,7 +192,7 @@ def _descended(given, dt, rate, iterations):
 
 
 def _drift(loop):
-    """What holds a loop that `drifts`, and the remedy."""
+    """Return what holds a loop that `drifts`, and the remedy."""
     units = min(loop.sizes)
     return (
         f"it has rank {loop.rank} and the smallest layer {units} units, so that hidden layers see {loop.rank - units} modes "
@@ -202,7 +202,7 @@ def _drift(loop):
 
 
 def excess_and_gradient(loop, dt=None):
-    """(s, ds/dB) of a `FeedbackLoop`, see `stabilised_feedback`; with dt s is the largest |z| minus 1.
+    """Return (s, ds/dB) of a `FeedbackLoop`, see `stabilised_feedback`; with dt s is the largest |z| minus 1.
 
     The gradient is zero where s is that of a leak alone, and within B's rows where B lacks rank, see `observed`.
     """
@@ -227,5 +227,5 @@ def excess_and_gradient(loop, dt=None):
 
 
 def _in_rows(matrix, rows):
-    """A matrix of B's shape from that of the loop that `FeedbackLoop.observed` gives."""
+    """Return a matrix of B's shape from that of the loop that `FeedbackLoop.observed` gives."""
     return matrix if rows is None else matrix @ rows

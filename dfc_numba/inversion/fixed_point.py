@@ -39,7 +39,7 @@ class Rest:
     drive: np.ndarray
 
     def states(self):
-        """C_1 z, C_2 f_1(C_1 z), ... at rest: list of (B, n_k).
+        """Return C_1 z, C_2 f_1(C_1 z), ... at rest: list of (B, n_k).
 
         Raises:
             DivergenceError: for samples for which no state of rest is found, with tanh.
@@ -55,7 +55,7 @@ class Rest:
         return solve(product - self.leak * np.eye(len(product)), self.drive.T).T
 
     def _forward(self, z, chosen):
-        """Per hidden layer its states and what it shows of them, for chosen samples."""
+        """Return each hidden layer's states and what it shows of them, for chosen samples."""
         shown, found = z, []
         for matrix, scale in zip(self.chain, self.scales, strict=True):
             r = shown @ matrix.T
@@ -64,12 +64,12 @@ class Rest:
         return found
 
     def _residual(self, z, chosen):
-        """What is left of the equation, and the layers."""
+        """Return the residual of the equation, and the layers."""
         layers = self._forward(z, chosen)
         return layers[-1][1] @ self.last.T - self.leak * z - self.drive[chosen], layers
 
     def _derivative(self, layers, chosen):
-        """Of the residual with respect to z, (B, n, n)."""
+        """Return the derivative of the residual with respect to z, (B, n, n)."""
         product = self.chain[0]
         for (_, shown), scale, matrix in zip(layers, self.scales, [*self.chain[1:], self.last], strict=True):
             slope = 1.0 - shown**2 if self.tanh else scale[chosen]
@@ -77,7 +77,7 @@ class Rest:
         return product - self.leak * np.eye(len(self.last))
 
     def _in_pieces(self, method):
-        """z of all samples, by a method for chosen ones."""
+        """Return z of all samples, by a method for chosen ones."""
         count, n = self.drive.shape
         at_a_time = max(1, int(PIECE_BYTES / (8 * n * max(len(c) for c in [*self.chain, self.last]))))
         pieces = (np.arange(k, min(k + at_a_time, count)) for k in range(0, count, at_a_time))
@@ -85,13 +85,13 @@ class Rest:
             return np.concatenate([method(piece) for piece in pieces])
 
     def _scaled(self, chosen):
-        """z of chosen samples where f only scales: the derivative is the matrix of their linear system."""
+        """Return z of chosen samples where f only scales: the derivative is the matrix of their linear system."""
         drive = self.drive[chosen]
         matrices = self._derivative(self._forward(np.zeros_like(drive), chosen), chosen)
         return _solve_each(matrices, drive, _singular(matrices))
 
     def _newton(self, chosen):
-        """z of chosen samples, from z = 0 by Newton steps that are halved until the residual falls."""
+        """Return z of chosen samples, from z = 0 by Newton steps that are halved until the residual falls."""
         z = np.zeros((len(chosen), self.drive.shape[1]))
         scale = np.linalg.norm(self.drive[chosen], axis=1)
         residual, layers = self._residual(z, chosen)
@@ -108,7 +108,7 @@ class Rest:
         return z
 
     def _halved(self, z, step, norm, moving, chosen):
-        """z after the longest of the steps 1, 1/2, 1/4, ... that lets the residual fall, and which samples took one."""
+        """Return z after the longest of the steps 1, 1/2, 1/4, ... that lowers the residual, and which samples took one."""
         moved, length = np.zeros_like(moving), 1.0
         for _ in range(HALVINGS):
             trial = z + length * step
@@ -132,23 +132,23 @@ def _refuse(lost, count):
 
 
 def solve(matrix, columns):
-    """matrix^{-1} columns for all columns at once; the least squares solution of least norm where `matrix` is singular."""
+    """Return matrix^{-1} columns for all columns at once; the least-norm least squares solution where `matrix` is singular."""
     return least_squares(matrix, columns) if _singular(matrix) else np.linalg.solve(matrix, columns)
 
 
 def least_squares(matrix, columns):
-    """The least squares solution of least norm, to working precision."""
+    """Return the least squares solution of least norm, to working precision."""
     return np.linalg.lstsq(matrix, columns, rcond=EPS)[0]
 
 
 def _singular(matrix):
-    """Whether a square matrix, or each of a stack, is singular to working precision."""
+    """Return whether a square matrix, or each of a stack, is singular to working precision."""
     with np.errstate(all="ignore"):
         return ~(np.linalg.cond(matrix, 1) < 1.0 / (matrix.shape[-1] * EPS))
 
 
 def _solve_each(matrices, rows, singular=False):
-    """matrices[b]^{-1} rows[b]; the least squares solutions of least norm where one is `singular`, or has no solution."""
+    """Return matrices[b]^{-1} rows[b]; least-norm least squares solutions where one is `singular`, or has no solution."""
     try:
         found = np.linalg.solve(matrices, rows[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
@@ -160,7 +160,7 @@ def _solve_each(matrices, rows, singular=False):
 
 
 def pseudo_inverse_product(matrix, rows):
-    """rows (B, n) times the transposed pseudo-inverse of `matrix` (n, m): solutions of least norm, (B, m)."""
+    """Return rows (B, n) times the transposed pseudo-inverse of `matrix` (n, m): solutions of least norm, (B, m)."""
     w, d = _in_double([matrix, rows.T])
     with one_thread():
         return np.ascontiguousarray(_pseudo_inverse_times(w, d).T, rows.dtype)
@@ -175,7 +175,7 @@ def _pseudo_inverse_times(matrix, columns):
 
 
 def layer_at_rest(weights, feedback, scale, tanh, leak, delta):
-    """r_x of one layer's loop at rest, (B, n_in), by the smaller of two systems, in the linear case
+    """Return r_x of one layer's loop at rest, (B, n_in), by the smaller of two systems, in the linear case
 
         r_x = B (W B - alpha I)^{-1} delta    if n_out <= n_in,    r_x = (B W - alpha I)^{-1} B delta    otherwise
 
@@ -192,7 +192,7 @@ def layer_at_rest(weights, feedback, scale, tanh, leak, delta):
 
 
 def network_at_rest(weights, feedback, scales, tanh, leak, delta):
-    """The hidden layers of the loop through all layers at rest, list of (B, n_i).
+    """Return the hidden layers of the loop through all layers at rest, list of (B, n_i).
 
     Args:
         weights: W_2 .. W_L. feedback: B (n_1, n_L). scales: per hidden layer (B, n_i) or None. delta: (B, n_L).

@@ -25,7 +25,7 @@ RULES = {"sequential": "di", "single": "sldi"}
 
 @dataclass(frozen=True)
 class InversionStability:
-    """How the loops of dynamic inversion behave; tuples have one entry per loop, the lowest first.
+    """Stability of the loops of dynamic inversion; tuples have one entry per loop, the lowest first.
 
     Attributes:
         rates: all eigenvalues lambda of a loop in continuous time, per time constant of the hidden layers, (n_modes,).
@@ -97,17 +97,17 @@ def inversion_stability(
 
 
 def excess(modes, dt=None):
-    """How far the worst of some rates, or with dt factors, is beyond the border of stability; -inf for none."""
+    """Return how far the worst of some rates, or with dt factors, is beyond the border of stability; -inf for none."""
     return float(distances(modes, dt).max(initial=-np.inf))
 
 
 def distances(modes, dt=None):
-    """Re lambda of rates, or with dt |z| - 1 of factors."""
+    """Return Re lambda of rates, or with dt |z| - 1 of factors."""
     return modes.real if dt is None else np.abs(modes) - 1.0
 
 
 def feedback_loops(weights, feedback, *, alpha=0.0, loop="sequential"):
-    """The loops of a network with weights W_1 .. W_L, checked: a list of `FeedbackLoop`, the lowest first."""
+    """Return the loops of a network with weights W_1 .. W_L, checked: a list of `FeedbackLoop`, the lowest first."""
     rule = RULES[choice("loop", loop, tuple(RULES))]
     number("alpha", alpha, Leak)
     problem = check(weights, feedback, None, np.zeros((1, len(weights[-1])), np.float32), rule)
@@ -157,7 +157,7 @@ class FeedbackLoop:
         return int(np.count_nonzero(values > values[:1] * max(self.feedback.shape) * self.eps))
 
     def observed(self):
-        """(loop, V): this one with what B sees of r_m, V r_m, for r_m, if more rank of B could show new modes of r_m.
+        """Return (loop, V): this one with what B sees of r_m, V r_m, for r_m, if more rank of B could show new modes of r_m.
 
         V (rank, n_m) has orthonormal rows; None for the loop itself.
         """
@@ -169,7 +169,7 @@ class FeedbackLoop:
             return replace(self, weights=[*below, rows @ top], feedback=self.feedback @ rows.T), rows
 
     def modes(self, dt=None):
-        """Rates, or with dt factors per Euler step: (those that hidden layers see, those of r_m that they do not)."""
+        """Return rates, or with dt factors per Euler step: (those that hidden layers see, those of r_m that they do not)."""
         with one_thread():
             gains = np.linalg.eigvals(self.observed()[0].turn)
         found, _ = spectrum(gains, *self.equation(dt))
@@ -177,7 +177,7 @@ class FeedbackLoop:
         return np.concatenate([found.ravel(), seen]), hidden
 
     def surplus(self, dt=None):
-        """As `modes`, those of no gain: a population's leak alone, where it has more units than there are gains."""
+        """Return the `modes` of no gain: a population's leak alone, where it has more units than there are gains."""
         gains = min(self.rank, *self.sizes)
         *below, top = self.sizes
         counts = [sum(below) - len(below) * gains, self.rank - gains, top - self.rank]
@@ -186,11 +186,11 @@ class FeedbackLoop:
 
     @property
     def drifts(self):
-        """Whether hidden layers see modes of r_m that neither a leak nor any gain of a B of this rank lets decay."""
+        """True if hidden layers see modes of r_m that neither a leak nor any gain of a B of this rank lets decay."""
         return self.alpha == 0 and self.rank > min(self.sizes)
 
     def equation(self, dt=None):
-        """Polynomials (p, q), highest power first: the modes x of a gain mu have p(x) = mu q(x)."""
+        """Return polynomials (p, q), highest power first: the modes x of a gain mu have p(x) = mu q(x)."""
         hidden = len(self.weights)
         if dt is None:
             return np.poly([-1.0] * hidden + [-self.alpha]), np.ones(1)
@@ -200,7 +200,7 @@ class FeedbackLoop:
 
 
 def spectrum(gains, p, q):
-    """All x with p(x) = mu q(x) for each gain mu (k,), and their slopes dx/dmu: two arrays (k, degree of p)."""
+    """Return all x with p(x) = mu q(x) for each gain mu (k,), and their slopes dx/dmu: two arrays (k, degree of p)."""
     padded = np.pad(q, (len(p) - len(q), 0))
     roots = _roots(p - gains[:, None].astype(complex) * padded)
     with np.errstate(divide="ignore", invalid="ignore"):  # a double root has no slope
@@ -209,7 +209,7 @@ def spectrum(gains, p, q):
 
 
 def _roots(coefficients):
-    """Roots (k, d) of monic polynomials (k, d + 1), highest power first; a double root of a square is exact."""
+    """Return roots (k, d) of monic polynomials (k, d + 1), highest power first; a double root of a square is exact."""
     if coefficients.shape[1] == 3:
         half = -coefficients[:, 1:2] / 2
         distance = np.sqrt(half**2 - coefficients[:, 2:])
@@ -222,5 +222,5 @@ def _roots(coefficients):
 
 
 def _chain(weights, size):
-    """W_k .. W_1 of a list of matrices; the identity for none."""
+    """Return w_k .. W_1 of a list of matrices; the identity for none."""
     return reduce(lambda product, w: w @ product, weights, np.eye(size))

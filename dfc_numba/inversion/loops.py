@@ -113,7 +113,7 @@ def _arrays(loop, dt, steps, record):
 
 
 def shards(count, dtype):
-    """(first, count) of the shards: whole tiles of samples, as even as possible."""
+    """Return (first, count) of the shards: whole tiles of samples, as even as possible."""
     samples = TILE_VECTORS * lanes(dtype)
     tiles = -(-count // samples)
     number = -(-tiles // SHARD_TILES)

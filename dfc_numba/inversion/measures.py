@@ -1,4 +1,4 @@
-"""How far recorded loops of dynamic inversion are from rest, and how well they invert the weights at any moment."""
+"""Distance of recorded loops of dynamic inversion from rest, and the error of the inversion at any moment."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from dfc_numba.inversion.rules import backward_errors
 
 
 def states_at_rest(trajectory):
-    """r_x of the recorded samples when their loops are at rest (NDI), list of (B, n_i) in float64.
+    """Return r_x of the recorded samples when their loops are at rest (NDI), list of (B, n_i) in float64.
 
     Each loop of "di" receives the error that it received in the simulation.
 
@@ -33,13 +33,13 @@ def states_at_rest(trajectory):
 
 
 def distances_to_rest(trajectory):
-    """|r_x(t) - r_x*| / |r_x*| with r_x* of `states_at_rest`: list of (T, B), one per hidden layer. See there."""
+    """Return |r_x(t) - r_x*| / |r_x*| with r_x* of `states_at_rest`: list of (T, B), one per hidden layer."""
     pairs = zip(_hidden(trajectory), states_at_rest(trajectory), strict=True)
     return [_relative(np.linalg.norm(r_x - rest, axis=2), rest) for r_x, rest in pairs]
 
 
 def inversion_errors(trajectory):
-    """How far W psi(r_x) is from the error that it should be, |W psi(r_x) - delta| / |delta|.
+    """Return how far W psi(r_x) is from the error it should equal, |W psi(r_x) - delta| / |delta|.
 
     Returns:
         list of (T, B): with "di" one for each hidden layer, with "sldi" one, for the weights of the output layer.
@@ -56,26 +56,26 @@ def inversion_errors(trajectory):
 
 
 def _hidden(trajectory):
-    """r_x; ValueError where it was not recorded."""
+    """Return r_x; ValueError where it was not recorded."""
     if trajectory.r_x is None:
         raise ValueError("the trajectory has no r_x; record it")
     return trajectory.r_x
 
 
 def _relative(norms, reference):
-    """Norms (T, B) over those of a reference (B, n)."""
+    """Return norms (T, B) over those of a reference (B, n)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return norms / np.linalg.norm(reference, axis=1)
 
 
 def _given(trajectory):
-    """(network, inversion, phi' of the hidden layers, errors that drive the loops) of the recorded samples, in float64.
+    """Return (network, inversion, phi' of the hidden layers, errors that drive the loops) of the recorded samples, in float64.
 
     The errors are those of the layers above the loops: of all but the first hidden layer, then of the output.
     """
     recipe = trajectory.recipe
     if recipe is None:
-        raise ValueError("the trajectory has no recipe, which tells its network, inputs and targets")
+        raise ValueError("the trajectory has no recipe, which holds its network, inputs and targets")
     network, inversion, chosen = recipe.network, recipe.inversion, trajectory.samples
     slopes, delta = driven(network, network.forward(recipe.x), recipe.target, inversion.loss)
     drive = [slope[chosen] for slope in slopes], delta[chosen]

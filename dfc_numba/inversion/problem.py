@@ -1,4 +1,4 @@
-"""What every rule of backward errors is given: the arrays of a network's layers, checked and of one dtype."""
+"""The arguments of every rule of backward errors: the arrays of a network's layers, checked and of one dtype."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Problem:
 
 
 def check(weights, feedback, derivatives, delta_out, rule):
-    """The `Problem` of the arguments of `backward_errors`, in float32 if all arrays are, else in float64.
+    """Return the `Problem` of the arguments of `backward_errors`, in float32 if all arrays are, else in float64.
 
     Raises:
         ValueError, TypeError: for shapes that do not fit, or numbers that are not finite.
@@ -54,13 +54,13 @@ def check(weights, feedback, derivatives, delta_out, rule):
 
 
 def _floats(name, arrays, shapes, dtype, first=0):
-    """The arrays of a list, checked; `first` is the number of the first of them."""
+    """Return the arrays of a list, checked; `first` is the number of the first of them."""
     pairs = enumerate(zip(arrays, shapes, strict=True), first)
     return [floats(f"{name}[{i}]", array, shape, dtype=dtype) for i, (array, shape) in pairs]
 
 
 def _matrices(name, given):
-    """A list of arrays; a single matrix stands for a list of one."""
+    """Return a list of arrays; a single matrix stands for a list of one."""
     if isinstance(given, np.ndarray) and given.ndim == 2:
         given = [given]
     if isinstance(given, str) or not hasattr(given, "__len__"):
@@ -75,7 +75,7 @@ def _feedback_matrices(feedback, rule):
 
 
 def _sizes(weights):
-    """[n_1, ..., n_L]; the inner dimensions are compared when the matrices are."""
+    """Return [n_1, ..., n_L]; the inner dimensions are compared when the matrices are."""
     for i, w in enumerate(weights):
         if w.ndim != 2 or 0 in w.shape:
             raise ValueError(f"weights[{i}] has shape {w.shape}; expected a matrix (n_{i + 1}, n_{i})")
@@ -94,7 +94,7 @@ def _derivatives(derivatives, sizes):
 
 
 def _feedback_shapes(feedback, sizes, rule):
-    """Shapes of the feedback matrices of a rule, if there are as many as it needs."""
+    """Return shapes of the feedback matrices of a rule, if there are as many as it needs."""
     above = [sizes[-1]] * (len(sizes) - 1) if rule == "dfa" else sizes[1:]
     shapes = [(sizes[0], sizes[-1])] if rule == "sldi" else list(zip(sizes[:-1], above, strict=True))
     if rule in WITHOUT_FEEDBACK:
@@ -107,5 +107,5 @@ def _feedback_shapes(feedback, sizes, rule):
 
 
 def _common_dtype(arrays):
-    """float32 if all arrays are, else float64."""
+    """Return float32 if all arrays are, else float64."""
     return np.dtype("float32" if all(a.dtype == np.float32 for a in arrays) else "float64")

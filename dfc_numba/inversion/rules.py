@@ -26,7 +26,7 @@ Nonlinearity: TypeAlias = Literal["linear", "tanh", "linearized"]
 
 @dataclass(frozen=True)
 class Options:
-    """How the loops run; see `backward_errors`.
+    """Options of the loops; see `backward_errors`.
 
     Attributes:
         steps: None for the loops at rest. shows: LINEAR, TANH or SCALED.
@@ -42,7 +42,7 @@ class Options:
     tolerance: float | None
 
     def run(self, loop):
-        """(final states, records) of a loop."""
+        """Return (final states, records) of a loop."""
         return run(loop, dt=self.dt, steps=self.steps, tolerance=self.tolerance, record=self.record)
 
 
@@ -121,13 +121,13 @@ def backward_errors(
 def loop_errors(
     weights, feedback, derivatives, delta_out, *, rule, alpha, dt, steps, nonlinearity, trajectory
 ):
-    """(errors, `InversionTrajectory` or None) of "di" or "sldi"; see `backward_errors`. What has diverged is not finite."""
+    """Return (errors, `InversionTrajectory` or None) of "di" or "sldi", see `backward_errors`; what diverged is not finite."""
     options = _options(rule, alpha, dt, steps, nonlinearity, "once", trajectory, None)
     return _computed(check(weights, feedback, derivatives, delta_out, rule), rule, options)
 
 
 def _computed(problem, rule, options):
-    """(errors, trajectory) by a rule; None for no trajectory."""
+    """Return (errors, trajectory) by a rule; None for no trajectory."""
     if rule not in LOOPS:
         return _down(problem, options, _transported(problem, rule)), None
     if rule == "sldi":
@@ -138,7 +138,7 @@ def _computed(problem, rule, options):
 
 
 def _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolerance):
-    """The `Options` of the arguments, checked."""
+    """Return the `Options` of the arguments, checked."""
     choice("nonlinearity", nonlinearity, tuple(SHOWS))
     outside = rule not in LOOPS or (rule != "sldi" and nonlinearity == "linear")
     options = Options(
@@ -169,9 +169,9 @@ def _refuse_combinations(rule, options):
 
 
 def _down(problem, options, error_of):
-    """The errors of all hidden layers; error_of(i, errors of the layer above) gives those of a layer without phi'."""
+    """Return the errors of all hidden layers; error_of(i, errors of the layer above) gives those of a layer without phi'."""
     errors = [problem.delta_out]
-    with np.errstate(invalid="ignore", over="ignore"):  # what has diverged is told as such
+    with np.errstate(invalid="ignore", over="ignore"):  # divergence is reported as such
         for i in reversed(range(len(problem.weights))):
             error = error_of(i, errors[0])
             errors.insert(0, problem.derivatives[i] * error if options.phi_prime else error)
@@ -179,7 +179,7 @@ def _down(problem, options, error_of):
 
 
 def _transported(problem, rule):
-    """error_of(i, above) of a rule that takes errors down by a matrix."""
+    """Return error_of(i, above) of a rule that takes errors down by a matrix."""
     weights, feedback = problem.weights, problem.feedback
     return {
         "bp": lambda i, above: above @ weights[i],
@@ -190,7 +190,7 @@ def _transported(problem, rule):
 
 
 def _at_rest(problem, options):
-    """error_of(i, above) of "ndi"."""
+    """Return error_of(i, above) of "ndi"."""
     scales = _scales(problem, options)
     return lambda i, above: layer_at_rest(
         problem.weights[i], problem.feedback[i], scales[i], options.shows == TANH, options.alpha, above
@@ -198,7 +198,7 @@ def _at_rest(problem, options):
 
 
 def _sequential(problem, options):
-    """(errors, trajectory) of "di"."""
+    """Return (errors, trajectory) of "di"."""
     scales, records = _scales(problem, options), []
 
     def error_of(i, above):
@@ -225,7 +225,7 @@ def _sequential(problem, options):
 
 
 def _single(problem, options):
-    """(errors, trajectory) of "sldi"."""
+    """Return (errors, trajectory) of "sldi"."""
     (feedback,), hidden = problem.feedback, len(problem.weights)
     scales = _scales(problem, options)
     if options.steps is None:
@@ -244,7 +244,7 @@ def _single(problem, options):
 
 
 def _scales(problem, options):
-    """1/phi' per hidden layer where the loop divides by it."""
+    """Return 1/phi' per hidden layer where the loop divides by it."""
     if options.shows != SCALED:
         return [None] * len(problem.weights)
     for i, slope in enumerate(problem.derivatives):
@@ -268,13 +268,13 @@ def _trajectory(r_x, r_y, options):
 
 
 def refuse_divergence(errors):
-    """DivergenceError for errors of the hidden layers that are not finite; it names the last such layer, and the samples."""
+    """Raise a DivergenceError for errors of hidden layers that are not finite; name the last such layer, and the samples."""
     for layer, error in reversed(list(enumerate(errors, 1))):
         lost = np.flatnonzero(~np.isfinite(error).all(axis=1))
         if len(lost):
             raise DivergenceError(
                 f"the errors of layer {layer} are not finite for {len(lost)} of {len(error)} samples: the loop is unstable "
-                "with these weights, feedback, alpha and dt; feedback nearer to -W^T, a smaller dt or a larger alpha may "
+                "with these weights, feedback, alpha and dt; feedback closer to -W^T, a smaller dt or a larger alpha may "
                 "help",
                 layer=layer, samples=lost.tolist(),
             )  # fmt: skip

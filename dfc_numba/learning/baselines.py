@@ -11,7 +11,7 @@ from dfc_numba.model.targets import loss_gradient
 
 
 def backpropagation(network, x, y, *, loss, activity=None, **options):
-    """The gradient of the mean loss with respect to all weights and biases.
+    """Return the gradient of the mean loss with respect to all weights and biases.
 
         delta_L = phi_L'(v_L) dloss/dr_L        delta_i = phi_i'(v_i) (W_{i+1}^T delta_{i+1})
         dloss/dW_i = sum_b delta_i r_{i-1}^T    dloss/db_i = sum_b delta_i
@@ -36,7 +36,7 @@ def backpropagation(network, x, y, *, loss, activity=None, **options):
 
 
 def direct_feedback_alignment(network, x, y, *, loss, activity=None, **options):
-    """As `backpropagation`, but the output's error reaches every hidden layer directly (Nøkland 2016):
+    """Compute the gradient as `backpropagation`, but with the output's error sent directly to every hidden layer (Nøkland 2016):
 
     delta_i = phi_i'(v_i) (Q_i delta_L)   with the network's feedback weights Q_i
     """

@@ -71,7 +71,7 @@ class Descent:
                 self._update(layer, theta, gradient, state, factor, decay, scale)
 
     def arrays(self):
-        """The state by name: `steps`, and e.g. `first_moment/0/1` for layer 0, tensor 1.
+        """Return the state by name: `steps`, and e.g. `first_moment/0/1` for layer 0, tensor 1.
 
         Writing into the arrays restores a state.
         """
@@ -85,12 +85,12 @@ class Descent:
         return named
 
     def _decay(self):
-        """What the parameters are multiplied by and added to the gradient, in this step."""
+        """Return what the parameters are multiplied by and added to the gradient, in this step."""
         rate = self.options.weight_decay
         return rate if self._keep_norm is None else rate * (squared_norm(self._layers) - self._keep_norm[0])
 
     def _update(self, layer, theta, gradient, state, factor, decay, scale):
-        """One step of one array; the numbers are cast so that float32 parameters are computed in float32."""
+        """Take one step of one array; the numbers are cast so that float32 parameters are computed in float32."""
         if gradient.shape != theta.shape:
             raise ValueError(
                 f"layer {layer + 1}: gradient of shape {gradient.shape}, parameters {theta.shape}"
@@ -100,7 +100,7 @@ class Descent:
         self._optimizer.update(theta, gradient, state, factor, decay, rate, number, self._values(layer))
 
     def _values(self, layer):
-        """The options of the optimiser for a layer: shared keys of the section, and its own."""
+        """Return the options of the optimiser for a layer: shared keys of the section, and its own."""
         keys = self._optimizer.keys
         values = {key: getattr(self.options, key) for key in keys}
         if "epsilon" in keys:
@@ -109,7 +109,7 @@ class Descent:
 
 
 def cosine(least, epoch, epochs):
-    """The factor of the learning rate in an epoch, from 1: half a cosine from 1 in the first one towards `least` after the last.
+    """Return the factor of the learning rate in an epoch: half a cosine from 1 in the first to `least` after the last.
 
     Loshchilov & Hutter 2017, without restarts; 1 where least is None.
     """
@@ -117,7 +117,7 @@ def cosine(least, epoch, epochs):
 
 
 def clip_factors(gradients, clip_norm, scope):
-    """Factors min(1, clip_norm / (norm + 1e-6)), nested like `gradients` (a list of arrays per layer).
+    """Return factors min(1, clip_norm / (norm + 1e-6)), nested like `gradients` (a list of arrays per layer).
 
     Args:
         clip_norm: largest norm, or None for no clipping (all factors are 1).
@@ -135,17 +135,17 @@ def clip_factors(gradients, clip_norm, scope):
 
 
 def squared_norm(layers):
-    """Sum of the squares of all arrays."""
+    """Return the sum of the squares of all arrays."""
     return sum(map(sum, _squares(layers)))
 
 
 def _squares(layers):
-    """The sum of squares of each array."""
+    """Return the sum of squares of each array."""
     return [[kernels.sum_of_squares(array.reshape(-1)) for array in layer] for layer in layers]
 
 
 def per_layer(value, layers, name):
-    """`value` as a list with one number per layer; a single number holds for all layers."""
+    """Return `value` as a list with one number per layer; a single number holds for all layers."""
     if np.ndim(value) == 0:
         return [float(value)] * layers
     if len(value) != layers:

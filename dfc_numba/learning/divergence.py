@@ -38,17 +38,17 @@ class Tally:
 
     @property
     def worth_a_warning(self):
-        """Whether these are more than a few."""
+        """True if these are more than a few."""
         return self.diverged > WARNED * self.samples
 
     def text(self, epoch):
-        """Say how many feedback phases of an epoch diverged, or what a method flagged, and what helps."""
+        """Return how many feedback phases of an epoch diverged, or what a method flagged, and the remedy."""
         of = f"{self.diverged} of {self.samples} samples ({100 * self.diverged / self.samples:.3g} %)"
         if self.reason:
             return f"in epoch {epoch} {of} {self.reason}"
         return (
             f"in epoch {epoch} the feedback phase diverged for {of}: at its end, the residual exceeded the feedforward output; "
-            f"what helps: {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
+            f"try {CONTROL_REMEDY}, or more controller.steps where the error still falls; "
             "`dfc analyze RUN --what stability` says whether dt is to blame, and the largest stable one"
         )
 
@@ -68,7 +68,7 @@ class Tally:
 
 
 def check_loss(loss, activity, minibatch):
-    """Raises a `DivergenceError` where the loss of a minibatch is not finite."""
+    """Raise a `DivergenceError` where the loss of a minibatch is not finite."""
     if np.isfinite(loss):
         return
     bad = [~np.isfinite(rates).all(axis=1) for rates in activity.r]
@@ -77,7 +77,7 @@ def check_loss(loss, activity, minibatch):
 
 
 def check_gradients(gradients, minibatch, recompute):
-    """Raises a `DivergenceError` where a gradient is not finite.
+    """Raise a `DivergenceError` where a gradient is not finite.
 
     Args:
         gradients: the `Gradients` of the minibatch.
@@ -94,7 +94,7 @@ def check_gradients(gradients, minibatch, recompute):
 
 
 def check_parameters(network, minibatch):
-    """Raises a `DivergenceError` where a step of an optimiser has left parameters that are not finite."""
+    """Raise a `DivergenceError` where a step of an optimiser has left parameters that are not finite."""
     layer = _first_bad_layer(network.weights, network.biases, network.feedback)
     if layer is not None:
         what = f"the parameters of layer {layer} are not finite after the optimiser's step"
@@ -102,7 +102,7 @@ def check_parameters(network, minibatch):
 
 
 def _first_bad_layer(*kinds):
-    """Number (from 1) of the first layer with a non-finite number in any of the lists, or None."""
+    """Return the number (from 1) of the first layer with a non-finite number in any of the lists, or None."""
     for layer, arrays in enumerate(zip(*(kind for kind in kinds if kind is not None), strict=True), start=1):
         if not all(np.isfinite(sum_of_squares(array.reshape(-1))) for array in arrays):
             return layer
@@ -110,7 +110,7 @@ def _first_bad_layer(*kinds):
 
 
 def _only(minibatch, sample):
-    """The minibatch reduced to one sample, with that sample's noise."""
+    """Return the minibatch reduced to one sample, with that sample's noise."""
     one, noise = slice(sample, sample + 1), minibatch.noise
     if isinstance(noise, list | tuple):
         noise = [draws[..., one, :] for draws in noise]

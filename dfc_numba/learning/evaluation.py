@@ -31,7 +31,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """What a network does with labelled samples: N samples, C classes.
+    """Results of a network on labelled samples: N samples, C classes.
 
     Attributes:
         loss, accuracy: mean loss; fraction of samples classified correctly, NaN for a regression.
@@ -161,7 +161,7 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> float:
     y = validation.as_array("y", y)
     as_targets(y, output.shape[1], count=len(output))
     if len(output) == 0:
-        raise ValueError("output holds no sample; at least one is needed")
+        raise ValueError("output holds no samples; at least one is needed")
     answers = labels_of(y, output.shape[1]) if y.ndim == 1 else y
     return count_correct(output, answers, "classification") / len(output)
 
@@ -188,7 +188,7 @@ def score(network, split, *, loss, task, class_value=1.0, predict=None):
 
 
 def _score(output_from, y, *, loss, task, class_value, n_outputs):
-    """The `Score` of outputs, where `output_from(start)` gives a chunk of them."""
+    """Return the `Score` of outputs, where `output_from(start)` gives a chunk of them."""
     losses, correct = [], 0.0
     for start in range(0, len(y), CHUNK):
         answers, output = y[start : start + CHUNK], output_from(start)
@@ -199,7 +199,7 @@ def _score(output_from, y, *, loss, task, class_value, n_outputs):
 
 
 def soft_targets(y, n_outputs, class_value=1.0):
-    """Targets (B, n_L) of labels y (B,): `class_value` for the true class, the others share the rest.
+    """Return targets (B, n_L) of labels y (B,): `class_value` for the true class, the others share the rest.
 
     With one output, the probability of class 1: `class_value` or the rest.
 
@@ -213,7 +213,7 @@ def soft_targets(y, n_outputs, class_value=1.0):
 
 
 def count_correct(output, y, task):
-    """How many samples have their largest output at the label (or at the largest of soft targets); one output: by its sign.
+    """Count the samples whose largest output is at the label (or the largest soft target); one output: by its sign.
 
     NaN for a regression.
     """
@@ -228,7 +228,7 @@ def predicted_classes(output):
 
 
 def _classes(y):
-    """Class numbers (N,) of labels, or of soft labels (N, n_L)."""
+    """Return the class numbers (N,) of labels, or of soft labels (N, n_L)."""
     if np.ndim(y) == 1:
         return y
     return np.argmax(y, axis=1) if y.shape[1] > 1 else (y[:, 0] > 0.5).astype(np.int64)

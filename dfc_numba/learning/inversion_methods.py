@@ -32,7 +32,7 @@ RULE_OPTIONS = {"ndi": ("alpha",)}
 
 @dataclass(frozen=True)
 class InversionUpdate:
-    """What dynamic inversion adds to weights and biases, per unit learning rate.
+    """The change of weights and biases by dynamic inversion, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without.
@@ -87,7 +87,7 @@ def inversion_update(
     activity = network.forward(x)
     drive = driven(network, activity, y, inversion.loss)
     errors, trajectory = hidden_errors(network, drive, inversion, record)
-    with np.errstate(over="ignore", invalid="ignore"):  # what has diverged is told as such
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported as such
         made = _gradients(
             network,
             x,
@@ -103,7 +103,7 @@ def inversion_update(
 
 
 def from_loops(network, minibatch, config):
-    """The gradient of the mean loss, with the errors of the hidden layers by dynamic inversion."""
+    """Return the gradient of the mean loss, with the errors of the hidden layers by dynamic inversion."""
     return PlannedUpdate(
         inversion_update, _loop_gradients, (minibatch.y, inversion_of(config)), update_options(config)
     )
@@ -115,7 +115,7 @@ def _loop_gradients(update):
 
 
 def from_errors(network, minibatch, config, *, rule):
-    """The gradient of the mean loss, with the errors of the hidden layers by a rule of `backward_errors` without loops."""
+    """Return the gradient of the mean loss, with the errors of the hidden layers by a rule of `backward_errors` without loops."""
     activity = network.forward(minibatch.x) if minibatch.activity is None else minibatch.activity
     loss = config.target.loss
     slopes, output = driven(network, activity, minibatch.y, loss)
@@ -125,27 +125,27 @@ def from_errors(network, minibatch, config, *, rule):
 
 
 def inversion_of(config):
-    """The `Inversion` of a configuration."""
+    """Return the `Inversion` of a configuration."""
     options = {name: getattr(config.inversion, name) for name in LOOP_OPTIONS}
     return Inversion(rule=config.training.method, loss=config.target.loss, **options)
 
 
 def _gradients(network, x, activity, errors, loss, **options):
-    """The `Gradients` of the mean loss with these errors, target - output, of all layers."""
+    """Return the `Gradients` of the mean loss with these errors, target - output, of all layers."""
     unit = unit_of_error(loss, *errors[-1].shape)
     deltas = [np.asarray(-unit * delta, network.dtype) for delta in errors]
     return gradients(network, x, activity, deltas, loss=loss, **options)
 
 
 def _negative(arrays):
-    """The arrays, multiplied by -1 in place; None for None."""
+    """Return the arrays, multiplied by -1 in place; None for None."""
     for array in arrays or []:
         np.negative(array, out=array)
     return arrays
 
 
 def create_backward(network, config):
-    """Gives a network the feedback matrices that the section [inversion] says.
+    """Give a network the feedback matrices that the section [inversion] describes.
 
     Raises:
         RuntimeError: if they could not be made stable.
@@ -167,7 +167,7 @@ def create_backward(network, config):
 
 
 def restabilise(network, config):
-    """Optimises the feedback matrices of the loops that have become unstable, as [inversion] says.
+    """Optimise the feedback matrices of the loops that have become unstable, as [inversion] says.
 
     Raises:
         DivergenceError: if one of them does not become stable within the iterations.

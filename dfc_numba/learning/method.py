@@ -45,9 +45,9 @@ READABLE = {
     "target.feedback": "has no output target",
     "target.step_per": "has no output target",
     "target.step": "has no output target",
-    "network.feedback_init": "has no feedback weights of its own",
-    "network.feedback_noise": "has no feedback weights of its own",
-    "network.feedback_damping": "has no feedback weights of its own",
+    "network.feedback_init": "has no feedback weights",
+    "network.feedback_noise": "has no feedback weights",
+    "network.feedback_damping": "has no feedback weights",
     "inversion": "does not depend on it",
     "log": "runs no controller that could be logged",
 }
@@ -193,7 +193,7 @@ class Method(Extension):
         after_step: function of (network, config) that follows each step of the forward weights.
         predict: function of (network, x, config) that returns the outputs (B, n_L) of a network that has no feedforward pass,
             such as those of its equilibrium; None for `Network.predict`.
-        flagged: what the samples that `Gradients.flagged` marks did, and what helps: the end of a warning, "12 of 60
+        flagged: what the samples that `Gradients.flagged` marks did, and the remedy: the end of a warning, "12 of 60
             samples ...".
         losses: names of the losses that it is for; empty: all of them.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
@@ -224,12 +224,12 @@ class Method(Extension):
 
     @property
     def controlled(self) -> bool:
-        """Whether it has a controller that drives the outputs to a target."""
+        """True if it has a controller that drives the outputs to a target."""
         return self.reads_any("controller")
 
     @property
     def solves(self) -> bool:
-        """Whether the forward phase solves for the steady state of the controller instead of simulating."""
+        """True if the forward phase solves for the steady state of the controller instead of simulating."""
         return self.controlled and "forward" not in self.simulations
 
     @property
@@ -239,17 +239,17 @@ class Method(Extension):
 
     @property
     def inverts(self) -> bool:
-        """Whether it runs the loops of dynamic inversion."""
+        """True if it runs the loops of dynamic inversion."""
         return self.simulates == "inversion"
 
     @property
     def has_arrays(self) -> bool:
-        """Whether it has its own arrays."""
+        """True if it has its own arrays."""
         return any((self.parameters, self.layer_parameters, self.state))
 
     @property
     def places(self) -> tuple[str, ...]:
-        """What it reads of a configuration: `reads`, and what the training loop needs for its phases."""
+        """The keys that it reads of a configuration: `reads`, and those of the training loop's phases."""
         counts = {"pretraining": "pretraining_epochs", "feedback": "epochs", "extra feedback": "extra_epochs"}
         needed = [f"feedback.{key}" for phase, key in counts.items() if phase in self.phases]
         learns = ["feedback.train"] if self.feedback is not None else []
@@ -311,7 +311,7 @@ class Method(Extension):
         """
         if self.predict is not None and self.has_arrays and own is None:
             raise ConfigurationError(
-                f"training.method = {self.name!r} predicts with its own arrays, which are not kept beside these weights; "
+                f"training.method = {self.name!r} predicts with its own arrays, which are not stored with these weights; "
                 "evaluate the run with --weights last, or see the metrics of the run"
             )
         return lambda x: self.outputs(network, x, config, own)
@@ -375,7 +375,7 @@ def _check_places(method):
 
 
 def _check_signatures(method, functions):
-    """Each function can be called with the arguments that it will be given."""
+    """Check that each function can be called with the arguments that it will be given."""
     gradient = 3 + method.has_arrays
     counts = {
         "forward": gradient,

@@ -29,12 +29,12 @@ from dfc_numba.registry import METHODS, register_built_ins
 
 
 def nudge(target, count):
-    """The step of a weak output target for one of `count` samples; target: the section of the configuration."""
+    """Return the step of a weak output target for one of `count` samples; target: the section of the configuration."""
     return target.step / (count if target.step_per == "minibatch" else 1)
 
 
 def minibatch_of(split, indices, network, config, **where):
-    """The `Minibatch` of some samples of a `Split`, nudged as the configuration says; `where`: its other attributes."""
+    """Return the `Minibatch` of some samples of a `Split`, nudged as configured; `where`: its other attributes."""
     target = config.target
     return Minibatch(
         indices=indices,
@@ -46,12 +46,12 @@ def minibatch_of(split, indices, network, config, **where):
 
 
 def find(name):
-    """The `Method` of this name; a ValueError with the nearest name for an unknown one."""
+    """Return the `Method` of this name; a ValueError with the nearest name for an unknown one."""
     return METHODS.find(name, key="training.method")
 
 
 def controlled(network, minibatch, config, *, readout):
-    """-2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
+    """Return -2 times the DFC update of weights and biases (Meulemans et al. 2021; strong targets: 2022)."""
     options = {
         "readout": readout,
         "rule": config.training.rule,
@@ -63,7 +63,7 @@ def controlled(network, minibatch, config, *, readout):
 
 
 def single_phase(network, minibatch, config):
-    """-2 times the update of weights and biases, -1 times that of the feedback weights, from one noisy simulation.
+    """Return -2 times the forward update, -1 times that of the feedback weights, from one noisy simulation.
 
     Feedback weights that do not learn have no gradient (Strong-DFC, Meulemans et al. 2022).
     """
@@ -80,13 +80,13 @@ def single_phase(network, minibatch, config):
 
 
 def from_noise(network, minibatch, config):
-    """Minus the update of the feedback weights in a feedback phase, by the rule of the configuration."""
+    """Return minus the update of the feedback weights in a feedback phase, by the configured rule."""
     learn = {ONE_SHOT: one_shot, EXPECTED: expected}.get(config.feedback.rule, noise_driven)
     return learn(network, minibatch, config)
 
 
 def noise_driven(network, minibatch, config):
-    """The update of the feedback weights from a noisy simulation with constant output target (Meulemans et al. 2021).
+    """Return the feedback update from a noisy simulation with constant output target (Meulemans et al. 2021).
 
     Pre-training controls the difference r* - r_L also where training controls r* - softmax(r_L).
     """
@@ -106,7 +106,7 @@ def pursuit(phase, config):
 
 
 def one_shot(network, minibatch, config):
-    """The update of the feedback weights from noise in a forward pass (code of Meulemans et al. 2021)."""
+    """Return the feedback update from noise in a forward pass (code of Meulemans et al. 2021)."""
     options = {
         "sigma": config.feedback_controller.sigma,
         "noise": minibatch.noise,
@@ -116,7 +116,7 @@ def one_shot(network, minibatch, config):
 
 
 def expected(network, minibatch, config):
-    """The mean of the noise-driven update over the noise, with the feedforward output as target, without simulating.
+    """Return the mean of the noise-driven update over the noise, around the feedforward output, without simulating.
 
     The controlled error is the difference r* - r_L: no other has the feedforward output as its target.
     """
@@ -129,7 +129,7 @@ def expected(network, minibatch, config):
 
 
 def from_loss(network, minibatch, config, *, gradient):
-    """The gradient of the mean loss, by one of the baselines."""
+    """Return the gradient of the mean loss, by one of the baselines."""
     return gradient(
         network,
         minibatch.x,
@@ -141,14 +141,14 @@ def from_loss(network, minibatch, config, *, gradient):
 
 
 def pursued_target(network, minibatch, config):
-    """The output target that the forward phase pursues."""
+    """Return the output target of the forward phase."""
     if config.target.feedback == "strong":
         return minibatch.y
     return output_target(network, minibatch.x, minibatch.y, loss=config.target.loss, step=minibatch.nudge)
 
 
 def _output(network, minibatch, _config):
-    """The feedforward output, in the precision that an output target needs."""
+    """Return the feedforward output, in the precision that an output target needs."""
     return feedforward_state(network, minibatch.x)[1].r[-1]
 
 
@@ -173,7 +173,7 @@ def _both_gradients(updates):
 
 
 def _scaled(arrays, factor):
-    """The arrays, multiplied in place."""
+    """Return the arrays, multiplied in place."""
     for array in arrays:
         array *= factor
     return arrays
@@ -195,7 +195,7 @@ LOOP = tuple(
 
 
 def _linearised_around_output(config):
-    """The linearisation holds around the feedforward output."""
+    """Yield the rule that the linearisation holds around the feedforward output."""
     yield (
         config.target.feedback == "strong",
         "training.method = 'dfc-ssa' is linearised around the feedforward output, from which a strong target is far; set "
@@ -204,7 +204,7 @@ def _linearised_around_output(config):
 
 
 def _two_phases(name, summary, *, readout, reads=SIMULATED, **options):
-    """A method with feedback phases of its own; such methods differ in what they read the forward update from."""
+    """Return a method with feedback phases, which differ in where the forward update is read from."""
     return Method(
         name, summary=summary, forward=partial(controlled, readout=readout), feedback=from_noise, phases=TWO_PHASES,
         reads=reads, simulations=FEEDBACK_PHASES | ({"forward": "controller"} if reads == SIMULATED else {}), **options,

@@ -82,32 +82,32 @@ class Observer(Extension):
         self.trainer = trainer
 
     def on_phase(self, current: Any) -> None:
-        """Hear that a pass over the data begins."""
+        """Handle the beginning of a pass over the data."""
 
     def on_minibatch(self, progress: Any) -> None:
-        """Hear that a minibatch was learned."""
+        """Handle the end of a minibatch."""
 
     def on_checkpoint(self, path: Path) -> None:
-        """Hear that a checkpoint was written."""
+        """Handle a checkpoint that was written."""
 
     def on_epoch(self, row: dict[str, Any]) -> None:
-        """Hear that an epoch is complete."""
+        """Handle the end of an epoch."""
 
     def on_divergence(self, epoch: int, tally: Any) -> None:
-        """Hear that more than a few feedback phases of an epoch diverged."""
+        """Handle an epoch in which more than a few feedback phases diverged."""
 
     def on_end(self, outcome: Any) -> None:
-        """Hear that the training has ended."""
+        """Handle the end of the training."""
 
     def on_error(self, error: BaseException) -> None:
-        """Hear that an error has ended the training."""
+        """Handle an error that has ended the training."""
 
 
 EVENTS = tuple(name for name in vars(Observer) if name.startswith("on_"))
 
 
 def hears(observer, event):
-    """Whether an observer does anything at an event."""
+    """Return whether an observer handles an event."""
     return getattr(type(observer), event, None) not in (None, getattr(Observer, event))
 
 
@@ -141,7 +141,7 @@ def check_observers(observers):
 
 
 def configured(config):
-    """The observers that `training.observers` names; none on the ranks beside the root."""
+    """Return the observers that `training.observers` names; none on ranks other than the root."""
     chosen = config.training.observers.items() if ranks.is_root() else ()
     observers = [type(OBSERVERS.find(name, "training.observers"))(**values) for name, values in chosen]
     for observer in observers:

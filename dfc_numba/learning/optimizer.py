@@ -134,7 +134,7 @@ def _sgd_numbers(values, rate, _number):
 
 
 def _adam_numbers(values, rate, number):
-    """The bias corrections are folded into the learning rate and into a factor of the root."""
+    """Return Adam's numbers, with the bias corrections folded into the learning rate and a factor of the root."""
     beta1, beta2, epsilon = values["beta1"], values["beta2"], values["epsilon"]
     return (
         beta1,

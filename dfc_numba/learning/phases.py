@@ -9,60 +9,60 @@ ONE_SHOT, EXPECTED = "one_shot", "expected"  # the rules of feedback weights tha
 
 
 def phase_name(text):
-    """The name of a phase, also where it is written as in files: "extra feedback" for "extra_feedback"."""
+    """Return the name of a phase, also if written as in files: "extra feedback" for "extra_feedback"."""
     return text.replace("_", " ")
 
 
 def group_name(phase):
-    """The name of a phase in files, such as "extra_feedback"."""
+    """Return the name of a phase in files, such as "extra_feedback"."""
     return phase.replace(" ", "_")
 
 
 def method_of(config):
-    """The `Method` of a configuration."""
+    """Return the `Method` of a configuration."""
     return METHODS.find(config.training.method, key="training.method")
 
 
 def trains_feedback(config):
-    """Whether the feedback weights, or other weights that feedback phases learn, learn in a run."""
+    """Return whether the feedback weights, or other weights that feedback phases learn, learn in a run."""
     return method_of(config).feedback is not None and config.feedback.train
 
 
 def is_single_phase(config):
-    """Whether forward and feedback weights learn from the same simulation."""
+    """Return whether forward and feedback weights learn from the same simulation."""
     return method_of(config).single_phase
 
 
 def solves(config):
-    """Whether the forward phase solves for the steady state of the controller instead of simulating."""
+    """Return whether the forward phase solves for the steady state of the controller instead of simulating."""
     return method_of(config).solves
 
 
 def solves_in_time(config):
-    """Whether the forward phase is solved by the waveform integrator instead of stepped."""
+    """Return whether the forward phase is solved by the waveform integrator instead of stepped."""
     simulates = method_of(config).simulations.get("forward") == "controller"
     return simulates and not config.training.freeze_forward and config.controller.integrator == "waveform"
 
 
 def is_controlled(config):
-    """Whether the forward phase drives the outputs to a target with a controller."""
+    """Return whether the forward phase drives the outputs to a target with a controller."""
     return method_of(config).controlled and not config.training.freeze_forward
 
 
 def has_feedback_weights(config):
-    """Whether the network's feedback weights bring errors to the hidden layers."""
+    """Return whether the network's feedback weights bring errors to the hidden layers."""
     method = method_of(config)
     without = method.controlled and config.controller.jacobian_feedback
     return method.reads_any("network.feedback_init") and not without
 
 
 def logs(config):
-    """Whether trajectories are logged in a run."""
+    """Return whether trajectories are logged in a run."""
     return config.log.on and method_of(config).reads_any("log")
 
 
 def feedback_epochs(config):
-    """Number of feedback passes by phase: all of "pretraining"; of the others those that belong to each epoch."""
+    """Return the number of feedback passes by phase: all of "pretraining"; of the others those of each epoch."""
     feedback, phases = config.feedback, method_of(config).phases
     if not trains_feedback(config):
         return {}
@@ -75,31 +75,31 @@ def feedback_epochs(config):
 
 
 def later_feedback_epochs(config):
-    """Number of feedback passes before and after each forward pass."""
+    """Return the number of feedback passes before and after each forward pass."""
     feedback, phases = config.feedback, method_of(config).phases
     return feedback.extra_epochs + (feedback.epochs if "feedback" in phases else 0)
 
 
 def learning_phases(config):
-    """The phases of a run that make updates, in their order."""
+    """Return the phases of a run that make updates, in their order."""
     passes = {**feedback_epochs(config), "forward": not config.training.freeze_forward}
     return [phase for phase in PHASES if passes.get(phase)]
 
 
 def logged_phases(config):
-    """The phases of a run whose updates are logged, in their order."""
+    """Return the phases of a run whose updates are logged, in their order."""
     return [phase for phase in learning_phases(config) if phase in (config.log.phases or PHASES)]
 
 
 def simulation_of(phase, config):
-    """The section of the controller or inversion that a phase simulates for its update; None if it simulates nothing."""
+    """Return the controller's or inversion's section that a phase simulates for its update; None without simulation."""
     if phase != "forward" and config.feedback.rule in (ONE_SHOT, EXPECTED):
         return None
     return method_of(config).simulations.get(phase)
 
 
 def feedback_simulations(config):
-    """Sections of the controllers whose noisy simulations, or their mean, the feedback weights learn from."""
+    """Return the sections of the controllers from whose noisy simulations, or their mean, the feedback weights learn."""
     if not trains_feedback(config) or config.feedback.rule == ONE_SHOT:
         return []
     if not is_single_phase(config):
@@ -108,7 +108,7 @@ def feedback_simulations(config):
 
 
 def simulated_steps(phase, config):
-    """How many steps a minibatch of this phase simulates (for estimates of time); 0 where there is no simulation."""
+    """Return how many steps a minibatch of this phase simulates (for estimates of time); 0 without simulation."""
     section = simulation_of(phase, config)
     if section and section not in type(config).model_fields:  # the steps are options of the method
         return sum(config.method.get(name, 0) for name in ("free_steps", "nudged_steps"))

@@ -27,13 +27,13 @@ OPTIONS = (
 
 
 def control_options(config, rule):
-    """The `LeastControl` of a configuration."""
+    """Return the `LeastControl` of a configuration."""
     values = {name: config.method[name] for name in OPTIONS if name in config.method}
     return LeastControl(rule=rule, loss=config.target.loss, decay=0.0, **values)
 
 
 def recurrent_network(network, own):
-    """The `RecurrentNetwork` of a network with one hidden layer and the method's own arrays, a dict."""
+    """Return the `RecurrentNetwork` of a network with one hidden layer and the method's own arrays, a dict."""
     biases = [np.zeros(n) for n in network.sizes[1:]] if network.biases is None else network.biases
     return RecurrentNetwork(
         input_weights=network.weights[0], weights=own["W"], output_weights=network.weights[1], input_biases=biases[0],
@@ -43,7 +43,7 @@ def recurrent_network(network, own):
 
 
 def _layer_parameters(network, config):
-    """W and b_rec, which learn like U and b."""
+    """Return W and b_rec, which learn like U and b."""
     units, rng = network.sizes[1], np.random.default_rng([config.training.seed, STREAM])
     own = {"W": initial_matrix(config.network.init, units, units, rng, config.network.init_range)}
     if network.biases is not None:
@@ -52,7 +52,7 @@ def _layer_parameters(network, config):
 
 
 def _feedback_parameters(network, config, *, rule):
-    """What replaces W^T and D^T ("kp"), or Q ("lf")."""
+    """Return what replaces W^T and D^T ("kp"), or Q ("lf")."""
     seed = [config.training.seed, STREAM, 1]
     own = {name: array for name, (_, array) in _layer_parameters(network, config).items()}
     recurrent = recurrent_network(network, own)
@@ -90,7 +90,7 @@ def _backpropagated(network, minibatch, config, own):
 
 
 def _clipped(network, config, update, learned):
-    """The `Gradients` of an update, clipped; learned: those of further parameters of the method's own."""
+    """Return the `Gradients` of an update, clipped; learned: those of further parameters of the method's own."""
     names = ("input_weights", "output_weights", "weights", "input_biases", "output_biases", "biases")
     main = _descent(
         network, config, [update.weights[name] for name in names[: 3 if network.biases is None else 6]]
@@ -103,20 +103,20 @@ def _clipped(network, config, update, learned):
 
 
 def _descent(network, config, arrays):
-    """Minus the arrays, clipped by their joint norm."""
+    """Return minus the arrays, clipped by their joint norm."""
     factors = clip_factors([arrays], config.method.clip, "all")[0]
     return [(-factor * array).astype(network.dtype) for factor, array in zip(factors, arrays, strict=True)]
 
 
 def _decay(network, config, own):
-    """Both sides of every pair, and the biases beside them, shrink alike; U and its bias do not."""
+    """Shrink both sides of every pair, and the biases beside them, alike, but not U and its bias."""
     keep = network.dtype.type(1.0 - config.method.pair_decay)
     for array in [network.weights[1], *(network.biases or [])[1:], *own.values()]:
         array *= keep
 
 
 def _free(network, x, options, own):
-    """The free equilibrium, which prediction and learning share."""
+    """Return the free equilibrium, which prediction and learning share."""
     return shared_pass(
         lambda: least_control.free_equilibrium(recurrent_network(network, own), x, options),
         "free",
@@ -150,7 +150,7 @@ def _rules(config):
 
 
 FLAGGED = (
-    "did not come to rest; what helps: more method.steps, a smaller method.dt, a larger method.alpha, smaller weights (a "
+    "did not come to rest; try more method.steps, a smaller method.dt, a larger method.alpha, smaller weights (a "
     "lower optimizer.learning_rate, another network.init)"
 )
 PHASE = (
@@ -178,13 +178,13 @@ register_built_ins(
     _recurrent("lcp-rnn-di", "least control of a recurrent layer by dynamic inversion", "di"),
     _recurrent(
         "lcp-rnn-kp", "least control of a recurrent layer, feedback that learns like its forward partner (Kolen-Pollack)", "kp",
-        (Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", ranges.UpToOne),), after_step=_decay,
+        (Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", ranges.UpToOne),), after_step=_decay,
     ),
     _recurrent(
         "lcp-rnn-lf", "least control of a recurrent layer by linear feedback that learns from noise", "lf",
         (
             Option("sigma", 0.01, "standard deviation of the noise", ranges.PositiveSigma),
-            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", ranges.Slowdown),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", ranges.Slowdown),
             Option("tau_noise", 1.0, "time constant of the noise", ranges.TimeConstant),
         ),
     ),

@@ -38,12 +38,12 @@ def _negative(arrays):
 
 
 def _numbered(prefix, arrays):
-    """Arrays by name: Q1, Q2, ..."""
+    """Return the arrays by name: Q1, Q2, ..."""
     return {f"{prefix}{i}": array for i, array in enumerate(arrays or [], 1)}
 
 
 def _listed(prefix, own):
-    """The inverse of `_numbered`; None if there are none."""
+    """Invert `_numbered`; return None if there are no arrays."""
     found = [own[name] for name in (f"{prefix}{i}" for i in range(1, len(own) + 1)) if name in own]
     return found or None
 
@@ -90,7 +90,7 @@ def _tp_of(own):
 
 
 def _tp_forward(network, minibatch, config, own, *, rule):
-    """Minus the updates towards the targets, and of the mappings by noise, both at the parameters before the step."""
+    """Return minus the updates towards the targets, and of the mappings by noise, at the parameters before the step."""
     options = _tp_options(config, rule, minibatch.nudge * len(minibatch.x))
     update = target_propagation.target_update(network, _tp_of(own), minibatch.x, minibatch.y, options)
     learned = _tp_feedback(network, minibatch, config, own, rule=rule).own if config.feedback.train else None
@@ -99,7 +99,7 @@ def _tp_forward(network, minibatch, config, own, *, rule):
 
 
 def _tp_feedback(network, minibatch, config, own, *, rule):
-    """Minus the update of the mappings by the difference reconstruction loss."""
+    """Return minus the update of the mappings from the reconstruction of noisy states."""
     noise = minibatch.noise
     update = reconstruction_update(
         network, _tp_of(own), minibatch.x, _tp_options(config, rule), noise=noise, activity=minibatch.activity
@@ -131,7 +131,7 @@ def _invertible(config):
 
 
 NOT_USABLE = (
-    "took no part, since their target leaves the range of the sigmoid output; what helps: a smaller target.step, or a linear "
+    "took no part, since their target leaves the range of the sigmoid output; try a smaller target.step, or a linear "
     "output"
 )
 SIGMA = Option(
@@ -164,7 +164,7 @@ VECTOR_FIELD = "ep-vector-field"
 
 
 def equilibrium_of(config):
-    """The `EquilibriumPropagation` of a configuration."""
+    """Return the `EquilibriumPropagation` of a configuration."""
     names = ("beta", "sides", "free_steps", "nudged_steps", "dt", "tau", "tolerance", "same_update")
     values = {name: config.method[name] for name in names if name in config.method}
     method = config.training.method
@@ -183,7 +183,7 @@ def _ep_forward(network, minibatch, config):
 
 
 def _planned(network, minibatch, options, learned=None):
-    """The update as a plan, which the log may record; learned: function of it that returns gradients of the method's own."""
+    """Plan the update, which the log may record; learned: function of it that returns gradients of the method's own."""
 
     def gradients(update):
         own = learned and learned(update)
@@ -199,7 +199,7 @@ def _ep_predict(network, x, config):
 
 
 def _vf_network(network, x, own):
-    """The network with its backward weights, the same one for prediction and update of a minibatch."""
+    """Return the network with its backward weights, the same one for prediction and update of a minibatch."""
     return shared_pass(lambda: network.sharing(backward=_listed("B", own)), "backward", network, x)
 
 
@@ -249,12 +249,12 @@ def _ep_rules(config):
 
 
 NOT_SETTLED = (
-    "did not settle; what helps: more method.free_steps, a larger method.tolerance, smaller weights (a lower "
+    "did not settle; try more method.free_steps, a larger method.tolerance, smaller weights (a lower "
     "optimizer.learning_rate, another network.init)"
 )
 BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target", ranges.Finite)
 SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
-FREE = Option("free_steps", 30, "most steps of the free phase", ranges.Steps)
+FREE = Option("free_steps", 30, "maximum number of steps of the free phase", ranges.Steps)
 NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", ranges.Steps)
 TOLERANCE = Option(
     "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps",
@@ -291,7 +291,7 @@ def _energy(name, summary, options):
 
 
 def _lc_forward(network, minibatch, config, own=None, *, rule):
-    """Minus the update at the rest of the controlled network, which alternating passes find."""
+    """Return minus the update at rest of the controlled network, which alternating passes find."""
     options, pairs = control_options(config, rule), own and [_double(s) for s in _listed("S", own)]
     state = least_control.controlled_equilibrium(
         network, minibatch.x, minibatch.y, options, transposed=pairs,
@@ -314,7 +314,7 @@ def _kp_parameters(network, config):
 
 
 def _kp_decay(network, config, own):
-    """Both sides of every pair shrink alike, so that what they differ by fades."""
+    """Shrink both sides of every pair alike, so that their difference fades."""
     keep = network.dtype.type(1.0 - config.method.pair_decay)
     for array in [*network.weights[1:], *(network.biases or [])[1:], *own.values()]:
         array *= keep
@@ -326,7 +326,7 @@ def _lf_parameters(network, config):
 
 
 def _lf_forward(network, minibatch, config, own):
-    """Minus the updates of forward and feedback weights, from a controlled phase and a noisy one."""
+    """Return minus the updates of forward and feedback weights, from a controlled phase and a noisy one."""
     options = control_options(config, "lf")
     feedback = [_double(q) for q in _listed("Q", own)]
     state = least_control.controlled_phase(network, minibatch.x, minibatch.y, options, feedback=feedback)
@@ -360,7 +360,7 @@ def _linear_output(config):
 
 PASSES = (
     Option("tolerance", 1e-6, "of u at rest, relative", ranges.PositiveTolerance),
-    Option("passes", 100, "most alternating passes to find the rest", ranges.Passes),
+    Option("passes", 100, "maximum number of alternating passes to find the fixed point", ranges.Passes),
 )
 
 
@@ -383,7 +383,7 @@ def _grapes_forward(network, minibatch, config, own=None, *, rule):
 
 
 def _masks(network, minibatch, keep):
-    """Which units each sample keeps, from the counter-based generator."""
+    """Draw which units each sample keeps, from the counter-based generator."""
     if keep == 1.0:
         return None
     if not isinstance(minibatch.noise, NoiseKey):
@@ -394,7 +394,7 @@ def _masks(network, minibatch, keep):
 
 
 def _grapes_feedback(network, config, *, rule):
-    """Fixed feedback weights, uniform in +- sqrt(6 / n_l) for the layer that receives them."""
+    """Return fixed feedback weights, uniform in +- sqrt(6 / n_l) for the layer that receives them."""
     rng = np.random.default_rng(_seed(config))
     above = network.sizes[2:] if rule == "fa" else [network.sizes[-1]] * (len(network.sizes) - 2)
     shapes = zip(network.sizes[1:-1], above, strict=True)
@@ -474,7 +474,7 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
-            Option("pair_decay", 1e-6, "what both sides of a pair lose in a step", ranges.UpToOne),
+            Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", ranges.UpToOne),
         ),
     ),
     Method(
@@ -485,7 +485,7 @@ register_built_ins(
             Option("dt", 1.0, "Euler step", ranges.TimeStep), Option("steps", 800, "most steps of a phase", ranges.Steps),
             Option("tolerance", 1e-6, "relative change in a step at which the phase ends", ranges.Tolerance),
             Option("sigma", 0.01, "standard deviation of the noise", ranges.PositiveSigma),
-            Option("speed", 5.0, "how many times slower output and controller are in the noisy phase", ranges.Slowdown),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", ranges.Slowdown),
             Option("tau_noise", 1.0, "time constant of the noise", ranges.TimeConstant),
         ),
     ),

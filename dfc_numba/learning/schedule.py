@@ -1,4 +1,4 @@
-"""What a run does in which order: passes over the data, the samples in each, and how long the rest will take.
+"""The schedule of a run: passes over the data, the order of samples in each, and the estimated time left.
 
 Passes and orders are pure functions of configuration and seed, so that a run can be continued from its
 counters alone.
@@ -21,7 +21,7 @@ class Pass:
 
     Attributes:
         phase: one of `phases.PHASES`.
-        epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
+        epoch: number of the epoch, from 1; those of the pre-training are counted separately.
         repetition: number of the pass among all passes of this phase, from 0; it decides the order of the
             samples.
         ends_epoch: whether the epoch is complete after it.
@@ -34,7 +34,7 @@ class Pass:
 
 
 def plan_passes(phases, training, feedback):
-    """All passes of a run: the pre-training epochs, then epoch by epoch the other `phases` in their order.
+    """Return all passes of a run: the pre-training epochs, then epoch by epoch the other `phases` in their order.
 
     Args:
         phases: the phases that the method runs, see `dfc_numba.learning.methods.Method`.
@@ -57,7 +57,7 @@ def plan_passes(phases, training, feedback):
 
 
 def shuffled_minibatches(n_samples, batch_size, seed, phase, repetition):
-    """Index arrays that partition the samples in random order; the last one holds the remainder.
+    """Return index arrays that partition the samples in random order; the last one holds the remainder.
 
     The order depends on (seed, phase, repetition) alone. It is drawn by `RandomState`, whose numbers never
     change between versions of NumPy.
@@ -85,7 +85,7 @@ class Clock:
         self._started = set()
 
     def minibatch_done(self, phase, seconds):
-        """Counts one minibatch; the first one of a phase is not timed, since it may include compilation."""
+        """Count one minibatch; the first one of a phase is not timed, since it may include compilation."""
         self._remaining[phase] -= 1
         if phase in self._started:
             self._seconds[phase] += seconds
@@ -93,7 +93,7 @@ class Clock:
         self._started.add(phase)
 
     def seconds_left(self):
-        """Estimated seconds, or None before two minibatches of a phase are done."""
+        """Return the estimated seconds left, or None before two minibatches of a phase are done."""
         work = sum(self._timed[phase] * self._costs[phase] for phase in self._timed)
         if work == 0:
             return None
@@ -101,6 +101,6 @@ class Clock:
         return sum(count * self._one(phase, per_cost) for phase, count in self._remaining.items())
 
     def _one(self, phase, per_cost):
-        """Seconds for one minibatch of a phase."""
+        """Return the seconds of one minibatch of a phase."""
         timed = self._timed[phase]
         return self._seconds[phase] / timed if timed else per_cost * self._costs[phase]

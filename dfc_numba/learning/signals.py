@@ -12,12 +12,12 @@ from dfc_numba.model.targets import unit_of_error
 
 
 def update_options(config):
-    """What the configuration says about the updates of single samples, as options of `gradients`."""
+    """Return the configured options of `gradients` for the updates of single samples."""
     return {"clip_error": config.training.clip_error, "normalise": config.training.normalise_updates}
 
 
 def gradients(network, x, activity, deltas, *, loss, clip_error=None, normalise=False):
-    """The `Gradients` of a minibatch: sums over its samples.
+    """Return the `Gradients` of a minibatch: sums over its samples.
 
     Args:
         x, activity: inputs (B, n_0), and the feedforward `Activity`.
@@ -38,12 +38,12 @@ def gradients(network, x, activity, deltas, *, loss, clip_error=None, normalise=
 
 
 def _clipped(rows, largest):
-    """The rows, those longer than `largest` scaled down to it."""
+    """Scale rows that are longer than `largest` down to it."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows * (largest / np.maximum(norms, largest))
 
 
 def _normalised(rows):
-    """The rows with norm 1; those of zeros stay."""
+    """Return the rows with norm 1; rows of zeros stay."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms == 0, 1.0, norms)

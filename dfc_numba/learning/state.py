@@ -1,4 +1,4 @@
-"""What evolves in a run, as values: with these, a run continues bit for bit as if it had never stopped."""
+"""The evolving state of a run, as values: with these, a run continues bit for bit as if it had never stopped."""
 
 from dataclasses import dataclass, field
 from math import nan
@@ -61,7 +61,7 @@ class TrainingState:
     method: dict[str, Array] = field(default_factory=dict)
 
     def check_fit(self, trainer):
-        """Refuses a trainer that has another network or other optimisers, or that has fewer passes to do."""
+        """Refuse a trainer that has another network or other optimisers, or that has fewer passes to do."""
         if repr(self.network) != repr(trainer.network):
             raise ValueError(f"the state is that of {self.network!r}, but this run has {trainer.network!r}")
         differing = self._forms().items() ^ trainer.state()._forms().items()
@@ -77,7 +77,7 @@ class TrainingState:
             )
 
     def _forms(self):
-        """Shapes and types of the optimisers' and the method's arrays by their names."""
+        """Return shapes and types of the optimisers' and the method's arrays by their names."""
         return {
             f"{owner}/{name}": (array.shape, array.dtype)
             for owner, arrays in {**self.optimizers, "method": self.method}.items()

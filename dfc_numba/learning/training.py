@@ -47,11 +47,11 @@ from dfc_numba.support.array_types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands after a minibatch.
+    """The progress of a run after a minibatch.
 
     Attributes:
         phase: "pretraining", "feedback", "forward" or "extra feedback".
-        epoch: number of the epoch, from 1; those of the pre-training are counted on their own.
+        epoch: number of the epoch, from 1; those of the pre-training are counted separately.
         minibatch, minibatches: number of the minibatch in this pass, from 1, and how many the pass has.
         loss, accuracy: means over the samples of this forward pass so far; None in the other phases, accuracy
             None for a regression.
@@ -69,7 +69,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The ending of a run.
 
     Attributes:
         status: "done", "diverged" or "interrupted".
@@ -155,7 +155,7 @@ class Trainer:
         self._all_diverged = False
 
     def _create_optimizers(self):
-        """An optimiser of the forward weights; two of the feedback weights, for pre-training and afterwards.
+        """Create the optimiser of the forward weights, and two of the feedback weights: for pre-training and afterwards.
 
         Parameters of the method's own have two likewise, except those that learn with a layer.
         """
@@ -204,7 +204,7 @@ class Trainer:
         return {**self.parameters, **self.method_state}
 
     def restore(self, state: TrainingState) -> None:
-        """Go back to a `TrainingState`, which is copied; `run` then continues bit for bit as if it had never stopped.
+        """Restore a `TrainingState`, which is copied; `run` then continues bit for bit as if it had never stopped.
 
         Raises:
             ValueError: for the state of another network, other optimisers or a longer run.
@@ -268,7 +268,7 @@ class Trainer:
         return Outcome(status, message, len(self.rows), best, stopped_early, self._all_diverged)
 
     def _run_pass(self, current):
-        """The minibatches of a pass that are still to do, unless a stop is requested, and the pass's end."""
+        """Do the remaining minibatches of a pass, unless a stop is requested, and the pass's end."""
         batches, first = self._minibatches or self._shuffled(current), self.counters.minibatch
         if current.phase == "forward" and self.counters.minibatch == 0:
             self.counters.samples, self.counters.loss_sum, self.counters.correct = 0, 0.0, 0.0
@@ -307,7 +307,7 @@ class Trainer:
         self.notify("on_minibatch", self._progress(current, len(batches)))
 
     def _take(self, current, batches):
-        """The next `Minibatch` of a pass."""
+        """Return the next `Minibatch` of a pass."""
         number, position = self.counters.minibatches, self.counters.minibatch + 1
         seed, indices = self.config.training.seed, batches[position - 1]
         return methods.minibatch_of(
@@ -323,7 +323,7 @@ class Trainer:
         )
 
     def _learn(self, minibatch, count):
-        """Measures (forward phase), computes the gradients and takes the optimisers' steps; `count`: minibatches of the pass."""
+        """Measure (forward phase), compute the gradients and take the optimisers' steps; `count`: minibatches of the pass."""
         with sharing_passes(), judging_divergence():
             if minibatch.phase == "forward":
                 minibatch = self._measured(minibatch)
@@ -344,13 +344,13 @@ class Trainer:
         return self.method.gradients(self.network, minibatch, self.config, self.own, compute)
 
     def _counted(self, planned, minibatch):
-        """The update of a `PlannedUpdate`, after its diverged feedback phases were counted."""
+        """Compute the update of a `PlannedUpdate`, and count its diverged feedback phases."""
         update = planned.compute(self.network, minibatch)
         self._tally.count(*(update if isinstance(update, tuple) else (update,)))
         return update
 
     def _recorded(self, planned, minibatch):
-        """As `_counted`, with a record in the log."""
+        """Compute the update as `_counted`, with a record in the log."""
         function, arguments, options = planned.function, planned.arguments, planned.options
         network = self.network if planned.network is None else planned.network
         update = self.log.updated(function, network, minibatch, *arguments, **options)
@@ -358,7 +358,7 @@ class Trainer:
         return update
 
     def _measured(self, minibatch):
-        """The minibatch with its feedforward activity, after its loss and accuracy are added up."""
+        """Return the minibatch with its feedforward activity, after adding up its loss and accuracy."""
         if self.network.dtype == np.float64 or "target.feedback" in self.method.reads:  # with the phase
             _, activity = exact_forward(self.network, minibatch.x)
         else:
@@ -374,7 +374,7 @@ class Trainer:
         return replace(minibatch, activity=activity)
 
     def _step(self, gradients, minibatch):
-        """One step of each optimiser whose parameters have a gradient."""
+        """Take one step of each optimiser whose parameters have a gradient."""
         pretraining = minibatch.phase == "pretraining"
         if gradients.weights is not None:
             layers = self._modulated(gradients.weights, gradients.biases)
@@ -387,13 +387,13 @@ class Trainer:
             self._descend(name, [[array] for array in self._separate(gradients.own)], minibatch)
 
     def _with_layer_parameters(self, layers, own):
-        """The arrays per layer, and those of the method's own that learn with them."""
+        """Return the arrays per layer, and those of the method's own that learn with them."""
         for name, layer in self._layers.items():
             layers[layer - 1].append(own[name])
         return layers
 
     def _separate(self, own):
-        """Of the method's own parameters, or their gradients, those that the optimisers of [feedback_optimizer] step."""
+        """Return the method's own parameters, or their gradients, that the optimisers of [feedback_optimizer] step."""
         return [own[name] for name in self.parameters if name not in self._layers]
 
     def _descend(self, name, layers, minibatch):
@@ -402,7 +402,7 @@ class Trainer:
         optimizer.step(layers, cosine(least, minibatch.epoch, self.config.training.epochs))
 
     def _modulated(self, weights, biases):
-        """The gradients per layer, as `optimizer.modulation` has them."""
+        """Return the gradients per layer, modulated according to `optimizer.modulation`."""
         modulation = getattr(self.config.optimizer, "modulation", None)
         if modulation is not None:
             clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
@@ -411,7 +411,7 @@ class Trainer:
         return forward_layers(weights, biases)
 
     def _end_epoch(self, epoch):
-        """Evaluates the epoch, keeps its weights if they are the best so far, and returns its row."""
+        """Evaluate the epoch, keep its weights if they are the best so far, and return its row."""
         start = time.perf_counter()
         counters = self.counters
         train = Score(counters.loss_sum / counters.samples, counters.correct / counters.samples)
@@ -472,7 +472,7 @@ class Trainer:
         )
 
     def _start_clock(self):
-        """A clock for the passes still to do; a minibatch costs its simulated steps, or as much as one."""
+        """Start a clock for the remaining passes; a minibatch costs its simulated steps, or 1."""
         n_samples, batch_size = len(self.dataset.train.x), self.config.training.batch_size
         per_pass = len(self._minibatches) if self._minibatches else -(-n_samples // batch_size)
         remaining = Counter()

@@ -118,27 +118,27 @@ class Activation(Extension):
 
 
 def phi(name, v):
-    """phi(v) of an array, by the name of the activation."""
+    """Return phi(v) of an array, by the name of the activation."""
     return ACTIVATIONS[name].rates(v)
 
 
 def phi_prime(name, v):
-    """phi'(v) of an array, by the name of the activation."""
+    """Return phi'(v) of an array, by the name of the activation."""
     return ACTIVATIONS[name].slopes(v)
 
 
 def phi_second(name, v):
-    """phi''(v) of an array, by the name of the activation."""
+    """Return phi''(v) of an array, by the name of the activation."""
     return ACTIVATIONS[name].curvatures(v)
 
 
 def slope(network, layer, activity):
-    """phi_i'(v_i) of a layer i = 1..L, which is `layer` = i - 1: (B, n_i)."""
+    """Return phi_i'(v_i) of a layer i = 1..L, which is `layer` = i - 1: (B, n_i)."""
     return phi_prime(network.activations[layer], activity.v[layer])
 
 
 def addresses(network, loop, *arguments):
-    """The addresses of a loop of `kernels.units` for each layer, (L+1,); index 0 is unused.
+    """Return the addresses of a loop of `kernels.units` for each layer, (L+1,); index 0 is unused.
 
     Args:
         loop: function of (form, *arguments).

@@ -26,7 +26,7 @@ TermParameters = Annotated[
 
 @options
 class Controller:
-    """How one feedback phase is simulated: all options of the network and controller dynamics.
+    """Options of one feedback phase: all of the network's and the controller's dynamics.
 
     Args:
         dt: Euler step, in units of the controller's time constant tau_u.
@@ -138,7 +138,7 @@ class Controller:
             )
         if self.terms:
             raise ValueError(
-                f"integrator = 'waveform' with terms = {dict(self.terms)}: it knows the built-in controller alone; use "
+                f"integrator = 'waveform' with terms = {dict(self.terms)}: it supports only the built-in controller; use "
                 "integrator = 'euler', or leave the terms out"
             )
         if not RTOL_RANGE[0] <= self.rtol <= RTOL_RANGE[1]:
@@ -156,18 +156,18 @@ class Controller:
         """Raise a ValueError where there are further terms, which `what` does not take into account."""
         if self.terms:
             raise ValueError(
-                f"controller.terms is {dict(self.terms)}; {what} knows the built-in controller alone: leave the terms out, or "
+                f"controller.terms is {dict(self.terms)}; {what} supports only the built-in controller: leave the terms out, or "
                 "simulate (readout 'average' or 'final')"
             )
 
     def _resolved_time_constants(self):
-        """Names of the time constants that the Euler steps of this phase have to resolve."""
+        """Return the names of the time constants that the Euler steps of this phase have to resolve."""
         names = ["tau_apical", "tau_noise", "tau_control"] + ([] if self.instant_dynamics else ["tau_v"])
         return [name for name in names if getattr(self, name) is not None]
 
     @property
     def noisy(self) -> bool:
-        """Whether any layer receives noise."""
+        """True if any layer receives noise."""
         return self.sigma > 0 or self.output_sigma > 0
 
     @property
@@ -182,7 +182,7 @@ class Controller:
 
     @property
     def transmission_is_instant(self) -> bool:
-        """Whether a layer sees the new rates of the layer below."""
+        """True if a layer sees the new rates of the layer below."""
         return self.instant_transmission or self.instant_dynamics
 
     @property

@@ -80,7 +80,7 @@ class Terms(dict):
 
 
 def checked_terms(value):
-    """The terms with all their parameters; a list of names takes the defaults.
+    """Return the terms with all their parameters; a list of names takes the defaults.
 
     Raises:
         ValueError: for an unknown term or parameter.
@@ -114,7 +114,7 @@ def checked_terms(value):
 
 
 def compiled_terms(terms, dt, alpha, k_p, leaks_integral):
-    """The address of a controller's step with terms."""
+    """Return the address of a controller's step with terms."""
     found = [(CONTROLLER_TERMS.find(name, "controller.terms"), values) for name, values in terms.items()]
     parts = tuple(((t.control, t.integral, t.limit), tuple(values.items())) for t, values in found)
     return _compiled(parts, dt, alpha, k_p, leaks_integral)

@@ -24,7 +24,9 @@ def require_formula(what, formula, count=None, known=None):
     try:
         parameters = list(inspect.signature(formula).parameters.values())
     except (TypeError, ValueError):
-        raise TypeError(f"{what} is {formula!r}, whose arguments cannot be told; write a lambda") from None
+        raise TypeError(
+            f"{what} is {formula!r}, whose arguments cannot be determined; write a lambda"
+        ) from None
     names = [p.name for p in parameters]
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise ValueError(f"{what} takes *arguments; name them one by one")
@@ -47,6 +49,6 @@ def require_traceable(what, trace):
         raise ValueError(f"{what}: {error}") from None
     except Exception as error:  # noqa: BLE001 (whatever a user's formula raises)
         raise ValueError(
-            f"{what}: its formula cannot be traced ({type(error).__name__}: {error}); it may use arithmetic, abs, comparisons "
+            f"{what}: the formula cannot be traced ({type(error).__name__}: {error}); it may use arithmetic, abs, comparisons "
             "inside where(), and the functions of dfc_numba.formulas"
         ) from None

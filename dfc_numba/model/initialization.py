@@ -13,7 +13,7 @@ FEEDBACK_INITS = get_args(FeedbackInit)
 
 
 def initial_matrix(kind, rows, columns, rng, half_width=0.01):
-    """A (rows, columns) matrix of random weights.
+    """Return a (rows, columns) matrix of random weights.
 
     "xavier_normal" has standard deviation sqrt(2 / (rows + columns)), "xavier" is uniform in
     +- sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), "orthogonal" has orthonormal rows or columns times that bound,
@@ -29,7 +29,7 @@ def initial_matrix(kind, rows, columns, rng, half_width=0.01):
 
 
 def _orthogonal(rows, columns, rng):
-    """A matrix with orthonormal rows or columns, uniform among them (QR of a Gaussian matrix, signs fixed)."""
+    """Return a matrix with orthonormal rows or columns, uniform among them (QR of a Gaussian matrix, signs fixed)."""
     gaussian = rng.standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(gaussian)
     q *= np.sign(np.diag(r))
@@ -37,7 +37,7 @@ def _orthogonal(rows, columns, rng):
 
 
 def weight_product(weights):
-    """Feedback weights Q_i = W_{i+1}^T ... W_L^T; the identity for the output layer."""
+    """Return feedback weights Q_i = W_{i+1}^T ... W_L^T; the identity for the output layer."""
     products = [np.eye(len(weights[-1]))]
     for matrix in reversed(weights[1:]):
         products.insert(0, matrix.T @ products[0])

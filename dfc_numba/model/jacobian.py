@@ -8,7 +8,7 @@ PIECE_BYTES = 64e6  # of the Jacobians that are held at a time
 
 
 def of_output(network, voltages):
-    """J = d r_L / d v at given voltages (list of (B, n_i)): (B, n_L, sum n_i) in float64, the layers side by side.
+    """Return J = d r_L / d v at given voltages (list of (B, n_i)): (B, n_L, sum n_i) in float64, layers side by side.
 
     J_L = diag(phi'(v_L)),  J_i = J_{i+1} W_{i+1} diag(phi'(v_i))
     """
@@ -21,7 +21,7 @@ def of_output(network, voltages):
 
 
 def mean_feedback(network, voltages, kind, damping):
-    """The mean over samples of J^T, J^+ or J^T (J J^T + damping I)^{-1}: (sum n_i, n_L), a few samples at a time."""
+    """Return the mean over samples of J^T, J^+ or J^T (J J^T + damping I)^{-1}: (sum n_i, n_L), a few samples at a time."""
     count = len(voltages[0])
     at_a_time = max(1, int(PIECE_BYTES / (8 * network.sizes[-1] * sum(network.sizes[1:]))))
     pieces = (slice(first, first + at_a_time) for first in range(0, count, at_a_time))

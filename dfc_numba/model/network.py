@@ -57,7 +57,7 @@ class Activity(NamedTuple):
 
     @property
     def finite(self) -> Array:
-        """Whether all numbers of a sample are finite, (B,): large weights or inputs may overflow."""
+        """True for each sample whose numbers are all finite, (B,): large weights or inputs may overflow."""
         return np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in [*self.v, *self.r]])
 
     def __repr__(self) -> str:
@@ -257,7 +257,7 @@ class Network:
             seed: of the random weights, a whole number; the same weights for either dtype, up to rounding.
 
         Raises:
-            ValueError, TypeError: for sizes that are no positive whole numbers, unknown names, or numbers out of range.
+            ValueError, TypeError: for sizes that are not positive whole numbers, unknown names, or numbers out of range.
         """
         sizes = _checked_sizes(sizes)
         choice("feedback_init", feedback_init, FEEDBACK_INITS)
@@ -282,7 +282,7 @@ class Network:
         )  # fmt: skip
 
     def _allocate(self, bias):
-        """One block of memory for all parameters, and the views into it."""
+        """Allocate one block of memory for all parameters, and create the views into it."""
         shapes = list(zip(self.sizes[1:], self.sizes[:-1], strict=True))
         shapes += [(n, self.sizes[-1]) for n in self.sizes[1:]]
         shapes += [(n,) for n in self.sizes[1:]] if bias else []
@@ -408,7 +408,7 @@ class Network:
         """Read a network that `save` wrote.
 
         Raises:
-            OSError: if the file cannot be read. ValueError: if it is no network file of this project.
+            OSError: if the file cannot be read. ValueError: if it is not a network file of this project.
         """
         try:
             return cls(**filing.load("network", path))
@@ -430,7 +430,7 @@ def _check_length(name, values, count=None):
 
 
 def _sizes(weights):
-    """(n_0, ..., n_L) of a chain of weight matrices."""
+    """Return (n_0, ..., n_L) of a chain of weight matrices."""
     _check_length("weights", weights)
     shapes = [as_array(f"weights[{i}]", w).shape for i, w in enumerate(weights)]
     if not shapes:
@@ -448,7 +448,7 @@ def _sizes(weights):
 
 
 def _backward_shapes(sizes, matrices):
-    """Shapes of the feedback matrices of dynamic inversion: from layer to layer, or from the output to the first one."""
+    """Return the shapes of the feedback matrices of dynamic inversion: layer to layer, or output to first layer."""
     _check_length("backward", matrices)
     chain = list(pairwise(sizes[1:]))
     single = len(matrices) == 1 and np.shape(matrices[0]) == (sizes[1], sizes[-1])
@@ -464,7 +464,7 @@ def _checked_sizes(sizes):
 
 
 def exact_forward(network, x):
-    """(x, `Activity`) in float64, of a network and inputs that are checked to fit; numbers may not be finite."""
+    """Return (x, `Activity`) in float64, of a network and inputs that are checked to fit; numbers may not be finite."""
 
     def compute():
         inputs = samples("x", x, instance("network", network, Network).sizes[0])
@@ -474,7 +474,7 @@ def exact_forward(network, x):
 
 
 def feedforward_state(network, x):
-    """(x, `Activity`) in float64, checked: the feedforward state that a feedback phase starts from.
+    """Return (x, `Activity`) in float64, checked: the feedforward state that a feedback phase starts from.
 
     Raises:
         ValueError, TypeError: for a network that is none, inputs that do not fit, or voltages that are not finite.

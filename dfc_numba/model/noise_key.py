@@ -1,4 +1,4 @@
-"""Where the noise of a simulation comes from: a key for the generator in the kernels, or given draws."""
+"""The source of a simulation's noise: a key for the generator in the kernels, or given draws."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class NoiseKey:
 
 
 def _checked_samples(samples):
-    """The numbers of samples as an array (B,) of unsigned integers."""
+    """Return the numbers of samples as an array (B,) of unsigned integers."""
     numbers = as_array("NoiseKey.samples", samples)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise ValueError(
@@ -70,7 +70,7 @@ Noise: TypeAlias = int | NoiseKey | LayersLike | None
 
 
 def as_key(noise):
-    """A NoiseKey from an int seed or a NoiseKey; None for anything else."""
+    """Return a NoiseKey for an int seed or a NoiseKey; None for anything else."""
     if isinstance(noise, NoiseKey):
         return noise
     if isinstance(noise, int | np.integer) and not isinstance(noise, bool):
@@ -79,7 +79,7 @@ def as_key(noise):
 
 
 def given_draws(noise, shape, sizes, dtype="float64"):
-    """Given draws, checked: one array (*shape, n_i) per layer, where shape is (T, B) or (B,)."""
+    """Return given draws, checked: one array (*shape, n_i) per layer, where shape is (T, B) or (B,)."""
     if not isinstance(noise, list | tuple) or len(noise) != len(sizes) - 1:
         dimensions = "T, B, n_i" if len(shape) == 2 else "B, n_i"
         raise TypeError(

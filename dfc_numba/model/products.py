@@ -14,12 +14,12 @@ OUTPUT_BLOCK = 32  # outputs whose part of a sum one thread makes at a time
 
 
 def shards_of(network, count):
-    """(first, count) of the shards of `count` samples, over which everything about this network is summed up."""
+    """Return (first, count) of the shards of `count` samples, over which everything about this network is summed up."""
     return threads.shards(count, sum(w.nbytes for w in network.weights[1:]))
 
 
 def row_products(rows, matrix):
-    """rows (B, m) times matrix^T, (n, m): (B, n), in the dtype of the matrix."""
+    """Return rows (B, m) times matrix^T, (n, m): (B, n), in the dtype of the matrix."""
     dtype, (outputs, inputs), count = matrix.dtype, matrix.shape, len(rows)
     below, above = (row_stride(n, dtype) for n in (inputs, outputs))
     x, packed, out = (
@@ -38,7 +38,7 @@ def row_products(rows, matrix):
 
 
 def outer_sums(post, pre, shards, dtype):
-    """The sums over the samples of post_i pre_i^T, shard by shard: list of (n_i, m_i).
+    """Return the sums over the samples of post_i pre_i^T, shard by shard: list of (n_i, m_i).
 
     Args:
         post, pre: lists of (B, n_i) and (B, m_i). shards: see `shards_of`.
@@ -70,7 +70,7 @@ def outer_sums(post, pre, shards, dtype):
 
 
 def outer_means(network, post, pre, count):
-    """Weights and biases (sums over the samples of post_i pre_i^T and of post_i) / count in the network's dtype.
+    """Return weights and biases (sums over the samples of post_i pre_i^T and of post_i) / count in the network's dtype.
 
     Args:
         post, pre: lists of (B, n_i) and (B, n_{i-1}).
@@ -83,7 +83,7 @@ def outer_means(network, post, pre, count):
 
 
 def bias_means(network, post, count):
-    """The biases alone; None for a network without."""
+    """Return the biases alone; None for a network without."""
     if network.biases is None:
         return None
     shards = shards_of(network, len(post[0]))

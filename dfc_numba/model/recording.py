@@ -1,4 +1,4 @@
-"""What to keep of a simulation, what determined it, and how it is stored."""
+"""The selection of what a simulation records, the recipe that determines it, and how it is stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIABLES = get_args(Variable)[:-1]  # what the kernel of a feedback phase recor
 
 
 def _known_variable(name):
-    """The name, if it is that of a variable of any simulation, built-in or registered."""
+    """Return the name if it is a variable of any simulation, built-in or registered; else raise a ValueError."""
     names = (*get_args(Variable), *get_args(InversionVariable), *get_args(EquilibriumVariable))
     if name not in names and name not in registry.VARIABLES:
         names = (*names, *registry.VARIABLES)
@@ -41,7 +41,7 @@ VariableName = Annotated[str, AfterValidator(_known_variable)]
 
 @options
 class Record:
-    """What to keep of a simulation.
+    """The selection of what a simulation records.
 
     Args:
         variables: some of "u", "u_int", "e", "error", "v", "v_ff", "v_fb", "r", "noise", or of a dynamic inversion "r_x",

@@ -17,7 +17,7 @@ def sharing_passes():
 
 
 def shared_pass(compute, kind, network, x):
-    """compute(), or within `sharing_passes` what it returned for the same kind (hashable), network and x before."""
+    """Return compute(), or, in `sharing_passes`, its earlier result for the same kind (hashable), network and x."""
     shared = _shared_passes.get()
     if shared is None:
         return compute()

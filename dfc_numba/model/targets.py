@@ -89,7 +89,7 @@ class Loss(Extension):
 
 
 def as_targets(y, n_outputs, *, count=None):
-    """Targets (B, n_L) in float64: class labels (B,) become one-hot, with one output 0 or 1; arrays (B, n_L) stay.
+    """Return targets (B, n_L) in float64: labels (B,) become one-hot, with one output 0 or 1; arrays (B, n_L) stay.
 
     Raises:
         ValueError, TypeError: for labels out of range, a wrong shape, or numbers that are not finite.
@@ -124,19 +124,19 @@ def output_gradient(output: ArrayLike, y: ArrayLike, loss: str) -> Array:
 
 
 def loss_value(output, y, loss):
-    """`mean_loss` of outputs (B, n_L) that may have diverged: not finite then."""
+    """Return `mean_loss` of outputs (B, n_L) that may have diverged: not finite then."""
     loss = LOSSES.find(loss, key="loss")
     return float(loss.value(*_with_targets(output, y)))
 
 
 def loss_gradient(output, y, loss):
-    """`output_gradient` of outputs (B, n_L) that may have diverged: not finite then."""
+    """Return `output_gradient` of outputs (B, n_L) that may have diverged: not finite then."""
     loss = LOSSES.find(loss, key="loss")
     return loss.gradient(*_with_targets(output, y))
 
 
 def unit_of_error(loss, count, outputs):
-    """s / B: what an error r_L - y, or softmax(r_L) - y, of 1 of one of B samples is in `output_gradient`."""
+    """Return s / B: what an error r_L - y, or softmax(r_L) - y, of 1 of one of B samples is in `output_gradient`."""
     return LOSSES.find(loss, key="loss").unit(outputs) / count
 
 
@@ -224,7 +224,7 @@ def _binary_cross_entropy_gradient(output, y):
 
 
 def _inside(output):
-    """Rates of a sigmoid, kept off 0 and 1, whose logarithms the loss takes."""
+    """Keep rates of a sigmoid off 0 and 1, since the loss takes their logarithms."""
     return np.clip(output, SMALLEST_RATE, 1.0 - SMALLEST_RATE)
 
 

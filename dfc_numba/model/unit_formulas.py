@@ -51,12 +51,12 @@ class PlasticityRule(Extension):
 
     @property
     def factor_is_rate(self) -> bool:
-        """Whether the postsynaptic factor is dr, which in the first layer is the deviation of the rate."""
+        """True if the postsynaptic factor is dr, which in the first layer is the deviation of the rate."""
         return units.returns_argument(self.postsynaptic, "dr")
 
     @property
     def factor_is_linear(self) -> bool:
-        """Whether the postsynaptic factor depends on v - v_ff alone, which does not change with the basal voltage."""
+        """True if the postsynaptic factor depends on v - v_ff alone, which does not change with the basal voltage."""
         return set(units.arguments(self.postsynaptic)) <= {"dv", "slope_0"}
 
     @property
@@ -67,7 +67,7 @@ class PlasticityRule(Extension):
 
     @property
     def needs_start(self) -> bool:
-        """Whether the formulas refer to the feedforward state."""
+        """True if the formulas refer to the feedforward state."""
         used = units.AT_START & set(units.arguments(self.postsynaptic))
         return bool(used) or (self.weights == "forward" and self.presynaptic_formula is not None)
 
@@ -103,13 +103,13 @@ class Variable(Extension):
 
     @property
     def needs_start(self) -> bool:
-        """Whether the formula refers to the feedforward state."""
+        """True if the formula refers to the feedforward state."""
         return bool(units.AT_START & set(units.arguments(self.formula)))
 
     def check(self) -> None:
         what = f"the variable {self.name!r}"
         if self.name in BUILT_IN_VARIABLES:
-            raise ValueError(f"{what} has the name of one that is built in; choose another name")
+            raise ValueError(f"{what} has the name of a built-in; choose another name")
         require_formula(f"formula of {what}", self.formula, known=units.UNIT_SYMBOLS)
         require_traceable(f"formula of {what}", lambda: units.check_unit_formula(self.formula))
 

@@ -34,7 +34,7 @@ Stream: TypeAlias = Iterable[tuple[ArrayLike, ArrayLike | Callable[[Network, Arr
 
 @dataclass(frozen=True)
 class OnlineRun:
-    """What an online simulation leaves.
+    """The results of an online simulation.
 
     Attributes:
         network: the `Network` at its end; the weights of the last finite state if it diverged.
@@ -169,7 +169,7 @@ def _gives_draws(noise):
 
 
 def _prepared(network, segment, controller, noise, total):
-    """Options, noise and layout as `simulate` has them, for the first input."""
+    """Return options, noise and layout as in `simulate`, for the first input."""
     target = np.zeros((segment.count, network.sizes[-1]))
     if _gives_draws(noise):
         controller = replace(controller, steps=total)
@@ -217,7 +217,7 @@ def _refuse_unused(tau_w, tau_q, rule, feedback_rule, decay, high_pass):
 
 
 def _gain(dt, name, tau):
-    """dt / tau, or 0 for None."""
+    """Return dt / tau, or 0 for None."""
     return (
         0.0
         if tau is None

@@ -21,7 +21,7 @@ OUTPUT_STATE = ("u", "u_int", "u_filtered", "u_slow")
 
 @dataclass(frozen=True)
 class OnlineState:
-    """Where an online simulation of B samples was left, beside the weights: what the next one needs to continue it.
+    """The state of an online simulation of B samples, besides the weights: what the next one needs to continue it.
 
     Attributes:
         step: Euler steps since the very first. age: the same since the last restart.
@@ -73,7 +73,7 @@ class OnlineMemory:
         self._write(start, pack([matrix], [layer.stride], self.arrays.work.dtype))
 
     def copy(self):
-        """The same with an independent copy of all that may change in the network's dtype."""
+        """Return the same with an independent copy of everything mutable, in the network's dtype."""
         other = copy(self)
         other.arrays = self.arrays._replace(work=self.arrays.work.copy())
         return other
@@ -89,7 +89,7 @@ class OnlineMemory:
         return network
 
     def state(self):
-        """The `OnlineState`; nothing may be pending."""
+        """Return the `OnlineState`; nothing may be pending."""
         layers = {name: [rows.copy() for rows in self._rows(name)] for name in LAYER_STATE}
         outputs = {name: self._outputs(name).copy() for name in OUTPUT_STATE}
         step, age, _ = map(int, self.arrays.clock)
@@ -112,7 +112,7 @@ class OnlineMemory:
             rows[...] = floats(f"state.{name}", getattr(state, name), rows.shape)
 
     def _rows(self, name):
-        """A variable of each layer as (B, n_i), views; of the rates, those of the last step."""
+        """Yield a variable of each layer as (B, n_i), views; of the rates, those of the last step."""
         slot, count = int(self.arrays.clock[kernel.STEP] % 2), self.places.count
         for layer in self.layers:
             start = getattr(layer, LAYER_STATE[name]) + (slot * layer.slot if name == "r" else 0)
@@ -120,6 +120,6 @@ class OnlineMemory:
             yield rows.reshape(count, layer.stride)[:, : layer.units]
 
     def _outputs(self, name):
-        """A variable of the controller as (B, n_L), a view."""
+        """Return a variable of the controller as (B, n_L), a view."""
         start, shape = getattr(self.places, name), (self.places.count, self.places.outputs)
         return self.arrays.control[start : start + shape[0] * shape[1]].reshape(shape)

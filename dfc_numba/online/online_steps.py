@@ -74,7 +74,7 @@ class Simulation:
             )
 
     def _block(self, steps):
-        """Steps to take at a time: not too many, and none beyond a look at the weights."""
+        """Return the number of steps to take at a time: not too many, and none beyond a recording of the weights."""
         work = 4.0 * self.memory.places.count * self._network.n_parameters + 1e4
         block = min(steps, max(1, int(BLOCK_WORK / work)))
         return block if self._weights is None else min(block, self._weights.next_step - self.steps)
@@ -101,11 +101,11 @@ class Simulation:
         return self.memory.write_to(self._network)
 
     def trajectory(self):
-        """The `Trajectory` of what was recorded, or None."""
+        """Return the `Trajectory` of what was recorded, or None."""
         return self._recorder.trajectory(self.steps, self._first_step, self._dt)
 
     def weights(self):
-        """The `WeightTrajectory` of what was kept, or None."""
+        """Return the `WeightTrajectory` of what was kept, or None."""
         return None if self._weights is None else self._weights.trajectory(self._first_step, self._dt)
 
 
@@ -118,7 +118,7 @@ def _noise(phase):
 
 
 def _loops(network, rule, feedback_rule):
-    """(step, phi', postsynaptic factor of the feedback weights) of each layer: addresses of loops."""
+    """Return (step, phi', postsynaptic factor of the feedback weights) of each layer: addresses of loops."""
     dtype = network.dtype
     by_formula = feedback_rule.name != NOISE_DRIVEN
     step = addresses(network, units.online_step_loop, dtype, rule.postsynaptic, rule.presynaptic_formula)
@@ -132,7 +132,7 @@ def _loops(network, rule, feedback_rule):
 
 
 def _packed_segment(segment, target, learning, presynaptic, restarts):
-    """A segment in flat arrays. Held inputs of more samples than inputs are no saving, so W_1 learns at every step then."""
+    """Return a segment in flat arrays; W_1 learns at every step if held inputs have fewer samples than inputs."""
     x, gram = segment.x, np.zeros(0)
     seen = x if presynaptic is None else np.broadcast_to(presynaptic(x), x.shape).astype(x.dtype)
     moves, (count, inputs) = len(x) > 1, x.shape[1:]
@@ -145,5 +145,5 @@ def _packed_segment(segment, target, learning, presynaptic, restarts):
 
 
 def _flat(array):
-    """One type of array whatever it came from, so that nothing compiles again."""
+    """Return the array as one type whatever it came from, so that nothing compiles again."""
     return np.require(array.ravel(), requirements="W")

@@ -1,4 +1,4 @@
-"""What is kept of an online simulation: voltages and control for the kernel to write, and the weights now and then."""
+"""The records of an online simulation: voltages and control, which the kernel writes, and the weights now and then."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Recorder:
         self.records = _allocate(wanted, _rows(record.samples, samples), steps // self.every + 1, network)
 
     def trajectory(self, steps, first_step, dt):
-        """The `Trajectory` of the steps that were taken, or None if there is nothing to record."""
+        """Return the `Trajectory` of the steps that were taken, or None if there is nothing to record."""
         if not self.every:
             return None
         points = steps // self.every + 1
@@ -71,14 +71,14 @@ class Recorder:
         return Trajectory(**arrays | {"time": step * dt, "step": step, "formulas": self._formulas(points)})
 
     def _formulas(self, points):
-        """The variables that are formulas, by name."""
+        """Return the variables that are formulas, by name."""
         flats = self.records.formulas.reshape(len(self._names), -1) if self._names else ()
         views = (dense_views(flat, self.records.count, self._sizes, self.records.times) for flat in flats)
         pairs = zip(self._names, views, strict=True)
         return {name: [layer[:points] for layer in layers] for name, layers in pairs}
 
     def _array(self, name, points):
-        """A variable as the user sees it."""
+        """Return a variable as the user sees it."""
         flat, count = getattr(self.records, name), self.records.count
         if not flat.size:
             return None
@@ -89,7 +89,7 @@ class Recorder:
 
 
 def _allocate(wanted, rows, times, network):
-    """Arrays for the kernel, empty for variables that are not wanted."""
+    """Return arrays for the kernel, empty for variables that are not wanted."""
     count, units = int((rows >= 0).sum()), sum(network.sizes[1:])
     lengths = (
         dict.fromkeys(LAYER_VARIABLES, units)
@@ -115,7 +115,7 @@ def _allocate(wanted, rows, times, network):
 
 
 def _rows(chosen, samples):
-    """For each sample its place among the recorded ones, or -1."""
+    """Return each sample's index among the recorded ones, or -1."""
     if chosen is None:
         return np.arange(samples)
     if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= samples:
@@ -156,13 +156,13 @@ class WeightRecorder:
         self._kept += 1
 
     def trajectory(self, first_step, dt):
-        """The `WeightTrajectory` of what was kept."""
+        """Return the `WeightTrajectory` of what was kept."""
         step = first_step + np.arange(self._kept) * self._every
         kept = {name: [array[: self._kept] for array in arrays] for name, arrays in self._arrays.items()}
         return WeightTrajectory(time=step * dt, step=step, **{"biases": None, **kept})
 
 
 def _parameters(network):
-    """Names and lists of the parameters that there are."""
+    """Return names and lists of the network's parameters."""
     names = ["weights", "feedback"] + ["biases"] * (network.biases is not None)
     return [(name, getattr(network, name)) for name in names]

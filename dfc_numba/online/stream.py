@@ -33,7 +33,7 @@ class Segment:
         return self.x.shape[1]
 
     def resolved(self, network):
-        """The target as an array; a function is called with the network as it is now."""
+        """Return the target as an array; a function is called with the network as it is now."""
         if not callable(self.target):
             return self.target
         x = self.x if self.moves else self.x[0]
@@ -44,7 +44,7 @@ class Segment:
 
 
 def read(stream, network, controller, steps=None):
-    """(iterator of the stream's segments, the first of them, number of Euler steps or None where that is not known).
+    """Return (iterator of the stream's segments, the first of them, number of Euler steps or None where not known).
 
     A list is checked before it is run; other iterables, which may be endless, one segment at a time. `steps` bounds the
     number of steps.
@@ -70,7 +70,7 @@ def read(stream, network, controller, steps=None):
 
 
 def _checked(stream, network, controller):
-    """The segments of a stream, all with as many samples as the first."""
+    """Yield the segments of a stream; all must have as many samples as the first."""
     count = None
     for number, pair in enumerate(stream):
         segment = _segment(number, pair, network, controller)
@@ -102,7 +102,7 @@ def _named(name, number):
 
 
 def _over_time(name, value, columns, dtype):
-    """A value that is held, (B, n), or a series (T, B, n), as (1, B, n) or (T, B, n)."""
+    """Return a value that is held, (B, n), or a series (T, B, n), as (1, B, n) or (T, B, n)."""
     array = as_array(name, value)
     if array.ndim == 3:
         array = floats(name, array, (None, None, columns), dtype=dtype)

@@ -74,7 +74,7 @@ def continual_updates(network, x, y, options, *, learning_rate, free=None):
 
 
 def _at(network, x, states):
-    """A `FreeState` at given states, with the drives of the network as it is."""
+    """Return a `FreeState` at given states, with the drives of the network as it is."""
     below, above = [np.asarray(x, np.float64), *states[:-1]], states[1:]
     drives = [r @ w.T.astype(np.float64) for w, r in zip(network.weights, below, strict=True)]
     for i, (w, s) in enumerate(zip(network.weights[1:], above, strict=True)):

@@ -1,4 +1,4 @@
-"""What least control learns: the updates of forward weights, of Kolen-Pollack's pairs, and of linear feedback from noise."""
+"""Learning in least control: updates of forward weights, of Kolen-Pollack's pairs, and of linear feedback from noise."""
 
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,7 @@ from dfc_numba.support.validation import float_list, instance, number, seeds, si
 
 @dataclass(frozen=True)
 class ControlUpdate:
-    """What least control adds to the parameters, per unit learning rate: sums over samples of the mean loss's control.
+    """The change of the parameters by least control, per unit learning rate: sums over samples of the mean loss's control.
 
     Attributes:
         weights, biases: of a `Network`: lists over the layers, the readout last; of a `RecurrentNetwork`: dicts by the names
@@ -49,7 +49,7 @@ class ControlUpdate:
 
 @silent()
 def control_update(network, x, y, options, *, transposed=None, feedback=None, state=None):
-    """The update of least control from a controlled phase.
+    """Return the update of least control from a controlled phase.
 
         Delta W_i = sum_b e_i phi(v_{i-1})^T,  readout: sum_b u phi(v)^T;  "lf": phi'(v) e in the place of e
         "kp": Delta S = sum_b phi(v) e^T beside the same for W
@@ -96,7 +96,7 @@ ADJOINT_STEPS, ADJOINT_TOLERANCE = 200, 1e-4
 
 @np.errstate(over="ignore", invalid="ignore")
 def recurrent_backpropagation(network, x, y, options, *, free=None):
-    """The update of a `RecurrentNetwork` by the adjoint equation at its free equilibrium (Almeida 1987, Pineda 1987).
+    """Return the update of a `RecurrentNetwork` by the adjoint equation at its free equilibrium (Almeida, Pineda 1987).
 
         g <- phi'(v) (W^T g + D^T delta),  delta = -dl/do;   Delta W = sum_b g phi(v)^T,  Delta D = sum_b delta phi(v)^T
 
@@ -158,7 +158,7 @@ class NoisyPhase(Flagged):
 
 @np.errstate(over="ignore", invalid="ignore")
 def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, record=False):
-    """The update of the linear feedback Q from noise around a controlled state.
+    """Return the update of the linear feedback Q from noise around a controlled state.
 
         eps += (s/tau_eps) (-dt' eps + sqrt(dt') xi),   dt' = dt/s^2,   v_fb = Q u + sigma eps
         v += (dt/tau_v) (f - v + v_fb),   o and u_int as in `controlled_phase` with dt',   G += -1/sigma^2 v_fb (u - u*)^T
@@ -209,7 +209,7 @@ def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, r
 
 
 def _draws(noise, system, count, steps):
-    """(initial noise, function of (step, layer) to standard normal draws)."""
+    """Return (initial noise, function of (step, layer) to standard normal draws)."""
     key = as_key(noise)
     if key is not None:
         word, numbers = key.word(), key.numbers(count)
@@ -231,14 +231,14 @@ def _draws(noise, system, count, steps):
 
 
 def initial_feedback(network, *, seed=0):
-    """Random Q of "lf", normal with variance 1 / n_L: list of (n_i, n_L) over the hidden layers."""
+    """Return random Q of "lf", normal with variance 1 / n_L: list of (n_i, n_L) over the hidden layers."""
     system = system_of(network)
     rng = np.random.default_rng(seeds("seed", seed))
     return [rng.standard_normal((n, system.outputs)) / np.sqrt(system.outputs) for n in system.sizes]
 
 
 def initial_transposed(network, *, seed=0):
-    """Random matrices of "kp", each of norm 1."""
+    """Return random matrices of "kp", each of norm 1."""
     rng = np.random.default_rng(seeds("seed", seed))
     matrices = [rng.standard_normal(shape) for shape in system_of(network).transposed_shapes()]
     return [matrix / np.linalg.norm(matrix) for matrix in matrices]

@@ -47,7 +47,7 @@ class EnergyControl:
 
 @np.errstate(over="ignore", invalid="ignore")
 def energy_control(network, x, y, options):
-    """The update of energy-based least control; the arguments are those of `control_update`.
+    """Return the update of energy-based least control; the arguments are those of `control_update`.
 
     Returns:
         `ControlUpdate`, whose state has e*, u* and o at the last step.
@@ -84,7 +84,7 @@ def energy_control(network, x, y, options):
 
 
 def free_state(system, v):
-    """v = f(v) by iteration, for a system that has begun.
+    """Iterate v = f(v) to its fixed point, for a system that has begun.
 
     Raises:
         ValueError: for a recurrent network that does not come to rest.

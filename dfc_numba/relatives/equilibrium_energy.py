@@ -14,7 +14,7 @@ from dfc_numba.support.validation import choice, finite_result, float_list, floa
 
 
 def rate_of(options, v):
-    """phi(v) in NumPy."""
+    """Return phi(v) in NumPy."""
     family, (k, c, a, b) = NONLINEARITIES[options.nonlinearity]
     if family == CLIPPED:
         return np.clip(v, k, c)
@@ -23,7 +23,7 @@ def rate_of(options, v):
 
 
 def slope_of(options, v):
-    """phi'(v) in NumPy."""
+    """Return phi'(v) in NumPy."""
     family, (k, c, a, _) = NONLINEARITIES[options.nonlinearity]
     if family == CLIPPED:
         return ((v >= k) & (v <= c)).astype(np.float64)
@@ -34,7 +34,7 @@ def slope_of(options, v):
 
 @silent()
 def free_energy(network, x, states, options):
-    """The energy of each sample, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
+    """Return each sample's energy, (B,): E of the Hopfield or the conditional Gaussian form, without the cost.
 
     Hopfield: sum_i 1/2 |u_i|^2 - r_i^T W_i r_{i-1} - b_i^T r_i, with 1/2 |x|^2 of the clamped input;
     Gaussian: sum_i |W_i r_{i-1} + b_i - u_i|^2.
@@ -61,7 +61,7 @@ def free_energy(network, x, states, options):
 
 @silent()
 def cost(output, y, loss):
-    """C of each sample, (B,): 1/2 |output - y|^2 ("mse"), or the cross-entropy of softmax(output) ("cross_entropy").
+    """Return C of each sample, (B,): 1/2 |output - y|^2 ("mse"), or the cross-entropy of softmax(output) ("cross_entropy").
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, or that are too large for a finite cost.
@@ -75,7 +75,7 @@ def cost(output, y, loss):
 
 
 def _checked(network, x, states, options):
-    """Inputs and states, which have to fit the network."""
+    """Return inputs and states, which have to fit the network."""
     choice("options.form", getattr(options, "form", None), ("prototypical", "hopfield", "gaussian"))
     x = samples("x", x, instance("network", network, Network).sizes[0])
     return x, float_list("states", states, [(len(x), n) for n in network.sizes[1:]])
@@ -83,7 +83,7 @@ def _checked(network, x, states, options):
 
 @silent()
 def energy_gradient(network, x, states, options):
-    """d (mean energy) / d (weights, biases) at given states: two lists.
+    """Return d (mean energy) / d (weights, biases) at given states: two lists.
 
     Hopfield: -mean r_i r_{i-1}^T, -mean r_i; Gaussian: -2 mean e_i r_{i-1}^T, -2 mean e_i.
 

@@ -69,11 +69,11 @@ class _System:
         self.first = network.weights[0].astype(np.float64)
 
     def part(self, i):
-        """The units of layer i, from 0."""
+        """Return the units of layer i, from 0."""
         return slice(self.starts[i], self.ends[i])
 
     def constant(self, x):
-        """What drives do not depend on states for: W_1 x + b."""
+        """Return W_1 x + b, the part of the drives that does not depend on states."""
         still = np.repeat(self.still[None], len(x), axis=0)
         still[:, self.part(0)] += x @ self.first.T
         return still
@@ -82,14 +82,14 @@ class _System:
         return state if self.options.form == "prototypical" else rate_of(self.options, state)
 
     def slopes(self, v):
-        """phi', 1 for a linear output."""
+        """Return phi', 1 for a linear output."""
         slopes = slope_of(self.options, v)
         if self.linear_output:
             slopes[:, self.part(-1)] = 1.0
         return slopes
 
     def residual(self, state, still, y, beta):
-        """(G, dG/dstate) at given states."""
+        """Return (G, dG/dstate) at given states."""
         rates, output = self.rates(state), self.part(-1)
         drive = rates @ self.matrix.T + still
         count, total = state.shape
@@ -118,7 +118,7 @@ class _System:
 
 
 def _pull(output, y, beta, loss):
-    """beta (target - output) and its derivative with respect to the output."""
+    """Return beta (target - output) and its derivative with respect to the output."""
     n = output.shape[1]
     if loss == "mse":
         return beta * (y - output), np.broadcast_to(-beta * np.eye(n), (len(output), n, n))
@@ -127,7 +127,7 @@ def _pull(output, y, beta, loss):
 
 
 def _curvature(options, v):
-    """phi''(v)."""
+    """Return phi''(v)."""
     family, (k, c, a, _) = NONLINEARITIES[options.nonlinearity]
     if family == CLIPPED:
         return np.zeros_like(v)
@@ -177,7 +177,7 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
 
 
 def _starts(start, network, count):
-    """The states to start from, checked."""
+    """Return the states to start from, checked."""
     return float_list("start", start, [(count, n) for n in network.sizes[1:]])
 
 
@@ -200,7 +200,7 @@ def _solve(system, state, still, y, beta, tolerance, iterations):
 
 @silent()
 def newton_update(network, x, y, options):
-    """The update of `equilibrium_update` at the exact equilibria of both phases.
+    """Return the update of `equilibrium_update` at the exact equilibria of both phases.
 
     Returns:
         `EquilibriumUpdate`; `free.settled` says for which samples Newton's method found all of them. The others take no part.
@@ -230,7 +230,7 @@ def newton_update(network, x, y, options):
 
 @silent()
 def equilibrium_gradient(network, x, y, options):
-    """The exact gradient of the mean cost at the free equilibrium, see the module.
+    """Return the exact gradient of the mean cost at the free equilibrium, see the module.
 
     C is 1/2 |output - y|^2 of a sample, or the cross-entropy, as in `EquilibriumPropagation`.
 

@@ -104,7 +104,7 @@ class EquilibriumPropagation:
 
     @property
     def noisy(self):
-        """Whether there is noise."""
+        """True if there is noise."""
         return False
 
     @property
@@ -120,7 +120,7 @@ class EquilibriumPropagation:
 
 @dataclass(frozen=True)
 class FreeState(Flagged):
-    """Where the free phase ended; lists over the layers, (B, n_i) in float64.
+    """The end of the free phase; lists over the layers, (B, n_i) in float64.
 
     Attributes:
         states: s_i or u_i. rates: phi of it (prototypical: the same). drives: W_i r_{i-1} + B_i r_{i+1} + b_i there.
@@ -139,7 +139,7 @@ class FreeState(Flagged):
 
 @dataclass(frozen=True)
 class NudgedState(Flagged):
-    """Where a nudged phase ended: deviations from the free state, in the network's dtype; lists over the layers.
+    """The end of a nudged phase: deviations from the free state, in the network's dtype; lists over the layers.
 
     Attributes:
         beta: the nudge. deviations, rate_deviations: (B, n_i) of states and rates.
@@ -174,7 +174,7 @@ def free_phase(network, x, options, *, initial=None, record=False):
 
 
 def settled_state(network, x, options):
-    """The `FreeState` from zeros, computed once for a minibatch: see `shared_pass`."""
+    """Return the `FreeState` from zeros, computed once for a minibatch: see `shared_pass`."""
     return shared_pass(lambda: free_phase(network, x, options), options, network, x)
 
 
@@ -203,7 +203,7 @@ def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=
 
 @dataclass(frozen=True)
 class EquilibriumUpdate:
-    """What equilibrium propagation adds to the parameters, per unit learning rate.
+    """The change of the parameters by equilibrium propagation, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None. backward: list of (n_i, n_{i+1}), or None.
@@ -231,7 +231,7 @@ class EquilibriumUpdate:
 
 @silent()
 def equilibrium_update(network, x, y, options, *, initial=None, free=None):
-    """The update of weights and biases by equilibrium propagation, see the module; minus the loss's gradient as beta -> 0.
+    """Return the update of weights and biases by equilibrium propagation: minus the loss's gradient as beta -> 0.
 
     Vector field: Delta W_i = 1/D mean [delta s_i s_{i-1}^T], Delta B_i = 1/D mean [delta s_i s_{i+1}^T] with the free s.
 
@@ -267,7 +267,7 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
 
 
 def contrast(network, x, options, free, nudged):
-    """(weights, biases, backward) of the update that follows from the states of both phases."""
+    """Return (weights, biases, backward) of the update that follows from the states of both phases."""
     dtype, count = network.dtype, len(x)
     width = nudged[-1].beta - (nudged[0].beta if len(nudged) == 2 else 0.0)
     x = np.asarray(x, dtype)
@@ -297,7 +297,7 @@ def contrast(network, x, options, free, nudged):
 
 
 def _gaussian_contrast(network, x, free, nudged, scale):
-    """The update 2/D mean [e_i r_{i-1}^T]; the errors e_i are 0 in the free state."""
+    """Return the update 2/D mean [e_i r_{i-1}^T]; the errors e_i are 0 in the free state."""
     weights = [np.zeros_like(w) for w in network.weights]
     biases = [np.zeros(n, network.dtype) for n in network.sizes[1:]]
     signs = [1.0] if len(nudged) == 1 else [-1.0, 1.0]
@@ -341,13 +341,13 @@ class Phases:
         self.target = None if y is None else self._target(y)
 
     def run(self, function):
-        """function(shard) for all shards, on threads; shard: (first, rows)."""
+        """Call function(shard) for all shards, on threads; shard: (first, rows)."""
         products = sum(w.size for w in self.network.weights)
         work = 4.0 * self.count * products * (self.options.free_steps + self.options.nudged_steps)
         threads.run(len(self.shards), lambda k: function(self.shards[k]), work=work)
 
     def relax(self, first, rows):
-        """The free phase of a shard."""
+        """Run the free phase of a shard."""
         tolerance = -1.0 if self.options.tolerance is None else self.options.tolerance
         kernel.free_phase(
             self.wide, self.options.gain, self.options.free_steps, tolerance, self.x, self.state, self.drive,
@@ -359,7 +359,7 @@ class Phases:
         self.drive = _flat(free.drives)
 
     def free(self):
-        """The `FreeState`."""
+        """Return the `FreeState`."""
         steps = self.options.free_points - 1
         states, drives = self._views(self.state), self._views(self.drive)
         settled = None if self.options.tolerance is None else self.steps <= steps
@@ -367,14 +367,14 @@ class Phases:
         if trajectory and settled is not None:
             for sample, last in enumerate(
                 self.steps
-            ):  # stays where it has settled; others of its shard go on
+            ):  # stays where it has settled; others of its shard continue
                 for points, state in zip(trajectory, states, strict=True):
                     points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]
         return FreeState(states, rates, drives, np.minimum(self.steps, steps), settled, trajectory)
 
     def nudges(self, beta, steps, record):
-        """A nudged phase of this minibatch."""
+        """Prepare a nudged phase of this minibatch."""
         if self.target is None:
             raise TypeError("y is None; targets (B, n_L) or labels (B,) are needed to nudge a network")
         return _Nudges(self, beta, steps, record)
@@ -432,14 +432,14 @@ class _Nudges:
         )  # fmt: skip
 
     def result(self):
-        """The `NudgedState`."""
+        """Return the `NudgedState`."""
         views = self.phases._views
         trajectory = views(self.records, self.steps + 1) if self.records.size else None
         return NudgedState(self.beta, views(self.deviations), views(self.rate_deviations), trajectory)
 
 
 def keyed_states(key, count, sizes):
-    """Standard normal draws for every unit of `count` samples: list of (B, n) for the layers 1, 2, ..."""
+    """Return standard normal draws for every unit of `count` samples: list of (B, n) for the layers 1, 2, ..."""
     draws = [np.zeros((1, count, n)) for n in sizes]
     for i, out in enumerate(draws, 1):
         keyed_draws(out, key.word(), np.ones(1, np.uint64), key.numbers(count), i)

@@ -74,7 +74,7 @@ def simulate_equilibrium(network, x, y, options, *, record=None):
 
 
 def recorded_equilibrium_update(network, x, y, options, *, record=None):
-    """The `EquilibriumUpdate` of a minibatch, whose free phase is shared with its prediction (see `settled_state`).
+    """Return the `EquilibriumUpdate` of a minibatch, sharing its free phase with its prediction (see `settled_state`).
 
     Args:
         record: a `Record` of what to keep of the states, in `trajectory`; None keeps nothing. The update has the same bits.
@@ -86,7 +86,7 @@ def recorded_equilibrium_update(network, x, y, options, *, record=None):
 
 
 def recorded(network, x, y, options, record):
-    """The `EquilibriumTrajectory` of the samples that are recorded, without its recipe.
+    """Return the `EquilibriumTrajectory` of the samples that are recorded, without its recipe.
 
     A sample's states do not depend on the samples beside it.
     """
@@ -113,12 +113,12 @@ def recorded(network, x, y, options, record):
 
 
 def names_of(options):
-    """The variables that phases with these options have."""
+    """Return the variables that phases with these options have."""
     return VARIABLES if options.sides == 2 else VARIABLES[:1]
 
 
 def recorded_bytes(network, options, count, record):
-    """Bytes of the trajectory of `count` samples, in float64."""
+    """Return the size of the trajectory of `count` samples in bytes, in float64."""
     names = [name for name in names_of(options) if name in record.names(VARIABLES)]
     points = (options.time_points - 1) // record.every + 1
     return 8 * len(names) * points * count * sum(network.sizes[1:])

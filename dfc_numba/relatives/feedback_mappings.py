@@ -96,7 +96,7 @@ class FeedbackMappings:
     """
 
     def __init__(self, network, options, *, weights, biases=None, random_weights=None, random_biases=None):
-        """Mappings with the given parameters (copied).
+        """Create mappings with the given parameters (copied).
 
         Raises:
             ValueError, TypeError: for shapes that do not fit the network and the rule, or numbers that are not finite.
@@ -132,7 +132,7 @@ class FeedbackMappings:
 
     @classmethod
     def sharing(cls, weights, biases=None, random_weights=None, random_biases=None):
-        """Mappings that have the given arrays themselves as parameters, not copies, unchecked."""
+        """Return mappings that have the given arrays themselves as parameters, not copies, unchecked."""
         mappings = object.__new__(cls)
         mappings.weights, mappings.biases = weights, biases
         mappings.random_weights, mappings.random_biases = random_weights, random_biases
@@ -140,7 +140,7 @@ class FeedbackMappings:
 
     @classmethod
     def create(cls, network, options, *, units=1024, bias=True, init="xavier_normal", seed=0):
-        """Random mappings for a network, with zero biases.
+        """Return random mappings for a network, with zero biases.
 
         Args:
             units: of the random layer of "ddtp_rhl". init: as in `Network.create`. seed: a whole number, or a list of them.
@@ -160,7 +160,7 @@ class FeedbackMappings:
 
 
 def mapping_shapes(sizes, rule, units=None):
-    """Shapes of the weights of the feedback mappings to the hidden layers 1 .. L-1."""
+    """Return the shapes of the weights of the feedback mappings to the hidden layers 1 .. L-1."""
     hidden, outputs = sizes[1:-1], sizes[-1]
     if not hidden:
         raise ValueError("target propagation needs a network with at least one hidden layer")
@@ -175,7 +175,7 @@ def mapping_shapes(sizes, rule, units=None):
 
 @dataclass(frozen=True)
 class ReconstructionUpdate(Flagged):
-    """What noise teaches the feedback mappings, per unit learning rate; lists over the hidden layers 1 .. L-1.
+    """The change of the feedback mappings from noise, per unit learning rate; lists over the hidden layers 1 .. L-1.
 
     Attributes:
         weights, biases: shaped as in `FeedbackMappings`; biases None without.
@@ -198,7 +198,7 @@ class ReconstructionUpdate(Flagged):
 
 @silent()
 def reconstruction_update(network, mappings, x, options, *, noise, activity=None):
-    """The update of the feedback mappings: minus the gradient of the difference reconstruction loss.
+    """Return the update of the feedback mappings: minus the gradient of the difference reconstruction loss.
 
         h~_i = h_i + sigma xi_i  ->  a~_L  ->  h_i^rec, as targets are sent back with a~_L as the output's
         loss_i = 1/(sigma^2 B n_i) sum |h_i^rec - h~_i|^2                     (Meulemans et al. 2020, eq. 12)
@@ -266,13 +266,13 @@ class _Passes:
             self.corrections = [activity.r[i] - phi(options.activation, self.lowered[i]) for i in hidden]
 
     def up(self, i, noise):
-        """(voltages, rates) where the perturbed pass from hidden layer i + 1 ends, and the perturbed rates."""
+        """Return (voltages, rates) where the perturbed pass from hidden layer i + 1 ends, and the perturbed rates."""
         last = i + 2 if self.options.rule == "dtp" else self.depth
         voltages, rates, corrupted = run_chain(self.forward, i + 1, last, self.rates[i], noise=noise)
         return voltages, rates[-1], corrupted
 
     def down(self, i, voltage, rates):
-        """(what g_i reads, its voltage, the reconstructed rates) of hidden layer i + 1."""
+        """Return (what g_i reads, its voltage, the reconstructed rates) of hidden layer i + 1."""
         end = self.depth - i - 1  # of the chain that begins with the output
         if self.options.rule == "dtpdrl":
             shifts = np.concatenate([part.ravel() for part in self.corrections[::-1]])
@@ -287,7 +287,7 @@ class _Passes:
         return upper, raised, returned + self.corrections[i] if self.corrects else returned
 
     def gradient(self, i, factor, raised, upper):
-        """The gradient of the loss with respect to weights and biases of g_i; factor: that for the reconstruction."""
+        """Return the gradient of the loss in weights and biases of g_i; factor: that for the reconstruction."""
         post = factor * phi_prime(self.options.activation, raised)
         if not self.corrects:
             return post.T @ upper, post.sum(axis=0)
@@ -319,13 +319,13 @@ def checked_arguments(network, mappings, x, options, activity):
 
 
 def read_output(mappings, voltage, options):
-    """g_i of the voltages of the output, for all mappings of a direct rule: list of (B, n_i)."""
+    """Return g_i of the voltages of the output, for all mappings of a direct rule: list of (B, n_i)."""
     read = sources(mappings, voltage, options)
     return [phi(options.activation, mapped_voltage(mappings, i, source)) for i, source in enumerate(read)]
 
 
 def sources(mappings, voltage, options, begin=0):
-    """What the mappings from `begin` on read of a voltage of the output: itself, or r(a) = tanh(R a + c) of "ddtp_rhl"."""
+    """Return what mappings from `begin` on read of an output voltage: itself, or r(a) = tanh(R a + c) of "ddtp_rhl"."""
     count = len(mappings.weights) - begin
     if options.rule != "ddtp_rhl" or count == 1:
         return [voltage] * count
@@ -335,7 +335,7 @@ def sources(mappings, voltage, options, begin=0):
 
 
 def mapped_voltage(mappings, i, source):
-    """Q_i source + d_i, in the precision of the source."""
+    """Return Q_i source + d_i, in the precision of the source."""
     out = source @ np.asarray(mappings.weights[i], source.dtype).T
     return out if mappings.biases is None else out + np.asarray(mappings.biases[i], source.dtype)
 
@@ -357,7 +357,7 @@ def _forward_chain(network):
 
 
 def feedback_chain(network, mappings, options, dtype):
-    """The mappings of the layerwise rules as a chain from the output down; layer j of it is layer L - j of the network."""
+    """Return the mappings of the layerwise rules as a chain from the output down; layer j of it is layer L - j of the network."""
     sizes = network.sizes[:0:-1]
     places = layout(sizes, dtype)
     activations = np.full(len(sizes), rate_loop(ACTIVATIONS[options.activation].form, np.dtype(dtype)))
@@ -368,7 +368,7 @@ def feedback_chain(network, mappings, options, dtype):
 
 
 def run_chain(chain, begin, end, x, *, shifts=None, noise=None):
-    """(voltages of layer `end`, rates of the layers begin + 1 .. end) of a chain, and the rates that the pass started from.
+    """Return (voltages of layer `end`, rates of layers begin + 1 .. end) of a chain, and the rates that the pass started from.
 
     Args:
         x: (B, n) rates of layer `begin`. shifts: flat, over all layers. noise: a `Noise`, or draws (B, n) times sigma.
@@ -395,7 +395,7 @@ def run_chain(chain, begin, end, x, *, shifts=None, noise=None):
 
 
 def _draws(noise, network, count, sigma):
-    """A function from the number of a mapping to its layer's noise: a `Noise`, or given draws times sigma."""
+    """Return a function from the number of a mapping to its layer's noise: a `Noise`, or given draws times sigma."""
     key = as_key(noise)
     if key is not None:
         word, numbers = key.word(), key.numbers(count)

@@ -55,7 +55,7 @@ class Grapes:
 
 @silent()
 def responsibilities(weights, *, of="receivers", clip=None, masks=None):
-    """The factors of the units, from the weights of all layers.
+    """Return the factors of the units, from the weights of all layers.
 
     Args:
         weights: list of (n_l, n_{l-1}).
@@ -97,14 +97,14 @@ def factors_of(weights, *, of="receivers", clip=None, masks=None):
 
 
 def _relative(sums, clip):
-    """2 I / max I."""
+    """Return 2 I / max I."""
     largest = sums.max()
     factor = 2.0 * sums / largest if largest > 0 else np.ones_like(sums)
     return factor if clip is None else np.clip(factor, *clip)
 
 
 def modulated(gradients, weights, *, clip=None):
-    """Gradients with the rows of each hidden layer scaled by its factors: the local form, for every method.
+    """Return gradients with the rows of each hidden layer scaled by its factors: the local form, for every method.
 
     Args:
         gradients: list of (n_l, n_{l-1}), or of (n_l,) for biases. weights: of all layers, before the step.
@@ -121,7 +121,7 @@ def modulated(gradients, weights, *, clip=None):
 
 
 def scaled(gradients, factors):
-    """`modulated` by given factors of the hidden layers; None for None."""
+    """Scale gradients by given factors of the hidden layers; None stays None."""
     if gradients is None:
         return None
     rows = zip(gradients[:-1], factors, strict=True)
@@ -130,7 +130,7 @@ def scaled(gradients, factors):
 
 @dataclass(frozen=True)
 class GrapesUpdate(Flagged):
-    """What a minibatch adds to the parameters, per unit learning rate; lists over the layers.
+    """The change of the parameters by a minibatch, per unit learning rate; lists over the layers.
 
     Attributes:
         weights: (n_l, n_{l-1}). biases: (n_l,), or None.
@@ -150,7 +150,7 @@ class GrapesUpdate(Flagged):
 
 @silent()
 def grapes_update(network, x, y, options, *, feedback=None, masks=None):
-    """The update of weights and biases by BP, FA or DFA with GRAPES, see the module.
+    """Return the update of weights and biases by BP, FA or DFA with GRAPES, see the module.
 
     Args:
         network: its output activation is not used; `options.output` is.
@@ -192,7 +192,7 @@ def grapes_update(network, x, y, options, *, feedback=None, masks=None):
 
 
 def _outer(delta, h, scale):
-    """Sum over samples of delta h^T; a three-dimensional delta is multiplied elementwise."""
+    """Return the sum over samples of delta h^T; a three-dimensional delta is multiplied elementwise."""
     return scale * (delta.T @ h if delta.ndim == 2 else np.einsum("bnj,bj->nj", delta, h))
 
 
@@ -212,7 +212,7 @@ def _dropped_forward(network, weights, x, options, masks):
 
 
 def _slope(network, i, voltages, options, masks):
-    """phi'(a_l), of relu 0 at the kink, with dropout."""
+    """Return phi'(a_l), of relu 0 at the kink, with dropout."""
     a, name = voltages[i], network.activations[i]
     slope = (a > 0).astype(a.dtype) if name == "relu" else phi_prime(name, a)
     return slope if masks is None else slope * masks[i] / options.keep
@@ -262,5 +262,5 @@ def _checked_masks(network, options, masks, count):
         return None
     masks = float_list("masks", masks, [(count, n) for n in hidden])
     if not all(np.isin(mask, (0.0, 1.0)).all() for mask in masks):
-        raise ValueError("masks hold other numbers than 0 and 1")
+        raise ValueError("masks hold numbers other than 0 and 1")
     return masks

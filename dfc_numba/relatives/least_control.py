@@ -124,7 +124,7 @@ class RecurrentNetwork:
 
     @classmethod
     def create(cls, sizes, *, activation="tanh", seed=0):
-        """A network of `sizes` [n_0, n, n_L], weights and biases uniform in +- 1 / sqrt(number of inputs)."""
+        """Return a network of `sizes` [n_0, n, n_L], weights and biases uniform in +- 1 / sqrt(number of inputs)."""
         if not isinstance(sizes, list | tuple) or len(sizes) != 3:
             raise ValueError(f"sizes is {sizes!r}; [n_0, n, n_L], three whole numbers, is allowed")
         inputs, n, outputs = (whole_number(f"sizes[{i}]", size, Count) for i, size in enumerate(sizes))
@@ -136,7 +136,7 @@ class RecurrentNetwork:
         )  # fmt: skip
 
     def parameters(self):
-        """The arrays by name, to be changed in place."""
+        """Return the arrays by name, to be changed in place."""
         names = ("input_weights", "weights", "output_weights", "input_biases", "biases", "output_biases")
         return {name: getattr(self, name) for name in names}
 
@@ -164,11 +164,11 @@ class _Layers:
         self.inputs, self.outputs = network.sizes[0], network.sizes[-1]
 
     def begin(self, x):
-        """What the inputs contribute, which does not change."""
+        """Take the inputs, whose contribution does not change."""
         self.still = x @ self.weights[0].T + self.biases[0]
 
     def drive(self, rates):
-        """f of all hidden layers."""
+        """Return f of all hidden layers."""
         above = zip(self.weights[1:-1], self.biases[1:-1], rates, strict=False)
         return [self.still] + [r @ w.T + b for w, b, r in above]
 
@@ -176,7 +176,7 @@ class _Layers:
         return rates[-1] @ self.weights[-1].T + self.biases[-1]
 
     def back(self, e, u, transposed=None):
-        """W^T e (and D^T u) of all hidden layers; transposed: learned matrices in place of W_2^T .. W_L^T."""
+        """Return W^T e (and D^T u) of all hidden layers; transposed: learned matrices in place of W_2^T .. W_L^T."""
         matrices = [w.T for w in self.weights[1:]] if transposed is None else transposed
         return [above @ m.T for above, m in zip([*e[1:], u], matrices, strict=True)]
 
@@ -326,7 +326,7 @@ class Free:
 
 @np.errstate(over="ignore", invalid="ignore")
 def free_equilibrium(network, x, options):
-    """Let a network come to rest without control, v += (dt/tau_v) (f(v, x) - v) from 0, by the stopping rule of the phase.
+    """Bring a network to rest without control, v += (dt/tau_v) (f(v, x) - v) from 0, by the stopping rule of the phase.
 
     Returns:
         `Free`. A sample that did not converge has no equilibrium there, or needs more steps.
@@ -416,22 +416,22 @@ def checked(network, x, y, options, transposed, feedback):
 
 
 def rates_of(system, v):
-    """phi(v)."""
+    """Return phi(v)."""
     return [phi(name, u) for name, u in zip(system.activations, v, strict=True)]
 
 
 def slopes_of(system, v):
-    """phi'(v)."""
+    """Return phi'(v)."""
     return [_slope(name, u) for name, u in zip(system.activations, v, strict=True)]
 
 
 def _slope(name, v):
-    """phi'(v), of relu 0 at the kink, where all states start: the published dynamics open a unit by its drive first."""
+    """Return phi'(v), of relu 0 at the kink, where all states start: the published dynamics open a unit by its drive first."""
     return (v > 0).astype(v.dtype) if name == "relu" else phi_prime(name, v)
 
 
 def relative_change(new, old):
-    """The largest relative change of a sample's joined states."""
+    """Return the largest relative change of a sample's joined states."""
     moved = sum(np.sum((a - b) ** 2, axis=1) for a, b in zip(new, old, strict=True))
     size = sum(np.sum(b**2, axis=1) for b in old)
     return np.sqrt(moved) / (SMALLEST_STATE + np.sqrt(size))

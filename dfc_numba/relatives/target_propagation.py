@@ -58,7 +58,7 @@ class Targets:
 
 @silent()
 def propagated_targets(network, mappings, x, y, options, *, activity=None):
-    """The targets of all layers by difference target propagation, see the module (Meulemans et al. 2020, eq. 3-8).
+    """Return the targets of all layers by difference target propagation (Meulemans et al. 2020, eq. 3-8).
 
     Args:
         x: inputs (B, n_0). y: targets (B, n_L), or integer labels (B,).
@@ -95,13 +95,13 @@ def propagated_targets(network, mappings, x, y, options, *, activity=None):
 
 
 def _finite(rates, shifts, activity):
-    """(B,) whether the targets of a sample, and the activity that they belong to, are finite."""
+    """Return (B,) whether the targets of a sample, and the activity that they belong to, are finite."""
     return finite_samples(len(rates[-1]), rates, shifts, list(activity.v), list(activity.r))
 
 
 @silent()
 def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
-    """The Gauss-Newton targets (GNT) that target propagation approximates (Meulemans et al. 2020, eq. 9).
+    """Return the Gauss-Newton targets (GNT) that target propagation approximates (Meulemans et al. 2020, eq. 9).
 
         h_i* = h_i - J_i^T (J_i J_i^T + damping I)^{-1} dL/dh_L,   J_i = d h_L / d h_i    (damping 0: J_i^+ dL/dh_L)
 
@@ -126,7 +126,7 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
 
 @silent()
 def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
-    """Gauss-Newton steps layer by layer, to compare those of target propagation with.
+    """Return Gauss-Newton steps layer by layer, to compare those of target propagation with.
 
     Returns:
         voltages: list of (B, n_i), -J^T (J J^T + damping I)^{-1} dL/dh_L of each sample, J = d h_L / d a_i.
@@ -158,7 +158,7 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
 
 
 def _least_norm(jacobian, vector, damping):
-    """J^T (J J^T + damping I)^{-1} vector for each sample; J^+ vector without damping. NaN where numbers are too large."""
+    """Return J^T (J J^T + damping I)^{-1} vector for each sample; J^+ vector without damping. NaN where numbers are too large."""
     sound = finite_samples(len(vector), jacobian, vector)
     if not sound.all():
         found = np.full((len(vector), jacobian.shape[2]), np.nan)
@@ -174,7 +174,7 @@ def _least_norm(jacobian, vector, damping):
 
 
 def _rate_jacobians(network, activity):
-    """d h_L / d h_i for i = 1..L: list of (B, n_L, n_i)."""
+    """Return d h_L / d h_i for i = 1..L: list of (B, n_L, n_i)."""
     count, outputs = activity.r[-1].shape
     jacobians = [np.broadcast_to(np.eye(outputs), (count, outputs, outputs))]
     for i in reversed(range(1, len(network.weights))):
@@ -184,7 +184,7 @@ def _rate_jacobians(network, activity):
 
 
 def _output_voltage(network, activity, output):
-    """(a_L*, usable) of an output target h_L*; of samples that are not usable the feedforward voltage."""
+    """Return (a_L*, usable) of an output target h_L*; of samples that are not usable the feedforward voltage."""
     if network.output_activation == "linear":
         return output, np.ones(len(output), bool)
     usable = np.all((output > 0.0) & (output < 1.0), axis=1)
@@ -193,7 +193,7 @@ def _output_voltage(network, activity, output):
 
 
 def _back_through_layers(network, mappings, activity, output, options):
-    """The targets h_1* .. h_L* that follow from h_L* layer by layer."""
+    """Return the targets h_1* .. h_L* that follow from h_L* layer by layer."""
     chain = feedback_chain(network, mappings, options, np.float64)
     hidden = reversed(range(len(mappings.weights)))
     lowered = [mapped_voltage(mappings, i, activity.r[i + 1]) for i in hidden]
@@ -209,7 +209,7 @@ def _back_through_layers(network, mappings, activity, output, options):
 
 @dataclass(frozen=True)
 class TargetUpdate:
-    """What target propagation adds to weights and biases, per unit learning rate.
+    """The change of weights and biases by target propagation, per unit learning rate.
 
     Attributes:
         weights: list of (n_i, n_{i-1}). biases: list of (n_i,), or None for a network without. targets: the `Targets`.
@@ -227,7 +227,7 @@ class TargetUpdate:
 
 @silent()
 def target_update(network, mappings, x, y, options, *, activity=None):
-    """The update of weights and biases towards the layers' targets: minus the gradient of the local losses.
+    """Return the update of weights and biases towards the layers' targets: minus the gradient of the local losses.
 
         Delta W_i = (2/B) sum_b [phi_i'(a_i) (h_i* - h_i)] h_{i-1}^T        Delta b_i likewise
 
@@ -241,7 +241,7 @@ def target_update(network, mappings, x, y, options, *, activity=None):
 
 
 def local_updates(network, x, targets):
-    """(weights, biases) of the update towards given `Targets`, in the network's dtype; biases None without."""
+    """Return (weights, biases) of the update towards given `Targets`, in the network's dtype; biases None without."""
     activity, scale = targets.activity, 2.0 / len(targets.usable)
     below = [np.asarray(x, np.float64), *activity.r[:-1]]
     weights, biases = [], []

@@ -207,7 +207,7 @@ def _settings_table(keys, sources, folded=""):
 
 
 def _chart_against(key, found):
-    """Return the results of all runs against a setting; None where it is no number."""
+    """Return the results of all runs against a setting; None where it is not a number."""
     scored = [(run.values[key], *_score(run.rows)) for run in found.values() if run.values is not None]
     scored = [each for each in scored if isfinite(each[1])]
     if not scored or any(

@@ -66,7 +66,7 @@ def _page(path):
     if not path.is_dir():
         hint = "; dfc plot draws a trajectory file" if path.is_file() else ""
         raise UnusableFileError(
-            f"{path} is no folder; name a run directory, or the folder of a comparison or sweep{hint}"
+            f"{path} is not a folder; name a run directory, or the folder of a comparison or sweep{hint}"
         )
     if holds_run(path) and not (path / TABLE_NAME).exists():
         return run_page(path)

@@ -1,4 +1,4 @@
-"""What a page is made of: sections with text, tables and charts, as plain values for the template and its script."""
+"""The parts of a page: sections with text, tables and charts, as plain values for the template and its script."""
 
 import html
 import warnings

@@ -1,4 +1,4 @@
-"""What can be analysed without training again: the networks of a run's checkpoint, and the records of trajectory files."""
+"""Subjects of an analysis without training again: networks of a run's checkpoint, and records of trajectory files."""
 
 import warnings
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from dfc_numba.storage.replay import chosen, recipe_of
 from dfc_numba.support.hdf5 import is_sealed
 
 FORWARD = ("forward_update", "forward_and_feedback_update", *recipes.NOISELESS)
-ANALYSED = "what can be analysed is a run directory, its checkpoint.h5, or a trajectory file"
+ANALYSED = "only a run directory, its checkpoint.h5 or a trajectory file can be analysed"
 # the update of a minibatch that was only simulated, by what was simulated
 SIMULATED = {
     "controller": {"function": "forward_update"},
@@ -66,7 +66,7 @@ class Subjects:
 
 @contextmanager
 def opened(path, *, samples=None, damping=None, phase=None, record=None):
-    """Yields the `Subjects` of a run directory, a checkpoint or a trajectory file.
+    """Yield the `Subjects` of a run directory, a checkpoint or a trajectory file.
 
     Args:
         samples: size of the probe batch of a run; None for what its configuration says.
@@ -89,14 +89,14 @@ def opened(path, *, samples=None, damping=None, phase=None, record=None):
 
 
 def _is_run(path):
-    """Whether a path is a run directory with a checkpoint, or a checkpoint."""
+    """Return whether a path is a run directory with a checkpoint, or a checkpoint."""
     if path.is_dir():
         return any((path / name).exists() for name in checkpoint.FILES)
     return path.is_file() and is_sealed(path)
 
 
 def _open_trajectories(path):
-    """The `Trajectories`; errors tell what can be analysed."""
+    """Return the `Trajectories`; errors say what can be analysed."""
     try:
         return open_trajectories(path)
     except FileNotFoundError as error:
@@ -120,7 +120,7 @@ def _of_run(path, samples, damping):
     dataset = load_data(located(config, read_record(folder), folder))
     if found.data != dataset.checksums:
         raise ValueError(
-            f"{file} is of a run with other data than {dataset.name} has now; use those that it began with"
+            f"{file} belongs to a run on other data than {dataset.name} now has; use the data that the run started with"
         )
     minibatch = probe_minibatch(state.network, dataset, config, samples=samples)
 
@@ -142,7 +142,7 @@ def _of_run(path, samples, damping):
 
 
 def _checkpoint(path):
-    """The `Checkpoint` and its file: of a run the newest one that can be read."""
+    """Return the `Checkpoint` and its file: of a run the newest one that can be read."""
     if path.is_file():
         return checkpoint.load(path), path
     problems = []
@@ -153,13 +153,13 @@ def _checkpoint(path):
             problems.append(str(error))
         else:
             if problems:
-                warnings.warn(f"{problems[0]}; {file.name} is analysed, which is older", stacklevel=2)
+                warnings.warn(f"{problems[0]}; analysing the older {file.name}", stacklevel=2)
             return found, file
     raise CheckpointError(f"{path} has no checkpoint that can be read: {'; '.join(problems)}")
 
 
 def _configuration(found):
-    """The `Config` that a checkpoint was written with."""
+    """Return the `Config` that a checkpoint was written with."""
     table = {}
     for path, value in found.settings.items():
         section, key = path.split(".")
@@ -185,7 +185,7 @@ def _of_records(file, phase, record, damping):
 
 
 def _record(stored, settings, damping):
-    """(what tells it from others, `Probe`) of a `StoredRecord`; `settings` is the run's configuration as nested dicts."""
+    """Return (identification, `Probe`) of a `StoredRecord`; `settings` is the run's configuration as nested dicts."""
     recipe = recipe_of(stored)
     where = {"record": stored.place, "phase": PHASES.index(recipe.phase)}
     where |= {name: getattr(recipe, name) for name in ("epoch", "minibatch", "number")}
@@ -206,7 +206,7 @@ def _probe(stored, recipe, settings, damping):
 
 
 def _missing(recipe, loss, where):
-    """Why there is no update, label, loss, controller or feedback."""
+    """Return why there is no update, label, loss, controller or feedback."""
     controller, found = recipe.controller, {}
     if recipe.update and recipe.update["function"] not in FORWARD:
         found["update"] = f"{where} has no update of the forward weights; choose another one with --phase"
@@ -215,7 +215,7 @@ def _missing(recipe, loss, where):
             f"{where} has no labels, which the references need; they are in what `dfc train` and `dfc simulate` log"
         )
     if loss is None:
-        found["loss"] = f"{where} is in a file without the configuration of a run, which tells the loss"
+        found["loss"] = f"{where} is in a file without the configuration of a run, which states the loss"
     if controller is None:
         found["controller"] = f"{where} was made without a controller"
     elif controller.jacobian_feedback:
@@ -226,7 +226,7 @@ def _missing(recipe, loss, where):
 
 
 def _update(stored, recipe):
-    """The update of the forward weights that was made, or would be: what is not stored is computed from the recipe."""
+    """Return the update of the forward weights; compute it from the recipe where it is not stored."""
     if recipe.update and recipe.update["function"] not in FORWARD:
         return None
     update = stored.update()

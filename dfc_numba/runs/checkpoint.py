@@ -46,7 +46,7 @@ MEASURED = ("analysis.what", "analysis.samples", "analysis.damping")  # have to 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         state: the `TrainingState`.
@@ -63,7 +63,7 @@ class Checkpoint:
     extensions: list = field(default_factory=list)
 
     def restore(self, trainer):
-        """Puts a trainer, which has to have the same configuration and data, where the run stood.
+        """Bring a trainer, which must have the same configuration and data, to where the run stood.
 
         It may have more epochs. Another version of a library, or another processor, brings a warning.
         """
@@ -76,7 +76,7 @@ class Checkpoint:
         if parts:
             raise ValueError(
                 f"the checkpoint is that of other data: {', '.join(sorted(parts))} of {trainer.dataset.name} "
-                "differ; continue with the data that the run began with"
+                "differ; continue with the data that the run started with"
             )
         trainer.restore(self.state)
         self._warn_of_other_origin()
@@ -84,7 +84,7 @@ class Checkpoint:
     def _warn_of_other_origin(self):
         here = origin()
         changed = [
-            f"{name} {value} then, {here.get(name)} now"
+            f"{name} was {value}, is {here.get(name)}"
             for name, value in self.origin.items()
             if here.get(name) != value
         ]
@@ -129,10 +129,10 @@ def save(trainer, path, *, keep=None):
 
 
 def load(path):
-    """The `Checkpoint` in a file.
+    """Return the `Checkpoint` in a file.
 
     Raises:
-        OSError: if it is missing or damaged. ValueError: if it is no checkpoint of this project, or a newer one.
+        OSError: if it is missing or damaged. ValueError: if it is not a checkpoint of this project, or a newer one.
     """
     hdf5.check_seal(path)
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, KIND) as file:
@@ -153,13 +153,13 @@ def restore(trainer, path):
     The trainer has to have the same configuration (more epochs are allowed), data set and network sizes.
 
     Raises:
-        OSError: if the file is missing or damaged. ValueError: if it does not fit the trainer, or is no checkpoint.
+        OSError: if the file is missing or damaged. ValueError: if it does not fit the trainer, or is not a checkpoint.
     """
     load(path).restore(trainer)
 
 
 def contradictions(there, now):
-    """A text of what differs between two `used_values` and keeps a run from being continued.
+    """Return a text of the differences of two `used_values` that keep a run from being resumed.
 
     More epochs do not, nor does when it is logged or measured: it leaves the results as they are (what the files of a
     run can hold is a matter of the `Logger`). What is measured has to stay: the measurements are one course.
@@ -174,13 +174,13 @@ def contradictions(there, now):
 
 
 def allowed_changes(there, now):
-    """A text of what differs between two `used_values` and leaves a run to be continued, see `contradictions`."""
+    """Return a text of the differences of two `used_values` that do not keep a run from being resumed, see `contradictions`."""
     changed = _shared_differences(there, now)
     return _listed(changed, [key for key in changed if key == EPOCHS or key.startswith(OBSERVING)])
 
 
 def _shared_differences(there, now):
-    """The `differences` in keys that both use; one that only one of them has is new, or follows from another key."""
+    """Return the `differences` in keys that both use; one that only one uses is new, or follows from another key."""
     keys = there.keys() & now.keys()
     return differences(*({key: values[key] for key in keys} for values in (there, now)))
 
@@ -191,14 +191,14 @@ def _listed(changed, keys):
 
 @cache
 def origin():
-    """What the bits of a result may depend on."""
+    """Return what the bits of a result may depend on."""
     facts = environment()
     packages = {name: facts["packages"][name] for name in ("numba", "llvmlite", "numpy", "scipy")}
     return {"dfc_numba": facts["dfc_numba"], **packages, "processor": facts["machine"]["processor"]}
 
 
 def _store_rows(file, rows):
-    """Rows as a table; one that was not measured, where others are, has NaN."""
+    """Store rows as a table; NaN stands for what one row lacks and others have."""
     columns = list(dict.fromkeys(chain.from_iterable(rows)))
     values = np.array([[row.get(name, np.nan) for name in columns] for row in rows], np.float64)
     table = file.create_dataset("rows", data=values.reshape(len(rows), len(columns)))
@@ -250,7 +250,7 @@ class CheckpointPair:
     _last: float = field(default_factory=time.monotonic)
 
     def write(self, trainer):
-        """Writes a checkpoint and keeps the last one.
+        """Write a checkpoint and keep the last one.
 
         Raises:
             CheckpointError: if it cannot be written; those that there are stay as they were.
@@ -267,12 +267,12 @@ class CheckpointPair:
         self.written, self.seconds = self.written + 1, self.seconds + self._last - start
 
     def write_if_due(self, trainer):
-        """Writes a checkpoint if the last one is long enough ago."""
+        """Write a checkpoint if the last one is long enough ago."""
         if time.monotonic() >= self._last + 60 * self.minutes:
             self.write(trainer)
 
     def find(self):
-        """The newest `Checkpoint` that can be read, or None if there are no files.
+        """Return the newest `Checkpoint` that can be read, or None if there are no files.
 
         If it is the previous one, a warning says why; a damaged newest one is renamed, so that the next one to be
         written does not push out the sound one.
@@ -304,4 +304,4 @@ class CheckpointPair:
             os.replace(newest, self.directory / DAMAGED)
             problems = [f"{problems[0]}, now {DAMAGED}"]
         if problems:
-            warnings.warn(f"{problems[0]}; continuing from {path}, which is older", stacklevel=3)
+            warnings.warn(f"{problems[0]}; continuing from the older {path}", stacklevel=3)

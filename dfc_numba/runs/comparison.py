@@ -38,7 +38,7 @@ NEXT_CHANGE = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
 
 @dataclass(frozen=True)
 class Source:
-    """What is compared: a preset or TOML file, where wanted with settings of its own.
+    """A source of a comparison: a preset or TOML file, optionally with settings.
 
     Attributes:
         name: what tables and folders call it, such as "mnist-dfc-ss+training.method=dfc-ss-newton".
@@ -85,7 +85,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended, as its run directory tells.
+    """The ending of a run, as its run directory records it.
 
     Attributes:
         run: the `Run`.
@@ -106,7 +106,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a comparison is about to do.
+    """The work that a comparison is about to do.
 
     Attributes:
         datasets: a line about each data set.
@@ -120,7 +120,7 @@ class Outlook:
 
 
 def plan(texts, settings=(), *, seeds=1, out=None):
-    """The `Plan` of a comparison; nothing is written.
+    """Return the `Plan` of a comparison; nothing is written.
 
     Args:
         texts: the sources: names of presets or paths of TOML files, each followed by any number of changes of
@@ -149,7 +149,7 @@ def plan(texts, settings=(), *, seeds=1, out=None):
 
 
 def prepare(plan, threads=None):
-    """The `Outlook` of a plan, after trying everything that could keep a run from starting; writes nothing.
+    """Return the `Outlook` of a plan, after trying everything that could keep a run from starting; write nothing.
 
     Raises:
         ConfigurationError: a run directory of another configuration, data or a network that do not fit.
@@ -171,7 +171,7 @@ def prepare(plan, threads=None):
 
 
 def run(plan, *, display, threads=None, command=()):
-    """Does the runs that are left and yields how each run `Ended`; the tables are written after every run.
+    """Do the remaining runs and yield how each run `Ended`; write the tables after every run.
 
     A run that diverges or fails does not stop the others; a signal ends the comparison.
 
@@ -202,19 +202,19 @@ def run(plan, *, display, threads=None, command=()):
 
 
 def note_of_durations(configs):
-    """A sentence about simulated durations that differ because dt does; None where they do not."""
+    """Return a sentence about simulated durations that differ because dt does; None where they do not."""
     controllers = {config.controller for config in configs if "controller.steps" not in config.unused_keys()}
     durations = sorted({controller.duration for controller in controllers})
     if len({c.dt for c in controllers}) < 2 or len({c.steps for c in controllers}) > 1 or len(durations) < 2:
         return None
     return (
         f"controller.dt differs, but controller.steps does not: the simulated durations are {durations[0]:.4g} to "
-        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them alike"
+        f"{durations[-1]:.4g} tau_u; set controller.duration in place of steps to keep them equal"
     )
 
 
 def finished(run):
-    """The `Ended` of a run that need not be done again, or None."""
+    """Return the `Ended` of a run that need not be done again, or None."""
     ended = _recorded(run)
     return ended if ended is not None and ended.status in KEPT else None
 
@@ -222,7 +222,7 @@ def finished(run):
 def merge(paths, out=None):
     """Write runs.csv and the tables of a comparison for runs that there are; nothing is trained.
 
-    Runs that differ in the seed alone are taken together. Of a folder of a sweep, as in sweeps/a/*, what is no run is
+    Runs that differ in the seed alone are taken together. Of a folder of a sweep, as in sweeps/a/*, what is not a run is
     passed over.
 
     Args:
@@ -233,14 +233,15 @@ def merge(paths, out=None):
         (`Plan`, list of `Ended`, path of runs.csv)
 
     Raises:
-        ConfigurationError: a path that is no run and not in a sweep, or none that is one; no folder for all.
+        ConfigurationError: a path that is not a run and not in a sweep, or no path that is a run, or no common folder.
     """
     paths = list(dict.fromkeys(map(Path, paths)))
     found = [path for path in paths if path.is_dir() and (path / CONFIG_NAME).exists()]
     alien = [path for path in paths if path not in found and not (path.parent / SWEEP_TABLE).exists()]
     if alien or not found:
         raise ConfigurationError(
-            f"{next(iter(alien or paths), 'nothing')} is no run directory; name runs, such as sweeps/a/*, or presets without them"
+            f"{next(iter(alien or paths), 'nothing')} is not a run directory; name runs, such as sweeps/a/*, or presets "
+            "without them"
         )
     folders = {path.absolute().parent for path in found}
     if out is None and len(folders) > 1:
@@ -283,20 +284,20 @@ def gather(paths, directory=None):
 
 
 def _perform(run, observers, threads, command):
-    """Runs from the start, or goes on with an unfinished run."""
+    """Start a run, or resume an unfinished one."""
     try:
         experiment = Experiment(
             run.config, out=run.directory, name=run.directory.name, threads=threads, command=command,
             resume=holds_run(run.directory),
         )  # fmt: skip
         result = experiment.run(observers)
-    except Exception as error:  # noqa: BLE001 (the other runs go on; run.json keeps the traceback)
+    except Exception as error:  # noqa: BLE001 (the other runs continue; run.json keeps the traceback)
         return Ended(run, "failed", f"{type(error).__name__}: {error}")
     return replace(_recorded(run), signal=result.signal)
 
 
 def _recorded(run):
-    """What the run directory says, or None where there is no run."""
+    """Return the `Ended` that a run directory records, or None where there is no run."""
     record = read_record(run.directory)
     if record is None or not (run.directory / METRICS_NAME).exists():
         return None
@@ -311,7 +312,7 @@ def _recorded(run):
 
 
 def _source(name, source, *changes, settings):
-    """The `Source` with the settings for all, and its own changes."""
+    """Return the `Source` with the settings for all, and its own changes."""
     keys = {setting.partition("=")[0].strip() for setting in settings}
     twice = [change for change in changes if change.partition("=")[0] in keys]
     if twice:
@@ -322,7 +323,7 @@ def _source(name, source, *changes, settings):
 
 
 def _names(texts, parts):
-    """The names of the sources: without folder and .toml where that tells them apart."""
+    """Return the names of the sources: without folder and .toml unless they are needed to tell sources apart."""
     short = ["+".join([Path(source).stem, *changes]) for source, *changes in parts]
     count = Counter(short)
     return [text if count[name] > 1 else name for text, name in zip(texts, short, strict=True)]
@@ -339,7 +340,7 @@ def _refuse_repeated(sources):
 
 
 def _refuse_changed(run):
-    """Refuses a run directory that holds another configuration than the one to run."""
+    """Refuse a run directory that holds another configuration than the one to run."""
     path = run.directory / CONFIG_NAME
     if not path.exists():
         return
@@ -355,7 +356,7 @@ def _refuse_changed(run):
 
 
 def _digest(sources):
-    """A few letters that depend on names and configurations alone."""
+    """Return a few letters that depend on names and configurations alone."""
     content = [(source.name, used_values(source.config)) for source in sources]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:8]
 
@@ -366,7 +367,7 @@ def data_key(config):
 
 
 def _seconds(source, dataset, n_runs, threads):
-    """Expected seconds of the runs of a source that are left, after creating its network."""
+    """Estimate the seconds of the remaining runs of a source, after creating its network."""
     with _naming(source.name):
         network = create_network(source.config, dataset)
         seconds = expect(network, dataset, source.config, threads=threads).seconds if n_runs else 0.0
@@ -375,7 +376,7 @@ def _seconds(source, dataset, n_runs, threads):
 
 @contextmanager
 def _claimed(directory):
-    """Creates the folder, and keeps other processes from comparing in it meanwhile."""
+    """Create the folder, and keep other processes from comparing in it meanwhile."""
     other = "choose another directory with --out"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -385,7 +386,7 @@ def _claimed(directory):
     try:
         if try_lock(handle) is False:
             raise ConfigurationError(
-                f"{directory} is in use by another comparison; wait for its end, or {other}"
+                f"{directory} is in use by another comparison; wait until it ends, or {other}"
             )
         yield
     finally:
@@ -394,7 +395,7 @@ def _claimed(directory):
 
 @contextmanager
 def _naming(name, *changes):
-    """Says in an error message which source or file it is about; with its changes, unless the file itself is wrong."""
+    """Name the source or file in an error message; with its changes, unless the file itself is wrong."""
     try:
         yield
     except ValueError as error:

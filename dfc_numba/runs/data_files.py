@@ -41,7 +41,7 @@ def located(config, record, folder):
 
 
 def _places(path, known, folder):
-    """Where a file may be that is not where it should be."""
+    """Yield the places where a missing file may be."""
     if isinstance(known.get("path"), str):
         yield Path(known["path"])
     folders = [Path(), folder, folder.parent, Path(os.environ.get(VARIABLE) or ".").expanduser()]
@@ -49,7 +49,7 @@ def _places(path, known, folder):
 
 
 def _stated(config):
-    """The path of the data file that a configuration states, or None."""
+    """Return the path of the data file that a configuration states, or None."""
     stated = config.data.name if config.data.name not in data.names() else config.data.options.get("path")
     return Path(stated).expanduser() if isinstance(stated, str) else None
 

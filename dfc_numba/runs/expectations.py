@@ -1,4 +1,4 @@
-"""What a run will need, said before it starts: memory by counting, time by a short trial on this machine.
+"""The expected needs of a run, before it starts: memory by counting, time by a short trial on this machine.
 
 The trial runs a few minibatches of every phase with few simulated steps, twice (the first time compiles), and
 extrapolates to the steps and minibatches of the run. It changes neither network nor data.
@@ -21,7 +21,7 @@ COPIES = 12  # the best weights, up to four moments, a checkpoint of all that be
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a run is expected to need.
+    """The expected needs of a run.
 
     Attributes:
         memory: peak memory of the process in bytes.
@@ -33,13 +33,13 @@ class Expectation:
 
 
 def expect(network, dataset, config, *, threads=None, done=0):
-    """The `Expectation` of a run of which `done` passes over the data are done."""
+    """Return the `Expectation` of a run that has done `done` passes over the data."""
     seconds = _expected_seconds(network, dataset, config, threads, done)
     return Expectation(memory=_memory_so_far() + _memory_to_come(network), seconds=seconds)
 
 
 def _expected_seconds(network, dataset, config, threads, done):
-    """Time of the minibatches to do; None where the trial did not reach its end."""
+    """Estimate the time of the remaining minibatches; None where the trial did not reach its end."""
     trials = [_trial(network, dataset, config, steps, threads) for steps in (TRIAL_STEPS[0], *TRIAL_STEPS)]
     if None in trials:
         return None
@@ -52,13 +52,13 @@ def _expected_seconds(network, dataset, config, threads, done):
 
 
 def _extrapolated(few, more, steps):
-    """Seconds of a minibatch with all its steps, on the line through the two trials; `few` where it simulates nothing."""
+    """Return the seconds of a full minibatch on the line through the two trials; `few` where nothing is simulated."""
     per_step = max(more - few, 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
     return few + per_step * max(0, steps - TRIAL_STEPS[0])
 
 
 def _trial(network, dataset, config, steps, threads):
-    """Median seconds of the minibatches of each phase in a very short run, or None if it did not end well."""
+    """Return the median seconds of a minibatch of each phase in a very short run, or None if it did not end well."""
     watch = _Stopwatch()
     trainer = Trainer(
         network.copy(),
@@ -81,7 +81,7 @@ class _Stopwatch:
         self._last = time.perf_counter()
 
     def on_divergence(self, epoch, tally):
-        """A trial is too short to converge."""
+        """Ignore divergence: a trial is too short to converge."""
 
     def on_minibatch(self, progress):
         now = time.perf_counter()
@@ -90,7 +90,7 @@ class _Stopwatch:
 
 
 def _shortened(config, steps):
-    """The configuration with one epoch of each phase that there is, and `steps` simulated steps."""
+    """Return the configuration with one epoch of each of its phases, and `steps` simulated steps."""
     feedback = config.feedback
     epochs = {key: min(1, getattr(feedback, key)) for key in ("pretraining_epochs", "epochs", "extra_epochs")}
     return config.model_copy(
@@ -105,7 +105,7 @@ def _shortened(config, steps):
 
 
 def _first_samples(dataset, config):
-    """The data set with a few full minibatches, and hardly any samples to evaluate."""
+    """Return the data set with a few full minibatches, and hardly any samples to evaluate."""
     n_samples = min(TRIAL_MINIBATCHES * config.training.batch_size, len(dataset.train))
     cut = {"train": n_samples, "validation": 1, "test": 1}
     parts = {name: getattr(dataset, name) for name in cut}
@@ -120,11 +120,11 @@ def _first_samples(dataset, config):
 
 
 def _memory_to_come(network):
-    """Bytes of what a run keeps beyond the trial: the best weights, and the optimisers' moments."""
+    """Return the bytes that a run keeps beyond the trial: the best weights, and the optimisers' moments."""
     return COPIES * network.n_parameters * network.dtype.itemsize
 
 
 def _memory_so_far():
-    """Peak memory of the process in bytes."""
+    """Return the peak memory of the process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -35,7 +35,7 @@ JACOBIAN_SAMPLES = 1000  # over which feedback weights that start from the Jacob
 
 @dataclass(frozen=True)
 class Result:
-    """What is left of a run.
+    """The result of a run.
 
     Attributes:
         outcome: the trainer's `Outcome`.
@@ -51,7 +51,7 @@ class Result:
 
 
 class Experiment:
-    """A run that is about to start, or to go on: its directory is claimed, its data are loaded, its network exists.
+    """A run that is about to start or to resume: its directory is claimed, its data are loaded, its network exists.
 
     Args:
         config: the resolved `Config`.
@@ -59,7 +59,7 @@ class Experiment:
         name: name of the run.
         threads: number of threads; None for as many as there are.
         command: the command line, for run.json.
-        resume: whether to go on with the run in `out`, from its last checkpoint.
+        resume: whether to resume the run in `out`, from its last checkpoint.
         checkpoint_minutes: time between two checkpoints within an epoch.
         wait: seconds to wait for another process that uses the run directory.
         scratch: folder on a disk of this node to work in; the run directory gets what each checkpoint leaves.
@@ -69,7 +69,7 @@ class Experiment:
             data set does not suit the configuration, a network to start from does not fit, or the log needs an
             extra that is not installed.
         ValueError: from the data set's loader, or if the checkpoint does not fit the configuration.
-        CheckpointError: if there is no checkpoint to go on from.
+        CheckpointError: if there is no checkpoint to resume from.
         Interrupted: if a signal comes; the run can be resumed.
     """
 
@@ -144,13 +144,13 @@ class Experiment:
         return Logger(self.directory.folder, self.config, command=command)
 
     def expect(self):
-        """The `Expectation` of the run: memory and time."""
+        """Return the `Expectation` of the run: memory and time."""
         done = self.trainer.counters.passes
         with self._preparing():
             return expect(self.network, self.dataset, self.config, threads=self.threads, done=done)
 
     def run(self, observers=()):
-        """Trains, and returns the `Result`; the run directory says how it ended, whatever happens."""
+        """Train, and return the `Result`; the run directory records the ending, whatever happens."""
         together = [follower.Unison(self.trainer)] if ranks.size() > 1 else []
         self.trainer.observers = (
             *together, self.directory, *self._configured, *observers
@@ -167,13 +167,13 @@ class Experiment:
         return Result(outcome, self.directory.path, self.trainer.rows, signals[0] if signals else None)
 
     def _close(self, *how, **facts):
-        """Says how the run ended, as far as a full disk allows; the error that ended it is what counts."""
+        """Record how the run ended, as far as a full disk allows; the error that ended it is what counts."""
         with suppress(OSError):
             self.directory.close(*how, **facts)
 
     @contextmanager
     def _preparing(self):
-        """Leaves no run directory behind where a run cannot start; after a signal, one that can be resumed."""
+        """Leave no run directory behind where a run cannot start; after a signal, one that can be resumed."""
         try:
             with leave_on_signals():
                 yield
@@ -188,7 +188,7 @@ class Experiment:
 
 
 def load_data(config):
-    """The data set of a configuration; refuses a loss that does not suit it."""
+    """Return the data set of a configuration; refuse a loss that does not suit it."""
     dataset = data.load(config.data.name, dtype=config.training.dtype, **config.data.options)
     return suited_data(config, dataset)
 
@@ -220,7 +220,7 @@ def suited_data(config, dataset):
 
 
 def create_network(config, dataset):
-    """The network of a configuration: new, or a saved one that has the same layers."""
+    """Return the network of a configuration: new, or a saved one that has the same layers."""
     options = config.network
     sizes = [dataset.n_inputs, *options.hidden, dataset.n_outputs]
     make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
@@ -240,7 +240,7 @@ def create_network(config, dataset):
 
 
 def _new_network(config, dataset, sizes):
-    """A random network; feedback weights from the Jacobian need the training inputs."""
+    """Create a random network; feedback weights from the Jacobian need the training inputs."""
     options = config.network
     from_jacobian = options.feedback_init in JACOBIAN_KINDS
     network = Network.create(
@@ -262,7 +262,7 @@ def _new_network(config, dataset, sizes):
 
 
 def _saved_network(config, sizes):
-    """The network of `network.start_from`, which has to be what the configuration describes."""
+    """Load the network of `network.start_from`, which must be what the configuration describes."""
     options = config.network
     try:
         network = Network.load(options.start_from)

@@ -1,4 +1,4 @@
-"""What the ranks beside the root have in place of a run directory and a log: they write nothing, unless they fail."""
+"""Stand-ins for run directory and log on ranks other than the root: they write nothing, unless they fail."""
 
 import hashlib
 import warnings

@@ -23,7 +23,7 @@ class TimeLimit:
         hours: from now on; None for no limit.
 
     Raises:
-        ValueError: the hours are no positive number.
+        ValueError: the hours are not a positive number.
     """
 
     def __init__(self, hours):
@@ -48,13 +48,13 @@ class TimeLimit:
             )
 
     def _reserve(self):
-        """Seconds for the last checkpoint and what is written at the end: one part in a hundred, at most a minute."""
+        """Return the seconds for the last checkpoint and what is written at the end: one part in a hundred, at most a minute."""
         return min(60.0, 36 * self._hours)
 
 
 @contextmanager
 def leave_on_signals():
-    """A signal raises `Interrupted`: before the training begins there is nothing to finish."""
+    """Raise `Interrupted` on a signal: before the training begins there is nothing to finish."""
 
     came = []
 
@@ -72,7 +72,7 @@ def leave_on_signals():
 
 @contextmanager
 def stop_on_signals(trainer):
-    """The first signal stops the trainer after its minibatch, another one at once.
+    """Stop the trainer after its minibatch on the first signal, at once on the second.
 
     The latter raises KeyboardInterrupt(number of the signal). Yields the list of the signals that came.
     """
@@ -92,7 +92,7 @@ def stop_on_signals(trainer):
 
 @contextmanager
 def handled(handler):
-    """Let a function handle the signals that stop runs; where SIGHUP is ignored, as under nohup, it stays so."""
+    """Handle the signals that stop runs by a function; SIGHUP stays ignored where it is, as under nohup."""
     is_main = threading.current_thread() is threading.main_thread()
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
     before = {

@@ -1,4 +1,4 @@
-"""The log of a run: trajectories of chosen minibatches, written by a thread of its own while the training goes on.
+"""The log of a run: trajectories of chosen minibatches, written by a separate thread while the training continues.
 
 The simulation that a logged minibatch learns from is recorded, so that its update has the same bits as without. The memory
 that records take until they are written is bounded. Before every checkpoint what is logged is closed for good.
@@ -26,7 +26,7 @@ from dfc_numba.support.validation import dtype_of
 
 
 def chooses(log, position, number, count):
-    """Whether a minibatch is logged: number `position` of `count` in its pass, from 1; `number` in the run, from 0."""
+    """Return whether minibatch `position` of `count` in its pass, from 1, is logged; `number` in the run, from 0."""
     return (
         (log.every is not None and (position - 1) % log.every == 0)
         or (log.last_of_epoch and position == count)
@@ -35,7 +35,7 @@ def chooses(log, position, number, count):
 
 
 def kept(log, dynamics, count):
-    """The `Record` of a minibatch of `count` samples; None where there is nothing to record.
+    """Return the `Record` of a minibatch of `count` samples; None where there is nothing to record.
 
     Args:
         dynamics: the `Controller` or `Inversion` that is simulated, or None.
@@ -51,14 +51,14 @@ def kept(log, dynamics, count):
 
 
 def trajectory_bytes(network, dynamics, keep):
-    """Bytes of a recorded trajectory in memory; keep: its `Record`, or None."""
+    """Return the bytes of a recorded trajectory in memory; keep: its `Record`, or None."""
     if keep is None:
         return 0
     return recipes.of_options(dynamics).recorded_bytes(network, dynamics, len(keep.samples), keep)
 
 
 def expected(config, network, schedule, n_samples):
-    """(records, bytes): how many records the log of a whole run has, and about how large they are before compression.
+    """Return (records, bytes): how many records the log of a whole run has, and about how large they are uncompressed.
 
     Args:
         schedule: the list of `Pass`. n_samples: size of the training set.
@@ -75,7 +75,7 @@ def expected(config, network, schedule, n_samples):
 
 
 def _stored_bytes(config, network, phase):
-    """About the bytes of a record in a file: its trajectory, what was learned, and what it was learned from."""
+    """Estimate the bytes of a record in a file: its trajectory, what was learned, and what it was learned from."""
     section, batch, itemsize = (
         simulation_of(phase, config),
         config.training.batch_size,
@@ -123,11 +123,11 @@ class Logger:
         _check_kind(directory, config.log)
 
     def expected(self, trainer):
-        """(records, bytes) of a whole run, see `log_plan.expected`."""
+        """Return (records, bytes) of a whole run, see `expected`."""
         return expected(self._config, trainer.network, trainer.schedule, len(trainer.dataset.train))
 
     def on_start(self, trainer):
-        """Forgets what a killed run has logged of minibatches that this one does again, and begins to write."""
+        """Discard what a killed run has logged of minibatches that this one repeats, and begin to write."""
         log, seed = self._config.log, self._config.training.seed
         attributes = schema.root_attributes(config=self._config, command=self._command, seed=seed)
         attributes["threads"] = trainer.threads or attributes["threads"]
@@ -139,11 +139,11 @@ class Logger:
         self._background = Background(MEMORY)
 
     def wants(self, phase, position, number, count):
-        """Whether a minibatch of a phase is logged, see `log_plan.chooses`."""
+        """Return whether a minibatch of a phase is logged, see `chooses`."""
         return phase in self._phases and chooses(self._config.log, position, number, count)
 
     def updated(self, function, network, minibatch, *arguments, **options):
-        """What a function that updates makes of a minibatch, after it was noted.
+        """Apply an update function to a minibatch, log it, and return the function's result.
 
         Args:
             function: is called with network, inputs, `arguments` and `options`.
@@ -168,7 +168,7 @@ class Logger:
         return made
 
     def on_minibatch(self, progress):
-        """Tells of an error of the writer at once; closes a segment that is large or old enough."""
+        """Raise an error of the writer at once; close a segment that is large or old enough."""
         with self._explained():
             self._background.check()
             old = self._since is not None and time.monotonic() >= self._since + SEGMENT_SECONDS
@@ -186,7 +186,7 @@ class Logger:
             self._background.submit(self._writer.settle)
 
     def on_end(self, outcome):
-        """Closes the last segment; a run that is done gets one file for all."""
+        """Close the last segment; a run that is done gets one file for all."""
         with self._explained():
             self._background.submit(self._writer.close, ENDINGS.get(outcome.status, outcome.status))
             self._background.finish()
@@ -197,14 +197,14 @@ class Logger:
         return self
 
     def __exit__(self, kind, *_):
-        """After an error, closes what was logged until then; leaves at once where the user wants to."""
+        """Close what was logged until an error; leave at once where the user wants to."""
         if self._background is not None:
             at_once = kind is not None and not issubclass(kind, Exception)
             status = "interrupted" if at_once else "failed"
             self._background.end(discard=at_once, last=partial(self._writer.close, status))
 
     def _size(self, network, minibatch, dynamics, keep):
-        """Bytes that the record of a minibatch takes at most until it is written."""
+        """Return the bytes that the record of a minibatch takes at most until it is written."""
         parameters = network.n_parameters * network.dtype.itemsize * (1 + self._config.log.updates)
         given = minibatch.x.nbytes + 2 * minibatch.y.nbytes
         return trajectory_bytes(network, dynamics, keep) + parameters + given
@@ -222,7 +222,7 @@ class Logger:
         self._background.submit(self._writer.close_segment)
 
     def _snapshot(self, network):
-        """A copy of a network that the optimiser does not reach; it shares what has not changed since the last one."""
+        """Return a copy of a network that the optimiser does not reach; it shares what has not changed since the last one."""
         for kind in PARAMETERS:
             arrays = getattr(network, kind)
             if arrays is None:
@@ -233,7 +233,7 @@ class Logger:
 
     @contextmanager
     def _explained(self):
-        """Lets errors of the writer say what they mean."""
+        """Explain errors of the writer in their messages."""
         try:
             yield
         except LogError:
@@ -241,18 +241,18 @@ class Logger:
         except Exception as error:
             kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
             raise LogError(
-                f"the log of the run cannot be written ({kind}{error}); what was closed before can be read"
+                f"the log of the run cannot be written ({kind}{error}); segments closed before can still be read"
             ) from error
 
 
 def _same_bits(arrays, others):
-    """Whether two lists hold arrays with the same bits; others may be None."""
+    """Return whether two lists hold arrays with the same bits; `others` may be None."""
     pairs = zip(arrays, others or [], strict=False)
     return others is not None and all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for a, b in pairs)
 
 
 def _copied(made):
-    """The arrays of the updates in one, copied: what made them scales them in place."""
+    """Return the arrays of the updates as one, copied: their makers scale them in place."""
     kinds = [field.name for field in fields(StoredUpdate)]
     found = {kind: getattr(one, kind, None) for one in made for kind in kinds if hasattr(one, kind)}
     return StoredUpdate(
@@ -268,7 +268,7 @@ def _check_compression(log):
 
 
 def _check_kind(directory, log):
-    """Refuses other records than a run that goes on has: those of a file are alike. Which ones are logged may change."""
+    """Refuse records of another kind than the run's: those of a file are alike. Which ones are logged may change."""
     try:
         with open_trajectories(directory) as file:
             there = (file.config or {}).get("log", {})
@@ -276,7 +276,7 @@ def _check_kind(directory, log):
         return
     now = log.model_dump(mode="json")
     changed = [
-        f"log.{key} = {there[key]} there, {now[key]} now"
+        f"log.{key} = {there[key]} in the run, {now[key]} requested"
         for key in ALIKE
         if there.get(key, now[key]) != now[key]
     ]

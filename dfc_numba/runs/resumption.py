@@ -11,7 +11,7 @@ from dfc_numba.support.files import refuse_links
 
 
 def find(out, name, required):
-    """The directory of the run to go on with, or None where there is none.
+    """Return the directory of the run to resume, or None where there is none.
 
     Args:
         out: the run directory; None for the last runs/<name>-NNN.
@@ -24,13 +24,13 @@ def find(out, name, required):
         return path
     if required:
         raise ConfigurationError(
-            f"{path or Path(DEFAULT_PARENT) / f'{name}-NNN'} holds no run to go on with; name a preset or file to begin one"
+            f"{path or Path(DEFAULT_PARENT) / f'{name}-NNN'} holds no run to resume; name a preset or file to start one"
         )
     return None
 
 
 def configuration(path, source=None, overrides=()):
-    """What `load_config` returns for a run that goes on, which has to be what the run began with; epochs may be more.
+    """Return what `load_config` returns for a resumed run, whose configuration may only differ in more epochs.
 
     Args:
         path: the run directory.
@@ -43,8 +43,8 @@ def configuration(path, source=None, overrides=()):
     own = path / CONFIG_NAME
     if source is None and not own.exists():
         raise ConfigurationError(
-            f"{own} is missing; name the preset or file that the run began with, and what was changed with --set, to go on "
-            "with the run"
+            f"{own} is missing; name the preset or file that the run started with, and what was changed with --set, to "
+            "resume it"
         )
     before = (read_record(path) or {}).get("extensions", [])
     with explained(before):
@@ -53,51 +53,51 @@ def configuration(path, source=None, overrides=()):
     changed = contradictions(*_values(path, config))
     if changed:
         raise ConfigurationError(
-            f"{path} holds a run of another configuration ({changed}); leave that out to go on with the run as it is, "
+            f"{path} holds a run of another configuration ({changed}); leave that out to resume the run as it is, "
             "or choose another directory with --out"
         )
     return config, left_out
 
 
 def refuse_other_extensions(path, config):
-    """ConfigurationError where the extensions that a run depends on, by their SHA-256, are not those that are loaded now."""
+    """Raise a ConfigurationError unless the extensions that a run depends on are loaded, by their SHA-256."""
     record = read_record(path)
     if record is None:
         return
     changed = differences(record.get("extensions", []), used_extensions(used_values(config)))
     if changed:
-        raise ConfigurationError(f"{path} holds a run that was made with other extensions: {changed}")
+        raise ConfigurationError(f"{path} holds a run with other extensions: {changed}")
 
 
 def changes(path, config):
-    """A sentence about what a run goes on with that its own config.toml has not; None where that is nothing.
+    """Return a sentence about a resumed run's changes from its own config.toml; None where there are none.
 
     Args:
         path: the run directory.
-        config: the `Config` to go on with, from `configuration`.
+        config: the `Config` to resume with, from `configuration`.
     """
     changed = allowed_changes(*_values(path, config))
-    return f"the run in {path} goes on with changes: {changed}" if changed else None
+    return f"the run in {path} resumes with changes: {changed}" if changed else None
 
 
 def _values(path, config):
-    """The `used_values` of a run's own config.toml, and of a configuration, which serves for both where it is missing."""
+    """Return `used_values` of a run's own config.toml (the configuration where that is missing), and of the configuration."""
     own = path / CONFIG_NAME
     there, _ = load_config(str(own)) if own.exists() else (config, [])
     return used_values(there), used_values(config)
 
 
 def ended(path, config):
-    """(status, sentence) of a run that has nothing left to do; None of any other.
+    """Return (status, sentence) of a run that has nothing left to do; None of any other.
 
     Args:
         path: the run directory.
-        config: the `Config` to go on with.
+        config: the `Config` to resume with.
     """
     record = read_record(path) or {}
     epochs = record.get("results", {}).get("epochs", 0)
     if record.get("status") == "done" and epochs >= config.training.epochs:
-        return "done", f"{path} is finished, with {epochs} epochs; to go on with the run, raise --epochs"
+        return "done", f"{path} is finished, with {epochs} epochs; to continue it, raise --epochs"
     early = record.get("results", {}).get("stopped_early")
     if record.get("status") == "done" and early and _same_observers(path, config):
         return (

@@ -48,7 +48,7 @@ OWN = (
     COMPACTED,
 )  # names that a run writes or reads in its directory
 DEFAULT_PARENT = "runs"
-# what run.json tells about each session
+# what run.json records of each session
 SESSION = (
     "status", "stop_reason", "started", "ended", "seconds", "command", "environment", "extensions", "resumed_after",
     "checkpoints", "traceback",
@@ -100,7 +100,7 @@ class RunDirectory:
         scratch=None,
         **facts,
     ):
-        """Claims a new directory and writes configuration, run.json and an empty metrics.csv into it.
+        """Claim a new directory and write configuration, run.json and an empty metrics.csv into it.
 
         Args:
             config: the resolved `Config`.
@@ -137,7 +137,7 @@ class RunDirectory:
         scratch=None,
         **facts,
     ):
-        """Takes over the directory of a run that was interrupted, killed or is to go on; for the arguments see `create`.
+        """Take over the directory of a run that was interrupted, killed or is to continue; arguments as for `create`.
 
         Nothing is written before the run starts.
 
@@ -150,11 +150,11 @@ class RunDirectory:
 
     @property
     def resumed(self):
-        """Whether the directory had a run before."""
+        """True if the directory had a run before."""
         return self.record["resumed"] > 0
 
     def find_checkpoint(self):
-        """The `Checkpoint` to resume from; None where the run was killed before there was anything to lose.
+        """Return the `Checkpoint` to resume from; None where the run was killed before there was anything to lose.
 
         Raises:
             CheckpointError: if there is none although the run had begun, or none that can be read.
@@ -167,7 +167,7 @@ class RunDirectory:
         return found
 
     def discard(self):
-        """Lets go of the directory for a run that cannot start; removes what `create` wrote."""
+        """Let go of the directory for a run that cannot start; remove what `create` wrote."""
         if self._scratch is not None:
             self._scratch.remove()
         if not self.resumed:
@@ -180,7 +180,7 @@ class RunDirectory:
                 self.path.rmdir()
 
     def on_start(self, trainer):
-        """Keeps the trainer, whose state is saved later, and brings the files to where it stands."""
+        """Keep the trainer, whose state is saved later, and bring the files to where it stands."""
         self._trainer = trainer
         if self.resumed:
             remove_leftovers(self.folder, FILES)
@@ -203,7 +203,7 @@ class RunDirectory:
             self._announce_checkpoint()
 
     def on_minibatch(self, progress):
-        """Writes a checkpoint if one is due."""
+        """Write a checkpoint if one is due."""
         written = self.checkpoints.written
         self.checkpoints.write_if_due(self._trainer)
         if self.checkpoints.written > written:
@@ -211,7 +211,7 @@ class RunDirectory:
             self._announce_checkpoint()
 
     def on_epoch(self, row):
-        """Adds a row to metrics.csv, and saves analysis, network, the best one if it changed, and a checkpoint."""
+        """Add a row to metrics.csv; save analysis, network, the best network if it changed, and a checkpoint."""
         self._write_metrics(self._trainer.rows)
         self._write_record()
         self._write_analysis()
@@ -223,7 +223,7 @@ class RunDirectory:
         self._announce_checkpoint()
 
     def on_end(self, outcome):
-        """Saves an interrupted network (a diverged one would replace a sound one); closes run.json."""
+        """Save an interrupted network (a diverged one would replace a sound one); close run.json."""
         if outcome.status == "interrupted" or outcome.stopped_early:
             self._save(self._trainer.network, LAST_NAME)
             self.checkpoints.write(self._trainer)
@@ -240,7 +240,7 @@ class RunDirectory:
         self.close(outcome.status, outcome.message, results=results)
 
     def close(self, status, stop_reason, **facts):
-        """Writes how the run ended into run.json, and lets go of the directory.
+        """Write how the run ended into run.json, and let go of the directory.
 
         A resumed run that fails before its first checkpoint leaves config.toml as it was: that of the last checkpoint.
         """
@@ -272,7 +272,7 @@ class RunDirectory:
             self._scratch.copy_back()
 
     def _save(self, network, name):
-        """Saves a network within the directory: `Network.save` would follow a link."""
+        """Save a network within the directory: `Network.save` would follow a link."""
         refuse_links(self.folder, [name])
         network.save(self.folder / name)
 
@@ -289,7 +289,7 @@ class RunDirectory:
         self._write_text(CONFIG_NAME, to_toml(self.config, heading))
 
     def _write_metrics(self, rows):
-        """The rows, NaN where one was not measured; what earlier sessions have measured stays."""
+        """Write the rows, NaN for what was not measured; what earlier sessions have measured stays."""
         text = io.StringIO()
         columns = dict.fromkeys((*METRICS, *measurements.configured(self.config), *chain.from_iterable(rows)))
         columns.pop(SECONDS, None)
@@ -303,7 +303,7 @@ class RunDirectory:
             self._trainer.analysis.write(self.folder / ANALYSIS_NAME)
 
     def _write_text(self, name, text, growing=False):
-        """Writes a file whose seal goes into run.json when that is written next."""
+        """Write a file whose seal goes into run.json when that is written next."""
         write_text(self.folder / name, text)
         self.record.setdefault("files", {})[name] = seals.seal_of(text, growing=growing)
 
@@ -312,12 +312,14 @@ class RunDirectory:
 
 
 def holds_run(path):
-    """Whether a directory holds a run, or what is left of one."""
+    """Return whether a directory holds a run, or what is left of one."""
     return any((Path(path) / file).exists() for file in FILES)
 
 
 def read_metrics(path):
-    """The rows of metrics.csv, dicts of texts by column; none where it is missing. Warns where it is not as the run wrote it.
+    """Return the rows of metrics.csv, dicts of texts by column; none where it is missing.
+
+    Warns where the file is not as the run wrote it.
 
     Raises:
         OSError, ValueError: if it cannot be read.
@@ -336,7 +338,7 @@ def read_metrics(path):
 
 
 def read_epochs(path):
-    """The rows of metrics.csv, dicts of numbers by column; none where it is missing.
+    """Return the rows of metrics.csv, dicts of numbers by column; none where it is missing.
 
     Raises:
         OSError, ValueError: if it cannot be read, or a row of it is incomplete or holds something else than numbers.
@@ -362,7 +364,7 @@ def write_record(path, record):
 
 
 def read_record(path):
-    """The content of run.json; None where it is missing or damaged, or the run was killed before it began.
+    """Return the content of run.json; None where it is missing or damaged, or the run was killed before it began.
 
     What does not fit its seal, since it is damaged or was edited, is read with a warning; entries of another type than they have
     are left out, with a warning.
@@ -404,7 +406,7 @@ def _damaged_record(problem):
 
 
 def last_of(name):
-    """The last runs/<name>-NNN that there is, or None."""
+    """Return the last runs/<name>-NNN, or None."""
     numbered = re.compile(rf"{re.escape(name)}-(\d{{3,}})")
     found = [path for path in Path(DEFAULT_PARENT).glob("*") if numbered.fullmatch(path.name)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
@@ -418,7 +420,7 @@ def _new_record(name, facts):
 
 
 def _resumed_record(record, before):
-    """The record of a session that comes after that of another record, which is kept in it."""
+    """Return the record of a session that follows another record, which is kept in it."""
     before = before or {}
     session = {key: before[key] for key in SESSION if key in before}
     if session.get("status") in (None, "running"):
@@ -430,25 +432,25 @@ def _resumed_record(record, before):
 
 
 def _locked(path, wait):
-    """The `Lock` of a run directory; another holder is waited for this many seconds."""
+    """Return the `Lock` of a run directory; wait this many seconds for another holder."""
     try:
         return Lock(path / LOCK_NAME, wait=wait)
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"{path} is in use by {error}; wait for its end, or choose another directory with --out"
+            f"{path} is in use by {error}; wait until it ends, or choose another directory with --out"
         ) from None
     except OSError as error:
         raise _not_writable(path, error) from None
 
 
 def _claim(path, name):
-    """Creates the directory, and run.json in it, which no other run may have."""
+    """Create the directory, and run.json in it, which no other run may have."""
     try:
         path = _next_free(name) if path is None else Path(path).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         if holds_run(path):
             raise ConfigurationError(
-                f"{path} holds a run, which is never overwritten; go on with it with --resume, or choose another "
+                f"{path} holds a run, which is never overwritten; resume it with --resume, or choose another "
                 "directory with --out"
             )
         refuse_links(path, OWN)
@@ -465,7 +467,7 @@ def _not_writable(path, error):
 
 
 def _next_free(name):
-    """Creates the first runs/<name>-NNN that does not exist, also where other processes do the same."""
+    """Create the first runs/<name>-NNN that does not exist, also where other processes do the same."""
     parent = Path(DEFAULT_PARENT)
     parent.mkdir(exist_ok=True)
     for number in count(1):
@@ -479,7 +481,7 @@ def _next_free(name):
 
 
 def _plain(row):
-    """A row with NaN and infinity, which JSON has no words for, as None."""
+    """Return a row with None for NaN and infinity, which JSON cannot express."""
     return {key: value if isfinite(value) else None for key, value in row.items()}
 
 

@@ -88,7 +88,7 @@ class Scratch:
 
     @staticmethod
     def _files(folder):
-        """Complete ordinary files below a folder, relative to it; links are not followed."""
+        """Return the complete ordinary files below a folder, relative to it; links are not followed."""
         return [
             path.relative_to(folder)
             for path in Path(folder).rglob("*")

@@ -56,7 +56,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the runs of a source gave.
+    """The results of a source's runs.
 
     Attributes:
         name: the source.
@@ -79,7 +79,7 @@ def _error(row):
 
 
 def _regression_loss(row):
-    """The test loss where it is what counts, that is, where there is no accuracy."""
+    """Return the test loss where it is what counts, that is, where there is no accuracy."""
     return row["test_loss"] if isnan(row["test_accuracy"]) else nan
 
 
@@ -92,13 +92,13 @@ def _last(ended):
 
 
 def _best(ended):
-    """The row of the epoch that is best on the validation set; no numbers where there is no such set."""
+    """Return the row of the epoch that is best on the validation set; NaN without such a set."""
     row = ended.rows[ended.best_epoch - 1]
     return dict.fromkeys(METRICS, nan) if isnan(row["val_loss"]) else row
 
 
 def _epoch_seconds(ended):
-    """Mean over the epochs after the first, which includes the pre-training, where there are any."""
+    """Return the mean over the epochs after the first, which includes the pre-training, where there are any."""
     return mean_and_std([row["seconds"] for row in ended.rows[1:] or ended.rows])[0]
 
 
@@ -111,7 +111,7 @@ def _percent(_, number):
 
 
 def _significant(digits):
-    """A text function that keeps as many decimals as give the mean this number of digits."""
+    """Return a function that writes a number with as many decimals as give the mean this number of digits."""
 
     def text(centre, number):
         if not 1e-4 <= centre < 1e6:
@@ -136,7 +136,7 @@ QUANTITIES = (
 
 
 def summarize(plan, ended):
-    """The `Summary` of each source of a plan, from the runs that have `ended` so far."""
+    """Return the `Summary` of each source of a plan, from the runs that have `ended` so far."""
     return [_summary(source, plan, ended) for source in plan.sources]
 
 
@@ -153,13 +153,13 @@ def _summary(source, plan, ended):
 
 
 def mean_and_std(numbers):
-    """Mean and sample standard deviation of a list; NaN for the mean of none and the deviation of one number."""
+    """Return mean and sample standard deviation of a list; NaN for the mean of none and the deviation of one number."""
     centre = float(np.mean(numbers)) if numbers else nan
     return centre, float(np.std(numbers, ddof=1)) if len(numbers) > 1 else nan
 
 
 def table(summaries):
-    """Heading and rows of a table for people, all texts, without the quantities that no source has."""
+    """Return heading and rows of a table for people, all texts, without the quantities that no source has."""
     shown = [
         quantity
         for quantity in QUANTITIES
@@ -178,7 +178,7 @@ def table(summaries):
 
 
 def _runs_text(summary):
-    """How many runs the means are of, and what became of the other ones."""
+    """Return how many runs the means are of, and what became of the others."""
     done = summary.counts["done"]
     if done == summary.planned:
         return str(done)
@@ -187,13 +187,13 @@ def _runs_text(summary):
 
 
 def _text(quantity, centre, spread):
-    """The mean ± the standard deviation, each as far as there is one."""
+    """Return the mean ± the standard deviation, as far as each exists."""
     numbers = [number for number in (centre, spread) if not isnan(number)]
     return " ± ".join(quantity.text(centre, number) for number in numbers)
 
 
 def markdown(heading, rows):
-    """A table in Markdown, aligned for reading as it is."""
+    """Return a table in Markdown, aligned for reading as it is."""
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
     padded = [
         [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (heading, *rows)
@@ -203,7 +203,7 @@ def markdown(heading, rows):
 
 
 def write_tables(plan, ended):
-    """Writes comparison.csv, summary.csv and summary.md into the folder of the comparison, and SHA256SUMS of them."""
+    """Write comparison.csv, summary.csv and summary.md into the folder of the comparison, and SHA256SUMS of them."""
     summaries = summarize(plan, ended)
     rows = [
         {"preset": each.run.source.name, "seed": each.run.seed, "status": each.status, **row}
@@ -262,7 +262,7 @@ def records(summaries):
 
 
 def _record(summary):
-    """The row of summary.csv."""
+    """Return the row of summary.csv."""
     counts = {status: summary.counts[status] for status in STATUSES}
     values = {
         f"{key}_{name}": number
@@ -281,7 +281,7 @@ def _csv(columns, rows):
 
 
 def draw(plan, ended):
-    """Writes the figure of the runs that are done; returns None, or a text that says why there is none."""
+    """Write the figure of the finished runs; return None, or a text that says why there is none."""
     courses = [(each.run.source.name, each.status, each.rows) for each in ended]
     panels, note = comparison_panels(courses)
     if not panels:
@@ -309,15 +309,15 @@ def read_courses(directory):
             courses.setdefault(key, []).append({name: float(value) for name, value in row.items()})
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{directory} is no folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
+            f"{directory} is not a folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no table of a comparison ({error})") from None
+        raise ValueError(f"{path} is not a table of a comparison ({error})") from None
     return [(name, status, rows) for (name, _, status), rows in courses.items()]
 
 
 def comparison_panels(courses):
-    """The `Panel`s of runs, two for the classifications and two for the regressions, and a note that explains them.
+    """Return the `Panel`s of runs, two for the classifications and two for the regressions, and a note that explains them.
 
     Args:
         courses: of each run (name, status, rows with the columns of metrics.csv); only those that are done are drawn.
@@ -336,7 +336,7 @@ def comparison_panels(courses):
 
 
 def _note(courses, done, panels):
-    """What lines and bands are, and which runs are not in them."""
+    """Return what lines and bands are, and which runs are missing in them."""
     counts = Counter(name for name, _ in done)
     seeds = sorted({*counts.values()})
     number = " to ".join(map(str, dict.fromkeys([seeds[0], seeds[-1]]))) if seeds else ""
@@ -356,7 +356,7 @@ def _note(courses, done, panels):
 
 
 def _panel(title, done, of):
-    """The curves of a quantity `of` a row, one curve per name."""
+    """Return the curves of a quantity `of` a row, one curve per name."""
     runs = defaultdict(list)
     for name, rows in done:
         runs[name].append([of(row) for row in rows])
@@ -364,6 +364,6 @@ def _panel(title, done, of):
 
 
 def _curve(name, runs):
-    """Mean and standard deviation over the runs, epoch by epoch, as far as all have them."""
+    """Return mean and standard deviation over the runs, epoch by epoch, as far as all have them."""
     means, stds = zip(*map(mean_and_std, zip(*runs, strict=False)), strict=True)
     return figures.Curve(name, means, stds)

@@ -134,7 +134,7 @@ def evaluate_trained(source, *, weights="last", data_name=None, split="test", lo
 
 
 def _own_arrays(trained):
-    """The arrays of the method's own in a checkpoint beside the weights that belongs to them; None without."""
+    """Return the method's own arrays in a checkpoint beside the weights that belongs to them; None without."""
     for path in (trained.path.with_name(name) for name in checkpoint.FILES):
         with suppress(OSError, ValueError):
             state = checkpoint.load(path).state
@@ -144,7 +144,7 @@ def _own_arrays(trained):
 
 
 def _data(trained, name):
-    """The data set of a run, or another one in the precision of the network."""
+    """Return the data set of a run, or another one in the precision of the network."""
     config = trained.config
     if name is None:
         if config is None:

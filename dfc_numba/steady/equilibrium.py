@@ -103,7 +103,7 @@ def steady_state(
                                                     sum of r_L: of a line of steady states, the one that u = 0 leads to
             "out of iterations"                     there may be none, or none that attracts
             "singular"                              likewise, and some direction of u changes nothing
-            "no steady state"                       the softmax error with alpha = 0, and a target that is no softmax
+            "no steady state"                       the softmax error with alpha = 0, and a target outside the range of softmax
             "not finite"                            the error of the feedforward state overflows
 
         (with jacobian_feedback "converged", "out of iterations" or "not finite", and .stable is None)
@@ -140,7 +140,7 @@ def _transposes(controller):
 
 
 def _of_solution(solution, **judgement):
-    """The `SteadyState` that belongs to a control signal."""
+    """Return the `SteadyState` that belongs to a control signal."""
     response = solution.equation.response
     state = response.state()
     v, r = (
@@ -154,7 +154,7 @@ def _of_solution(solution, **judgement):
 
 
 def linearised(network, x, target, controller):
-    """The `newton.Solution` of the network linearised at its feedforward state, for feedback through Q.
+    """Return the `newton.Solution` of the network linearised at its feedforward state, for feedback through Q.
 
     Raises:
         ValueError: where J Q + alpha I is singular, or the error is not linear.
@@ -176,7 +176,7 @@ def _refuse_softmax(controller):
 
 
 def _refuse_singular(network, x, controller, worst):
-    """Say which sample's linear system has no unique solution; the samples before it have one."""
+    """Raise an error that names the first sample whose linear system has no unique solution."""
     gain = output_jacobian(network, np.asarray(x)[worst : worst + 1])[0] @ np.concatenate(network.feedback)
     size, alpha = len(gain), controller.steady_leak
     rank = np.linalg.matrix_rank(gain + alpha * np.eye(size))
@@ -187,7 +187,7 @@ def _refuse_singular(network, x, controller, worst):
 
 
 def _transposed(network, x, target, controller):
-    """The same for feedback through J^T: u = (J J^T + alpha I)^{-1} (r* - r_L), delta_v = J^T u."""
+    """Return the steady state for feedback through J^T: u = (J J^T + alpha I)^{-1} (r* - r_L), delta_v = J^T u."""
     _refuse_softmax(controller)
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
@@ -207,7 +207,7 @@ def _transposed(network, x, target, controller):
 
 
 def _propagate(network, x, delta_v):
-    """Voltages and rates of the network with delta_v added to the voltages of each layer."""
+    """Return voltages and rates of the network with delta_v added to the voltages of each layer."""
     below, voltages, rates = x, [], []
     for i, name in enumerate(network.activations):
         basal = below @ network.weights[i].T.astype(np.float64) + (

@@ -9,7 +9,7 @@ ROUNDING = 1e-12  # part of a vector that rounding may leave outside a space tha
 
 
 def least_residuals(multiply, right, *, tolerance, most, precondition):
-    """x of A x = b for every sample: x = P y with the smallest residual of all y in the span of b, A P b, (A P)^2 b, ...
+    """Solve A x = b for every sample: x = P y with the smallest residual of all y in the span of b, A P b, (A P)^2 b, ...
 
     This is GMRES in the form of Walker & Zhou (1994, "A simpler GMRES"), which keeps the residual at hand.
 
@@ -73,10 +73,10 @@ def _orthogonalise(vectors, basis):
 
 
 def _combine(amounts, basis):
-    """sum_k amounts_k basis_k, (B, n)."""
+    """Return sum_k amounts_k basis_k, (B, n)."""
     return (amounts[:, None, :] @ basis)[:, 0]
 
 
 def _inverse(sizes):
-    """1 / size as a column, and 0 for what has no size."""
+    """Return 1 / size as a column, and 0 where the size is zero."""
     return np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)[:, None]

@@ -29,7 +29,7 @@ NOT_FINITE = "not finite"
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found, per sample.
+    """The solutions found, per sample.
 
     Attributes:
         equation: the `RestEquation`, whose response holds the state that belongs to u.
@@ -72,7 +72,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=MAX
 
 
 def first_step(network, x, target, controller):
-    """One full Newton step from u = 0: the steady state of the network linearised at its feedforward state.
+    """Take one full Newton step from u = 0: the steady state of the network linearised at its feedforward state.
 
     Args:
         x, target, controller: as for `steady_state`.
@@ -97,17 +97,17 @@ def _refuse(controller):
     if controller.jacobian_feedback:
         raise ValueError(
             "with jacobian_feedback a layer receives J(v)^T u, which depends on the voltages of all layers above it, and "
-            "the state is no function of u to solve for; use method='linear', readout='analytic', or simulate"
+            "the state is not a function of u to solve for; use method='linear', readout='analytic', or simulate"
         )
     if controller.noisy:
         raise ValueError(
-            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, and under noise "
-            "nothing comes to rest; set sigma to 0, or simulate"
+            f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, and with noise "
+            "there is no steady state; set sigma to 0, or simulate"
         )
 
 
 class _Search:
-    """Where the samples stand: u, F(u), |F(u)|, the iterations spent, and which method they went through."""
+    """The state of the search: u, F(u), |F(u)|, the iterations spent, and the method by which each sample was solved."""
 
     def __init__(self, equation, tolerance):
         self.equation, count = equation, equation.shape[0]
@@ -124,11 +124,11 @@ class _Search:
         return np.isfinite(self.norm) & (self.norm <= self.goal)
 
     def unsolved(self):
-        """Numbers of the samples that have not converged and may yet."""
+        """Return the numbers of the samples that have not converged and may yet."""
         return np.flatnonzero(~self.converged & ~self.unreachable & np.isfinite(self.norm))
 
     def unsolved_among(self, chosen):
-        """Those of the chosen samples, which are unsolved, that have not converged since."""
+        """Return those of the chosen, unsolved samples that still have not converged."""
         return chosen[self.norm[chosen] > self.goal[chosen]]
 
     def restart(self, chosen):
@@ -137,7 +137,7 @@ class _Search:
         self.evaluate(chosen)
 
     def evaluate(self, chosen):
-        """F of samples where they are; their derivatives are then those of this place."""
+        """Evaluate F of samples at their present u, to which the derivatives then belong."""
         self._accept(chosen, self.u[chosen], self.equation.residual(self.u[chosen], chosen))
 
     def _accept(self, chosen, u, f):
@@ -170,7 +170,7 @@ class _Search:
 
 
 def _damped_newton(search, max_iterations):
-    """Newton steps, halved until |F| falls; a sample whose step is halved too often is left where it is."""
+    """Take Newton steps, halved until |F| falls; a sample whose step is halved too often is left where it is."""
     active = search.unsolved()
     for _ in range(max_iterations):
         if not len(active):
@@ -193,7 +193,7 @@ def _halve_until_it_falls(search, active, step):
 
 
 def _continuation(search, max_iterations):
-    """Implicit Euler steps along du/dt = F(u), the longer the smaller F becomes, for what is unsolved."""
+    """Take implicit Euler steps along du/dt = F(u), the longer the smaller F becomes, for what is unsolved."""
     active = search.unsolved()
     search.restart(active)
     search.continued[active] = True
@@ -211,7 +211,7 @@ def _continuation(search, max_iterations):
 
 
 def stability(solution, k_p):
-    """(B,) whether the controller returns to the u found, if the layers are instantaneous; see `steady_state`."""
+    """Return (B,) whether the controller returns to the u found, if layers are instantaneous; see `steady_state`."""
     equation, found = solution.equation, np.flatnonzero(solution.converged)
     stable = np.zeros(len(solution.converged), np.bool_)
     if len(found):

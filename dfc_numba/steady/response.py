@@ -1,4 +1,4 @@
-"""How a network at rest responds to a control signal: states and slopes for Newton's method, in shards over threads."""
+"""The response of a network at rest to a control signal: states and slopes for Newton's method, sharded over threads."""
 
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class Response:
         self._constants = self._begin()
 
     def _chain(self, dtype):
-        """The packed network in `dtype`, made when it is first needed."""
+        """Return the packed network in `dtype`, created at the first use."""
         if dtype not in self._chains:
             network, places = self._network, layout(self._network.sizes, dtype)
             weights = pack(network.weights[1:], places.stride[2:], dtype)
@@ -55,7 +55,7 @@ class Response:
         return self._chains[dtype]
 
     def _loops(self):
-        """The loops of `kernel.Chain`, for the states, which are in float64."""
+        """Return the loops of `kernel.Chain`, for the states, which are in float64."""
         rule, double = PLASTICITY_RULES["nonlinear_difference"].postsynaptic, np.dtype(np.float64)
         return (
             addresses(self._network, constants_loop, double),
@@ -77,7 +77,7 @@ class Response:
         return constants
 
     def outputs(self, u, chosen):
-        """r_L(u) - r_L(0), (n, n_L), for the control signals u (n, n_L) of the n samples `chosen`."""
+        """Return r_L(u) - r_L(0), (n, n_L), for the control signals u (n, n_L) of the n samples `chosen`."""
         chain, out = self._chain(np.dtype(np.float64)), np.empty(u.size)
         self._u[chosen] = u
 
@@ -90,7 +90,7 @@ class Response:
         return out.reshape(u.shape)
 
     def push_forward(self, directions, chosen, dtype, *, mean=False):
-        """(d r_L / d u) d in the present state, (n, k, n_L) in float64, computed in `dtype`.
+        """Return (d r_L / d u) d in the present state, (n, k, n_L) in float64, computed in `dtype`.
 
         Args:
             directions: k directions d for each of the n samples `chosen`, (n, k, n_L), or (1, k, n_L) for all of them.
@@ -116,7 +116,7 @@ class Response:
         threads.run(len(shards), lambda k: function(*shards[k]), work=count * rows * self._work)
 
     def _run_in_workspaces(self, function, count, rows, chain):
-        """The same with memory to work in, which stays: fresh pages would cost more than the work."""
+        """Run a function in workspaces, which are kept: fresh pages would cost more than the work."""
         length = kernel.workspace_length(chain.layout, rows * min(count, threads.SHARD_SAMPLES))
         free = self._workspaces.setdefault((length, chain.weights.dtype), [])
 
@@ -128,7 +128,7 @@ class Response:
         self._run(run, count, rows)
 
     def state(self):
-        """The present `RestState`."""
+        """Return the present `RestState`."""
         chain = self._chain(np.dtype(np.float64))
         drive, rate, factor = (np.empty_like(self._v) for _ in range(3))
 

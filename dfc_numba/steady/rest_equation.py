@@ -51,15 +51,15 @@ class RestEquation:
 
     @property
     def dense(self):
-        """Whether matrices are made."""
+        """True if matrices are formed."""
         return self.shape[1] <= DENSE_OUTPUTS
 
     def first_residual(self):
-        """F(0), (B, n_L)."""
+        """Return F(0), (B, n_L)."""
         return self.target - self._probability if self.softmax else self._gap.copy()
 
     def residual(self, u, chosen):
-        """F(u), (n, n_L), of the n samples `chosen`; their derivatives are from then on those at u, at first those at 0."""
+        """Return F(u), (n, n_L), of the n samples `chosen`; their derivatives are then those at u, at first those at 0."""
         if not len(chosen):
             return np.zeros(u.shape)
         change = self.response.outputs(u, chosen)
@@ -69,7 +69,7 @@ class RestEquation:
         return self.target[chosen] - self._probability[chosen] - self.alpha * u
 
     def unreachable(self, goal):
-        """(B,) whether no u can bring |F| down to `goal`: softmax lies in (0, 1) and sums to one, and nothing leaks."""
+        """Return (B,) whether no u can bring |F| down to `goal`: softmax lies in (0, 1) and sums to one, and nothing leaks."""
         if not self.sum_kept:
             return np.zeros(self.shape[0], np.bool_)
         return (self.target <= 0).any(axis=1) | (np.abs(self.target.sum(axis=1) - 1) > goal)
@@ -77,7 +77,7 @@ class RestEquation:
     # --- the derivative ----------------------------------------------------------------------------------------------
 
     def multiply(self, directions, chosen, dtype):
-        """-F'(u) d, (n, k, n_L), for k directions d of each sample, (n, k, n_L), or (1, k, n_L), computed in `dtype`.
+        """Return -F'(u) d, (n, k, n_L), for k directions d of each sample, (n, k, n_L), or (1, k, n_L), computed in `dtype`.
 
         Where the sum of u is kept, the mean of d is added, which makes F' regular and steps of zero sum.
         """
@@ -85,7 +85,7 @@ class RestEquation:
         return self._of_error(product, directions, self._probability[chosen])
 
     def _of_error(self, product, directions, probability):
-        """-F'(u) d from d r_L."""
+        """Return -F'(u) d from d r_L."""
         if self.softmax:
             p = probability[:, None, :]
             product = p * (product - (p * product).sum(axis=2, keepdims=True))
@@ -95,7 +95,7 @@ class RestEquation:
         return product
 
     def matrices(self, chosen, dtype):
-        """-F'(u), (n, n_L, n_L)."""
+        """Return -F'(u), (n, n_L, n_L)."""
         return np.ascontiguousarray(self.multiply(np.eye(self.shape[1])[None], chosen, dtype).swapaxes(1, 2))
 
     @cached_property
@@ -112,11 +112,11 @@ class RestEquation:
     # --- linear algebra ----------------------------------------------------------------------------------------------
 
     def linear_algebra(self):
-        """A context for the methods below, in which their bits do not depend on the threads of NumPy's library."""
+        """Return a context for the methods below, in which their bits do not depend on the threads of NumPy's library."""
         return nullcontext() if self.dense else one_thread()
 
     def newton_step(self, f, chosen):
-        """-F'(u)^{-1} f of the chosen samples; not finite where that is singular.
+        """Return -F'(u)^{-1} f of the chosen samples; not finite where that is singular.
 
         In float32, which costs a digit or two of the step, but none of F.
         """
@@ -128,7 +128,7 @@ class RestEquation:
         )
 
     def exact_step(self, f, chosen):
-        """-F'(u)^{-1} f to the last digits; not finite where that is singular, or where products alone do not lead there."""
+        """Return -F'(u)^{-1} f to the last digits; not finite where singular, or where products alone do not lead there."""
         none = np.zeros(len(f))
         if self.dense:
             return self._dense_step(f, chosen, none, np.float64)
@@ -140,7 +140,7 @@ class RestEquation:
         return step
 
     def shifted_step(self, f, chosen, shift):
-        """(-F'(u) + shift)^{-1} f, shift (n,)."""
+        """Return (-F'(u) + shift)^{-1} f, shift (n,)."""
         if self.dense:
             return self._dense_step(f, chosen, shift, np.float64)
         return self._krylov_step(f, chosen, shift, np.float64, ROUGH_TOLERANCE, lambda d: d)
@@ -165,11 +165,11 @@ class RestEquation:
         return _in_groups(len(f), KRYLOV_GROUP, solve)
 
     def _product(self, d, chosen, dtype):
-        """-F'(u) d for one direction of each sample, (n, n_L)."""
+        """Return -F'(u) d for one direction of each sample, (n, n_L)."""
         return self.multiply(d[:, None, :], chosen, dtype)[:, 0]
 
     def eigenvalues(self, chosen):
-        """Eigenvalues of -F'(u), (n, n_L); with many outputs (n, ARNOLDI_STEPS) that stand for the edge of the spectrum."""
+        """Return eigenvalues of -F'(u), (n, n_L); for many outputs (n, ARNOLDI_STEPS), which stand for the spectrum's edge."""
         if self.dense:
             return _in_groups(
                 len(chosen), GROUP, lambda part: np.linalg.eigvals(self.matrices(chosen[part], np.float64))
@@ -185,7 +185,7 @@ class RestEquation:
         return _in_groups(len(chosen), KRYLOV_GROUP, approximate)
 
     def singular(self, chosen):
-        """(n,) whether -F'(u) lacks full rank; False where there are no matrices, or no finite ones."""
+        """Return (n,) whether -F'(u) lacks full rank; False where there are no matrices, or no finite ones."""
         if not self.dense:
             return np.zeros(len(chosen), np.bool_)
 
@@ -198,6 +198,6 @@ class RestEquation:
 
 
 def _in_groups(count, size, function):
-    """function(slice) for groups of `size` samples, side by side in one array."""
+    """Return function(slice) for groups of `size` samples, side by side in one array."""
     parts = [slice(first, first + size) for first in range(0, count, size)]
     return np.concatenate([function(part) for part in parts])

@@ -57,7 +57,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=200
         ValueError, TypeError: for arguments that do not fit.
     """
     if controller.noisy:
-        raise ValueError("under noise nothing comes to rest; set sigma to 0, or simulate")
+        raise ValueError("with noise there is no steady state; set sigma to 0, or simulate")
     number("tolerance", tolerance, PositiveTolerance)
     whole_number("max_iterations", max_iterations, Count)
     x, activity = feedforward_state(network, x)
@@ -110,7 +110,7 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=200
 
 
 def _typical_inverse(network, activity, alpha, soft):
-    """M of every sample, (B, n_L, n_L)."""
+    """Return M of every sample, (B, n_L, n_L)."""
     j = jacobian.of_output(network, activity.v)
     gram = j @ j.transpose(0, 2, 1)
     if soft:
@@ -120,7 +120,7 @@ def _typical_inverse(network, activity, alpha, soft):
 
 
 def extrapolated(u, step, before, *, largest=None):
-    """(u + step, what the next call needs): the step, extrapolated along the last change of each sample (Anderson, depth 1).
+    """Return (u + step, what the next call needs), extrapolating along each sample's last change (Anderson, depth 1).
 
     Args:
         u, step: (B, n). before: what the call before returned, None at first. largest: size of the weight that the last

@@ -20,7 +20,7 @@ from dfc_numba.support import filing
 
 
 def _later(module, name):
-    """A function of a module of this room, which is imported when it is first called."""
+    """Return a function of a module of this package, which is imported at its first call."""
 
     def call(*arguments, **options):
         return getattr(import_module(f"{__name__}.{module}"), name)(*arguments, **options)

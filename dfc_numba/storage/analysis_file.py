@@ -1,6 +1,6 @@
 """The file of an analysis: measurements with named dimensions, opened by xarray as it is; and the same as a CSV table.
 
-An HDF5 file is written as a whole. It has no time of its own: what was measured alike is the same, byte by byte.
+An HDF5 file is written as a whole. It holds no time stamp: equal measurements give equal files, byte for byte.
 """
 
 import csv
@@ -44,7 +44,7 @@ def write(path, variables, *, dimensions, config=None):
 
 
 def read_course(path):
-    """The measurements of a whole probe in a run's file: arrays (times,) by name, and "minibatches".
+    """Return the measurements of a whole probe in a run's file: arrays (times,) by name, and "minibatches".
 
     Raises:
         OSError: if the file is missing or damaged. ValueError: for a newer schema, or a file of another kind.
@@ -58,7 +58,7 @@ def read_course(path):
 
 
 def _lengths(variables):
-    """The length of each dimension."""
+    """Return the length of each dimension."""
     return {
         dim: length
         for about, array in variables.values()
@@ -90,7 +90,7 @@ def _dataset(file, name, array):
 
 
 def read_parts(path, names):
-    """Those of the named measurements that a run's file has, and "minibatches": arrays (times, ...) by name.
+    """Return those of the named measurements that a run's file has, and "minibatches": arrays (times, ...) by name.
 
     Raises:
         OSError, ValueError: as `read_course`.

@@ -1,4 +1,4 @@
-"""Work that a thread does beside the one that orders it, in order, with a bound on the memory that waits for it."""
+"""Background worker that runs submitted calls in order, with a bound on the memory that waits for it."""
 
 import threading
 from collections import deque
@@ -10,10 +10,10 @@ PATIENCE = 5.0  # seconds
 
 
 class Background:
-    """Calls functions one after the other in a thread of its own; the first error ends it, and reaches whoever orders.
+    """Calls functions one after the other in a separate thread; the first error ends it, and reaches the caller.
 
     Memory is asked for before it is filled: `reserve` waits while others hold too much. What a call was reserved is free
-    again when it is done. Where no thread can be started, calls are made at once by whoever orders them.
+    again when it is done. Where no thread can be started, calls are made immediately by the caller.
 
     Args:
         limit: bytes that are reserved at most; one reservation alone may be larger.
@@ -64,7 +64,7 @@ class Background:
 
         Args:
             discard: end after the call under way instead, or leave the thread alone if that takes long.
-            last: is called at the end, whatever happened; its own errors are not told.
+            last: is called at the end, whatever happened; its own errors are not reported.
         """
         with self._changed:
             self._ends, self._last = True, last
@@ -107,7 +107,7 @@ class Background:
                 self._last()
 
     def _next(self):
-        """The next call; None at the end, which after an error is not before it is ordered."""
+        """Return the next call; None at the end, which after an error may come before it is ordered."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._ends or self._alone)
             self._busy = bool(self._calls)

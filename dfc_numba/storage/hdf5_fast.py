@@ -16,7 +16,7 @@ _own = threading.local()
 
 
 def takes_whole_chunks(dataset, shape):
-    """Whether rows of this shape are whole chunks of the data set, one after the other, with a checksum and no more.
+    """Return whether rows of this shape are whole chunks of the data set, in a row, with a checksum and no more.
 
     The last chunk of a row may be longer than what is left of the row.
     """
@@ -60,7 +60,7 @@ def copy_chunk(source, info, target, corner):
 
 
 def intact(content, mask):
-    """Whether the bytes of a chunk fit its checksum; False also where that was left out."""
+    """Return whether the bytes of a chunk fit its checksum; False also where it has none."""
     values, checksum = np.frombuffer(content, np.uint8), bytes(content[-CHECKSUM_BYTES:])
     return not mask and _encoded(fletcher32(values[:-CHECKSUM_BYTES])) == checksum
 
@@ -70,7 +70,7 @@ def _encoded(checksum):
 
 
 def _buffer(size):
-    """Memory of this thread, used again by the next chunk."""
+    """Return memory of this thread, used again by the next chunk."""
     if getattr(_own, "bytes", None) is None or len(_own.bytes) < size:
         _own.bytes = np.empty(size, np.uint8)
     return _own.bytes[:size]

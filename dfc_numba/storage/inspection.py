@@ -1,4 +1,4 @@
-"""What is in a trajectory file: a description for people, and a search for damage that reads everything."""
+"""The content of a trajectory file: a description for people, and a search for damage that reads everything."""
 
 from dfc_numba.errors import DamagedFileError
 from dfc_numba.storage import schema
@@ -10,7 +10,7 @@ COUNTERS = ("epoch", "minibatch", "number")
 
 
 def description(file):
-    """Lines of text about opened `Trajectories`: where they come from, the phases, the variables."""
+    """Yield lines of text about opened `Trajectories`: where they come from, the phases, the variables."""
     yield from _heading(file)
     for phase in file.phases:
         yield ""
@@ -18,7 +18,7 @@ def description(file):
 
 
 def damages(file):
-    """Messages about what is damaged, one for each part that cannot be read; reads everything once, a chunk at a time."""
+    """Yield a message for each part that cannot be read; read everything once, a chunk at a time."""
     yield from file.damaged
     for number in range(len(file.files)):
         handle = file.handle(number)
@@ -37,7 +37,7 @@ def _check_text(group, name):
 
 
 def _damages(group, name):
-    """Messages about the chunks of a data set that cannot be read."""
+    """Yield messages about the chunks of a data set that cannot be read."""
     failures = list(_failures(schema.data_set, [(group, name)]))
     if failures:
         yield from failures
@@ -47,7 +47,7 @@ def _damages(group, name):
 
 
 def _failures(function, calls):
-    """Messages about the calls that fail."""
+    """Yield messages about the calls that fail."""
     for arguments in calls:
         try:
             function(*arguments)
@@ -91,7 +91,7 @@ def _phase(records):
 
 
 def _range(records, name):
-    """From where to where a counter goes; empty where it is not stored, or damaged."""
+    """Return the range of a counter as text; empty where it is not stored, or damaged."""
     if name not in records.variables or not len(records):
         return ""
     try:

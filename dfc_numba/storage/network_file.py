@@ -35,17 +35,17 @@ def store(network, group):
 
 
 def read(path):
-    """What a file holds, as keyword arguments of a `Network`.
+    """Return the content of a file as keyword arguments of a `Network`.
 
     Raises:
-        OSError: if the file cannot be read. ValueError: if it is no network file of this project, or an incomplete one.
+        OSError: if the file cannot be read. ValueError: if it is not a network file of this project, or an incomplete one.
     """
     with hdf5.opened(path, SCHEMA, SCHEMA_VERSION, "network file") as file:
         return contents(file)
 
 
 def contents(group):
-    """What `store` has written into a group, as keyword arguments of a `Network`.
+    """Return what `store` has written into a group, as keyword arguments of a `Network`.
 
     Raises:
         ValueError: for an activation that is not registered, with the extension that brought it; for arrays that do not fit
@@ -56,7 +56,7 @@ def contents(group):
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
         raise UnusableFileError(
-            f"{foreign.file_name(group)} is no complete network file: it lacks {missing[0]!r}"
+            f"{foreign.file_name(group)} is not a complete network file: it lacks {missing[0]!r}"
         )
     with foreign.damage_named(where):
         sizes = [int(size) for size in attributes["sizes"]]
@@ -82,7 +82,7 @@ def contents(group):
     for kind, number in (name.split("/") for named in shapes.values() for name, _ in named):
         if foreign.member(group, f"{kind}/{number}") is None:
             raise UnusableFileError(
-                f"{foreign.file_name(group)} is no complete network file: it lacks {number!r} of {kind!r}"
+                f"{foreign.file_name(group)} is not a complete network file: it lacks {number!r} of {kind!r}"
             )
     total = sum(
         foreign.dataset(group, name, shape=shape).nbytes for named in shapes.values() for name, shape in named
@@ -98,7 +98,7 @@ def contents(group):
 
 
 def _shapes(sizes, bias, group):
-    """(name, shape) of the data sets of each kind; feedback matrices of dynamic inversion go to the layer below."""
+    """Return (name, shape) of the data sets of each kind; feedback matrices of dynamic inversion go to the layer below."""
     layers = range(1, len(sizes))
     shapes = {
         "weights": [(f"weights/{n}", (sizes[n], sizes[n - 1])) for n in layers],

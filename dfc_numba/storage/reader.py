@@ -43,7 +43,7 @@ def open_trajectories(path: PathLike) -> Trajectories:
 
 
 def load(path, kind, *, phase=None, record=None):
-    """The trajectory of one record, which is of the class `kind`; see `Trajectory.load`."""
+    """Return the trajectory of one record, which is of the class `kind`; see `Trajectory.load`."""
     with open_trajectories(path) as file:
         if phase is None and len(file.phases) != 1:
             raise ValueError(f"{path} holds the phases {', '.join(file.phases)}; choose one with phase=")
@@ -96,7 +96,7 @@ class Trajectories:
         return schema.parsed(self.handle(0), "extensions") or []
 
     def __getitem__(self, phase: str) -> PhaseRecords:
-        """The `PhaseRecords` of a phase; ValueError for one that is not stored."""
+        """Return the `PhaseRecords` of a phase; ValueError for one that is not stored."""
         name = choice("phase", schema.group_name(phase), self.phases)
         return PhaseRecords(self, name, [counts.get(name) for counts in self._counts])
 
@@ -104,7 +104,7 @@ class Trajectories:
         return sum(sum(counts.values()) for counts in self._counts)
 
     def handle(self, number):
-        """The `h5py.File` of `files[number]`; the few used last stay open."""
+        """Return the `h5py.File` of `files[number]`; the last few used stay open."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if number not in self._handles:
@@ -115,7 +115,7 @@ class Trajectories:
         return self._handles[number]
 
     def part(self, number, group, name):
-        """The `Part` of a variable that `files[number]` has.
+        """Return the `Part` of a variable that `files[number]` has.
 
         All of a group are looked up at once: a run may have thousands of files, of which few stay open.
         """
@@ -123,7 +123,7 @@ class Trajectories:
         if parts is None:
             parts = self._parts[number, group] = {}
             for other in schema.variables(schema.group(self.handle(number), group)):
-                with suppress(OSError, ValueError):  # whoever asks for it is told
+                with suppress(OSError, ValueError):  # reported when it is asked for
                     parts[other] = self._look_up(number, group, other)
         return parts[name] if name in parts else self._look_up(number, group, name)
 
@@ -150,7 +150,7 @@ class Trajectories:
         self.close()
 
     def _count(self):
-        """Numbers of records by phase, for each file; damaged files of several are left aside with a warning."""
+        """Count the records of each phase in each file; leave damaged files of several aside with a warning."""
         counts, errors = {}, []
         for number, file in enumerate(self.files):
             try:
@@ -173,14 +173,14 @@ class Trajectories:
 
 
 def _coordinate(group, name):
-    """The values of a dimension or coordinate that a group has, None where it has none."""
+    """Return the values of a dimension or coordinate of a group, None where it has none."""
     if name not in foreign.names(group):
         return None
     return foreign.read(group, name)
 
 
 def _backward(arrays, depth):
-    """The matrices B of dynamic inversion or equilibrium propagation among the arrays of a network; None without."""
+    """Return the matrices B of dynamic inversion or equilibrium propagation among a network's arrays, or None."""
     for names in (["B_single"], [f"B_{layer}" for layer in range(1, depth)]):
         found = [arrays[name] for name in names if name in arrays]
         if found and not np.isnan(found[0]).all():  # where other networks of the file have them
@@ -231,7 +231,7 @@ class PhaseRecords:
         return schema.parsed(self._group(self._files[0]), "update") or {}
 
     def variable(self, name: str, layer: int | None = None) -> StoredVariable:
-        """A `StoredVariable` over all records, read when it is indexed.
+        """Return a `StoredVariable` over all records, read when it is indexed.
 
         Args:
             name: such as "u", "epoch", "v", or in full "v_2". layer: from 1, for a variable with layers.
@@ -249,7 +249,7 @@ class PhaseRecords:
         return self._stored[full]
 
     def network(self, n: int) -> Network:
-        """The `Network` of record n, as it was before the update."""
+        """Return the `Network` of record n, as it was before the update."""
         number = self._files[int(np.searchsorted(self._ends, n, side="right"))]
         arrays = {}
         for variable, group in schema.PARAMETER_GROUPS.items():
@@ -271,7 +271,7 @@ class PhaseRecords:
         return int(self._ends[-1])
 
     def __getitem__(self, n: int) -> StoredRecord:
-        """The `StoredRecord` number n; negative numbers count from the end."""
+        """Return the `StoredRecord` number n; negative numbers count from the end."""
         if not -len(self) <= n < len(self):
             raise IndexError(f"record {n} of {self.phase!r}: there are {len(self)}")
         return StoredRecord(self, n % len(self))

@@ -1,4 +1,4 @@
-"""What is simulated, what a replay of a record needs in a file, and what it gives: trajectory and update."""
+"""The kinds of simulations: what a replay of a record needs in a file, and its results, trajectory and update."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -55,13 +55,13 @@ class Kind:
     has: Callable = lambda name, options: name != "noise" or options.noisy
 
     def wanted(self, names, options):
-        """Of names of variables of any kind those that a simulation with these options has; the usual ones where none is."""
+        """Return which of these variables a simulation with these options has; the usual ones where none is named."""
         formulas = VARIABLES if self.name == "controller" else ()
         own = [name for name in names if name in self.variables or name in formulas] or self.usual
         return self.possible(own, options)
 
     def possible(self, names, options):
-        """Those of the names that a simulation with these options has."""
+        """Return which of the names a simulation with these options has."""
         return tuple(name for name in names if self.has(name, options))
 
 
@@ -136,22 +136,22 @@ CONFIGURED = {INVERSION.name: inversion_of, EQUILIBRIUM.name: equilibrium_of}
 
 
 def of_options(options):
-    """The `Kind` of a `Controller`, `Inversion` or `EquilibriumPropagation`; for None, where nothing is simulated, CONTROL."""
+    """Return the `Kind` of a `Controller`, `Inversion` or `EquilibriumPropagation`; CONTROL for None (no simulation)."""
     return next((kind for kind in KINDS.values() if isinstance(options, kind.options)), CONTROL)
 
 
 def of_trajectory(trajectory):
-    """The `Kind` of a recorded trajectory."""
+    """Return the `Kind` of a recorded trajectory."""
     return next(kind for kind in KINDS.values() if isinstance(trajectory, kind.trajectory))
 
 
 def of_attributes(names):
-    """The `Kind` of a phase whose group has attributes of these names."""
+    """Return the `Kind` of a phase whose group has attributes of these names."""
     return next((kind for kind in KINDS.values() if kind.name in names and kind is not CONTROL), CONTROL)
 
 
 def configured(section, config):
-    """The `Controller`, `Inversion` or `EquilibriumPropagation` of what a configuration simulates; None for None."""
+    """Return the `Controller`, `Inversion` or `EquilibriumPropagation` that a configuration simulates, or None."""
     if section in CONFIGURED:
         return CONFIGURED[section](config)
     return section and getattr(config, section)
@@ -163,7 +163,7 @@ PRECISE = ("float32", "float64")
 
 
 def recipe_arrays(recipe):
-    """The variables of a record that a recipe gives, by their names in the file; the parameters are apart."""
+    """Return a recipe's variables of a record by their names in the file, without the parameters."""
     count = len(recipe.x)
     arrays = {
         "inputs": _precise(recipe.x),
@@ -179,7 +179,7 @@ def recipe_arrays(recipe):
 
 
 def _precise(x):
-    """The array as float32 if it is, else as float64."""
+    """Return the array as float32 if it is, else as float64."""
     x = np.asarray(x)
     return x if x.dtype.name in PRECISE else x.astype(np.float64)
 
@@ -201,7 +201,7 @@ def _noise_arrays(noise, count):
 
 
 def noise_of(read, depth):
-    """The noise of a record: None, a `NoiseKey`, or a list of draws; `read(name)` gives a variable of the record."""
+    """Return the noise of a record: None, a `NoiseKey` or a list of draws; `read(name)` reads a variable of it."""
     kind = int(read("noise_kind"))
     if kind == schema.NO_NOISE:
         return None
@@ -215,7 +215,7 @@ def noise_of(read, depth):
 
 
 def update_arrays(update):
-    """The variables of a record that an update gives: anything with some of the lists `weights`, `biases`, `feedback`."""
+    """Return an update's variables of a record; it may have any of the lists `weights`, `biases`, `feedback`."""
     parts = (schema.by_layer(name, getattr(update, kind, None)) for kind, name in schema.UPDATES.items())
     return {name: array for part in parts for name, array in part.items()}
 
@@ -231,7 +231,7 @@ FUNCTIONS = (*SIMULATING, ONE_SHOT, EXPECTED)
 
 
 def computed(recipe, keep=None):
-    """Trajectory and update of a recipe.
+    """Return trajectory and update of a recipe.
 
     A simulation for an update may round in another way than `simulate`: the trajectory is that of the simulation that the
     update was made of, if there was one.
@@ -256,12 +256,12 @@ def computed(recipe, keep=None):
 
 
 def simulates(update):
-    """Whether an update, described as in a `Recipe`, is made from a simulation."""
+    """Return whether an update, described as in a `Recipe`, is made from a simulation."""
     return update.get("function") in SIMULATING and update.get("readout") not in plasticity.SOLVED
 
 
 def _made(recipe, **options):
-    """The results of the function that the recipe names, as a tuple."""
+    """Return the results of the function that the recipe names, as a tuple."""
     options |= recipe.update
     name = choice("the function of the update", options.pop("function", None), FUNCTIONS)
     arguments = (recipe.network, recipe.x, recipe.target, recipe.dynamics)
@@ -276,7 +276,7 @@ def _made(recipe, **options):
 
 
 def _merged(parts):
-    """The arrays of several updates in one."""
+    """Return the arrays of several updates as one update."""
     kinds = [field.name for field in fields(StoredUpdate)]
     return StoredUpdate(
         **{kind: getattr(part, kind) for part in parts for kind in kinds if hasattr(part, kind)}

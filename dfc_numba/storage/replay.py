@@ -34,7 +34,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class Deviation:
-    """What is different in a variable.
+    """The deviation of a variable.
 
     Attributes:
         variable: its name in the file. count: how many of its `size` numbers have other bits.
@@ -52,7 +52,7 @@ class Deviation:
 
 
 def deviation(stored, array, coordinates):
-    """The `Deviation` of an array from a stored variable, None if all bits are the same.
+    """Return the `Deviation` of an array from a stored variable, None if all bits are the same.
 
     The array is rounded to the stored dtype first. Every NaN is the same as any other.
 
@@ -84,7 +84,7 @@ def deviation(stored, array, coordinates):
 
 
 def _distances(stored, array):
-    """(which bits differ, absolute deviations, relative deviations); the latter are 0 where the bits are the same."""
+    """Return (differing bits, absolute deviations, relative deviations); the latter are 0 where bits are the same."""
     with np.errstate(over="ignore"):
         array = array.astype(stored.dtype)
     bits = f"u{stored.dtype.itemsize}"
@@ -102,7 +102,7 @@ def _distances(stored, array):
 
 
 def _largest(distances, start):
-    """(value, indices) of the largest, for a part that begins at `start` along the first axis."""
+    """Return (value, indices) of the largest, for a part that begins at `start` along the first axis."""
     first, *rest = np.unravel_index(np.argmax(distances), distances.shape)
     return float(distances[(first, *rest)]), (first + start, *rest)
 
@@ -125,7 +125,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the replay of one record showed.
+    """The result of the replay of one record.
 
     Attributes:
         phase, record: which record; `record` counts those of the phase from 0.
@@ -153,7 +153,7 @@ class Replayed:
 
     @property
     def within_rounding(self) -> bool:
-        """Whether no number deviates by more than `ROUNDING` of the largest value of its variable."""
+        """True if no number deviates by more than `ROUNDING` of the largest value of its variable."""
         return all(one.absolute.value <= ROUNDING * one.scale for one in self.deviations)
 
 
@@ -169,7 +169,7 @@ def replay(path: PathLike, *, phase: str | None = None, record: int | None = Non
             negative; None takes all.
 
     Returns:
-        an iterator over `Replayed`, one for each record. One that is damaged says so in `problem`; the others go on.
+        an iterator over `Replayed`, one for each record. A damaged one says so in `problem`; the others continue.
 
     Raises:
         OSError: if the file cannot be read. ValueError: for a file of another kind, or a record that it does not have.
@@ -180,7 +180,7 @@ def replay(path: PathLike, *, phase: str | None = None, record: int | None = Non
 
 
 def chosen(file, phase=None, record=None):
-    """The `StoredRecord`s of an open file that phase and record stand for, see `replay`, phase by phase."""
+    """Return the `StoredRecord`s of an open file that phase and record stand for, see `replay`, phase by phase."""
     phases = [file[name] for name in (file.phases if phase is None else [phase])]
     if record is None:
         return [records[n] for records in phases for n in range(len(records))]
@@ -192,7 +192,7 @@ def chosen(file, phase=None, record=None):
 
 
 def replay_record(stored):
-    """The `Replayed` of a `StoredRecord`."""
+    """Replay a `StoredRecord` and return the `Replayed`."""
     where = {"phase": stored.records.phase, "record": stored.place}
     try:
         arrays = _arrays(stored)
@@ -208,7 +208,7 @@ def replay_record(stored):
 
 
 def _arrays(stored):
-    """What the recipe of a record gives of what is stored, by the names in the file."""
+    """Compute the stored variables of a record from its recipe, by their names in the file."""
     recipe, keep = recipe_of(stored), selection(stored)
     updates = any(schema.stored_layers(name, stored.variables) for name in UPDATES)
     if keep is None and not updates:
@@ -218,7 +218,7 @@ def _arrays(stored):
 
 
 def recipe_of(stored):
-    """The recipe of a `StoredRecord`; ValueError for whatever is wrong with it."""
+    """Return the recipe of a `StoredRecord`; ValueError for whatever is wrong with it."""
     try:
         return stored.recipe()
     except (KeyError, TypeError) as error:
@@ -228,7 +228,7 @@ def recipe_of(stored):
 
 
 def selection(stored):
-    """The `Record` that says what a `StoredRecord` has of its trajectory, None if it has none.
+    """Return the `Record` that selects what a `StoredRecord` has of its trajectory, None if it has none.
 
     Raises:
         ValueError: for steps that no simulation records.
@@ -251,26 +251,26 @@ def selection(stored):
 
 
 def _is_result(name):
-    """Whether a variable is computed, rather than part of a recipe."""
+    """Return whether a variable is computed, rather than part of a recipe."""
     base = name if name in schema.PLAIN else name.rpartition("_")[0]
     return base in (*schema.TRAJECTORY, *UPDATES, "converged", "diverged") or base.startswith(schema.FORMULA)
 
 
 def recorded_elsewhere(file):
-    """What is different here from where an open `Trajectories` was recorded, and may change bits: a set of texts."""
+    """Return how this installation differs from where an open `Trajectories` was recorded, where bits may: a set of texts."""
     here = schema.root_attributes()
     own = {**json.loads(here["versions"]), "the processor": here["cpu"], "arithmetic": here["arithmetic"]}
     return {text for number in range(len(file.files)) for text in _differences(file.handle(number), own)}
 
 
 def has_earlier_arithmetic(file):
-    """Whether a file of an open `Trajectories` is of a version that rounds differently: other bits are to be expected."""
+    """Return whether a file of an open `Trajectories` is of a version that rounds differently, so that bits differ."""
     numbers = range(len(file.files))
     return any(_arithmetic(schema.attributes(file.handle(n))) < ARITHMETIC for n in numbers)
 
 
 def _arithmetic(attributes):
-    """The version of the arithmetic that the attributes of a file name; 1 if they name none."""
+    """Return the version of the arithmetic that the attributes of a file name; 1 if they name none."""
     number = attributes.get("arithmetic", 1)
     return int(number) if np.ndim(number) == 0 and np.issubdtype(np.asarray(number).dtype, np.integer) else 1
 
@@ -287,7 +287,7 @@ def _differences(file, own):
 
 
 class Written(NamedTuple):
-    """What was written to a new file.
+    """The result of writing a new file.
 
     Attributes:
         records: how many. damaged: sentences about files of a run that could not be read, and have no records in it.
@@ -385,18 +385,18 @@ def _resimulate(path, out, change, *, phase=None, record=None, compression=None,
 
 
 def _running_number(stored):
-    """Sorts records as the run met them."""
+    """Return the key that sorts records as the run met them."""
     return int(stored["number"]) if "number" in stored.variables else 0
 
 
 def _logging(file):
-    """The section [log] of the configuration of the run as a dict, empty where no run logged."""
+    """Return the section [log] of the run's configuration as a dict, empty where no run logged."""
     log = (file.config or {}).get("log", {})
     return log if log.get("on") else {}
 
 
 def _of_section(log, records):
-    """The `Record` of a section [log] for a phase."""
+    """Return the `Record` of a section [log] for a phase."""
     if not log or records.options is None:
         return Record()
     samples = range(log["samples"]) if isinstance(log["samples"], int) else log["samples"]
@@ -405,13 +405,13 @@ def _of_section(log, records):
 
 
 def _attributes(file, command):
-    """Where the new file comes from: the configuration and seed of the old one, versions and processor of here."""
+    """Return the origin of the new file: configuration and seed of the old one, versions and processor of this machine."""
     kept = {name: file.attributes[name] for name in ("config", "seed") if name in file.attributes}
     return schema.root_attributes(command=command) | kept
 
 
 def _possible(keep, recipe):
-    """The `Record`, without samples and noise that a minibatch does not have; None where nothing is left or simulated."""
+    """Return the `Record` without samples and noise that a minibatch lacks; None where nothing is left or simulated."""
     if keep is None or recipe.dynamics is None:
         return None
     kind = recipes.of_options(recipe.dynamics)

@@ -44,7 +44,7 @@ NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 
 @dataclass(frozen=True)
 class VariableDescription:
-    """What a variable is; "#" in a dimension stands for the layer, "below" and "above" for the units of its neighbours."""
+    """The description of a variable; "#" in a dimension is the layer, "below", "above" the units of its neighbours."""
 
     long_name: str
     dims: tuple
@@ -85,13 +85,11 @@ PLAIN = {
     "diverged": _per_record("whether the sample has diverged; -1: no sample", "sample", meanings="no yes"),
     "inputs": _per_record("inputs r_0", "minibatch_sample", "input"),
     "target": _per_record("output target r*", "minibatch_sample", "output"),
-    "labels": _per_record(
-        "what the sample should give: soft labels, or outputs", "minibatch_sample", "output"
-    ),
+    "labels": _per_record("target of the sample: soft labels, or outputs", "minibatch_sample", "output"),
     "sample_index": _per_record("index of the sample in the training set; -1: none", "minibatch_sample"),
     "minibatch_size": _per_record("number of samples of the minibatch"),
     "has_update": _per_record("whether the update that was made is stored", meanings="no yes"),
-    "epoch": _per_record("epoch, from 1; those of the pre-training are counted on their own"),
+    "epoch": _per_record("epoch, from 1; those of the pre-training are counted separately"),
     "minibatch": _per_record("number of the minibatch in its pass over the data, from 1"),
     "number": _per_record("running number of the minibatch in the run, from 0"),
     "noise_kind": _per_record("where the noise comes from", meanings="none key draws"),
@@ -137,7 +135,7 @@ TRAJECTORY = tuple(
 
 
 def variable(name):
-    """The `VariableDescription` of a name in the file, such as "u" or "v_ff_2".
+    """Return the `VariableDescription` of a name in the file, such as "u" or "v_ff_2".
 
     Raises:
         ValueError: for a name that the schema does not have.
@@ -159,7 +157,7 @@ def variable(name):
 
 
 def _general(base):
-    """The `VariableDescription` of a layered name without its layer."""
+    """Return the `VariableDescription` of a layered name without its layer."""
     if base in LAYERED:
         return LAYERED[base]
     name = base.removeprefix(FORMULA)
@@ -169,12 +167,12 @@ def _general(base):
 
 
 def is_dimension(name):
-    """Whether this is the name of a dimension, rather than of a variable along some."""
+    """Return whether this is the name of a dimension, rather than of a variable along some."""
     return name in DIMENSIONS or name.startswith("unit_")
 
 
 def is_variable(name):
-    """Whether this is the name of a variable of this version of the schema; a later minor version may have more."""
+    """Return whether this version of the schema has a variable of this name; a later minor version may have more."""
     if name in PLAIN:
         return True
     base, _, layer = name.rpartition("_")
@@ -182,41 +180,41 @@ def is_variable(name):
 
 
 def is_update(name):
-    """Whether a variable of this name is an update of parameters."""
+    """Return whether a variable of this name is an update of parameters."""
     return name.rpartition("_")[0] in UPDATES.values()
 
 
 def is_trajectory(name):
-    """Whether a variable of this name depends on step and sample."""
+    """Return whether a variable of this name depends on step and sample."""
     return variable(name).dims[:3] == (RECORD, "step", "sample")
 
 
 def dimension_text(name):
-    """What a dimension means."""
+    """Return what a dimension means."""
     base, _, layer = name.partition("_") if name.startswith("unit_") else (name, "", "")
     return DIMENSIONS[base].replace("#", layer)
 
 
 def by_layer(name, arrays, first=1):
-    """A list with an array per layer, from `first` on, as a dict by the names in the file; None is an empty one."""
+    """Return a list of arrays, one per layer from `first` on, as a dict by names in the file; None counts as empty."""
     return {f"{name}_{layer}": array for layer, array in enumerate(arrays or [], first)}
 
 
 def stored_layers(name, names):
-    """The numbers of the layers that a layered variable has among the names of variables in a file, in order."""
+    """Return the numbers of the layers that a layered variable has among these names, in order."""
     parts = (other.rpartition("_") for other in names if other not in PLAIN)
     return sorted(int(layer) for base, _, layer in parts if base == name and layer.isdigit())
 
 
 def order(name):
-    """Sorts the names of variables in a file as this module lists them, layer by layer."""
+    """Return the key that sorts the names of variables in a file as this module lists them, layer by layer."""
     base, layer = (name, 0) if name in PLAIN else (name.rpartition("_")[0], int(name.rpartition("_")[2]))
     known = [*PLAIN, *LAYERED]
     return layer > 0, layer, known.index(base) if base in known else len(known), base
 
 
 def file_name(name, layer, names):
-    """The name in the file of variable `name`, of a layer (from 1) if it has layers.
+    """Return the name in the file of variable `name`, of a layer (from 1) if it has layers.
 
     Raises:
         ValueError: if there is none in `names`, or if layer does not go with it.
@@ -229,21 +227,21 @@ def file_name(name, layer, names):
         raise ValueError(f"layer is {layer!r}; {name} is stored for the layers {', '.join(map(str, layers))}")
     if layer is not None and name in names:
         raise ValueError(f"layer is {layer!r}, but {name} has no layers; leave it out")
-    raise ValueError(f"variable {full!r} is not stored; there are {', '.join(names)}{nearest(name, names)}")
+    raise ValueError(f"variable {full!r} is not stored; stored are {', '.join(names)}{nearest(name, names)}")
 
 
 def phase_order(name):
-    """Sorts the groups of phases."""
+    """Return the key that sorts the groups of phases."""
     return PHASES.index(name) if name in PHASES else len(PHASES), name
 
 
 def phase_groups(file):
-    """The groups of a file's phases, by name."""
+    """Return the groups of a file's phases, by name."""
     return {name: file[name] for name in file if name not in PARAMETER_GROUPS.values()}
 
 
 def root_attributes(*, config=None, command=(), seed=None):
-    """The attributes that every file has from its creation on, for a `TrajectoryWriter`.
+    """Return the attributes that every file has from its creation on, for a `TrajectoryWriter`.
 
     Args:
         config: the `Config` of the run, None where there is none.
@@ -277,7 +275,7 @@ def root_attributes(*, config=None, command=(), seed=None):
 
 
 def options_text(options):
-    """A `Controller`, `Inversion` or `EquilibriumPropagation` as JSON, "" for None."""
+    """Return a `Controller`, `Inversion` or `EquilibriumPropagation` as JSON, "" for None."""
     return "" if options is None else json.dumps(asdict(options))
 
 
@@ -285,10 +283,10 @@ def options_text(options):
 
 
 def open_file(path):
-    """A trajectory file, opened for reading.
+    """Open a trajectory file for reading.
 
     Raises:
-        OSError: if it cannot be read. ValueError: if it is no trajectory file, a newer one, or holds links.
+        OSError: if it cannot be read. ValueError: if it is not a trajectory file, a newer one, or holds links.
     """
     file = hdf5.open_checked(path, SCHEMA, SCHEMA_VERSION, KIND)
     try:
@@ -301,7 +299,7 @@ def open_file(path):
 
 
 def group_names(file):
-    """Names of the groups of a file."""
+    """Return the names of the groups of a file."""
     import h5py
 
     with foreign.damage_named(foreign.file_name(file)):
@@ -309,14 +307,14 @@ def group_names(file):
 
 
 def group(file, name):
-    """A group of a file, which holds no links."""
+    """Return a group of a file; it must not hold links."""
     found = foreign.subgroup(file, name)
     foreign.names(found)
     return found
 
 
 def phase_counts(file):
-    """The number of records of each phase."""
+    """Return the number of records of each phase."""
     phases = [name for name in group_names(file) if name not in PARAMETER_GROUPS.values()]
     groups = {name: group(file, name) for name in phases}
     return {
@@ -325,7 +323,7 @@ def phase_counts(file):
 
 
 def data_set(group, name):
-    """A data set of a group, see `foreign.dataset`, with the dimensions that its name has."""
+    """Return a data set of a group, see `foreign.dataset`, with the dimensions that its name has."""
     dims = variable(name).dims if is_variable(name) else None
     found = foreign.dataset(group, name)
     if dims is not None and found.ndim != len(dims):
@@ -336,7 +334,7 @@ def data_set(group, name):
 
 
 def parsed(item, name):
-    """What an attribute says in JSON; None where it is empty or missing.
+    """Return the value of an attribute in JSON; None where it is empty or missing.
 
     Raises:
         DamagedFileError: if its checksum does not fit. UnusableFileError: for something else than JSON.
@@ -353,21 +351,21 @@ def parsed(item, name):
 
 
 def attributes(item):
-    """The attributes of a file or group; a text that does not fit its checksum is called damaged."""
+    """Return the attributes of a file or group; a text that does not fit its checksum is called damaged."""
     stored = foreign.attributes(item)
     return stored | dict.fromkeys(set(hdf5.damaged_texts(stored)) - set(JSON_TEXTS), DAMAGED)
 
 
 def texts(item):
-    """Names of the attributes that are texts, or a list of them."""
+    """Return the names of the attributes that are texts, or a list of them."""
     return list(hdf5.texts(foreign.attributes(item)))
 
 
 def variables(group):
-    """Names of the variables of this version of the schema that a group holds."""
+    """Return the names of a group's variables that this version of the schema knows."""
     return [name for name in foreign.names(group) if is_variable(name)]
 
 
 def checked(texts):
-    """Attributes, with the checksums of those that are texts."""
+    """Return attributes with the checksums of those that are texts."""
     return {**texts, **hdf5.checksums(texts)}

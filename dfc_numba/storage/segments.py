@@ -21,7 +21,7 @@ SEGMENT = re.compile(r"(\d{6,})\.h5")
 
 
 def find(path):
-    """(files, notes): the trajectory files that a path stands for, in order, and what is left aside.
+    """Return (files, notes): the trajectory files that a path stands for, in order, and what is left aside.
 
     Args:
         path: a file, a run directory, or its folder of segments.
@@ -59,13 +59,13 @@ def _find_in_directory(path):
 
 
 def numbered(folder):
-    """The closed segments in a folder by their numbers, in order."""
+    """Return the closed segments in a folder by their numbers, in order."""
     matches = ((SEGMENT.fullmatch(file.name), file) for file in Path(folder).glob("*.h5"))
     return dict(sorted((int(match[1]), file) for match, file in matches if match))
 
 
 def _next_number(compacted):
-    """The number of the first segment that is not in the compacted file; 0 where there is none, or none to read."""
+    """Return the number of the first segment that is not in the compacted file; 0 where there is none, or none to read."""
     try:
         with opened(compacted) as file:
             return int(file.attrs.get("segments", 0))
@@ -113,7 +113,7 @@ class SegmentWriter:
             release_memory(path)
 
     def settle(self):
-        """Bring what a complete run's file has so far to the disk; it is not to be relied on before the end."""
+        """Flush what a complete run's file has so far to the disk; it is not to be relied on before the end."""
         if self._whole is not None:
             self._whole.settle()
 

@@ -1,4 +1,4 @@
-"""What is stored, read lazily: variables, their parts in several files, and records."""
+"""Stored data, read lazily: variables, their parts in several files, and records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Part:
 
 
 class Lazy:
-    """What looks like an array and is read when it is indexed: a class with `shape`, `dtype` and `__getitem__`.
+    """An array-like that is read when it is indexed: a class with `shape`, `dtype` and `__getitem__`.
 
     Indices may be numbers, slices, and lists or arrays of numbers (or booleans), each for its own dimension.
     `np.asarray` reads all of it.
@@ -96,7 +96,7 @@ class StoredVariable(Lazy):
         return found[tuple(0 if one.ndim == 0 else slice(None) for one in indices)]
 
     def _blocks(self, rows, rest):
-        """What the files hold of these indices: pairs of places in the result, and function that reads it."""
+        """Yield what the files hold of these indices: pairs of the position in the result and the function that reads it."""
         places = np.searchsorted(self._starts[1:], rows, side="right")
         for number in np.unique(places):
             here, start, part = np.flatnonzero(places == number), self._starts[number], self._parts[number]
@@ -107,7 +107,7 @@ class StoredVariable(Lazy):
                     yield [here[run], *within], partial(self._read, part, int(start), rows[here[run]], inner)
 
     def _joined(self, shape, blocks):
-        """The blocks at their places, and what no file holds as missing."""
+        """Put the blocks at their positions, and fill what no file holds as missing."""
         if len(blocks) == 1 and tuple(map(len, blocks[0][0])) == shape:
             return blocks[0][1]()
         found = np.full(shape, schema.FILL[self.dtype.kind], self.dtype)
@@ -116,7 +116,7 @@ class StoredVariable(Lazy):
         return found
 
     def _read(self, part, start, rows, inner):
-        """Rows of one file, which begins with row `start`."""
+        """Read rows of one file, which begins with row `start`."""
         dataset = part.open()
         try:
             return _outer(dataset, [rows - start, *inner])
@@ -124,7 +124,7 @@ class StoredVariable(Lazy):
             raise self._damaged(part, dataset, rows, start, inner, error) from None
 
     def _damaged(self, part, dataset, rows, start, inner, error):
-        """The error that names the first row that cannot be read."""
+        """Return the error that names the first row that cannot be read."""
         for row in rows:
             try:
                 _outer(dataset, [np.array([row - start]), *inner])
@@ -132,7 +132,7 @@ class StoredVariable(Lazy):
                 break
         return DamagedFileError(
             f"{part.path}: {dataset.name} of {self.dims[0]} {row} is damaged or cannot be read ({error}); "
-            "what lies elsewhere can still be read"
+            "the rest can still be read"
         )
 
 
@@ -150,7 +150,7 @@ class RecordVariable(Lazy):
 
 
 def _outer(dataset, indices):
-    """The part of a data set that is the outer product of arrays of indices."""
+    """Return the part of a data set that is the outer product of arrays of indices."""
     chosen = [_evenly_spaced(one) for one in indices]
     uneven = [axis for axis, one in enumerate(chosen) if one is None]
     widest = max(uneven, key=lambda axis: np.ptp(indices[axis]), default=None)
@@ -166,27 +166,27 @@ def _outer(dataset, indices):
 
 
 def _evenly_spaced(indices):
-    """The indices, if they increase in equal steps, else None."""
+    """Return the indices if they increase in equal steps, else None."""
     gaps = np.diff(indices)
     return indices if len(gaps) == 0 or (gaps[0] > 0 and (gaps == gaps[0]).all()) else None
 
 
 def _slice(indices):
-    """The slice that evenly spaced indices are."""
+    """Return the slice that evenly spaced indices are."""
     return slice(
         int(indices[0]), int(indices[-1]) + 1, int(indices[1] - indices[0]) if len(indices) > 1 else 1
     )
 
 
 def _runs(rows):
-    """Slices of an array of row numbers, each of which is evenly spaced."""
+    """Return slices of an array of row numbers, each of which is evenly spaced."""
     if _evenly_spaced(rows) is not None:
         return [slice(0, len(rows))]
     return [slice(n, n + 1) for n in range(len(rows))]
 
 
 def index_arrays(key, shape):
-    """A key of an array of this shape as an array of numbers for each dimension, of none for a single number."""
+    """Return a key of an array of this shape as an array of indices per dimension, a 0-d one for a single index."""
     key = list(key) if isinstance(key, tuple) else [key]
     if any(one is Ellipsis for one in key):
         place = next(n for n, one in enumerate(key) if one is Ellipsis)
@@ -198,7 +198,7 @@ def index_arrays(key, shape):
 
 
 def _index(one, length):
-    """An index as a number or an array of numbers from 0 to length - 1."""
+    """Return an index as a number or an array of numbers from 0 to length - 1."""
     if isinstance(one, slice):
         return np.arange(length)[one]
     array = np.asarray(one)
@@ -206,7 +206,7 @@ def _index(one, length):
     if array.dtype == bool and array.shape == (length,):
         return np.flatnonzero(array)
     if array.dtype.kind not in "iu" or array.ndim > 1:
-        raise IndexError(f"{one!r} is no index; numbers, slices and lists of numbers are")
+        raise IndexError(f"{one!r} is not an index; numbers, slices and lists of numbers are")
     if ((array < -length) | (array >= length)).any():
         raise IndexError(f"index {one!r} is out of range: there are {length}")
     return np.where(array < 0, array + length, array)
@@ -239,13 +239,13 @@ class StoredRecord:
         return f"StoredRecord({self.records.phase!r}, record {self.place}, {', '.join(self.variables)})"
 
     def _holds(self, name):
-        """Whether a variable of the phase is stored for this record: recipe, trajectory and update may each be missing."""
+        """Return whether this record has a variable of the phase: recipe, trajectory and update may each be missing."""
         dims = schema.variable(name).dims
         there = dims[0] == schema.RECORD and all(self._lengths.get(dim, 1) > 0 for dim in dims)
         return there and (self._has_update or not schema.is_update(name))
 
     def variable(self, name: str, layer: int | None = None) -> RecordVariable:
-        """A `RecordVariable`, read when it is indexed.
+        """Return a `RecordVariable`, read when it is indexed.
 
         Args:
             name: such as "u", "v", or in full "v_2". layer: from 1, for a variable with layers.
@@ -256,11 +256,11 @@ class StoredRecord:
         return RecordVariable(self.records.variable(name, layer), self.place, self._lengths)
 
     def __getitem__(self, name: str) -> Any:
-        """All of a variable of this record."""
+        """Return all of a variable of this record."""
         return self.variable(name)[...]
 
     def recipe(self) -> Recipe:
-        """The `Recipe`, with the network as it was before the update.
+        """Return the `Recipe`, with the network as it was before the update.
 
         Raises:
             ValueError: if the file does not have it.
@@ -268,7 +268,7 @@ class StoredRecord:
         if "inputs" not in self.variables:
             raise ValueError(
                 f"record {self.place} of {self.records.name!r} has no recipe: "
-                "its trajectory was saved without what it was made of"
+                "its trajectory was saved without what it was computed from"
             )
         network = self.records.network(self.place)
         indices = self["sample_index"]
@@ -282,7 +282,7 @@ class StoredRecord:
         )  # fmt: skip
 
     def trajectory(self, places: Any = slice(None)) -> Any:
-        """The `Trajectory` or `InversionTrajectory` as it was stored, with its recipe where the file has one.
+        """Return the `Trajectory` or `InversionTrajectory` as stored, with its recipe where the file has one.
 
         Args:
             places: of the samples to read, among those that are stored; all by default.
@@ -303,7 +303,7 @@ class StoredRecord:
         )  # fmt: skip
 
     def _formulas(self, kind, places):
-        """The field `formulas` of a trajectory that has one."""
+        """Return the field `formulas` of a trajectory that has one."""
         bases = {name.rpartition("_")[0] for name in self.variables if name.startswith(schema.FORMULA)}
         if "formulas" not in {field.name for field in fields(kind.trajectory)}:
             return {}
@@ -314,12 +314,12 @@ class StoredRecord:
         }
 
     def update(self) -> StoredUpdate | None:
-        """The `StoredUpdate` that the run made of this minibatch, per unit learning rate; None if it was not stored."""
+        """Return the run's `StoredUpdate` of this minibatch, per unit learning rate; None if it was not stored."""
         arrays = {kind: self._all_layers(name) for kind, name in schema.UPDATES.items()}
         return StoredUpdate(**arrays) if self._has_update else None
 
     def _recorded(self, name, places):
-        """What a trajectory has under this name; None if it was not stored."""
+        """Return a trajectory's field of this name; None if it was not stored."""
         layers = [f"{name}_{layer}" for layer in schema.stored_layers(name, self.variables)]
         if name not in self.variables:
             return [self._of_samples(one, places) for one in layers] or None
@@ -327,7 +327,7 @@ class StoredRecord:
         return stored == 1 if name in FLAGS else stored
 
     def _of_samples(self, name, places):
-        """A variable of some of the stored samples."""
+        """Return a variable of some of the stored samples."""
         found = self.variable(name)
         return found[(slice(None), places) if found.dims[0] == "step" else places]
 
@@ -335,6 +335,6 @@ class StoredRecord:
         return self[name] if name in self.variables else None
 
     def _all_layers(self, name):
-        """A list with an array per layer; None if the variable was not stored."""
+        """Return a list with an array per layer; None if the variable was not stored."""
         layers = schema.stored_layers(name, self.variables)
         return [self[f"{name}_{layer}"] for layer in layers] or None

@@ -21,7 +21,7 @@ COMPRESSIONS = ("none", "gzip", "zstd", "blosc")
 
 
 def filters(compression):
-    """Keyword arguments of h5py's `create_dataset`: checksums, and the compression of this name.
+    """Return keyword arguments of h5py's `create_dataset`: checksums, and the compression of this name.
 
     Raises:
         ValueError: for an unknown name. MissingExtra: if it needs the extra `compression`.
@@ -45,7 +45,7 @@ def filters(compression):
 
 
 def chunk_shape(shape, itemsize):
-    """The chunk of a variable whose rows have this shape: a part of a row, or several rows where they are small."""
+    """Return the chunk of a variable whose rows have this shape: a part of a row, or several rows if they are small."""
     row_bytes = int(np.prod(shape, dtype=np.int64)) * itemsize
     if row_bytes <= SMALL_ROW_BYTES:
         return SMALL_CHUNK_BYTES // max(row_bytes, 1), *shape
@@ -60,7 +60,7 @@ def chunk_shape(shape, itemsize):
 
 
 def pieces(shape, chunk, itemsize):
-    """Slices along the first axis of an array that are moved at a time: whole chunks, a few MB.
+    """Return slices along the first axis of an array that are moved at a time: whole chunks, a few MB.
 
     Args:
         shape: of the array. chunk: length of the chunks along its first axis.
@@ -145,7 +145,7 @@ class Table:
                 _copy_rows(data, 0, count, self._variables[name], first)
 
     def _make_room(self, kinds, coordinates, count):
-        """Let `count` rows of these kinds, (shape, dtype) by name, and coordinates fit; or refuse and change nothing."""
+        """Make room for `count` rows of these kinds, (shape, dtype) by name, and coordinates; or refuse and change nothing."""
         for name, array in coordinates.items():
             self._check_coordinate(name, array)
         lengths = {name: len(array) for name, array in coordinates.items()} | self._lengths
@@ -194,7 +194,7 @@ class Table:
             self._variables[name][...] = array
 
     def _make_room_for(self, name, shape, dtype):
-        """Let a row of this shape fit into the variable, which is created if it is new."""
+        """Make room for a row of this shape in the variable, which is created if it is new."""
         for dim, length in zip(schema.variable(name).dims[1:], shape, strict=True):
             if dim not in self._scales:
                 self._add_scale(dim, np.arange(length))
@@ -243,12 +243,12 @@ class Table:
 
 
 def _maximum(dims, shape):
-    """The shape that a data set may grow to."""
+    """Return the shape that a data set may grow to."""
     return tuple(None if dim in schema.GROWING else length for dim, length in zip(dims, shape, strict=True))
 
 
 def texts(about):
-    """The attributes of a variable."""
+    """Return the attributes of a variable."""
     texts = {"long_name": about.long_name, "units": about.units}
     if about.coordinates:
         texts["coordinates"] = about.coordinates
@@ -278,7 +278,7 @@ def _write(places, array):
 
 
 def _grouped(places):
-    """The places whose chunks are alike, together."""
+    """Group the places whose chunks are alike."""
     groups = {}
     for dataset, row in places:
         groups.setdefault((*_encoding(dataset), dataset.shape[1:]), []).append((dataset, row))
@@ -323,7 +323,7 @@ def _copy_rows(source, start, stop, target, first):
 
 
 def chunks(dataset, stop, start=0):
-    """The part of each chunk that lies within some rows, which begin with a chunk: slices, one per dimension."""
+    """Yield the part of each chunk that lies within some rows, which begin with a chunk: slices, one per dimension."""
     first, lengths = (start, *(0,) * (dataset.ndim - 1)), (stop, *dataset.shape[1:])
     sizes = dataset.chunks or dataset.shape
     for corner in itertools.product(*map(range, first, lengths, sizes)):
@@ -331,7 +331,7 @@ def chunks(dataset, stop, start=0):
 
 
 def read_checked(dataset, part):
-    """A part of a data set; an error says where its checksum is wrong."""
+    """Read a part of a data set; an error says where its checksum is wrong."""
     try:
         return dataset[part]
     except (OSError, RuntimeError, ValueError, KeyError) as error:

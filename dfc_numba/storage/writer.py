@@ -92,11 +92,11 @@ class TrajectoryWriter:
             writer._new.check()
 
     def _numbers(self, recipe):
-        """The numbers of a record's parameters in this file, where they are stored unless they are already."""
+        """Return the numbers of a record's parameters in this file; store them unless they already are."""
         return {} if recipe is None else self._parameters.numbers(recipe.network)
 
     def table(self, **attributes):
-        """The `Table` of a phase, of which all records have these attributes; it is created if it is new."""
+        """Return the `Table` of a phase, whose records all have these attributes; create it if it is new."""
         name = schema.group_name(attributes["phase"])
         if name not in self._phases:
             self._phases[name] = Table(
@@ -171,7 +171,7 @@ class ParameterStore:
         self._tables, self._places = {}, {}
 
     def numbers(self, network):
-        """The numbers of a network's parameters, which are stored unless they are already."""
+        """Return the numbers of a network's parameters; store them unless they already are."""
         facts = json.dumps(
             {
                 "sizes": list(network.sizes), "hidden_activation": list(network.hidden_activations),
@@ -189,7 +189,7 @@ class ParameterStore:
         }
 
     def number(self, group, arrays, facts):
-        """The number of these arrays, by name, in a group of parameters."""
+        """Return the number of these arrays, by name, in a group of parameters."""
         if group not in self._tables:
             self._tables[group] = Table(
                 self._file, group, schema.SNAPSHOT, attributes={"network": facts}, options=self._options
@@ -217,7 +217,7 @@ class ParameterStore:
 
 
 def trajectory_arrays(trajectory):
-    """The variables of a record that a trajectory gives, by their names in the file."""
+    """Return a trajectory's variables of a record, by their names in the file."""
     arrays = {} if trajectory.samples is None else {"position": np.asarray(trajectory.samples, np.int64)}
     for name in ("converged", "diverged"):
         if getattr(trajectory, name, None) is not None:
@@ -244,13 +244,13 @@ def _group_attributes(recipe, trajectory):
 
 
 def _backward(network):
-    """The feedback matrices of dynamic inversion by their names in the file."""
+    """Return the feedback matrices of dynamic inversion by their names in the file."""
     single = network.backward is not None and len(network.backward) < len(network.sizes) - 2
     return {"B_single": network.backward[0]} if single else schema.by_layer("B", network.backward)
 
 
 def _digest(arrays):
-    """A number that tells sets of arrays apart by their bytes."""
+    """Return a number that tells sets of arrays apart by their bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]))
@@ -275,7 +275,7 @@ class Joined:
         self._writer = None
 
     def writer(self, **options):
-        """The `TrajectoryWriter` of the file, which begins with these options."""
+        """Return the `TrajectoryWriter` of the file, which begins with these options."""
         if self._writer is None:
             self._writer = TrajectoryWriter(self._temporary, **options)
         return self._writer
@@ -296,13 +296,13 @@ class Joined:
         release_memory(file)
 
     def settle(self):
-        """Bring what there is to the disk, rather than all at the end, and out of the memory."""
+        """Flush what there is to the disk, rather than all at the end, and out of the memory."""
         if self._writer is not None:
             force_to_disk(self._temporary)
             release_memory(self._temporary)
 
     def publish(self, status, **attributes):
-        """Give it its name, a status, and values of attributes; those that it has are the ones of the first file."""
+        """Give the file its name, a status, and values of attributes; it has the attributes of the first file."""
         self._writer.close(status, **attributes)
         publish(self._temporary, self._path)
 
@@ -321,5 +321,5 @@ class Joined:
 
 
 def opened(path):
-    """A trajectory file, opened for reading within a `with` block."""
+    """Open a trajectory file for reading within a `with` block."""
     return hdf5.opened(path, schema.SCHEMA, schema.SCHEMA_VERSION, schema.KIND)

@@ -34,7 +34,7 @@ def read_npz(path, wanted=lambda name: True, nothing=lambda names: "it holds no 
 
 
 def _array(path, archive, name, info):
-    """An array whose header says what the archive holds."""
+    """Return an array whose header says what the archive holds."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         reader = (

@@ -10,13 +10,13 @@ PATIENCE = 1.0  # seconds before a bar of something that may be short
 
 
 def in_notebook():
-    """Whether the program runs in a notebook, which shows rich output."""
+    """Return whether the program runs in a notebook, which shows rich output."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def is_watched():
-    """Whether somebody looks: standard error is a terminal, or the program runs in a notebook."""
+    """Return whether somebody looks: standard error is a terminal, or the program runs in a notebook."""
     return sys.stderr.isatty() or in_notebook()
 
 
@@ -80,7 +80,7 @@ class Steps:
         self._start, self._bar = time.monotonic(), None
 
     def advance(self, total):
-        """One more step of so many is done; callable from any thread."""
+        """Count one more finished step out of `total`; callable from any thread."""
         with self._lock:
             self._done += 1
             if not self._shown or (self._bar is None and time.monotonic() < self._start + PATIENCE):

@@ -1,4 +1,4 @@
-"""What `dfc info` and run.json tell: versions, processor, threads, linear algebra, cache folder."""
+"""The facts in `dfc info` and run.json: versions, processor, threads, linear algebra, cache folder."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ PACKAGES = ("numba", "llvmlite", "numpy", "scipy", "h5py", "pydantic")
 
 
 def environment():
-    """A nested dict of plain values that describes this installation and machine."""
+    """Return a nested dict of plain values that describes this installation and machine."""
     return {
         "dfc_numba": __version__,
         "python": platform.python_version(),
@@ -38,13 +38,13 @@ def environment():
         "threads": _threads(),
         "blas": _blas(),
         "cache": str(cache_folder()),
-        **({"ranks": _ranks()} if ranks.world() else {}),
+        "ranks": _ranks(),
         **({"job": job} if (job := current_job()) else {}),
     }
 
 
 def lines(values, indent=""):
-    """A nested dict as aligned lines of text."""
+    """Yield the lines of a nested dict, aligned."""
     width = max(map(len, values))
     for key, value in values.items():
         if isinstance(value, dict):
@@ -113,15 +113,21 @@ def _threads():
 
 
 def _ranks():
+    """Return the ranks that a launcher has started; one where there is none, and whether there could be more."""
+    world = ranks.world()
+    if world is None:
+        try:
+            return {"ranks": 1, "nodes": 1, "mpi4py": metadata.version("mpi4py")}
+        except metadata.PackageNotFoundError:
+            return {"ranks": 1, "nodes": 1, "mpi4py": "not installed: pip install 'dfc-numba[mpi]'"}
     from mpi4py import MPI
 
-    world = ranks.world()
     library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\0")
     return {"ranks": world.size, "nodes": world.nodes, "on this node": world.local, "library": library}
 
 
 def _blas():
-    """The linear algebra libraries that are loaded, with their threads."""
+    """Return the linear algebra libraries that are loaded, with their threads."""
     import scipy.linalg  # noqa: F401  (loads the library that the kernels call)
     from threadpoolctl import threadpool_info
 

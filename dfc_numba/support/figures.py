@@ -19,7 +19,7 @@ LEGEND_COLUMNS = 3
 FEW_EPOCHS = 20
 CHARACTERS_PER_INCH = 13  # of small print
 RESOLUTION, NOTEBOOK_RESOLUTION = 150, 90
-# told apart by everyone (Okabe and Ito), without the yellow that is too light for lines
+# distinguishable for everyone (Okabe and Ito), without the yellow that is too light for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -51,7 +51,7 @@ class Panel:
 
 
 def new_figure(width, height):
-    """An empty figure, sizes in inches.
+    """Return an empty figure, sizes in inches.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -67,7 +67,7 @@ def new_figure(width, height):
 
 @cache
 def _shown_in_notebooks(Figure):
-    """A figure that a notebook draws although pyplot does not know it."""
+    """Return a class of figures that a notebook draws although pyplot does not know them."""
 
     class ShownFigure(Figure):
         def _repr_png_(self):
@@ -80,7 +80,7 @@ def _shown_in_notebooks(Figure):
 
 @contextmanager
 def letters(points):
-    """What is drawn inside the context has letters of this size."""
+    """Draw text of this size inside the context."""
     from matplotlib import rc_context
 
     with rc_context({"font.size": points}):
@@ -88,7 +88,7 @@ def letters(points):
 
 
 def _figure_class():
-    """matplotlib's figure; a backend that a notebook has left in the environment, and that is not here, does not matter."""
+    """Return matplotlib's class of figures, whatever backend a notebook has left in the environment."""
     if "matplotlib" in sys.modules:
         from matplotlib.figure import Figure
 
@@ -107,14 +107,14 @@ def _figure_class():
 
 
 def save(figure, path):
-    """Writes a figure as a whole, in the format that the name's ending says, PNG where it has none."""
+    """Write a figure atomically, in the format of the name's ending, PNG where it has none."""
     kind = Path(path).suffix.removeprefix(".") or "png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=RESOLUTION)
 
 
 def draw(panels, path, note=""):
-    """Writes a figure with two panels per row: mean lines against the epoch, bands of one standard deviation.
+    """Write a figure with two panels per row: mean lines against the epoch, bands of one standard deviation.
 
     A name has the same colour in all panels; the note stands below.
 
@@ -128,7 +128,7 @@ def draw(panels, path, note=""):
 
 
 def draw_panels(figure, panels, note=""):
-    """Draws panels, two per row, into a figure or a part of one, with one legend below, and a note."""
+    """Draw panels, two per row, into a figure or a part of one, with one legend and a note below."""
     grid = list(figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat)
     for axes, function in zip(grid, curves_of(panels).values(), strict=False):
         function(axes)
@@ -139,20 +139,20 @@ def draw_panels(figure, panels, note=""):
 
 
 def curves_of(panels):
-    """Functions that draw a panel into axes, by its title; a name has the same colour in all of them."""
+    """Return functions that draw a panel into axes, by its title; a name has the same colour in all of them."""
     shades = colours(curve.name for panel in panels for curve in panel.curves)
     return {panel.title: partial(_draw_panel, panel=panel, colours=shades) for panel in panels}
 
 
 def common_legend(figure, columns, side="lower"):
-    """One legend for all panels, below them, or above where a note is below."""
+    """Add one legend for all panels, below them, or above where a note is below."""
     lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
     if lines:
         figure.legend(lines.values(), lines, loc=f"outside {side} center", ncols=min(len(lines), columns))
 
 
 def add_note(figure, text):
-    """Small print below the panels, in lines that the figure is wide enough for."""
+    """Add small print below the panels, in lines that the figure is wide enough for."""
     if text:
         width = figure.bbox.width / figure.dpi
         lines = textwrap.wrap(text, max(20, int(CHARACTERS_PER_INCH * width)))
@@ -160,7 +160,7 @@ def add_note(figure, text):
 
 
 def colours(names):
-    """A colour for each name."""
+    """Return a colour for each name."""
     from matplotlib import colormaps
 
     names = list(dict.fromkeys(names))
@@ -188,12 +188,12 @@ def suit_ticks(axes):
 
 
 def has_bands(panels):
-    """Whether any curve has a standard deviation."""
+    """Return whether any curve has a standard deviation."""
     return any(np.isfinite(curve.stds).any() for panel in panels for curve in panel.curves)
 
 
 def _scale(curves):
-    """Logarithmic where the means differ by more than a factor of ten."""
+    """Return "log" where the means differ by more than a factor of ten, else "linear"."""
     means = np.concatenate([curve.means for curve in curves])
     means = means[np.isfinite(means)]
     return "log" if len(means) and 0 < 10 * means.min() < means.max() else "linear"

@@ -17,7 +17,7 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 @contextmanager
 def replacing(path, keep=None, *, follow=False):
-    """Yields the path of a temporary file in the same directory, which takes the place of `path` at the end.
+    """Yield the path of a temporary file in the same directory, which replaces `path` at the end.
 
     The body writes the file; it is forced to disk and then renamed. If the body raises, the temporary file is
     removed and `path` stays as it was. An OSError names the file.
@@ -81,7 +81,7 @@ def require_room(folder, count):
 
 
 def write_text(path, text):
-    """Writes a text file as a whole; names of files that are no UTF-8 are written with backslashes."""
+    """Write a text file atomically; parts of file names that are not UTF-8 get backslashes."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -122,7 +122,7 @@ def refuse_links(directory, names):
 
 
 def release_memory(path):
-    """Let the system use the memory again in which it keeps a file that is on the disk, and not read for a while."""
+    """Let the system reclaim the page cache of a file that is on the disk and not read for a while."""
     with suppress(AttributeError, OSError):  # not every system can; nothing but speed depends on it
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""How objects reach files: rooms that know a format bind it to a kind of object, rooms below use it without importing it."""
+"""Binding of file formats to kinds of objects: packages that know a format register it, lower ones use it unimported."""
 
 _FORMATS = {}
 

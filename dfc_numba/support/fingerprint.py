@@ -1,4 +1,4 @@
-"""What makes two values the same: functions by their code and what it reads, arrays by their bytes, objects by attributes."""
+"""Fingerprints of values: functions by their code and what it reads, arrays by their bytes, objects by attributes."""
 
 import sys
 import types
@@ -37,7 +37,7 @@ class _Walk:
         self._seen, self._kept = {}, []
 
     def of(self, value):
-        """The fingerprint of a value, or the number of the one that was met before."""
+        """Return the fingerprint of a value, or its number if it was met before."""
         if value is None or isinstance(value, str | bytes | bool | int | complex):
             return type(value).__name__, value
         if isinstance(value, float):
@@ -58,7 +58,7 @@ class _Walk:
         return self._of_code(value)
 
     def _of_code(self, value):
-        """Functions, classes, modules and other objects."""
+        """Return the fingerprint of a function, class, module or other object."""
         if isinstance(value, types.ModuleType):
             return "module", value.__name__
         if _is_of_library(value):
@@ -82,14 +82,14 @@ class _Walk:
 
 
 def _is_of_library(value):
-    """Whether it is a function or class that a library has by its name."""
+    """Return whether it is a function or class that a library has by its name."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     named = isinstance(module, str) and isinstance(name, str) and "<" not in name
     return named and module.partition(".")[0] in LIBRARIES
 
 
 def _parts(function):
-    """What decides what a function does."""
+    """Return what decides what a function does."""
     read = {
         name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__
     }
@@ -98,7 +98,7 @@ def _parts(function):
 
 
 def _names(code):
-    """Names that code, and code inside it, may look up in its globals."""
+    """Return the names that code, and code inside it, may look up in its globals."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return {*code.co_names}.union(*map(_names, inner))
 

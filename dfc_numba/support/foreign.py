@@ -42,7 +42,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def sha256_of(path):
-    """SHA-256 of the content of a regular file, in hexadecimal digits; errors as of `open_regular`."""
+    """Return the SHA-256 of the content of a regular file, in hexadecimal digits; errors as of `open_regular`."""
     total = hashlib.sha256()
     with open_regular(path) as file:
         while piece := file.read(PIECE):
@@ -54,7 +54,7 @@ def open_regular(path):
     """Open a regular file for reading, as a binary file object.
 
     Raises:
-        OSError: if it is missing, cannot be read, or is no regular file: a pipe would be waited for without end.
+        OSError: if it is missing, cannot be read, or is not a regular file: a pipe would be waited for without end.
     """
     descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -62,7 +62,9 @@ def open_regular(path):
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{path} is a folder, not a file")
         if not stat.S_ISREG(mode):
-            raise DamagedFileError(f"{path} is no regular file (a pipe, a socket or a device); name a file")
+            raise DamagedFileError(
+                f"{path} is not a regular file (a pipe, a socket or a device); name a file"
+            )
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -78,12 +80,14 @@ def read_text(path, *, most=2**26):
     with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise UnusableFileError(f"{path} has more than {memory.readable(most)}; that is no such text file")
+        raise UnusableFileError(
+            f"{path} has more than {memory.readable(most)}; a text file of this kind is smaller"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableFileError(
-            f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8"
+            f"{path} is not a text in UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
 
 
@@ -170,18 +174,18 @@ class _Guarded:
         pass
 
     def bytes(self, start, count):
-        """The bytes of a range, as far as the file has them."""
+        """Return the bytes of a range, as far as the file has them."""
         return os.pread(self._descriptor, min(count, max(0, self._size - start)), start)
 
     def is_hdf5(self):
-        """Whether there is a signature where a superblock may begin: at 0, 512, 1024, 2048, ..."""
+        """Return whether there is a signature where a superblock may begin: at 0, 512, 1024, 2048, ..."""
         place = 0
         while place < self._size and self.bytes(place, 8) != SIGNATURE:
             place = max(512, 2 * place)
         return place < self._size
 
     def is_being_written(self):
-        """Whether a program has it open for writing, as far as its file system has locks."""
+        """Return whether a program has it open for writing, as far as its file system has locks."""
         if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
             return False
         try:
@@ -204,7 +208,7 @@ class _Guarded:
             place = text.find(HEAP, place + 1)
 
     def _heap_is_sound(self, start):
-        """Whether the objects of a heap fill it, one after the other: index, references, reserved, size, content."""
+        """Return whether the objects of a heap fill it, one after the other: index, references, reserved, size, content."""
         size = int.from_bytes(self.bytes(start + 8, 8), "little")
         heap, place = self.bytes(start, size), HEAP_HEAD
         if not HEAP_HEAD <= size == len(heap):
@@ -236,16 +240,18 @@ def open_hdf5(path, *, alone=False):
             f"{path} is open for writing in another program; close it there, or copy the file"
         )
     if not guarded.is_hdf5():
-        raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file (file signature not found)")
+        raise DamagedFileError(
+            f"{path} cannot be read: damaged, or not an HDF5 file (file signature not found)"
+        )
     try:
         return h5py.File(guarded, "r", rdcc_nbytes=2**20)
     except Exception as error:  # noqa: BLE001 (h5py raises anything where a file is damaged)
         reason = OPEN_FAILED.sub(r"\1", str(error))
-        raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({reason})") from None
+        raise DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({reason})") from None
 
 
 def file_name(item):
-    """The path of the file that a group or data set is in."""
+    """Return the path of the file that a group or data set is in."""
     name = item.file.filename
     return next((guarded.path for guarded in _Guarded.live.get(name, ())), name)
 
@@ -254,7 +260,7 @@ def file_name(item):
 
 
 def names(group):
-    """Names of what a group holds; links that lead elsewhere are refused.
+    """Return the names of what a group holds; refuse links that lead elsewhere.
 
     Raises:
         UnusableFileError: for a link. DamagedFileError: if the group cannot be read.
@@ -279,7 +285,7 @@ def names(group):
 
 
 def member(group, name):
-    """What a group holds under a name, or None; a link that leads elsewhere is refused, see `names`."""
+    """Return what a group holds under a name, or None; refuse a link that leads elsewhere, see `names`."""
     import h5py
 
     where = f"{file_name(group)}: {group.name.rstrip('/')}/{name}"
@@ -292,7 +298,7 @@ def member(group, name):
 
 
 def subgroup(group, name):
-    """The group that a group holds under a name.
+    """Return the group that a group holds under a name.
 
     Raises:
         DamagedFileError: if there is none.
@@ -308,7 +314,7 @@ def subgroup(group, name):
 
 
 def dataset(group, name, *, shape=None, kinds=NUMBERS):
-    """A data set of plain numbers that is in the file itself; its size was compared with what is stored.
+    """Return a data set of plain numbers that is in the file itself, its size compared with what is stored.
 
     Args:
         shape: that it has to have; None in it, or for it, allows any. kinds: of NumPy's dtype kinds.
@@ -340,7 +346,7 @@ def _fits(shape, expected):
 
 
 def read(group, name, **options):
-    """All of a data set as an array, see `dataset`; MemoryError for one that does not fit into memory."""
+    """Return all of a data set as an array, see `dataset`; MemoryError for one that does not fit into memory."""
     found = dataset(group, name, **options)
     where = f"{file_name(group)}: {found.name}"
     memory.require(found.nbytes, f"{where} of shape {found.shape}", "use a machine with more memory")
@@ -349,7 +355,7 @@ def read(group, name, **options):
 
 
 def attributes(item):
-    """The attributes of a file, group or data set that are texts or numbers."""
+    """Return the attributes of a file, group or data set that are texts or numbers."""
     import h5py
 
     found = {}
@@ -439,7 +445,7 @@ def _look_up_chunks(where, found, number, place):
 
 
 def _unpacks_to(number, size, content):
-    """Whether a chunk that was compressed by a filter unpacks to no more than `size` bytes, and a checksum."""
+    """Return whether a chunk that was compressed by a filter unpacks to at most `size` bytes and a checksum."""
     most = size + 8
     if number == 1:
         return _inflates(zlib.decompressobj(), content, most)
@@ -464,7 +470,7 @@ def _inflates(unpacker, content, most):
 
 
 def _zstd_size(content):
-    """The size that a frame of zstd declares; 0 where it declares none."""
+    """Return the size that a frame of zstd declares; 0 where it declares none."""
     descriptor = content[4] if len(content) > 4 else 0
     single, code = descriptor >> 5 & 1, descriptor >> 6
     length = (1 if single else 0, 2, 4, 8)[code]

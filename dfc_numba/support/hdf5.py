@@ -1,6 +1,6 @@
 """HDF5 files of this project: written as a whole, sealed where a damage must not go unseen, opened with a check.
 
-What is no HDF5 file, another kind of file, or newer, is refused with a reason; see `foreign` for all that is checked.
+What is not an HDF5 file, another kind of file, or newer, is refused with a reason; see `foreign` for all that is checked.
 """
 
 import io
@@ -23,7 +23,7 @@ SEAL = "dfc-numba: the {size} bytes after these 512 have the CRC-32 {checksum:08
 
 @contextmanager
 def replacing(path, *, keep=None, sealed=False, follow=False):
-    """Yields a new file that takes the place of `path` at the end, as `files.replacing` does for any file.
+    """Yield a new file that replaces `path` at the end, as `files.replacing` does for any file.
 
     It is in memory until then, since HDF5 does not survive a write that fails, on a full disk, or is interrupted: it
     takes the process with it.
@@ -48,13 +48,13 @@ def replacing(path, *, keep=None, sealed=False, follow=False):
 
 
 def is_sealed(path):
-    """Whether a file begins as a sealed one does."""
+    """Return whether a file begins as a sealed one does."""
     with open_regular(path) as file:
         return file.read(len(SEALED)) == SEALED
 
 
 def check_seal(path):
-    """Refuses a sealed file of which any byte has changed. HDF5 may hang or crash when it opens such a file.
+    """Refuse a sealed file of which any byte has changed: HDF5 may hang or crash when it opens such a file.
 
     Raises:
         OSError: if the file is damaged, cut off, not sealed or not there.
@@ -76,7 +76,7 @@ def _seal(size, checksum):
 
 @contextmanager
 def opened(path, schema, version, kind):
-    """Yields a file, opened for reading through `foreign`; every error of the body names the path.
+    """Yield a file, opened for reading through `foreign`; every error of the body names the path.
 
     Args:
         schema, version: what the file's attributes `schema` and `schema_version` have to be; any minor version is taken.
@@ -90,18 +90,18 @@ def opened(path, schema, version, kind):
             with damage_named(path, passing=KeyError):
                 yield file
         except KeyError as error:
-            raise UnusableFileError(f"{path} is no complete {kind}: {error.args[0]}") from None
+            raise UnusableFileError(f"{path} is not a complete {kind}: {error.args[0]}") from None
         except DamagedFileError as error:
             where = str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
-            raise DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({where})") from None
+            raise DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({where})") from None
         except (OSError, ValueError) as error:
             if str(path) in str(error):
                 raise
-            raise DamagedFileError(f"{path} is no complete {kind}: {error}") from None
+            raise DamagedFileError(f"{path} is not a complete {kind}: {error}") from None
 
 
 def open_checked(path, schema, version, kind):
-    """A file, opened for reading, with the schema that it has to have. For the arguments and errors see `opened`."""
+    """Return a file, opened for reading, with the required schema. For the arguments and errors see `opened`."""
     try:
         file = open_hdf5(path)
     except OSError as error:
@@ -115,7 +115,7 @@ def open_checked(path, schema, version, kind):
 
 
 def unreadable(path, error):
-    """The error with a message that names the file."""
+    """Return the error with a message that names the file."""
     text = str(error)
     if isinstance(error, FileNotFoundError) or not Path(path).exists():
         return FileNotFoundError(f"there is no {path}")
@@ -123,13 +123,15 @@ def unreadable(path, error):
         return type(error)(f"{path} cannot be read: {os.strerror(error.errno)}")
     if str(path) in text:
         return error
-    return DamagedFileError(f"{path} cannot be read: damaged, or no HDF5 file ({text})")
+    return DamagedFileError(f"{path} cannot be read: damaged, or not an HDF5 file ({text})")
 
 
 def _check_schema(path, attributes, schema, version, kind):
     found, found_version = attributes.get("schema"), str(attributes.get("schema_version"))
     if not isinstance(found, str) or found != schema:
-        raise ValueError(f"{path} is no {kind}: its schema is {found!r:.80}, expected {schema!r}")
+        raise ValueError(
+            f"{path} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}: its schema is {found!r:.80}, expected {schema!r}"
+        )
     major = version.split(".")[0]
     if found_version.split(".")[0] != major:
         raise ValueError(
@@ -138,7 +140,7 @@ def _check_schema(path, attributes, schema, version, kind):
 
 
 def texts(attributes):
-    """The attributes that are texts, or lists of them, as texts by their names, without those that name the schema."""
+    """Return the attributes that are texts, or lists of them, as texts by name, without those that name the schema."""
     own = {
         name: _joined(value) for name, value in attributes.items() if name not in ("schema", "schema_version")
     }
@@ -146,7 +148,7 @@ def texts(attributes):
 
 
 def checksums(attributes):
-    """The checksums of texts among attributes, as attributes of their own: HDF5 has none for them."""
+    """Return checksums of the texts among attributes, as attributes themselves: HDF5 has none for them."""
     return {
         f"{name}{CHECKSUM}": zlib.crc32(text.encode(errors="surrogateescape"))
         for name, text in texts(attributes).items()
@@ -154,7 +156,7 @@ def checksums(attributes):
 
 
 def damaged_texts(attributes):
-    """Names of the attributes whose text does not fit the checksum that is stored with it; older files have none."""
+    """Return the names of attributes whose text does not fit its stored checksum; older files have none."""
     return [
         name.removesuffix(CHECKSUM)
         for name, checksum in checksums(attributes).items()
@@ -163,7 +165,7 @@ def damaged_texts(attributes):
 
 
 def _joined(value):
-    """A text, or an array or list of texts, as one; None for anything else."""
+    """Return a text, or an array or list of texts, as one text; None for anything else."""
     if isinstance(value, str):
         return value
     values = list(value) if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1 else []

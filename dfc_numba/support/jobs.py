@@ -1,4 +1,4 @@
-"""What the scheduler of a cluster says about the job that this process runs in."""
+"""The facts that a cluster's scheduler states about the job that this process runs in."""
 
 import os
 

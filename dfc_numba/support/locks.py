@@ -161,11 +161,11 @@ def _open(path):
                 errno.ELOOP, f"{path.name} is a symbolic link, which is not followed; remove it"
             ) from None
         if error.errno in (errno.ENXIO, errno.EISDIR):
-            raise OSError(error.errno, f"{path.name} is no ordinary file; remove it") from None
+            raise OSError(error.errno, f"{path.name} is not an ordinary file; remove it") from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, f"{path.name} is no ordinary file; remove it")
+        raise OSError(errno.EINVAL, f"{path.name} is not an ordinary file; remove it")
     return handle
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, so that what cannot fit is refused before it starts; memory in large pages, and used again."""
+"""Available memory, so that what cannot fit is refused before it starts; memory in large pages, and used again."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ KEPT_BYTES = 64e6  # of arrays in large pages that are gone
 
 
 def available_bytes():
-    """Bytes that can be had without swapping, or None where the system does not tell."""
+    """Return the bytes available without swapping, or None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)
@@ -36,7 +36,7 @@ def require(count, purpose, remedy):
 
 
 def readable(count):
-    """A number of bytes with its unit."""
+    """Return a number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -45,7 +45,7 @@ def readable(count):
 
 
 def in_large_pages(length, dtype):
-    """An array of `length` elements, not initialised, that begins with a large page.
+    """Return an array of `length` elements, not initialised, that begins with a large page.
 
     Arrays that a kernel runs through again and again should lie close together in physical memory too: scattered small
     pages crowd into some sets of the cache. NumPy asks the system for large pages from 4 MB on. Memory of arrays that are
@@ -60,7 +60,7 @@ def in_large_pages(length, dtype):
 
 
 def zeros(length, dtype):
-    """The same, filled with zeros."""
+    """Return the same, filled with zeros."""
     array = in_large_pages(length, dtype)
     array.fill(0)
     return array
@@ -73,7 +73,7 @@ class PerThread:
         self._length, self._dtype, self._own = length, dtype, threading.local()
 
     def array(self):
-        """The array of the calling thread."""
+        """Return the array of the calling thread."""
         if not hasattr(self._own, "array"):
             self._own.array = in_large_pages(self._length, self._dtype)
         return self._own.array
@@ -98,7 +98,7 @@ class Recycled:
         _own.recycled = None
 
     def array(self, length, dtype):
-        """An array whose memory comes back when neither it nor a view of it is in use."""
+        """Return an array whose memory comes back when neither it nor a view of it is in use."""
         size = length * np.dtype(dtype).itemsize
         try:
             block = self._free[size].pop()
@@ -107,7 +107,7 @@ class Recycled:
         return np.asarray(_Loan(block, partial(self._take_back, block))).view(dtype)
 
     def _take_back(self, block):
-        """Called by whichever thread gives up the array: no step here depends on the one before."""
+        """Take a block back in whichever thread drops the array: no step here depends on the one before."""
         if block.nbytes > self._limit:
             return
         kept = sum(size * len(blocks) for size, blocks in list(self._free.items()))
@@ -117,7 +117,7 @@ class Recycled:
 
 
 class _Loan:
-    """What an array and all views of it hold on to as long as they use a block of memory."""
+    """A loan of a block of memory, which an array and all its views hold as long as they use it."""
 
     def __init__(self, block, give_back):
         self.__array_interface__, self._give_back = block.__array_interface__, give_back
@@ -131,7 +131,7 @@ _large_blocks = Recycled(KEPT_BYTES)
 
 
 def uninitialised(length, dtype):
-    """An array of `length` elements, in memory that is used again where a `Recycled` says so."""
+    """Return an array of `length` elements, in memory that is used again where a `Recycled` says so."""
     recycled = getattr(_own, "recycled", None)
     if recycled is None or length == 0:
         return np.empty(length, dtype)

@@ -20,7 +20,7 @@ def options(cls):
     """Make a class with annotated fields a frozen pydantic dataclass that takes keyword arguments only.
 
     A class may have `translated`, a function of the arguments that returns those of the fields, and in TRANSLATED (default,
-    type) of arguments that are no fields. NumPy numbers and arrays are taken as Python numbers and lists. What is
+    type) of arguments that are not fields. NumPy numbers and arrays are taken as Python numbers and lists. What is
     wrong raises a `ValueError` with a line for each argument: its value, what is allowed, the nearest valid name.
     """
     cls = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
@@ -42,7 +42,7 @@ def options(cls):
 
 
 def _signature(cls):
-    """The signature with plain types: what bounds a value has is a matter of messages, not of Shift-Tab."""
+    """Return the signature with plain types: the bounds of a value are a matter of messages, not of Shift-Tab."""
     types = get_type_hints(cls)
     arguments = {field.name: (field.default, _plain_type(types[field.name])) for field in fields(cls)}
     arguments |= getattr(cls, "TRANSLATED", {})
@@ -55,21 +55,21 @@ def _signature(cls):
 
 
 def _plain_type(hint):
-    """A type as people write it: X | None for an optional one."""
+    """Return a type as people write it: X | None for an optional one."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
     return reduce(or_, map(_plain_type, get_args(hint)))
 
 
 def _plain(value):
-    """Numbers and lists of Python for those of NumPy."""
+    """Return Python's numbers and lists for NumPy's."""
     if isinstance(value, list | tuple):
         return type(value)(map(_plain, value))
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _line(cls, entry):
-    """One line of what is wrong."""
+    """Return one line of what is wrong."""
     kind, names = cls.__name__, [field.name for field in fields(cls)]
     if entry["type"] == "unexpected_keyword_argument":
         name = entry["loc"][0]

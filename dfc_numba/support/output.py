@@ -12,7 +12,7 @@ CONTROLS = re.compile(
 
 
 def printable(text):
-    """A text without control characters, which would reach the terminal as commands: they are written as \\x1b."""
+    """Escape control characters of a text as \\x1b, since they would reach the terminal as commands."""
     return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
@@ -22,7 +22,7 @@ def show(*texts, file=None, flush=False, end="\n"):
 
 
 def prepare_streams():
-    """Give a process whose standard streams are closed others that lead nowhere, and let no character be an error."""
+    """Give a process whose standard streams are closed others that lead nowhere; make no character an error."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -66,7 +66,7 @@ class _Steady:
 
 
 def abandon(stream):
-    """Let what is still to be written to a stream go nowhere, or the end of the process would be an error."""
+    """Discard what is still to be written to a stream, which would be an error at the end of the process."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -77,7 +77,7 @@ def abandon(stream):
 
 @contextmanager
 def steady():
-    """Standard output and error that ignore write errors, within a `with` block."""
+    """Ignore write errors of standard output and error within a `with` block."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Steady, before)
     try:

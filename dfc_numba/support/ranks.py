@@ -245,7 +245,7 @@ def unite(*arrays):
         if array.size:
             flat = array.reshape(-1).view(np.uint8)
             if not np.shares_memory(flat, array):
-                raise ValueError("only contiguous arrays can be put together in place")
+                raise ValueError("only contiguous arrays can be gathered in place")
             with _counted(flat.nbytes):
                 _world.communicator.Allreduce(MPI.IN_PLACE, flat, op=MPI.BOR)
 

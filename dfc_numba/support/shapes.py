@@ -52,7 +52,7 @@ def shape_of(value):
 
 
 def _shown(item):
-    """(name, text) of the fields of a dataclass or named tuple that say something."""
+    """Return (name, text) of the fields of a dataclass or named tuple that say something."""
     names = getattr(item, "_fields", None) or [field.name for field in fields(item) if field.repr]
     values = ((name, getattr(item, name)) for name in names)
     return [(name, shape_of(value)) for name, value in values if value is not None and not _is_empty(value)]

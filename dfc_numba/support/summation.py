@@ -55,13 +55,13 @@ class TreeSum:
         root = (max(0, self._number - 1).bit_length(), 0)
         if root not in self._nodes:
             raise ValueError(
-                f"the sum over {self._number} shards lacks some; it has the nodes {sorted(self._nodes)}"
+                f"the sum over {self._number} shards is incomplete; it has the nodes {sorted(self._nodes)}"
             )
         return self._nodes[root]
 
 
 def tree_sum(values):
-    """The sum of numbers, or of arrays that may be changed, in the order of the tree."""
+    """Return the sum of numbers, or of arrays that may be changed, in the order of the tree."""
     values = list(values)
     tree = TreeSum(len(values))
     for place, value in enumerate(values):
@@ -70,5 +70,5 @@ def tree_sum(values):
 
 
 def sum_rows(array, shards):
-    """The sum over the rows of an array (B, n) in the order of its shards, (first, count) each: (n,)."""
+    """Return the sum over the rows of an array (B, n) in the order of its shards, (first, count) each: (n,)."""
     return tree_sum(array[first : first + count].sum(axis=0) for first, count in shards)

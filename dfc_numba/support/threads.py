@@ -32,7 +32,7 @@ _bounds = threading.local()
 
 
 def available():
-    """Number of processors that this process may use, at most NUMBA_NUM_THREADS where that is set.
+    """Return the number of processors that this process may use, at most NUMBA_NUM_THREADS where that is set.
 
     In a job of SLURM it is at most what the job has for each task; ranks that may use the same processors share them.
     """
@@ -44,7 +44,7 @@ def available():
 
 
 def current():
-    """Number of threads that kernels of this thread use now."""
+    """Return the number of threads that kernels of this thread use now."""
     return getattr(_bounds, "count", None) or available()
 
 
@@ -60,7 +60,7 @@ class _Limits:
 
     @contextmanager
     def bounded(self, count, libraries):
-        """At most `count` threads for these libraries (controllers of threadpoolctl) within a `with` block."""
+        """Limit these libraries (controllers of threadpoolctl) to `count` threads within a `with` block."""
         owner = threading.get_ident()
         with self._lock:
             for library in libraries:
@@ -99,7 +99,7 @@ def limit_threads(count: int) -> Iterator[None]:
     smallest number of them, and after the last block as many threads as before the first.
 
     Raises:
-        ValueError, TypeError: for a count that is no positive whole number.
+        ValueError, TypeError: for a count that is not a positive whole number.
     """
     count = whole_number("threads", count, Count)
     from threadpoolctl import ThreadpoolController
@@ -120,14 +120,14 @@ def one_thread():
 
 @cache
 def _libraries():
-    """The linear algebra libraries; finding them takes milliseconds, so it is done once."""
+    """Return the linear algebra libraries; finding them takes milliseconds, so it is done once."""
     from threadpoolctl import ThreadpoolController
 
     return [one for one in ThreadpoolController().lib_controllers if one.user_api == "blas"]
 
 
 class _Started(threading.Event):
-    """What `Thread.start` waits for: not for ever, since a thread without memory ends before it begins."""
+    """The event that `Thread.start` waits for: not forever, since a thread without memory ends before it begins."""
 
     def wait(self, timeout=None):
         return super().wait(PATIENCE if timeout is None else timeout)
@@ -144,7 +144,7 @@ def start(thread):
 
 
 def shards(samples, weights=0):
-    """(first, count) of the shards of a minibatch, as even as possible; a function of its arguments alone.
+    """Return (first, count) of the shards of a minibatch, as even as possible; a function of its arguments alone.
 
     At most 16 samples each, or 32 where `weights`, the bytes that each step of a shard reads, exceed the caches. Their number
     is even where there are several, so that two threads have as much to do.
@@ -170,7 +170,7 @@ def run(pieces, function, *, work):
             for piece in left:
                 function(piece)
         except BaseException:
-            deque(left, maxlen=0)  # after an error, or Ctrl-C, nobody begins another piece
+            deque(left, maxlen=0)  # after an error, or Ctrl-C, no thread begins another piece
             raise
 
     def help():

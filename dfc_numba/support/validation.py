@@ -11,7 +11,7 @@ DTYPES = ("float32", "float64")
 
 
 def choice(name, value, allowed):
-    """`value` if it is one of `allowed`, else a ValueError that names the nearest."""
+    """Return `value` if it is one of `allowed`, else raise a ValueError that names the nearest."""
     if value in allowed:
         return value
     raise ValueError(
@@ -20,7 +20,7 @@ def choice(name, value, allowed):
 
 
 def dtype_of(value):
-    """float32 or float64 as a NumPy dtype."""
+    """Return float32 or float64 as a NumPy dtype."""
     try:
         name = np.dtype(value).name
     except TypeError:
@@ -29,21 +29,21 @@ def dtype_of(value):
 
 
 def instance(name, value, kind):
-    """`value` if it is a `kind`, else a TypeError."""
+    """Return `value` if it is a `kind`, else raise a TypeError."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {_described(value)}")
     return value
 
 
 def flag(name, value):
-    """True or False."""
+    """Return `value` if it is True or False, else raise a TypeError."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}; True or False is allowed")
     return bool(value)
 
 
 def number(name, value, kind=NotNegative, *, least=None):
-    """`value` as a float in a range of `ranges`, and not below `least`, a bound that depends on other arguments."""
+    """Return `value` as a float in a range of `ranges`, and not below `least`, a bound that depends on other arguments."""
     allowed = in_words(kind) if least is None else f"a finite number >= {least:g}"
     wrong = f"{name} is {value!r}; {allowed} is allowed"
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -56,7 +56,7 @@ def number(name, value, kind=NotNegative, *, least=None):
 
 
 def whole_number(name, value, kind=Word):
-    """`value` as an int in a range of `ranges`."""
+    """Return `value` as an int in a range of `ranges`."""
     wrong = f"{name} is {value!r}; {in_words(kind)} is allowed"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(wrong)
@@ -66,14 +66,14 @@ def whole_number(name, value, kind=Word):
 
 
 def seeds(name, value):
-    """`value`, a seed or a list of them, for NumPy's generators."""
+    """Return `value`, a seed or a list of them, for NumPy's generators."""
     for one in value if isinstance(value, list | tuple) else [value]:
         whole_number(name, one, Seed)
     return value
 
 
 def as_array(name, value):
-    """`value` as an array of any dtype; refused if its rows differ in length, or if some of it is masked."""
+    """Return `value` as an array of any dtype; refuse rows that differ in length, and masked values."""
     if np.ma.is_masked(value):
         raise ValueError(f"{name} has masked elements; fill or leave out what is missing")
     try:
@@ -83,7 +83,7 @@ def as_array(name, value):
 
 
 def floats(name, value, shape, *, dtype="float64"):
-    """`value` as a C-ordered float array of `shape` (None: any length), finite throughout.
+    """Return `value` as a C-ordered float array of `shape` (None: any length), finite throughout.
 
     Raises:
         TypeError: for something that is not a numeric array.
@@ -103,7 +103,7 @@ def floats(name, value, shape, *, dtype="float64"):
 
 
 def float_list(name, values, shapes):
-    """`values`, a list with one array for each of `shapes`, as C-ordered float64 arrays (see `floats`)."""
+    """Return `values`, a list with one array for each of `shapes`, as C-ordered float64 arrays (see `floats`)."""
     wanted = f"a list of {len(shapes)} arrays, of shapes {', '.join(map(str, shapes))}"
     if not isinstance(values, list | tuple):
         raise TypeError(f"{name} must be {wanted}, not {type(values).__name__}")
@@ -113,7 +113,7 @@ def float_list(name, values, shapes):
 
 
 def finite(name, array):
-    """The array, if all of it is finite."""
+    """Return the array if all of it is finite."""
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(
@@ -123,27 +123,27 @@ def finite(name, array):
 
 
 def silent() -> np.errstate:
-    """A context, or decorator, in which NumPy does not warn of numbers that are not finite: they are refused or flagged."""
+    """Silence NumPy's warnings of numbers that are not finite, which are refused or flagged instead."""
     return np.errstate(invalid="ignore", divide="ignore", over="ignore")
 
 
 def finite_result(what, result, remedy="numbers of this size are too large; scale them down"):
-    """`result`, a number or an array, if all of it is finite; else a ValueError that says what to do."""
+    """Return `result`, a number or an array, if all of it is finite; else raise a ValueError with the remedy."""
     if not np.isfinite(result).all():
         raise ValueError(f"{what} is not finite: {remedy}")
     return result
 
 
 def samples(name, value, columns, *, count=None, dtype="float64"):
-    """`value` as a (B, columns) array with at least one sample."""
+    """Return `value` as a (B, columns) array with at least one sample."""
     array = floats(name, value, (count, columns), dtype=dtype)
     if len(array) == 0:
-        raise ValueError(f"{name} holds no sample (shape {array.shape}); at least one is needed")
+        raise ValueError(f"{name} holds no samples (shape {array.shape}); at least one is needed")
     return array
 
 
 def labels(name, value, classes, *, count=None):
-    """`value` as (B,) class numbers in 0..classes - 1: integers, booleans, or floats that are whole numbers."""
+    """Return `value` as (B,) class numbers in 0..classes - 1: integers, booleans, or floats that are whole numbers."""
     array = as_array(name, value)
     if array.dtype.kind not in "iubf" or array.ndim != 1:
         named = "; data.from_arrays numbers the names of classes" if array.dtype.kind in "OUS" else ""

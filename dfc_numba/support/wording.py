@@ -15,18 +15,18 @@ PLAIN_WORDS = {
 
 
 def encodable(text):
-    """A text that UTF-8 can encode: bytes of file names that are none get backslashes."""
+    """Return a text that UTF-8 can encode: bytes of file names that are not UTF-8 get backslashes."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def nearest(name, names):
-    """'; did you mean ...?' with the nearest of the valid names, or nothing where none is near."""
+    """Return '; did you mean ...?' with the nearest of the valid names, or nothing where none is near."""
     near = difflib.get_close_matches(str(name).lower(), names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def allowed(entry):
-    """What is allowed where a value was refused; `entry` is one of pydantic's `ValidationError.errors()`."""
+    """Return what is allowed where a value was refused; `entry` is one of pydantic's `ValidationError.errors()`."""
     if entry["type"] == "value_error":
         return str(entry["ctx"]["error"])
     message = re.sub(r"(, unable to parse|, got| after validation).*", "", entry["msg"])

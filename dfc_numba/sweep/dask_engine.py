@@ -84,7 +84,7 @@ def stop_children(token=None):
 
 
 def _stopping(distributed):
-    """A plugin of workers: one that stops lets its runs write a checkpoint."""
+    """Return a plugin of workers: one that stops lets its runs write a checkpoint."""
 
     class StopsRuns(distributed.WorkerPlugin):
         def teardown(self, worker):
@@ -99,7 +99,7 @@ def describe_worker(folder):
 
 
 def _followed(client, tasks, token, came, display):
-    """Exit codes by number of the run; after a signal, of the runs that could end."""
+    """Return exit codes by number of the run; after a signal, of the runs that could end."""
     codes, handled, waiting, stop_at = {}, 0, dict(tasks), None
     begun = set()
     while waiting:
@@ -135,7 +135,7 @@ def _processing(client):
 
 
 def _code(future):
-    """The exit code that a task returned; one for a task that failed."""
+    """Return the exit code that a task returned; one for a task that failed."""
     if future.status == "finished":
         return future.result()
     if future.status in ("cancelled", "lost"):
@@ -189,7 +189,7 @@ def _check_workers(client, folder, address):
     for worker, (version, seen) in found.items():
         if version != __version__:
             raise ConfigurationError(
-                f"worker {worker} has dfc-numba {version}, here is {__version__}; install one version"
+                f"worker {worker} has dfc-numba {version}, this process {__version__}; install the same version on both"
             )
         if not seen:
             raise ConfigurationError(

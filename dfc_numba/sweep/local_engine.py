@@ -110,7 +110,7 @@ def now():
 
 
 def _stopped(code, came):
-    """Whether a process ended by the signal that was handed on, before it could handle it."""
+    """Return whether a process ended by the signal that was handed on, before it could handle it."""
     return bool(came) and code in (-signal.SIGTERM, SIGNALLED + signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep will need, tried before anything starts: its data are loaded, its networks created, its time measured."""
+"""The expected needs of a sweep, tried before anything starts: data are loaded, networks created, time measured."""
 
 import shutil
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SMALL_FILES = 2e6  # bytes of the other files of a run
 
 @dataclass(frozen=True)
 class Need:
-    """What one run needs: seconds (None where its trial did not end well), memory and disk in bytes."""
+    """The needs of one run: seconds (None where its trial failed), memory and disk in bytes."""
 
     seconds: float | None
     memory: int
@@ -30,7 +30,7 @@ class Need:
 
 @dataclass(frozen=True)
 class SweepOutlook:
-    """What a sweep is about to do.
+    """The work that a sweep is about to do.
 
     Attributes:
         datasets: a line about each data set. needs: a `Need` by name of the run. trials: how many were made.

@@ -167,7 +167,7 @@ def _sbatch(text, *options):
 
 
 def _slurm(program, *arguments, **options):
-    """Standard output of a command of SLURM; a ConfigurationError says what SLURM says."""
+    """Return the standard output of a command of SLURM, or raise a ConfigurationError with its message."""
     if shutil.which(program) is None:
         raise ConfigurationError(
             f"{program} is not found: --on slurm needs the commands of SLURM, which a login node has; elsewhere use "
@@ -194,7 +194,7 @@ def _quoted(value):
 
 
 def _ranges(numbers):
-    """Numbers as SLURM writes them: 0-3,7."""
+    """Return numbers as SLURM writes them: 0-3,7."""
     parts = []
     for number in sorted(numbers):
         if parts and number == parts[-1][1] + 1:

@@ -56,7 +56,7 @@ toml_text = partial(value_text, bare_keys=False)  # as names of runs have it
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What a job asks SLURM for.
+    """The resources that a job asks SLURM for.
 
     Attributes:
         time: limit of a job, as `sbatch --time` takes it. memory: as `sbatch --mem`. cpus: processors of a run.
@@ -114,7 +114,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """What a sweep file says.
+    """The content of a sweep file.
 
     Attributes:
         path: the file. name: its name without suffix.
@@ -155,7 +155,7 @@ def read_sweep(path):
         raise ConfigurationError(f'{path}: no runs; state [sweep] presets = ["digits"], or [[sweep.run]]')
     if not presets and axes:
         raise ConfigurationError(
-            f"{path}: the axis {next(iter(axes))} is of no preset; state [sweep] presets, or a single value"
+            f"{path}: the axis {next(iter(axes))} applies to no preset; state [sweep] presets, or a single value"
         )
     labels = _labels([*presets, *(single["preset"] for single in singles)], path)
     runs = [
@@ -177,7 +177,7 @@ def seconds_of(text):
     """Return the seconds of a time limit of SLURM: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
     parts = TIME.fullmatch(text)
     if parts is None:
-        raise ValueError(f"{text!r} is no time limit; write HH:MM:SS or D-HH:MM:SS")
+        raise ValueError(f"{text!r} is not a time limit; write HH:MM:SS or D-HH:MM:SS")
     days, *rest = (int(part) if part is not None else None for part in parts.groups())
     given = [part for part in rest if part is not None]
     if days is not None:
@@ -193,7 +193,7 @@ def seconds_of(text):
 
 
 def _table(path):
-    """The content of the file, with known sections and keys of the right kinds."""
+    """Return the content of the file, with known sections and keys of the right kinds."""
     table = read_toml(path)
     for section, keys in table.items():
         _known(section, SECTIONS, path, "section")
@@ -242,12 +242,12 @@ def _expect(holds, path, what, allowed):
 def _known(name, names, path, kind):
     if name not in names:
         raise ConfigurationError(
-            f"{path}: {name!r} is no {kind}{nearest(name, names)}; there are: {', '.join(names)}"
+            f"{path}: {name!r} is not a {kind}{nearest(name, names)}; choose from {', '.join(names)}"
         )
 
 
 def _flat(table, path, prefix=""):
-    """Settings by `section.key`, whether the file quotes the key or nests tables."""
+    """Return settings by `section.key`, whether the file quotes the key or nests tables."""
     flat = {}
     for key, value in table.items():
         name = f"{prefix}{key}"
@@ -260,7 +260,7 @@ def _flat(table, path, prefix=""):
 
 
 def _split(settings, path):
-    """(fixed settings, axes): a list is an axis."""
+    """Return (fixed settings, axes): a list is an axis."""
     axes = {key: value for key, value in settings.items() if isinstance(value, list)}
     for key, values in axes.items():
         _expect(bool(values), path, f'set."{key}" = []', "a list with at least one value")
@@ -304,7 +304,7 @@ def _single(entry, number, path):
 
 
 def _labels(presets, path):
-    """By preset or file its name in this sweep: without folder and .toml where that tells them apart."""
+    """Return the name of each preset or file in this sweep: without folder and .toml where they are not needed."""
     presets = list(dict.fromkeys(presets))
     count = Counter(Path(preset).stem for preset in presets)
     labels = {
@@ -316,7 +316,7 @@ def _labels(presets, path):
 
 
 def _located(preset, path):
-    """What `load_config` takes: a file beside the sweep file is found from everywhere."""
+    """Return what `load_config` takes: a file beside the sweep file is found from everywhere."""
     beside = path.parent / preset
     return str(beside.resolve()) if preset.endswith(".toml") and beside.is_file() else preset
 
@@ -395,7 +395,7 @@ def run_name(label, settings, seed):
 
 
 def _plain(text):
-    """A text without what does not suit the name of a folder."""
+    """Return a text without what does not suit the name of a folder."""
     return re.sub(r"[^\w.+=,-]", "-", re.sub(r"[\[\]{}'\"\s]", "", text)) or "none"
 
 

@@ -58,7 +58,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         run: the `SweepRun`. state: one of `STATES`. epochs: complete epochs. accuracy: the last one, None without.
@@ -192,7 +192,7 @@ class SweepFolder:
             lock = Lock(self.path / LOCK_NAME)
         except BlockingIOError as error:
             raise ConfigurationError(
-                f"{self.path} is in use by {error}, which starts runs of this sweep; wait for its end, or choose another "
+                f"{self.path} is in use by {error}, which starts runs of this sweep; wait until it ends, or choose another "
                 "folder with --out"
             ) from None
         except OSError as error:
@@ -292,7 +292,7 @@ def update(planned, path):
         runs[run.index] = SweepRun(**{**vars(run), "current": False})
     if existing:
         dropped = sum(run.current for run in gone)
-        changes += [f"new runs: {new}"] * (new > 0) + [f"runs that are back: {again}"] * (again > 0)
+        changes += [f"new runs: {new}"] * (new > 0) + [f"runs added again: {again}"] * (again > 0)
         changes += [f"runs no longer in the sweep, whose directories stay: {dropped}"] * (dropped > 0)
         changes += [
             f"{text}: in {len(names)} runs, such as {names[0]}" for text, names in sorted(changed.items())
@@ -336,7 +336,7 @@ def _note_changes(folder, old, run, changed):
         text = contradictions(used_values(load_config(str(own))[0]), now)
         if text:
             raise ConfigurationError(
-                f"{folder.path}: the sweep has changed for a run that has begun, {old.name} ({text}); put the old value "
+                f"{folder.path}: the sweep has changed for a run that has started, {old.name} ({text}); put the old value "
                 'back, make it an axis of the grid, set."section.key" = [old, new], or choose another folder with --out'
             )
     for key, text in differing.items():
@@ -346,7 +346,7 @@ def _note_changes(folder, old, run, changed):
 
 
 def _metrics(directory):
-    """The rows of metrics.csv as texts; none where it cannot be read, which must not hide the other runs."""
+    """Return the rows of metrics.csv as texts; none where it cannot be read, which must not hide the other runs."""
     try:
         return read_metrics(directory)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `dfc sweep` tells people: the table of runs, what it will need, its progress, and how it ended."""
+"""The output of `dfc sweep`: the table of runs, the expected needs, the progress, and the ending."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ CODES = {0: "done", 75: "stopped"}
 
 
 def announce(folder, planned, changes, outlook, states, runs):
-    """Say what the sweep is, what changed, what is kept, and what the rest will need."""
+    """Print what the sweep is, what changed, what is kept, and what the rest will need."""
     show(f"sweep {planned.name}: {len(planned.runs)} runs, in {folder.path}")
     for change in changes:
         show(f"changed since it was started: {change}")
@@ -33,7 +33,7 @@ def announce(folder, planned, changes, outlook, states, runs):
     show(counted(states))
     seconds, disk = outlook.total(runs)
     each = (
-        "unknown, a trial did not end well"
+        "unknown, a trial run failed"
         if seconds is None
         else f"{duration(seconds)} in all, one after the other"
     )
@@ -205,7 +205,7 @@ def choose_display(folder, total, done):
 
 
 def conclude(folder, states, merged):
-    """Say how the sweep stands."""
+    """Print how the sweep stands."""
     show(counted(states))
     for state in states:
         if state.state in (FAILED, DIVERGED):
@@ -217,7 +217,7 @@ def conclude(folder, states, merged):
 
 
 def tell_jobs(folder, jobs, runs):
-    """Say which jobs SLURM has now."""
+    """Print which jobs SLURM has now."""
     path = shlex.quote(str(folder.path))
     show(f"handed to SLURM: {len(runs)} runs as job {', '.join(jobs)}")
     show(
@@ -226,7 +226,7 @@ def tell_jobs(folder, jobs, runs):
 
 
 def warn_of_limits(options, outlook, runs):
-    """Say where a job may be too small for its runs."""
+    """Print where a job may be too small for its runs."""
     memory, seconds = outlook.memory(runs), [outlook.needs[run.name].seconds for run in runs]
     if options.bytes is not None and memory > options.bytes:
         show(

@@ -19,7 +19,7 @@ leaks = np.geomspace(1e-5, 1e3, 17)
 
 
 def angles(kind, feedback):
-    """Degrees between the update of DFC and a reference, over the leaks."""
+    """Return the degrees between DFC's update and a reference, over the leaks."""
     one = net.copy()
     if feedback != "random":
         one.set_feedback(feedback, x)

@@ -21,7 +21,7 @@ target = dfc.output_target(net, x, labels, loss="cross_entropy", step=0.1)
 
 
 def timed(controller):
-    """The update, and the seconds that it takes once everything is compiled."""
+    """Return the update, and the seconds that it takes once everything is compiled."""
     dfc.forward_update(net, x, target, controller)
     start = time.perf_counter()
     return dfc.forward_update(net, x, target, controller), time.perf_counter() - start

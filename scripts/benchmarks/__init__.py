@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: the workload, peers written for comparison, worker processes, tables and JSON."""
+"""The parts that benchmark scripts share: workload, peers for comparison, worker processes, tables and JSON."""

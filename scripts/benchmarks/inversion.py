@@ -1,4 +1,4 @@
-"""What the dynamics of inversion are timed on, and the NumPy loop that one would write without this package."""
+"""The cases on which dynamic inversion is timed, and the NumPy loop that one would write without this package."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Case:
         return 2 * self.batch * self.steps * (weights + feedback)
 
     def problem(self, dtype):
-        """(weights, feedback, derivatives, delta_out): the scale of He et al. for the weights, and B = -W^T."""
+        """Return (weights, feedback, derivatives, delta_out): He et al.'s scale for the weights, and B = -W^T."""
         rng = np.random.default_rng(0)
         pairs = zip(self.sizes[1:], self.sizes[:-1], strict=True)
         weights = [(rng.standard_normal(pair) * np.sqrt(2.0 / pair[1])).astype(dtype) for pair in pairs]
@@ -56,14 +56,14 @@ QUICK = {"sizes": (20, 30, 5), "batch": 9, "steps": 20}
 
 
 def our_errors(case, dtype):
-    """`backward_errors`, with all that it does."""
+    """Prepare `backward_errors`, with all that it does."""
     problem = case.problem(dtype)
     options = {"rule": case.rule, "nonlinearity": case.nonlinearity, "steps": case.steps}
     return lambda: dfc.backward_errors(*problem, **options)
 
 
 def numpy_errors(case, dtype):
-    """The NumPy loop of a network with one hidden layer."""
+    """Prepare the NumPy loop of a network with one hidden layer."""
     (_, w), feedback, (derivatives,), delta = case.problem(dtype)
     loop = {"di": _sequential, "sldi": _single}[case.rule]
     (b,) = feedback if case.rule == "di" else (feedback,)

@@ -14,7 +14,7 @@ from jax import lax
 
 
 def prepare(network, x, target, controller):
-    """A function without arguments that computes the update, waits for it, and returns a list, weights first."""
+    """Return a function without arguments that computes the update, waits for it, and returns a list, weights first."""
     jax.config.update("jax_enable_x64", x.dtype.name == "float64")
     update = _jitted(controller, len(x))
     parameters = [list(arrays) for arrays in (network.weights, network.biases, network.feedback)]
@@ -23,7 +23,7 @@ def prepare(network, x, target, controller):
 
 
 def _jitted(controller, samples):
-    """The compiled update for a controller and B samples."""
+    """Return the compiled update for a controller and B samples."""
 
     def update(weights, biases, feedback, x, target):
         first = x @ weights[0].T + biases[0]
@@ -41,7 +41,7 @@ def _jitted(controller, samples):
 
 
 def _feedforward(first, weights, biases):
-    """Voltages of all layers, and the output."""
+    """Return voltages of all layers, and the output."""
     voltages = [first]
     for w, b in zip(weights[1:], biases[1:], strict=True):
         voltages.append(jnp.tanh(voltages[-1]) @ w.T + b)
@@ -49,7 +49,7 @@ def _feedforward(first, weights, biases):
 
 
 def _step(controller, weights, biases, feedback, first, target):
-    """The body of the scan: one Euler step of controller and layers, and its share of the sums."""
+    """Take one Euler step of controller and layers, and return its share of the sums: the body of the scan."""
     gain, depth = controller.dt / controller.tau_v, len(weights)
     first_rate = jnp.tanh(first)
 

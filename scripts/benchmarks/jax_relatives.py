@@ -10,14 +10,14 @@ from jax import lax
 
 
 def prepare(update, *arguments):
-    """A function without arguments that computes an update, and waits for it."""
+    """Return a function without arguments that computes an update, and waits for it."""
     jax.config.update("jax_enable_x64", arguments[-1].dtype.name == "float64")
     arguments, update = jax.device_put(arguments), jax.jit(update)
     return lambda: jax.block_until_ready(update(*arguments))
 
 
 def reconstruction(sigma):
-    """The update of the linear mappings Q_i from noise, as `reconstruction_update`; key: of `jax.random`."""
+    """Return the update of the linear mappings Q_i from noise, as `reconstruction_update`; key: of `jax.random`."""
 
     def update(weights, biases, mappings, key, x):
         rates, voltage = [], None
@@ -41,7 +41,7 @@ def reconstruction(sigma):
 
 
 def prototypical(free_steps, nudged_steps, beta):
-    """The one-sided update of the prototypical form with sigmoids and the squared error, as `equilibrium_update`."""
+    """Return the one-sided update of the prototypical form with sigmoids and the squared error, as `equilibrium_update`."""
 
     def drives(weights, biases, first, state):
         found = [first] + [s @ w.T + b for s, w, b in zip(state, weights[1:], biases[1:], strict=False)]

@@ -33,7 +33,7 @@ class InFolder:
 
 
 def training(workload, dtype, log, minibatches, folder):
-    """A pass of the forward phase over some minibatches, with a log as a dict of keys of `[log]`, None for no log.
+    """Prepare a pass of the forward phase over some minibatches, with a log (keys of `[log]`) or None.
 
     Evaluation is cut to a single sample.
     """
@@ -53,7 +53,7 @@ def training(workload, dtype, log, minibatches, folder):
 
 
 def _configuration(workload, dtype, log):
-    """The published configuration with one epoch of the forward phase alone."""
+    """Return the published configuration with one epoch of the forward phase alone."""
     config = published()
     changes = {"training": {"epochs": 1, "dtype": dtype}, "feedback": {"train": False}}
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in changes.items()}
@@ -64,7 +64,7 @@ def _configuration(workload, dtype, log):
 
 
 def _data(workload, dtype):
-    """As many random samples as a minibatch has."""
+    """Return as many random samples as a minibatch has."""
     _, x, _ = workload.problem(dtype)
     labels = np.random.default_rng(workload.seed).integers(workload.outputs, size=len(x))
     train, one = Split(x, labels), Split(x[:1], labels[:1])
@@ -72,7 +72,7 @@ def _data(workload, dtype):
 
 
 def writing(workload, dtype, compression, folder):
-    """Writing one record of 16 samples, and nothing else."""
+    """Prepare the writing of one record of 16 samples, and nothing else."""
     network, x, target = workload.problem(dtype)
     record = Record(samples=tuple(range(LOGGED["samples"])))
     trajectory = simulate(network, x, target, workload.controller, record=record)

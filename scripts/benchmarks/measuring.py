@@ -11,7 +11,7 @@ from benchmarks.workers import Worker
 
 
 class Subject(NamedTuple):
-    """What a time belongs to."""
+    """The subject of a time."""
 
     name: str
     dtype: str
@@ -31,13 +31,13 @@ class Summary:
         return cls(float(np.median(values)), float(min(values)), float(max(values)))
 
     def text(self):
-        """As "1.23 (1.20-1.31)", without the range of a single measurement."""
+        """Return a text such as "1.23 (1.20-1.31)", without the range of a single measurement."""
         median, low, high = map(significant, (self.median, self.low, self.high))
         return median if self.low == self.high else f"{median} ({low}-{high})"
 
 
 def significant(value, digits=3):
-    """A number with that many significant digits, without an exponent."""
+    """Return a number with that many significant digits, without an exponent."""
     rounded = float(f"{value:.{digits}g}")
     decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(rounded))))) if rounded else 0
     return f"{rounded:.{decimals}f}"
@@ -86,16 +86,16 @@ class Session:
                 self.times[subject].append(self._places[subject].seconds(subject))
 
     def time(self, subject, factor=1.0):
-        """`Summary` of factor times a subject's seconds."""
+        """Return the `Summary` of factor times a subject's seconds."""
         return Summary.of([factor * seconds for seconds in self.times[subject]])
 
     def ratio(self, numerator, denominator, factor=1.0):
-        """`Summary` of factor times the ratio of two subjects' seconds, turn by turn."""
+        """Return the `Summary` of factor times the ratio of two subjects' seconds, turn by turn."""
         pairs = zip(self.times[numerator], self.times[denominator], strict=True)
         return Summary.of([factor * a / b for a, b in pairs])
 
     def records(self, flop):
-        """A dict of plain values per subject; flop: floating-point operations by subject."""
+        """Return a dict of plain values per subject; flop: floating-point operations by subject."""
         return [
             {
                 **subject._asdict(),
@@ -128,7 +128,7 @@ class Goal:
         return value >= self.bar if self.at_least else value <= self.bar
 
     def row(self):
-        """Cells of a table."""
+        """Return the cells of a table."""
         sign = ">=" if self.at_least else "<="
         return (
             self.name,
@@ -139,12 +139,12 @@ class Goal:
         )
 
     def record(self):
-        """A dict of plain values."""
+        """Return a dict of plain values."""
         return {**asdict(self), "met": self.met}
 
 
 def relative_difference(arrays, reference):
-    """Norm of the difference of two lists of arrays, over the norm of the second."""
+    """Return the norm of the difference of two lists of arrays, over the norm of the second."""
     ours, theirs = (
         np.concatenate([np.ravel(a) for a in group]).astype(float) for group in (arrays, reference)
     )
@@ -152,7 +152,7 @@ def relative_difference(arrays, reference):
 
 
 def thread_counts(threads):
-    """1 and the wanted number of threads."""
+    """Return 1 and the wanted number of threads."""
     return sorted({1, threads})
 
 

@@ -1,4 +1,4 @@
-"""What Newton's readout is timed on: the published MNIST network with three targets, and the published autoencoder."""
+"""The cases on which Newton's readout is timed: the published MNIST network with three targets, and the autoencoder."""
 
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,7 @@ class Case:
     quick: bool = False
 
     def problem(self, dtype):
-        """(network, x, target, controller)."""
+        """Return (network, x, target, controller)."""
         return (self._labelled if self.network == "MNIST" else self._autoencoder)(dtype)
 
     def _labelled(self, dtype):
@@ -75,7 +75,7 @@ CASES = (
 
 
 def newton_update(case, dtype, count=1):
-    """The update with readout "newton", `count` times."""
+    """Prepare the update with readout "newton", `count` times."""
     problem = case.problem(dtype)
 
     def run():
@@ -87,7 +87,7 @@ def newton_update(case, dtype, count=1):
 
 
 def average_update(case, dtype, steps=None):
-    """The update with readout "average", of the published number of steps unless told otherwise."""
+    """Prepare the update with readout "average", of the published number of steps unless stated otherwise."""
     *problem, controller = case.problem(dtype)
     controller = controller if steps is None else replace(controller, steps=steps)
 
@@ -99,7 +99,7 @@ def average_update(case, dtype, steps=None):
 
 
 def outcome(case, dtype):
-    """A computation that returns iterations, residuals relative to the initial error, stability, and the operations."""
+    """Prepare a computation of iterations, residuals relative to the initial error, stability, and the operations."""
 
     def run():
         network, x, target, controller = case.problem(dtype)
@@ -112,7 +112,7 @@ def outcome(case, dtype):
 
 
 def operations(function):
-    """Floating-point operations of the matrix products of all kernels that a function runs."""
+    """Count the floating-point operations of the matrix products of all kernels that a function runs."""
     counted, run = [], threads.run
 
     def count(pieces, part, *, work):

@@ -38,7 +38,7 @@ class _Layer:
         self.update, self.factor_sum = np.zeros_like(weights), np.zeros(shape, dtype)
 
     def advance(self, below, u, gain, slot):
-        """One Euler step; `below` are the new rates of the layer below, None for the constant input. Returns the rates."""
+        """Take one Euler step and return the rates; `below`: new rates of the layer below, None for the constant input."""
         rate, factor = self.rates[slot], self.factors[slot]
         if below is not None:
             np.dot(below, self.weights, out=self.basal)
@@ -69,7 +69,7 @@ def _rows(block):
 
 
 def forward_update(network, x, target, controller):
-    """Delta W_i and Delta b_i of the readout "average" and the rule "nonlinear_difference": a list, weights first.
+    """Return Delta W_i and Delta b_i of the readout "average" and the rule "nonlinear_difference": a list, weights first.
 
     Of the controller's options dt, steps, alpha, k_p, tau_v and error are honoured; the others are those of the
     published MNIST configuration: instantaneous apical compartments and transmission, proactive control, no noise.

@@ -11,7 +11,7 @@ NOISE = {"sigma": 0.01, "tau_noise": 0.07}
 
 
 class Stream(NamedTuple):
-    """What is simulated: B samples whose input is held or changes at every step, weights of one or of both kinds learn."""
+    """A stream to simulate: B samples whose input is held or changes at every step; one or both kinds of weights learn."""
 
     samples: int
     moving: bool
@@ -40,7 +40,7 @@ class Stream(NamedTuple):
 
 
 def streams(quick):
-    """The streams to be timed."""
+    """Return the streams to be timed."""
     steps = {1: 10_000, 16: 2_000}
     return [
         Stream(samples, moving, feedback, 20 if quick else steps[samples])
@@ -51,7 +51,7 @@ def streams(quick):
 
 
 def our_stream(stream, dtype):
-    """`simulate_online` for the published MNIST network, with all that it does."""
+    """Prepare `simulate_online` for the published MNIST network, with all that it does."""
     from dataclasses import replace
 
     from dfc_numba.online.learning import simulate_online
@@ -71,7 +71,7 @@ def our_stream(stream, dtype):
 
 
 def read_and_write(length, dtype, count):
-    """NumPy goes over an array of `length` elements in place, `count` times: what touching the weights takes at least."""
+    """Prepare a pass of NumPy over an array of `length` elements in place, `count` times: the least time to touch the weights."""
     array, factor = np.ones(length, dtype), np.dtype(dtype).type(1)
 
     def run():

@@ -49,7 +49,7 @@ LAYER, UPDATE, CONTROL, ACTIVATION = "W r", "update", "Q u", "activations"
 
 
 def hidden_layer_parts(workload):
-    """What one hidden layer above the first needs, for a network whose hidden layers are equally wide."""
+    """Return what one hidden layer above the first needs, for a network whose hidden layers are equally wide."""
     n, outputs = workload.sizes[1], workload.sizes[-1]
     steps = workload.controller.steps * -(-workload.samples // SHARD_SAMPLES)
     block = max(SHARD_SAMPLES, BLOCK_ROWS)
@@ -82,7 +82,7 @@ def _repeat_activations(times, loop, size, v, rate, factor, basal, apical, const
 
 
 def our_part(part, dtype, times):
-    """`times` calls of the package's kernel for a part."""
+    """Prepare `times` calls of the package's kernel for a part."""
     make = {UPDATE: _our_outer, ACTIVATION: _our_activations}.get(part.name, _our_product)
     return make(part, np.dtype(dtype), times)
 
@@ -119,7 +119,7 @@ def _our_activations(part, dtype, times):
 
 
 def numpy_part(part, dtype, times):
-    """The same work in NumPy, `times` times: one product, or the two tanh that the activations stand for."""
+    """Prepare the same work in NumPy, `times` times: one product, or the two tanh that the activations stand for."""
     if part.name == ACTIVATION:
         v, out = _normal((part.rows, part.outputs), dtype), np.empty((part.rows, part.outputs), dtype)
         return _repeated(2 * times, lambda: np.tanh(v, out=out))

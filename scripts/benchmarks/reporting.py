@@ -22,7 +22,7 @@ BUSY = 0.5  # load average above which times are not to be trusted
 
 
 def parser(name, documentation, *, repeats=None):
-    """The options that benchmarks share; `repeats` is the default number of turns, None for a benchmark without."""
+    """Create the parser of the options that benchmarks share; `repeats`: default number of turns, or None."""
     options = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +38,7 @@ def parser(name, documentation, *, repeats=None):
 
 
 def add_threads(options):
-    """The option --threads, all processors by default."""
+    """Add the option --threads, all processors by default."""
     options.add_argument(
         "--threads", type=_threads, default=threads.available(), metavar="N",
         help="most threads to measure, beside 1; default %(default)s, all there are",
@@ -60,7 +60,7 @@ def _threads(text):
 
 
 def has(package):
-    """Whether an optional package is installed."""
+    """Return whether an optional package is installed."""
     return find_spec(package) is not None
 
 

@@ -1,4 +1,4 @@
-"""What is timed: functions that prepare a computation in a worker process and return it, ready to be called.
+"""The timed subjects: functions that prepare a computation in a worker process and return it, ready to be called.
 
 A computation takes no arguments and returns a list of arrays, or None. Imports that only one of them needs are inside.
 """
@@ -9,7 +9,7 @@ from benchmarks.workload import feedback_controllers
 
 
 def matrix_product(size, dtype, count=1):
-    """`count` products of square matrices by the linear algebra library: the rate that this machine can reach."""
+    """Prepare `count` products of square matrices by the linear algebra library: the rate that this machine can reach."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((size, size)).astype(dtype) for _ in range(2))
     out = np.empty_like(a)
@@ -22,7 +22,7 @@ def matrix_product(size, dtype, count=1):
 
 
 def our_update(workload, dtype):
-    """`forward_update`, with all that it does."""
+    """Prepare `forward_update`, with all that it does."""
     from dfc_numba import forward_update
 
     network, x, target = workload.problem(dtype)
@@ -35,7 +35,7 @@ def our_update(workload, dtype):
 
 
 def solved_update(workload, dtype):
-    """The same by the waveform integrator, with the relative error that it has by default."""
+    """Prepare the same by the waveform integrator, with its default relative error."""
     from dataclasses import replace
 
     from dfc_numba import forward_update
@@ -51,7 +51,7 @@ def solved_update(workload, dtype):
 
 
 def numpy_update(workload, dtype):
-    """The NumPy loop."""
+    """Prepare the NumPy loop."""
     from benchmarks import numpy_peer
 
     network, x, target = workload.problem(dtype)
@@ -59,14 +59,14 @@ def numpy_update(workload, dtype):
 
 
 def jax_update(workload, dtype):
-    """The JAX scan."""
+    """Prepare the JAX scan."""
     from benchmarks import jax_peer
 
     return jax_peer.prepare(*workload.problem(dtype), workload.controller)
 
 
 def our_feedback_update(workload, dtype, noise, count=1):
-    """`feedback_update` with noise of a kind from the kernel's own generator, `count` times."""
+    """Prepare `feedback_update` with noise of a kind from the kernel's own generator, `count` times."""
     from dfc_numba import NoiseKey, feedback_update
 
     network, x, _ = workload.problem(dtype)

@@ -42,22 +42,22 @@ class Worker:
         self._pool.shutdown()
 
     def prepare(self, key, make, *arguments):
-        """Let the worker call make(*arguments), and keep the computation that it returns.
+        """Call make(*arguments) in the worker, which keeps the computation that it returns.
 
         It is called, and then, without being timed, its method `clear`, if it has one.
         """
         self._call(_prepare, key, make, arguments)
 
     def first(self, key):
-        """(seconds, result) of the first run, which may compile; the result is a list of arrays or None."""
+        """Return (seconds, result) of the first run, which may compile; the result is a list of arrays or None."""
         return self._call(_first, key)
 
     def seconds(self, key):
-        """Wall time of one run."""
+        """Return the wall time of one run."""
         return self._call(_seconds, key)
 
     def memory_growth(self, key):
-        """Bytes by which the peak memory of the process exceeds, during one run, what it held before."""
+        """Return by how many bytes the peak memory of the process exceeds, during one run, what it held before."""
         return self._call(_memory_growth, key)
 
     def _call(self, function, *arguments):
@@ -104,7 +104,7 @@ def _memory_growth(key):
 
 
 def _start_of_peak():
-    """Bytes in memory now; where the system allows, `_peak` counts from here."""
+    """Return the bytes in memory now; where the system allows, `_peak` counts from here."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return _status("VmRSS")
@@ -113,7 +113,7 @@ def _start_of_peak():
 
 
 def _peak():
-    """Most bytes that this process had in memory."""
+    """Return the most bytes that this process had in memory."""
     try:
         return _status("VmHWM")
     except OSError:
@@ -132,7 +132,7 @@ def _status(name):
 
 @contextmanager
 def _bound(threads):
-    """What starts within this block may use `threads` threads."""
+    """Limit what starts within this block to `threads` threads."""
     with environment_variables(**_thread_variables(threads)):
         if not hasattr(os, "sched_setaffinity"):
             yield
@@ -172,7 +172,7 @@ def _thread_variables(threads):
 
 
 def choose_processors(count):
-    """`count` of the processors that this process may use, one per core while there are enough cores.
+    """Return `count` of the processors that this process may use, one per core while there are enough cores.
 
     Raises:
         ValueError: if there are fewer.
@@ -187,7 +187,7 @@ def choose_processors(count):
 
 
 def _siblings(processor):
-    """Names the core of a processor; without knowledge, the processor itself."""
+    """Return the name of a processor's core; without knowledge, the processor itself."""
     path = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
     try:
         return path.read_text(encoding="ascii")

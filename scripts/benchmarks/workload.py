@@ -19,7 +19,7 @@ LOW_PASSED = {"tau_noise": 0.07, "tau_apical": None}  # as published for Strong-
 
 @cache
 def published():
-    """The `Config` of the preset mnist-dfc."""
+    """Return the `Config` of the preset mnist-dfc."""
     config, _ = load_config("mnist-dfc", [])
     return config
 
@@ -64,7 +64,7 @@ class Workload:
         return published().target.step / published().training.batch_size
 
     def problem(self, dtype):
-        """(network, x, target): the same numbers for either dtype, all of them exact in float32 but the target."""
+        """Return (network, x, target): the same numbers for either dtype, all exact in float32 except the target."""
         rng = np.random.default_rng(self.seed)
         single = dfc.Network.create(self.sizes, seed=self.seed, dtype="float32")
         x = rng.standard_normal((self.samples, self.inputs), np.float32)
@@ -96,7 +96,7 @@ class Workload:
         return published().feedback_controller.steps * self._flop_per_step(1, 2)
 
     def summary(self):
-        """A dict of plain values."""
+        """Return a dict of plain values."""
         return {
             "sizes": list(self.sizes),
             "samples": self.samples,
@@ -107,6 +107,6 @@ class Workload:
 
 
 def feedback_controllers():
-    """The published feedback phase by kind of noise."""
+    """Return the published feedback phase by kind of noise."""
     white = published().feedback_controller
     return {"white noise": white, "low-passed noise": replace(white, **LOW_PASSED)}

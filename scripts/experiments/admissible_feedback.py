@@ -63,11 +63,11 @@ class Problem:
 
     @cache  # noqa: B019 (the few objects live as long as the script)
     def reference(self, kind):
-        """The update "mn", "gn" or "bp", which the feedback weights do not matter for."""
+        """Return the update "mn", "gn" or "bp", which the feedback weights do not matter for."""
         return reference_update(self.network, self.x, self.y, kind)
 
     def with_feedback(self, q):
-        """The network with feedback weights (N, n_L)."""
+        """Return the network with feedback weights (N, n_L)."""
         network = self.network.copy()
         network.feedback = np.split(q, np.cumsum(SIZES[1:-1]))
         return network
@@ -100,18 +100,18 @@ def main(arguments=None):
 
 
 def random_feedback(jacobian, rng, number):
-    """Q = J^T M with normal M, of norm 1: (number, N, n_L)."""
+    """Return random feedback Q = J^T M with normal M, of norm 1: (number, N, n_L)."""
     outputs = len(jacobian)
     return unit(jacobian.T @ rng.standard_normal((number, outputs, outputs)))
 
 
 def is_admissible(jacobian, feedback):
-    """Which Q (..., N, n_L) leave all eigenvalues of J Q with positive real parts."""
+    """Return which Q (..., N, n_L) leave all eigenvalues of J Q with positive real parts."""
     return np.linalg.eigvals(jacobian @ feedback).real.min(axis=-1) > 0
 
 
 def tilt(jacobian, q, rng):
-    """Q and a random N with J N = 0 in a random proportion, which condition 2 measures; of norm 1."""
+    """Mix Q and a random N with J N = 0 in a random proportion, which condition 2 measures; of norm 1."""
     null = rng.standard_normal(q.shape)
     null = unit(null - np.linalg.pinv(jacobian) @ jacobian @ null)
     condition = rng.uniform(0, 1)
@@ -119,17 +119,17 @@ def tilt(jacobian, q, rng):
 
 
 def damped_pseudoinverse(jacobian, damping):
-    """J^T (J J^T + gamma I)^{-1}, of norm 1."""
+    """Return J^T (J J^T + gamma I)^{-1}, of norm 1."""
     return unit(np.linalg.solve(jacobian @ jacobian.T + damping * np.eye(len(jacobian)), jacobian).T)
 
 
 def unit(matrices):
-    """The last two dimensions divided by their Frobenius norm."""
+    """Return the last two dimensions divided by their Frobenius norm."""
     return matrices / np.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
 
 
 def learn(problem, seed, minibatches):
-    """What the feedback weights become by noise and decay, from random ones; of norm 1."""
+    """Learn the feedback weights by noise and decay, from random ones; return them with norm 1."""
     rng = np.random.default_rng(seed)
     network = problem.with_feedback(rng.standard_normal((sum(SIZES[1:]), SIZES[-1])))
     x = np.repeat(problem.x, COPIES, axis=0)
@@ -145,7 +145,7 @@ def learn(problem, seed, minibatches):
 
 
 def measure(problem, q):
-    """(condition 2, angle in degrees of the update with the minimum-norm target update)."""
+    """Return (condition 2, angle in degrees between the update and the minimum-norm target update)."""
     network = problem.with_feedback(q)
     update = dfc.forward_update(
         network, problem.x, problem.target, CONTROLLER, readout="newton", rule="voltage_difference"
@@ -155,7 +155,7 @@ def measure(problem, q):
 
 
 def settles(problem, q):
-    """Whether a simulation comes closer to the steady state."""
+    """Return whether a simulation comes closer to the steady state."""
     network, last = problem.with_feedback(q), dfc.Record(variables=("u",), every=CONTROLLER.steps)
     end = dfc.simulate(network, problem.x, problem.target, CONTROLLER, record=last).u[-1]
     steady = dfc.steady_state(network, problem.x, problem.target, CONTROLLER).u
@@ -163,7 +163,7 @@ def settles(problem, q):
 
 
 def print_stability(results, problem, drawn, admissible):
-    """What the eigenvalues say beside what simulations do."""
+    """Print the verdicts of the eigenvalues beside those of simulations."""
     with np.errstate(over="ignore", invalid="ignore"):
         settled = np.array([settles(problem, q) for q in drawn])
     real = np.abs(np.linalg.eigvals(problem.jacobian @ drawn).real).min(axis=-1)
@@ -185,7 +185,7 @@ def print_stability(results, problem, drawn, admissible):
 
 
 def print_measured(results, problem, measured):
-    """Condition 2 and angles."""
+    """Print condition 2 and angles."""
     rows = []
     for name, values in measured.items():
         condition, angle = np.transpose(values)
@@ -196,7 +196,7 @@ def print_measured(results, problem, measured):
 
 
 def print_learned(results, problem, learned):
-    """How close learned feedback weights come to a damped pseudoinverse, and their part in the plane."""
+    """Print how close learned feedback weights come to a damped pseudoinverse, and their part in the plane."""
     family = np.array([damped_pseudoinverse(problem.jacobian, damping) for damping in DAMPINGS])
     rows = []
     for number, q in enumerate(learned, start=1):
@@ -213,7 +213,7 @@ def print_learned(results, problem, learned):
 
 
 def in_plane(jacobian, feedback):
-    """Coordinates (..., 2) of Q along J^T, and along the part of J^+ that is orthogonal to it."""
+    """Return coordinates (..., 2) of Q along J^T, and along the part of J^+ that is orthogonal to it."""
     first = unit(jacobian.T)
     second = np.linalg.pinv(jacobian)
     second = unit(second - np.sum(second * first) * first)
@@ -221,7 +221,7 @@ def in_plane(jacobian, feedback):
 
 
 def rows(problem, drawn, admissible, measured):
-    """All random feedback weights and, where they are admissible, what they do with and without a tilt."""
+    """Yield all random feedback weights and, where they are admissible, what they do with and without a tilt."""
     values = iter(zip(measured["admissible"], measured["tilted"], strict=True))
     for q, good in zip(in_plane(problem.jacobian, drawn), admissible, strict=True):
         (_, angle), (condition, tilted) = next(values) if good else 2 * [("", "")]
@@ -232,7 +232,7 @@ def rows(problem, drawn, admissible, measured):
 
 
 def draw(problem, drawn, admissible, learned, measured):
-    """Two panels: where admissible feedback weights are, and what those without condition 2 do to the update."""
+    """Draw two panels: where admissible feedback weights are, and what those without condition 2 do to the update."""
     figure = figures.new_figure(9.5, 4.4)
     plane, angles = figure.subplots(1, 2)
     draw_plane(plane, problem.jacobian, drawn, admissible, np.array(learned))

@@ -1,4 +1,4 @@
-"""How updates, feedback weights and stability change while networks learn by several methods: measured, printed, drawn."""
+"""The courses of updates, feedback weights and stability while networks learn by several methods."""
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
@@ -31,7 +31,7 @@ NAMES = {
 
 
 def report(name, options, presets, settings, *, drawn=DRAWN, **sizes):
-    """Trains with every method, prints, draws and stores.
+    """Train with every method, print, draw and store.
 
     Args:
         name, options: as for `Results`. presets, settings, sizes: as for `run_courses`.
@@ -77,7 +77,7 @@ class Course:
 
 
 def run_courses(presets, settings, *, pretraining_epochs, samples, damping=0.0):
-    """The `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
+    """Yield the `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
 
     Args:
         presets: by method, the preset and what to change in it. settings: what to change in all.
@@ -100,7 +100,7 @@ def run_courses(presets, settings, *, pretraining_epochs, samples, damping=0.0):
 
 
 def measured(probe, nudge):
-    """The numbers of one `Probe`; of the feedback weights, NaN for a method without controller.
+    """Return the numbers of one `Probe`; of the feedback weights, NaN for a method without controller.
 
     As in the published comparisons, the minimum-norm update has the nonlinearity of the plasticity rule, and the largest
     eigenvalue is averaged over samples.
@@ -121,13 +121,13 @@ def measured(probe, nudge):
 
 
 def largest_eigenvalue(network, x, alpha):
-    """The largest real part of the eigenvalues of -(J Q + alpha I) in the feedforward state, mean over samples."""
+    """Return the largest real part of the eigenvalues of -(J Q + alpha I) in the feedforward state, mean over samples."""
     loop = dfc.output_jacobian(network, x) @ np.concatenate(network.feedback).astype(float)
     return float(-(np.linalg.eigvals(loop).real.min(axis=1) + alpha).mean())
 
 
 def print_means(results, courses):
-    """One row per method: means over the later epochs, the loss in the end, and stability as it is simulated."""
+    """Print one row per method: means over the later epochs, the final loss, and stability as it is simulated."""
     names = [name for name in NAMES if name in courses[0].rows[0] and name != "train_loss"] + ["angle_ssa"]
     lines = []
     for course in courses:
@@ -139,7 +139,7 @@ def print_means(results, courses):
 
 
 def simulated(course):
-    """(dt, largest stable dt, fraction of the samples that are stable), texts; nothing where nothing is simulated."""
+    """Return (dt, largest stable dt, fraction of the samples that are stable), texts; empty where nothing is simulated."""
     if course.stability is None:
         return "", "", ""
     found = course.stability
@@ -148,7 +148,7 @@ def simulated(course):
 
 
 def draw(courses, drawn):
-    """Six panels with a line per method, thinner ones on top; broken lines have fixed feedback weights."""
+    """Draw six panels with a line per method, thinner ones on top; broken lines have fixed feedback weights."""
     figure = figures.new_figure(9.5, 5.4)
     grid = figure.subplots(2, 3, sharex=True)
     for letter, axes, column in zip("abcdef", grid.flat, drawn, strict=True):

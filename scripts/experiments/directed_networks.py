@@ -85,7 +85,7 @@ def main():
 
 
 def learn(setting, labels, epochs, seeds):
-    """(wrong, stable, diverged), (S,) each: the share of wrong outputs, Gershgorin's verdict, whether numbers are not finite.
+    """Return (wrong, stable, diverged), (S,) each: share of wrong outputs, Gershgorin's verdict, whether not finite.
 
     All seeds side by side: states (S, 4, N), weights (S, N, N).
     """
@@ -115,7 +115,7 @@ def learn(setting, labels, epochs, seeds):
 
 
 def edges(setting, inputs, outputs):
-    """1 where a weight leads from i to j: nothing into inputs, no loop of a unit; layered: to neighbouring layers alone."""
+    """Return 1 where a weight leads from i to j: none into inputs, no self-loop; layered: to neighbouring layers only."""
     layer = np.repeat([0, 1, 2], [inputs, setting.hidden, outputs])
     found = (layer[None, :] > 0) & ~np.eye(len(layer), dtype=bool)
     if setting.layered:
@@ -124,13 +124,13 @@ def edges(setting, inputs, outputs):
 
 
 def change(rule, weights, state):
-    """ds of all units."""
+    """Return ds of all units."""
     leak = weights.sum(axis=2)[:, None, :] if rule == "deep" else 1.0
     return state @ weights - state * leak
 
 
 def step(setting, weights, state, inputs, push=0.0):
-    """One Euler step, inputs clamped."""
+    """Take one Euler step, inputs clamped."""
     new = state + DT * (change(setting.rule, weights, state) + push)
     if setting.clip:
         new = np.clip(new, 0.0, 1.0)
@@ -139,7 +139,7 @@ def step(setting, weights, state, inputs, push=0.0):
 
 
 def update(setting, weights, state, inputs, target):
-    """The change of the weights from the nudged phase."""
+    """Return the change of the weights from the nudged phase."""
     first, total, push = state, np.zeros_like(weights), np.zeros_like(state)
     outputs = slice(-target.shape[1], None)
     for _ in range(STEPS):
@@ -154,7 +154,7 @@ def update(setting, weights, state, inputs, target):
 
 
 def stable(rule, weights, inputs):
-    """Whether all of Gershgorin's discs of the free units' Jacobian lie left of 0, (S,)."""
+    """Return whether all Gershgorin discs of the free units' Jacobian lie left of 0, (S,)."""
     inner = weights[:, inputs:, inputs:]
     centre = -weights[:, inputs:].sum(axis=2) if rule == "deep" else -np.ones(inner.shape[:2])
     return (centre + np.abs(inner).sum(axis=1) < 0).all(axis=1)

@@ -129,14 +129,14 @@ class Course:
 
 
 def _feedback(network, kind, x):
-    """The mean over the samples of J^T or J^+, layer by layer."""
+    """Return the mean over the samples of J^T or J^+, layer by layer."""
     other = network.copy(dtype="float64")
     other.set_feedback(kind, x)
     return list(other.feedback)
 
 
 def print_course(results, course):
-    """Angles at some minibatches of the pre-training, angles and errors at some epochs."""
+    """Print angles at some minibatches of the pre-training, angles and errors at some epochs."""
     before = [row for row in course.rows if row["epoch"] == 0]
     chosen = before[:: max(1, len(before) // 8)] + before[-1:]
     after = [row for row in course.rows if row["epoch"] > 0]
@@ -146,7 +146,7 @@ def print_course(results, course):
 
 
 def print_times(results, courses):
-    """Processor time of a minibatch, medians: that of all the phases in which the feedback weights learn, and the forward one."""
+    """Print median processor time of a minibatch: in all the phases that learn feedback weights, and in the forward one."""
     rows = []
     for course in courses:
         feedback = sum((times for phase, times in course.milliseconds.items() if phase != "forward"), [])
@@ -157,7 +157,7 @@ def print_times(results, courses):
 
 
 def draw(courses):
-    """Angles during pre-training, then by epoch; errors."""
+    """Draw angles during pre-training, then by epoch; errors."""
     figure = figures.new_figure(9.5, 5.4)
     for letter, axes, (key, label) in zip("abcd", figure.subplots(2, 2).flat, COLUMNS.items(), strict=True):
         during = key == "angle_1"

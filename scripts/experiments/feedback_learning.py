@@ -74,7 +74,7 @@ class Angles:
         self.values.append([float(one.angle_damped.mean()) for one in measured])
 
     def curves(self, activation, varied, values):
-        """One `Curve` per gamma; `values` are what the lines are named by."""
+        """Return one `Curve` per gamma; `values` are what the lines are named by."""
         end = conditions(self.network, self.x)
         best = float(np.median(end.damping)), float(end.angle_damped.mean()), float(end.mean_angle_damped)
         columns = zip(values, np.transpose(self.values).tolist(), strict=True)
@@ -91,7 +91,7 @@ def main(arguments=None):
 
 
 def all_curves(options):
-    """One run for all gammas, one for every leak and every gain, with linear and with tanh units."""
+    """Return the curves: one run for all gammas, one for every leak and every gain, with linear and with tanh units."""
     settings = PUBLISHED | {"training.seed": options.seed} | (QUICK if options.quick else {})
     dataset = load_data(preset("student-teacher", settings))
     for activation in ACTIVATIONS:
@@ -112,7 +112,7 @@ def all_curves(options):
 
 
 def print_ends(results, curves):
-    """One row per curve."""
+    """Print one row per curve."""
     columns = (
         "units",
         "varied",
@@ -133,7 +133,7 @@ def print_ends(results, curves):
 
 
 def rows(curves):
-    """All angles."""
+    """Yield all angles."""
     for one in curves:
         for epoch, angle in enumerate(one.angles):
             yield {
@@ -142,7 +142,7 @@ def rows(curves):
 
 
 def draw(curves):
-    """A row of panels per activation, a column per quantity that is varied."""
+    """Draw a row of panels per activation, a column per quantity that is varied."""
     names = {"gamma": r"$\gamma$", "alpha": r"$\alpha$", "k_p": "$k_P$"}
     figure = figures.new_figure(9.5, 5.4)
     grid = figure.subplots(len(ACTIVATIONS), len(names), sharex=True, sharey=True)
@@ -160,7 +160,7 @@ def draw(curves):
 
 
 def shades(number):
-    """Colours from dark to light, which differ in lightness, too."""
+    """Return colours from dark to light, which differ in lightness, too."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](np.linspace(0, 0.92, number))

@@ -14,12 +14,12 @@ TINY_TEACHER = {"data.options.teacher_hidden": "[20]", "data.options.train_size"
 
 
 def preset(name, settings):
-    """The configuration of a preset, with some keys set to other values."""
+    """Return the configuration of a preset, with some keys set to other values."""
     return load_config(name, [f"{key}={value}" for key, value in settings.items()])[0]
 
 
 def train(config, dataset, observers=(), network=None):
-    """The `Trainer` of a run that has come to its end; of a new network where none is given.
+    """Train, and return the `Trainer` at the end of the run; of a new network where none is given.
 
     Raises:
         RuntimeError: the run diverged.

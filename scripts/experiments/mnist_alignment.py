@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What DFC's updates approximate on MNIST (alignment figures of appendix E of Deep Feedback Control, arXiv:2106.07887).
+"""Measure what DFC's updates approximate on MNIST (alignment figures of appendix E of Deep Feedback Control, arXiv:2106.07887).
 
     python scripts/experiments/mnist_alignment.py [--epochs N] [--hidden N] [--out DIR] [--seed N] [--quick]
 

@@ -31,7 +31,7 @@ QUICK = TINY_TEACHER | {"feedback.pretraining_epochs": 2}
 
 @dataclass(frozen=True)
 class Run:
-    """What a controller did: time (T,), and per time point and sample (T, B) output and control, divided by the nudge."""
+    """The course under a controller: time (T,), and (T, B) output and control, divided by the nudge."""
 
     time: np.ndarray
     output: np.ndarray
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def settling_time(self):
-        """When a sample comes within `SETTLED` of its last value for good."""
+        """The time from which a sample stays within `SETTLED` of its last value."""
         away = np.abs(self.output - self.output[-1]) > SETTLED
         return self.time[len(away) - 1 - np.argmax(away[::-1], axis=0)]
 
@@ -60,7 +60,7 @@ def main(arguments=None):
 
 
 def problem(options):
-    """(network with learned feedback weights, inputs, nudged targets)."""
+    """Return (network with learned feedback weights, inputs, nudged targets)."""
     settings = FEEDBACK_ONLY | {"data.options.n_outputs": 1, "training.seed": options.seed}
     config = preset("student-teacher", settings | (QUICK if options.quick else {}))
     dataset = load_data(config)
@@ -70,12 +70,12 @@ def problem(options):
 
 
 def controller(k_p):
-    """The published controller, with another proportional gain."""
+    """Return the published controller, with another proportional gain."""
     return dfc.Controller(dt=0.005, steps=STEPS, alpha=0.0015, k_p=k_p, tau_v=0.2, proactive=False)
 
 
 def simulate(network, x, target, k_p):
-    """The `Run` of all samples."""
+    """Return the `Run` of all samples."""
     run = dfc.simulate(network, x, target, controller(k_p), record=dfc.Record(variables=("u", "r")))
     output = run.r[-1][:, :, 0]
     nudge = target[:, 0] - output[0]
@@ -83,13 +83,13 @@ def simulate(network, x, target, k_p):
 
 
 def steady_control(network, x, target):
-    """What the theory says of the end (Lemma 1): (J Q + alpha I)^{-1}, since the nudge is divided out."""
+    """Return the theory's steady state (Lemma 1): (J Q + alpha I)^{-1}, since the nudge is divided out."""
     steady = dfc.steady_state(network, x, target, controller(0.0))
     return steady.u[:, 0] / (target - network.predict(x, dtype="float64"))[:, 0]
 
 
 def print_outcomes(results, runs, steady):
-    """One row per controller."""
+    """Print one row per controller."""
     columns = (
         "k_p",
         "time to 5 %, median",
@@ -115,7 +115,7 @@ def print_outcomes(results, runs, steady):
 
 
 def rows(runs):
-    """Time courses of the median and the percentiles of the band."""
+    """Yield time courses of the median and the percentiles of the band."""
     for gain, run in runs.items():
         for t in range(0, len(run.time), EVERY):
             row = {"k_p": gain, "time": float(run.time[t])}
@@ -126,7 +126,7 @@ def rows(runs):
 
 
 def draw(runs, steady):
-    """Two panels: output and control signal, with the predicted end."""
+    """Draw two panels: output and control signal, with the predicted end."""
     figure = figures.new_figure(9, 3.6)
     output, control = figure.subplots(1, 2)
     for colour, (gain, run) in zip(figures.COLOURS, runs.items(), strict=False):

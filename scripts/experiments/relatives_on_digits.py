@@ -84,7 +84,7 @@ def main():
 
 
 def trained(name, epochs, seed):
-    """(test accuracy after the last epoch, CPU seconds)."""
+    """Return (test accuracy after the last epoch, CPU seconds)."""
     settings = {
         "network.hidden": [64], "training.method": name.split(" ")[0], "training.epochs": epochs, "training.batch_size": 32,
         "training.seed": seed, **SETTINGS[name],

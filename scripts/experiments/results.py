@@ -1,4 +1,4 @@
-"""What the experiments share: their options, the header with machine and versions, tables, figures and data files."""
+"""The parts that experiments share: options, the header with machine and versions, tables, figures and data files."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ PACKAGES = ("numba", "numpy", "scipy", "matplotlib")
 
 
 def parser(documentation, seed=SEED):
-    """The options that all experiments have; `seed` is the default one."""
+    """Create the parser of the options that all experiments have; `seed` is the default one."""
     options = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,17 +29,17 @@ def parser(documentation, seed=SEED):
 
 
 def count(text):
-    """A whole number from 1, for argparse."""
+    """Return a whole number from 1, for argparse."""
     return _whole(text, 1)
 
 
 def count_or_zero(text):
-    """A whole number from 0, for argparse."""
+    """Return a whole number from 0, for argparse."""
     return _whole(text, 0)
 
 
 def say(text):
-    """A line on what is being done, for people who wait."""
+    """Print a line on what is being done, for people who wait."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -51,7 +51,7 @@ def _whole(text, least):
 
 
 class Results:
-    """Where an experiment's results go: tables to the screen, NAME.png and NAME.csv to a folder.
+    """The results of an experiment: tables to the screen, NAME.png and NAME.csv to a folder.
 
     Making one prints the header, and fails where matplotlib or the folder is missing: before minutes of computing.
 
@@ -67,7 +67,7 @@ class Results:
         print(*self.header, sep="\n")
 
     def table(self, columns, rows):
-        """Prints rows of texts and numbers below their columns, text to the left and numbers to the right."""
+        """Print rows of texts and numbers below their columns, text to the left and numbers to the right."""
         texts = [list(columns), *([shown(value) for value in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         print()
@@ -77,7 +77,7 @@ class Results:
             print("  ".join([first.ljust(width), *(text.rjust(width) for text, width in cells)]).rstrip())
 
     def save(self, figure, rows):
-        """Writes the figure, and the rows (dicts with the same keys) below the header as comments."""
+        """Write the figure, and the rows (dicts with the same keys) below the header as comments."""
         image, data = self.path.with_suffix(".png"), self.path.with_suffix(".csv")
         figures.save(figure, image)
         shrink(image)
@@ -91,7 +91,7 @@ class Results:
 
 
 def shrink(image):
-    """Rewrites a PNG with a palette, which makes line drawings several times smaller."""
+    """Rewrite a PNG with a palette, which makes line drawings several times smaller."""
     from PIL import Image  # comes with matplotlib
 
     with Image.open(image) as picture:
@@ -100,7 +100,7 @@ def shrink(image):
 
 
 def header(name, options, dtype):
-    """Lines that say what ran where: experiment and options, machine, versions."""
+    """Return lines that say what ran where: experiment and options, machine, versions."""
     given = {key: value for key, value in vars(options).items() if key != "out"}
     versions = [
         f"dfc-numba {metadata.version('dfc-numba')}",
@@ -116,7 +116,7 @@ def header(name, options, dtype):
 
 
 def shown(value):
-    """A text as it is, a number with three significant digits."""
+    """Return a text as it is, a number with three significant digits."""
     return value if isinstance(value, str) else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -125,7 +125,7 @@ def _stored(value):
 
 
 def panel(axes, letter, *, xlabel, ylabel, title=""):
-    """Labels a panel, with its letter at the top left; open at the top and the right."""
+    """Label a panel, with its letter at the top left; open at the top and the right."""
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize="medium")

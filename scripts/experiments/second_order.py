@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How near dynamic inversion and DFC come to Gauss-Newton, on the same network.
+"""Measure how near dynamic inversion and DFC come to Gauss-Newton, on the same network.
 
     python scripts/experiments/second_order.py [--mnist] [--out DIR] [--seed N] [--quick]
 
@@ -133,12 +133,12 @@ class State:
         return self.networks[LEARNED]
 
     def sample(self, i):
-        """(x, y) of one sample."""
+        """Return (x, y) of one sample."""
         return self.x[i : i + 1], self.y[i : i + 1]
 
 
 def states(forward, feedback, changes, epochs, options):
-    """The `State` before and after learning by backpropagation; Q is learned from noise at either time."""
+    """Yield the `State` before and after learning by backpropagation; Q is learned from noise at either time."""
     seed = {"training.seed": options.seed}
     quick = {"data.options.train_size": 256, "training.epochs": 1} if options.quick else {}
     config = preset(forward, seed | changes | quick)
@@ -156,7 +156,7 @@ def states(forward, feedback, changes, epochs, options):
 
 
 def with_feedback(network, x):
-    """Copies of a network with learned feedback weights, and with others."""
+    """Return copies of a network with learned feedback weights, and with others."""
     networks = {LEARNED: network, INVERSE: network.copy(), PRODUCT: network.copy()}
     networks[INVERSE].set_feedback("jacobian_damped_pinv", x, damping=DAMPED_INVERSE)
     networks[PRODUCT].set_feedback("weight_product")
@@ -167,13 +167,13 @@ def with_feedback(network, x):
 
 
 def updates(state, x, y):
-    """The `ForwardUpdate` by each method."""
+    """Return the `ForwardUpdate` by each method."""
     made = {name: by_errors(state, x, y, **rule) for name, rule in RULES.items()}
     return made | {name: by_control(state, x, y, *how) for name, how in CONTROLLED.items()}
 
 
 def by_errors(state, x, y, *, rule, **options):
-    """By `backward_errors`; the loops have B = -W^T, and one from the output -(W_L .. W_2)^T."""
+    """Return the update by `backward_errors`; the loops have B = -W^T, and one from the output -(W_L .. W_2)^T."""
     network = state.network
     slopes, error = driven(network, network.forward(x), y, state.loss)
     loop = "single" if rule == "sldi" else "sequential"
@@ -183,14 +183,14 @@ def by_errors(state, x, y, *, rule, **options):
 
 
 def by_control(state, x, y, feedback, readout):
-    """By DFC, towards a weak output target."""
+    """Return the update by DFC, towards a weak output target."""
     network = state.networks[feedback]
     target = dfc.output_target(network, x, y, loss=state.loss, step=NUDGE)
     return dfc.forward_update(network, x, target, CONTROLLER, readout=readout, rule="voltage_difference")
 
 
 def references(state, x, y):
-    """The `ForwardUpdate` that each theory has; see the top."""
+    """Return the `ForwardUpdate` of each theory; see the top."""
     network, options = state.network, {"loss": state.loss}
     newton = {"per": "minibatch", **options}
     return {
@@ -204,20 +204,20 @@ def references(state, x, y):
 
 
 def alone(network, x, y, loss):
-    """p_i = J_i^+ d: in each layer what brings the change of the output without the other layers."""
+    """Return the update with p_i = J_i^+ d: each layer brings the change of the output without the other layers."""
     _, error = driven(network, network.forward(x), y, loss)
     jacobians = by_layer(network, dfc.output_jacobian(network, x))
     return of_factors(network, x, [np.einsum("bnk,bk->bn", np.linalg.pinv(j), error) for j in jacobians])
 
 
 def of_factors(network, x, factors):
-    """The update with these p_i, list of (B, n_i)."""
+    """Return the update with these p_i, list of (B, n_i)."""
     below = LinearResponse(network, x).below
     return ForwardUpdate(*outer_sums(network, [factor / len(x) for factor in factors], below))
 
 
 def mean_eigenvalue(network, x):
-    """Of J_W J_W^T, where J_W = d r_L / d(W, b) of all samples."""
+    """Return the mean eigenvalue of J_W J_W^T, where J_W = d r_L / d(W, b) of all samples."""
     response = LinearResponse(network, x)
     norms = [np.sum(j**2, axis=(1, 2)) for j in by_layer(network, response.jacobians())]
     inputs = [np.sum(r**2, axis=1) + (network.biases is not None) for r in response.below]
@@ -228,7 +228,7 @@ def mean_eigenvalue(network, x):
 
 
 def measured(state, singles):
-    """One row per batch, method and reference: degrees of all parameters and of each layer."""
+    """Yield one row per batch, method and reference: degrees of all parameters and of each layer."""
     batches = {"minibatch": (state.x, state.y)} | {f"sample {i}": state.sample(i) for i in range(singles)}
     for batch, (x, y) in batches.items():
         compared = references(state, x, y)
@@ -241,7 +241,7 @@ def measured(state, singles):
 
 
 def selected(rows, network, single, method, reference, column="total"):
-    """The angles of a minibatch (one), or of single samples."""
+    """Return the angles of a minibatch (one), or of single samples."""
     where = {"network": network, "method": method, "reference": reference}
     return [
         row[column]
@@ -258,7 +258,7 @@ def titled(network, single):
 
 
 def print_angles(results, rows):
-    """Four tables: angles with all references, and layer by layer with GN; medians over single samples."""
+    """Print four tables: angles with all references, and layer by layer with GN; medians over single samples."""
     layers = [column for column in rows[0] if column.startswith("layer")]
     measures = [(reference, "total") for reference in REFERENCES] + [("GN", layer) for layer in layers]
     names = [*REFERENCES, *(f"GN, {layer.replace('_', ' ')}" for layer in layers)]
@@ -271,7 +271,7 @@ def print_angles(results, rows):
 
 
 def draw(rows):
-    """Four panels: a line per method, a marker per reference; bands of single samples."""
+    """Draw four panels: a line per method, a marker per reference; bands of single samples."""
     figure = figures.new_figure(9.5, 7.4)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for letter, axes, where in zip("abcd", grid.flat, PANELS, strict=True):
@@ -288,7 +288,7 @@ def draw(rows):
 
 
 def draw_reference(axes, rows, where, reference, marker, colour):
-    """The angles of all methods with a reference."""
+    """Draw the angles of all methods with a reference."""
     shift = 0.16 * (list(MARKERS).index(reference) - 2)
     for line, method in enumerate((*RULES, *CONTROLLED)):
         low, median, high = np.percentile(selected(rows, *where, method, reference), (BAND[0], 50, BAND[1]))

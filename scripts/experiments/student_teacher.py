@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What DFC's updates approximate while it learns (figure 3 of Deep Feedback Control, arXiv:2106.07887).
+"""Measure what DFC's updates approximate while it learns (figure 3 of Deep Feedback Control, arXiv:2106.07887).
 
     python scripts/experiments/student_teacher.py [--epochs N] [--out DIR] [--seed N] [--quick]
 

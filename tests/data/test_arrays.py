@@ -68,7 +68,7 @@ def test_data_frames_train():
     assert (len(made.train), len(made.validation), len(made.test)) == (7, 2, 3)
     config = dfc.load_config("digits", {"training.method": "bp", "network.hidden": [4], "training.epochs": 1})
     assert dfc.train(config, data=made).evaluate().classes == ("ant", "bee", "cat")
-    with pytest.raises(ValueError, match="the columns d are no numbers"):
+    with pytest.raises(ValueError, match="the columns d are not numbers"):
         data.from_arrays(frame.assign(d="x"), labels)
 
 
@@ -120,7 +120,7 @@ def test_a_table_with_a_named_target(tmp_path):
     )
     for options, message in (
         ({"target": "sort"}, "unknown column of .*irises.csv: 'sort'. Allowed: width, kind, length"),
-        ({"target": "length"}, "column 'kind' holds 'ant', which is no number"),
+        ({"target": "length"}, "column 'kind' holds 'ant', which is not a number"),
         ({}, "needs the option target"),
     ):
         with pytest.raises(ValueError, match=message):

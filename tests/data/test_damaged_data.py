@@ -157,7 +157,7 @@ def test_a_pipe_is_no_data_file(tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(ValueError, match="is not a file"):
             data.load(tmp_path / name)
-    with pytest.raises(ValueError, match="is no regular file"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         images.read_images(tmp_path / "own.h5")
 
 

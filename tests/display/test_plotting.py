@@ -78,7 +78,7 @@ def test_a_trajectory_is_drawn_without_overlaps(trajectory, size):
     assert isinstance(figure, Figure) and len(figure.axes) == 7 and overlaps(figure) == []
     assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title() for axes in figure.axes)
     note = figure._supxlabel.get_text().replace("\n", " ")
-    assert "5 of 10" in note and "the other 2 stored samples" in note and "largest feedback" in note
+    assert "5 of 10" in note and "the 2 other stored samples" in note and "largest feedback" in note
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
@@ -145,7 +145,7 @@ def test_the_table_of_a_comparison_is_read(tmp_path):
     (tmp_path / summary.ROWS_NAME).write_text("\n".join([header, *lines, ""]))
     assert len(dfc.plot_comparison(tmp_path).axes) == 2
     (tmp_path / summary.ROWS_NAME).write_text("preset,seed\na,1\n")
-    with pytest.raises(ValueError, match="no table of a comparison"):
+    with pytest.raises(ValueError, match="not a table of a comparison"):
         dfc.plot_comparison(tmp_path)
 
 
@@ -160,10 +160,10 @@ def test_the_table_of_a_comparison_is_read(tmp_path):
         (lambda t: dfc.plot_trajectory(t, labels={"x": "t"}), ValueError, "a key of labels"),
         (lambda t: dfc.plot_trajectory(t, phase="forward"), ValueError, "choose a record of a file"),
         (lambda t: dfc.plot_trajectory([t]), TypeError, "not list"),
-        (lambda t: dfc.plot_run("nowhere"), OSError, "no run directory"),
+        (lambda t: dfc.plot_run("nowhere"), OSError, "not a run directory"),
         (lambda t: dfc.plot_run([]), ValueError, "nothing to draw"),
         (lambda t: dfc.plot_run(3), TypeError, "not int"),
-        (lambda t: dfc.plot_comparison("nowhere"), OSError, "no folder of a comparison"),
+        (lambda t: dfc.plot_comparison("nowhere"), OSError, "not a folder of a comparison"),
         (lambda t: dfc.plot_comparison({"a": 3}), TypeError, "dict of results"),
         (lambda t: dfc.plot_comparison({"a": result(1.0, status="failed")}), ValueError, "nothing to draw"),
     ],

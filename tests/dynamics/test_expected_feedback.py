@@ -275,7 +275,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_honoured_is_refused(name):
+def test_arguments_that_expected_feedback_cannot_honour_are_refused(name):
     changes, message = REFUSED[name]
     arguments = {"x": inputs(), "target": None, "controller": DFC, **changes}
     with pytest.raises(ValueError, match=message):

@@ -102,7 +102,7 @@ def test_an_estimator_has_probabilities():
         ),
     ],
 )
-def test_what_it_is_not_for_is_refused(changes, message):
+def test_data_that_one_output_cannot_classify_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dfc.train(dfc.load_config("digits", changes))
 

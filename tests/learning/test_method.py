@@ -110,7 +110,7 @@ def test_wrong_options_of_a_method_are_refused(register, override, message):
 def test_a_method_that_reads_a_key_that_does_not_exist_is_refused(register):
     register("mine", forward=descend, reads=["controller.kp"])
     with pytest.raises(
-        ConfigurationError, match="method 'mine' reads controller.kp, which is no key; keys of"
+        ConfigurationError, match="method 'mine' reads controller.kp, which is not a key; keys of"
     ):
         load_config(None, ["training.method=mine"])
 

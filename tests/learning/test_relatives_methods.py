@@ -135,7 +135,7 @@ class Warnings:
         (
             "ep",
             {"method.free_steps": 2},
-            "samples (100 %) did not settle; what helps: more method.free_steps",
+            "samples (100 %) did not settle; try more method.free_steps",
         ),
         ("lcp-di", {"method.passes": 2}, "did not come to rest"),
         ("lcp-rnn-di", {"network.init": "uniform", "network.init_range": 3.0}, "did not come to rest"),

@@ -107,7 +107,7 @@ def test_a_registered_activation_gives_the_updates_of_the_oracle(readout, rule):
         assert relative_deviation(ours, theirs) < 1e-12
 
 
-def test_its_steady_state_is_where_the_simulation_ends():
+def test_simulations_with_an_own_activation_end_at_its_steady_state():
     net = stable_network()
     x, target = task(net, 0.02)
     long = dfc.Controller(dt=0.05, steps=4000, alpha=0.01, k_p=1.0)
@@ -122,7 +122,7 @@ def test_its_steady_state_is_where_the_simulation_ends():
         assert relative_deviation(ours, theirs) < 1e-7
 
 
-def test_its_jacobian_agrees_with_finite_differences():
+def test_the_jacobian_of_an_own_activation_agrees_with_finite_differences():
     net = network()
     x = inputs(3, SIZES[0])
     jacobian, h = dfc.output_jacobian(net, x), 1e-6

@@ -99,7 +99,7 @@ def test_the_published_look_ahead_that_never_looks_ahead_differs_from_ours():
         (lambda: updated("fa", feedback=None), "needs feedback"),
         (lambda: updated("bp", feedback=[np.zeros((5, 4))]), "has no feedback"),
         (lambda: updated("bp", keep=0.5), "pass masks"),
-        (lambda: updated("bp", masks=[np.full((7, 5), 0.5), np.ones((7, 4))]), "other numbers than 0 and 1"),
+        (lambda: updated("bp", masks=[np.full((7, 5), 0.5), np.ones((7, 4))]), "numbers other than 0 and 1"),
     ],
 )
 def test_bad_input_is_refused_with_its_reason(call, message):

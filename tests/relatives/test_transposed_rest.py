@@ -22,7 +22,7 @@ def problem(count=12, **options):
 @pytest.mark.parametrize(
     "options", [{"alpha": 0.1}, {"alpha": 1.0, "error": "softmax"}, {"alpha": 0.3, "leak": "integral"}]
 )
-def test_the_simulation_ends_there(options):
+def test_simulations_end_at_the_transposed_steady_state(options):
     net, x, target, controller = problem(**options)
     rest = dfc.steady_state(net, x, target, controller, method="newton")
     assert rest.converged.all()
@@ -53,7 +53,7 @@ def test_a_sample_that_has_not_converged_is_flagged_and_can_be_left_out():
     assert all(np.isfinite(w).all() for w in update.weights)
 
 
-def test_dfc_ss_newton_trains_with_it():
+def test_dfc_ss_newton_trains_with_transposed_feedback():
     config = Config.model_validate(
         {
             "training": {"method": "dfc-ss-newton", "epochs": 2, "rule": "voltage_difference"},

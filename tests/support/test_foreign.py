@@ -246,7 +246,7 @@ def test_a_text_file_is_read_without_its_byte_order_mark(tmp_path):
 
 def test_a_text_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "a.toml").write_bytes("größe".encode("latin-1"))
-    with pytest.raises(UnusableFileError, match="a.toml is no text in UTF-8"):
+    with pytest.raises(UnusableFileError, match="a.toml is not a text in UTF-8"):
         foreign.read_text(tmp_path / "a.toml")
 
 
@@ -257,7 +257,7 @@ def test_exported_weights_are_read_through_the_same_door(tmp_path):
     from dfc_numba.runs import trained
 
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(ValueError, match="pipe.npz is no regular file"):
+    with pytest.raises(ValueError, match="pipe.npz is not a regular file"):
         trained.import_npz(tmp_path / "pipe.npz")
     dfc.Network.create([4, 3], seed=0).save(tmp_path / "net.h5")
     trained.export(tmp_path / "net.h5", tmp_path / "weights.npz")

@@ -71,7 +71,7 @@ def test_a_sum_that_lacks_shards_is_refused():
     tree = TreeSum(3)
     tree.put(0, 1.0)
     tree.put(2, 3.0)
-    with pytest.raises(ValueError, match=r"over 3 shards lacks some"):
+    with pytest.raises(ValueError, match=r"over 3 shards is incomplete"):
         _ = tree.total
 
 

@@ -108,7 +108,7 @@ def test_a_longer_sweep_goes_on_and_says_what_changed(done, tmp_path):
     folder, changes = sweep_folder.update(planned, done[0])
     assert changes == [
         "new runs: 1", "runs no longer in the sweep, whose directories stay: 1",
-        "training.epochs = 2 there, 3 now: in 1 runs, such as digits+network.hidden=6-seed0",
+        "training.epochs = 2 in the run, 3 requested: in 1 runs, such as digits+network.hidden=6-seed0",
     ]  # fmt: skip
     states = folder.states()
     assert [(state.run.index, state.state) for state in states] == [(0, "stopped"), (2, "waiting")]
@@ -117,7 +117,8 @@ def test_a_longer_sweep_goes_on_and_says_what_changed(done, tmp_path):
 def test_a_change_of_a_run_that_has_begun_is_refused(done, tmp_path):
     file = sweeps.write(tmp_path, more='set."optimizer.learning_rate" = 0.5\n')
     with pytest.raises(
-        ConfigurationError, match=r"has changed for a run that has begun.*learning_rate = .* there, 0.5 now"
+        ConfigurationError,
+        match=r"has changed for a run that has started.*learning_rate = .* in the run, 0.5 requested",
     ):
         sweep_folder.update(read_sweep(file), done[0])
 

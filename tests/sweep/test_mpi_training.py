@@ -136,6 +136,7 @@ def test_a_signal_stops_all_ranks_at_one_minibatch_and_another_number_of_ranks_g
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_of_one_rank_ends_all_with_its_message(tmp_path, failing):
     extension = tmp_path / "fail.py"
@@ -215,7 +216,7 @@ def test_what_goes_wrong_alike_on_all_ranks_is_said_once(tmp_path):
 def test_commands_that_each_process_would_do_are_refused(tmp_path):
     done = subprocess.run(mpi_runs.line(2, "presets"), capture_output=True, text=True, check=False, timeout=60,
                           env=mpi_runs.environment())  # fmt: skip
-    assert done.returncode == 2 and "dfc presets is no command for 2 processes" in done.stderr
+    assert done.returncode == 2 and "dfc presets is not a command for 2 processes" in done.stderr
 
 
 def test_info_tells_ranks_and_threads_of_each(tmp_path):

@@ -150,6 +150,7 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
     assert sweeps.merged(folder) == sweeps.merged(tmp_path / "b")
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_time_limit_is_survived(cluster, submit, tmp_path):
     more = '\n[slurm]\ntime = "00:01:00"\nsignal_seconds = 15\n'

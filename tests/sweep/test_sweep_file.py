@@ -62,18 +62,18 @@ def test_a_file_beside_the_sweep_file_is_found_from_everywhere(tmp_path, sweep, 
         ('[sweep]\npresets = ["digits"]\nset."data.name" = ["a/b.npz", "a-b.npz"]', "two runs .* one directory"),
         ('[sweep]\npresets = ["digits"]\nset."controller.k_p" = []', "at least one value"),
         ('[sweep]\npresets = ["digits"]\nseeds = ["a"]', "whole numbers"),
-        ('[sweep]\npresets = ["digits"]\nsede = [1]', "'sede' is no key of .*did you mean 'seeds'|'sede' is no key"),
-        ('[sweep]\npresets = ["digits"]\n[slum]\ntime = "1"', "'slum' is no section"),
-        ('[sweep]\npresets = ["digits"]\n[slurm]\ntime = "soon"', "slurm.time: 'soon' is no time limit"),
+        ('[sweep]\npresets = ["digits"]\nsede = [1]', "'sede' is not a key of .*did you mean 'seeds'|'sede' is not a key"),
+        ('[sweep]\npresets = ["digits"]\n[slum]\ntime = "1"', "'slum' is not a section"),
+        ('[sweep]\npresets = ["digits"]\n[slurm]\ntime = "soon"', "slurm.time: 'soon' is not a time limit"),
         ('[sweep]\npresets = ["digits"]\n[slurm]\ntime = "00:00:30"', "at least one minute"),
         ('[sweep]\npresets = ["digits"]\n[slurm]\nmemory = "much"', "slurm.memory"),
         ('[sweep]\npresets = ["digits"]\n[slurm]\ncpus = 0', "above 0"),
         ('[sweep]\npresets = ["digits"]\n[slurm]\noptions = ["account=x"]', "an option of sbatch"),
-        ("presets = 3", "must be a section|is no section"),
+        ("presets = 3", "must be a section|is not a section"),
         ("[sweep", "is not a TOML file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused(sweep, text, message):
+def test_a_sweep_file_without_meaning_is_refused(sweep, text, message):
     with pytest.raises(ConfigurationError, match=message):
         sweep(text)
 
