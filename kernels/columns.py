@@ -14,23 +14,25 @@ do not depend on the samples beside it.
 from functools import partial
 from itertools import pairwise, product
 
-import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from dfc_numba.kernels.jit import JIT_DISABLED, jit
-from dfc_numba.kernels.simd import (
+from dfc_numba.kernels.emit import (
     CONTRACT,
     INDEX,
     MANY_REGISTERS,
-    call_packed,
-    data_pointer,
+    Tile,
+    at,
+    element_dtype,
     emit_loop,
     lanes,
+    matrix_at,
+    number_of_dtype,
+    span_pointer,
     splat,
-    vector_type,
 )
+from dfc_numba.kernels.jit import JIT_DISABLED, jit_uncounted
 
 TILE_ROWS = 12 if MANY_REGISTERS else 6
 TILE_VECTORS = 2
@@ -60,17 +62,13 @@ def pack(matrix, out):
         out[first * inner : last * inner].reshape(inner, last - first)[:] = matrix[first:last].T
 
 
-class _Product:
+class _Product(Tile):
     """Emits out = keep out + M x for some rows of M and 1 .. TILE_VECTORS registers of samples."""
 
-    def __init__(self, context, builder, signature, values):
-        self.builder = builder
-        dtype = np.dtype(str(signature.args[2].dtype))
-        self.kind, self.itemsize, self.lanes = vector_type(dtype), dtype.itemsize, lanes(dtype)
-        self.rows, self.vectors, out, out_start, x, x_start, m, m_start, self.width, self.inner, keep = values
-        self.out = builder.gep(data_pointer(context, builder, signature.args[2], out), [out_start])
-        self.x = builder.gep(data_pointer(context, builder, signature.args[4], x), [x_start])
-        self.m = builder.gep(data_pointer(context, builder, signature.args[6], m), [m_start])
+    def __init__(self, builder, dtype, sizes, pointers, keep):
+        super().__init__(builder, dtype)
+        self.rows, self.vectors, self.width, self.inner = sizes
+        self.out, self.x, self.m = pointers
         self.keep = splat(builder, keep)
 
     def emit_tile(self):
@@ -95,75 +93,57 @@ class _Product:
         builder.position_at_end(end)
 
     def _tile(self, rows, vectors):
-        places = [
-            place for m in range(rows) for place in self._unit(self.out, ir.Constant(INDEX, m), vectors)
-        ]
-        sums, first = [self._kept(place) for place in places], None
+        places = [place for m in range(rows) for place in self._unit(self.out, m, vectors)]
+        sums, first = self._kept(places), None
         for steps in (UNROLLED, 1):
             body = partial(self._add_columns, rows, vectors, steps)
             first, sums = emit_loop(self.builder, self.inner, steps, body, first=first, carried=sums)
-        self._store(sums, places)
+        self.store(sums, places)
 
     def _add_columns(self, rows, vectors, steps, first, *sums):
         """The sums of a tile after some columns of M."""
-        builder = self.builder
         for step in range(steps):
-            k = builder.add(first, ir.Constant(INDEX, step))
-            x = [self._load(place) for place in self._unit(self.x, k, vectors)]
-            column = builder.gep(self.m, [builder.mul(k, ir.Constant(INDEX, rows))])
+            k = self.builder.add(first, ir.Constant(INDEX, step))
+            x = self.load(self._unit(self.x, k, vectors))
+            column = self.offset(self.m, k, ir.Constant(INDEX, rows))
             parts = (sums[m * vectors : (m + 1) * vectors] for m in range(rows))
-            sums = [s for m, part in enumerate(parts) for s in self._multiply_add(column, m, x, part)]
+            sums = [s for m, part in enumerate(parts) for s in self._add_scaled(column, m, x, part)]
         return sums
 
     def _row_by_row(self, inner, vectors):
-        x = [
-            [self._load(place) for place in self._unit(self.x, ir.Constant(INDEX, k), vectors)]
-            for k in range(inner)
-        ]
+        x = [self.load(self._unit(self.x, k, vectors)) for k in range(inner)]
 
         def body(m):
             places = self._unit(self.out, m, vectors)
-            row = self.builder.gep(self.m, [self.builder.mul(m, ir.Constant(INDEX, inner))])
-            sums = [self._kept(place) for place in places]
+            row = self.offset(self.m, m, ir.Constant(INDEX, inner))
+            sums = self._kept(places)
             for k in range(inner):
-                sums = self._multiply_add(row, k, x[k], sums)
-            self._store(sums, places)
+                sums = self._add_scaled(row, k, x[k], sums)
+            self.store(sums, places)
 
         emit_loop(self.builder, self.rows, 1, body)
 
-    def _multiply_add(self, numbers, index, x, sums):
+    def _add_scaled(self, numbers, index, x, sums):
         """sums + numbers[index] x, register by register."""
-        element = self.builder.load(self.builder.gep(numbers, [ir.Constant(INDEX, index)]))
-        spread = splat(self.builder, element)
-        return [call_packed(self.builder, "fmuladd", spread, xj, s) for xj, s in zip(x, sums, strict=True)]
+        element = self.spread(self.offset(numbers, index))
+        return [self.multiply_add(element, *pair) for pair in zip(x, sums, strict=True)]
 
     def _unit(self, base, unit, vectors):
         """Pointers to the registers of one unit."""
-        start = self.builder.gep(base, [self.builder.mul(unit, self.width)])
-        offsets = (ir.Constant(INDEX, j * self.lanes) for j in range(vectors))
-        return [self.builder.bitcast(self.builder.gep(start, [o]), self.kind.as_pointer()) for o in offsets]
+        return self.registers(self.offset(base, unit, self.width), vectors)
 
-    def _load(self, place):
-        return self.builder.load(place, align=self.itemsize)
-
-    def _kept(self, place):
-        return self.builder.fmul(self.keep, self._load(place), flags=CONTRACT)
-
-    def _store(self, values, places):
-        for value, place in zip(values, places, strict=True):
-            self.builder.store(value, place, align=self.itemsize)
+    def _kept(self, places):
+        return [self.builder.fmul(self.keep, value, flags=CONTRACT) for value in self.load(places)]
 
 
 def _numpy_product(packed_matrix):
     """The same in NumPy; packed_matrix(numbers, rows, inner) is M."""
 
-    def run(rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep):
-        def units(array, start, count):
-            strides, samples = (width * array.itemsize, array.itemsize), vectors * lanes(out.dtype)
-            return np.lib.stride_tricks.as_strided(array[start:], (count, samples), strides)
-
-        target, m = units(out, out_start, rows), packed[packed_start : packed_start + rows * inner]
-        target[:] = keep * target + packed_matrix(m, rows, inner) @ units(x, x_start, inner)
+    def run(rows, vectors, out, x, packed, width, inner, keep):
+        samples = vectors * lanes(out.array.dtype)
+        target, source = (matrix_at(span, (n, samples), (width, 1)) for span, n in ((out, rows), (x, inner)))
+        numbers = packed.array[packed.start : packed.start + rows * inner]
+        target[:] = keep * target + packed_matrix(numbers, rows, inner) @ source
 
     return run
 
@@ -172,12 +152,16 @@ def _compiled_product(emit):
     """The product as an intrinsic; emit(a `_Product`)."""
 
     @intrinsic
-    def run(typingctx, rows, vectors, out, out_start, x, x_start, packed, packed_start, width, inner, keep):
-        whole = types.intp
-        signature = types.void(whole, whole, out, whole, x, whole, packed, whole, whole, whole, out.dtype)
+    def run(typingctx, rows, vectors, out, x, packed, width, inner, keep):
+        index, dtype = types.intp, element_dtype(out)
+        signature = types.void(index, index, out, x, packed, index, index, dtype)
 
         def generate(context, builder, sig, values):
-            emit(_Product(context, builder, sig, values))
+            rows, vectors, *spans, width, inner, keep = values
+            pointers = [
+                span_pointer(context, builder, *pair) for pair in zip((out, x, packed), spans, strict=True)
+            ]
+            emit(_Product(builder, dtype, (rows, vectors, width, inner), pointers, keep))
             return context.get_dummy_value()
 
         return signature, generate
@@ -191,29 +175,25 @@ if JIT_DISABLED:
 else:
     _tile, _row_by_row = _compiled_product(_Product.emit_tile), _compiled_product(_Product.emit_rows)
 
-
-def _lanes(array):
-    return lanes(array.dtype)
+_lanes = number_of_dtype(lanes)
 
 
-@overload(_lanes)
-def _compiled_lanes(array):
-    count = lanes(str(array.dtype))
-    return lambda array: count
-
-
-@jit
+@jit_uncounted
 def advance(out, out_start, rows, x, x_start, inner, packed, packed_start, width, keep):
     """out = keep out + M x: out (rows, width), x (inner, width) and the packed M (rows, inner) in flat arrays."""
     samples = TILE_VECTORS * _lanes(out)
     tiles = 1 if inner <= FEW else (rows + TILE_ROWS - 1) // TILE_ROWS
     for tile in range(tiles):
         first, last = rows * tile // tiles, rows * (tile + 1) // tiles
-        begin, numbers, count = out_start + first * width, packed_start + first * inner, last - first
+        begin, numbers, count = (
+            out_start + first * width,
+            at(packed, packed_start + first * inner),
+            last - first,
+        )
         for column in range(0, width, samples):
             vectors = min(samples, width - column) // _lanes(out)
-            place, seen = begin + column, x_start + column
+            part, seen = at(out, begin + column), at(x, x_start + column)
             if inner <= FEW:
-                _row_by_row(count, vectors, out, place, x, seen, packed, numbers, width, inner, keep)
+                _row_by_row(count, vectors, part, seen, numbers, width, inner, keep)
             else:
-                _tile(count, vectors, out, place, x, seen, packed, numbers, width, inner, keep)
+                _tile(count, vectors, part, seen, numbers, width, inner, keep)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.multiply import _width, mix
 from dfc_numba.kernels.rows import fill, move
@@ -116,7 +117,7 @@ def factorise(a, start, stride, n, pivots, first):
             pivot = start + k * stride
             for i in range(k + 1, end):
                 row = start + i * stride
-                _add_multiple(columns, a, row + end, a, row + end, a, pivot + end, a[row + k])
+                _add_multiple(columns, at(a, row + end), at(a, row + end), at(a, pivot + end), a[row + k])
         corner = start + end * stride
         mix(a, corner + end, stride, n - end, a, corner + begin, stride, end - begin,
             a, start + begin * stride + end, stride, columns, True)  # fmt: skip
@@ -129,14 +130,16 @@ def solve_transposed(a, start, stride, n, pivots, first, x, x_start):
     for k in range(n):
         row, here = start + k * stride, x_start + k
         x[here] = x[here] / a[row + k]
-        _add_multiple(padded(n - k - 1, width), x, here + 1, x, here + 1, a, row + k + 1, -x[here])
+        _add_multiple(
+            padded(n - k - 1, width), at(x, here + 1), at(x, here + 1), at(a, row + k + 1), -x[here]
+        )
     for k in range(n - 1, 0, -1):
         # the panel may reach beyond x[k], which is put back
         value = x[x_start + k]
         count = padded(k, width)
         for j in range(k, min(count, n)):
             x[x_start + n + width + j - k] = x[x_start + j]
-        _add_multiple(count, x, x_start, x, x_start, a, start + k * stride, value)
+        _add_multiple(count, at(x, x_start), at(x, x_start), at(a, start + k * stride), value)
         for j in range(k, min(count, n)):
             x[x_start + j] = x[x_start + n + width + j - k]
     for k in range(n - 1, -1, -1):

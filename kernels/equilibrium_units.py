@@ -61,13 +61,13 @@ def clipped_slope(v, low, high):
 
 @elementwise(outputs=["u_new"], inputs=["u", "slope", "drive"], scalars=["gain"])
 def hopfield_step(u, slope, drive, gain):
-    """u + gain (-u + phi'(u) D)."""
+    """u + gain (-u + phi'(u) D): a step down the Hopfield energy (Scellier & Bengio 2017)."""
     return u + gain * (slope * drive - u)
 
 
 @elementwise(outputs=["d_new"], inputs=["change", "residual", "constants*3"], scalars=["k"])
 def logistic_jump(change, residual, q, g, shift, k):
-    """residual + phi(D0 + change) - phi(D0)."""
+    """residual + phi(D0 + change) - phi(D0): a step of the prototypical form (Ernoult et al. 2019) from its free state."""
     expm1, _, denominator = logistic_terms(k * change + shift, q)
     return residual + g * expm1 / denominator
 
@@ -85,7 +85,10 @@ def clipped_jump(change, residual, base, low, high):
     scalars=["gain", "k", "a"],
 )
 def logistic_flow(d, rate, change, drive, residual, q, g, shift, gain, k, a):
-    """d + gain (residual - d + phi'(u0 + d) change + (phi'(u0 + d) - phi'(u0)) D0), and the rate's deviation with it."""
+    """d + gain (residual - d + phi'(u0 + d) change + (phi'(u0 + d) - phi'(u0)) D0), and the rate's deviation with it.
+
+    It is `hopfield_step` (Scellier & Bengio 2017) less the free state u0, of which residual is what it lacks of rest.
+    """
     p0, p = 1.0 / (1.0 + q), rate / a
     slope, slope_change = k * a * (p0 + p) * (1.0 - p0 - p), k * a * p * (1.0 - 2.0 * p0 - p)
     d = d + gain * (residual - d + slope * change + slope_change * drive)
@@ -112,7 +115,10 @@ def clipped_flow(d, change, drive, residual, base, gain, low, high):
     scalars=["gain", "k", "a"],
 )
 def logistic_descent(d, rate, error, back, q, g, shift, gain, k, a):
-    """d + gain (2 phi'(u0 + d) back - 2 error), and the rate's deviation with it."""
+    """d + gain (2 phi'(u0 + d) back - 2 error), and the rate's deviation with it: a step down the Gaussian energy.
+
+    error: e_i = u_i - W_i r_{i-1} - b_i; back: W_{i+1}^T e_{i+1} (see `nudged_phases`).
+    """
     p0, p = 1.0 / (1.0 + q), rate / a
     slope = k * a * (p0 + p) * (1.0 - p0 - p)
     d = d + gain * (2.0 * (slope * back - error))

@@ -1,7 +1,8 @@
-"""The feedforward pass of a shard of samples: v_i = W_i r_{i-1} + b_i, r_i = phi(v_i)."""
+"""The feedforward pass of a shard of samples, v_i^- = W_i r_{i-1}^- + b_i, r_i^- = phi(v_i^-) (DFC, Meulemans et al. 2021)."""
 
 import numpy as np
 
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.multiply import multiply
 from dfc_numba.kernels.rows import add, fill, move
@@ -29,7 +30,7 @@ def feedforward(layout, activations, weights, biases, x, first, rows, samples, v
         )  # fmt: skip
         for s in range(rows):
             add(n, v, s * stride, biases, layout.dense[i])
-        run_rate(activations[i], rows * stride, below, 0, v, 0)
+        run_rate(activations[i], rows * stride, at(below, 0), at(v, 0))
         for s in range(rows):
             place = layout.dense[i] * samples + (first + s) * n
             move(n, v_dense, place, v, s * stride)

@@ -6,8 +6,8 @@ relative error of a few units in the last place (s = 2 for tanh, s = 1 for the l
     phi(a + d) - phi(a) = G E / (q + X),     E = exp(s d) - 1,  X = exp(s d),  q = exp(-s a),  G = s / (1 + exp(s a))
 
 all of them positive, so that nothing cancels. The difference of two such differences, at the soma and at the basal
-compartment, is s q (E_soma - E_basal) / ((q + X_soma) (q + X_basal)). `Piecewise` functions with slope s for negative
-arguments (relu: 0, leakyrelu: 0.2, linear: 1) obey
+compartment, is s q (E_soma - E_basal) / ((q + X_soma) (q + X_basal)). `Piecewise` functions, s v for negative
+arguments (relu: s = 0, leakyrelu: 0.2, linear: 1), obey
 
     phi(a + d) - phi(a) = s d + (1 - s) (max(d, -a) + min(a, 0)).
 
@@ -34,10 +34,10 @@ def logistic_terms(argument, q):
 
 
 class Logistic:
-    """tanh (slope 2) and the logistic function (slope 1). Constants: q, G, and what is clipped off s v."""
+    """tanh (steepness s = 2) and the logistic function (s = 1). Constants: q, G, and what is clipped off s v."""
 
-    def __init__(self, slope):
-        self.slope = float(slope)
+    def __init__(self, steepness):
+        self.steepness = float(steepness)
 
     def compute(self, dtype):
         """The dtype of the arithmetic."""
@@ -45,17 +45,17 @@ class Logistic:
 
     def rate(self, v):
         """phi(v)."""
-        return f.tanh(v) if self.slope == 2.0 else f.sigmoid(v)
+        return f.tanh(v) if self.steepness == 2.0 else f.sigmoid(v)
 
     def constants(self, v, limit):
         """The constants at the feedforward voltage v; limit: `ARGUMENT_LIMIT` of the dtype that they are meant for."""
-        scaled = self.slope * v
+        scaled = self.steepness * v
         x = clamp(scaled, -limit, limit)
-        return f.exp(-x), self.slope / (1.0 + f.exp(x)), scaled - x
+        return f.exp(-x), self.steepness / (1.0 + f.exp(x)), scaled - x
 
     def _argument(self, p, deviation, saturated):
         # only units that are far in saturation have a shift; layers without such units do without it
-        return self.slope * deviation + p.constants[2] if saturated else self.slope * deviation
+        return self.steepness * deviation + p.constants[2] if saturated else self.steepness * deviation
 
     def change(self, p, v, saturated):
         """phi(v) - phi(a)."""
@@ -70,63 +70,63 @@ class Logistic:
         common = 1.0 / (soma_d * basal_d)
         # a difference of two exponentials, from whichever of exp(x) - 1 and exp(x) keeps its digits
         difference = select(soma_e < -0.5, soma_x - basal_x, soma_e - basal_e)
-        return soma_e * basal_d * g * common, difference * (self.slope * q) * common
+        return soma_e * basal_d * g * common, difference * (self.steepness * q) * common
 
     def derivative(self, p, v):
         """phi'(v)."""
         _, power, denominator = logistic_terms(self._argument(p, v, True), p.constants[0])
-        return (self.slope * (self.slope * p.constants[0]) / denominator) * (power / denominator)
+        return (self.steepness * (self.steepness * p.constants[0]) / denominator) * (power / denominator)
 
     def derivative_of_rate(self, p, v, rate):
         """phi'(v) from the deviation of the rate: s^2 y (1 - y) with y = 1 / (1 + exp(-s v)).
 
         Saturated units lose digits to rounding, which are missed neither in a Newton step nor in a judgement of stability.
         """
-        y = 1.0 / (1.0 + p.constants[0]) + rate / self.slope
-        return self.slope * self.slope * y * (1.0 - y)
+        y = 1.0 / (1.0 + p.constants[0]) + rate / self.steepness
+        return self.steepness * self.steepness * y * (1.0 - y)
 
-    def _online_terms(self, difference, basal):
-        """(E, X) of the difference and (q - 1, q) of the basal voltage, whose saturated part goes to the former."""
-        size = basal.dtype.itemsize
-        scaled = self.slope * basal
+    def _online_terms(self, difference, v_ff):
+        """(E, X) of the difference and (q - 1, q) of v_ff, whose saturated part goes to the former."""
+        size = v_ff.dtype.itemsize
+        scaled = self.steepness * v_ff
         kept = clamp(scaled, -ARGUMENT_LIMIT[size], ARGUMENT_LIMIT[size])
         limit = f.EXPONENT_LIMIT[size]
-        beyond = clamp(self.slope * difference + (scaled - kept), -limit, limit)
+        beyond = clamp(self.steepness * difference + (scaled - kept), -limit, limit)
         return *f.expm1_and_exp(beyond), *f.expm1_and_exp(-kept)
 
-    def online(self, difference, basal):
+    def online(self, difference, v_ff):
         """(phi(v), phi(v) - phi(v_ff)): for tanh (X - q) / (X + q) and 2 q E / ((1 + q) (X + q)), q = exp(-2 v_ff)."""
-        soma_e, soma_x, basal_e, q = self._online_terms(difference, basal)
+        soma_e, soma_x, basal_e, q = self._online_terms(difference, v_ff)
         common = 1.0 / ((soma_x + q) * (1.0 + q))
         above = soma_x
-        if self.slope == 2.0:  # X - q from whichever of exp(x) - 1 and exp(x) keeps its digits
+        if self.steepness == 2.0:  # X - q from whichever of exp(x) - 1 and exp(x) keeps its digits
             above = select(soma_e < -0.5, soma_x - q, soma_e - basal_e)
-        return above * (1.0 + q) * common, self.slope * q * soma_e * common
+        return above * (1.0 + q) * common, self.steepness * q * soma_e * common
 
-    def online_derivative(self, difference, basal):
+    def online_derivative(self, difference, v_ff):
         """phi'(v_ff + d)."""
-        _, x, _, q = self._online_terms(difference, basal)
-        return (self.slope * (self.slope * q) / (x + q)) * (x / (x + q))
+        _, x, _, q = self._online_terms(difference, v_ff)
+        return (self.steepness * (self.steepness * q) / (x + q)) * (x / (x + q))
 
 
 class Piecewise:
-    """Linear, relu and leakyrelu: slope s below zero, 1 above and at the kink. Constant: v_ff."""
+    """Linear, relu and leakyrelu: `below` times v below zero, v above and at the kink. Constant: v_ff."""
 
-    def __init__(self, slope):
-        self.slope = float(slope)
+    def __init__(self, below):
+        self.below = float(below)
 
     def compute(self, dtype):
         return dtype
 
     def rate(self, v):
-        return v if self.slope == 1.0 else select(v < 0.0, self.slope * v if self.slope else 0.0, v)
+        return v if self.below == 1.0 else select(v < 0.0, self.below * v if self.below else 0.0, v)
 
     def constants(self, v, limit):
         return v, None, None
 
     def _difference(self, deviation, start):
         rectified = select(deviation < -start, -start, deviation) + select(start < 0.0, start, 0.0)
-        return self.slope * deviation + (1.0 - self.slope) * rectified
+        return self.below * deviation + (1.0 - self.below) * rectified
 
     def change(self, p, v, saturated):
         return self._difference(v, p.constants[0])
@@ -136,17 +136,17 @@ class Piecewise:
         return rate, rate - self._difference(basal, p.constants[0])
 
     def derivative(self, p, v):
-        return select(v + p.constants[0] < 0.0, self.slope, 1.0 + 0.0 * v)
+        return select(v + p.constants[0] < 0.0, self.below, 1.0 + 0.0 * v)
 
     def derivative_of_rate(self, p, v, rate):
         return self.derivative(p, v)
 
-    def online(self, difference, basal):
-        v = basal + difference
-        return select(v < 0.0, self.slope * v, v), self._difference(difference, basal)
+    def online(self, difference, v_ff):
+        v = v_ff + difference
+        return select(v < 0.0, self.below * v, v), self._difference(difference, v_ff)
 
-    def online_derivative(self, difference, basal):
-        return select(basal + difference < 0.0, self.slope, 1.0 + 0.0 * basal)
+    def online_derivative(self, difference, v_ff):
+        return select(v_ff + difference < 0.0, self.below, 1.0 + 0.0 * v_ff)
 
 
 class Traced:
@@ -185,8 +185,8 @@ class Traced:
     def derivative_of_rate(self, p, v, rate):
         return self.derivative(p, v)
 
-    def online(self, difference, basal):
-        return self._phi(basal + difference), self._difference(basal, difference)
+    def online(self, difference, v_ff):
+        return self._phi(v_ff + difference), self._difference(v_ff, difference)
 
-    def online_derivative(self, difference, basal):
-        return self._derivative(basal + difference)
+    def online_derivative(self, difference, v_ff):
+        return self._derivative(v_ff + difference)

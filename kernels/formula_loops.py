@@ -1,9 +1,9 @@
 """Loops over arrays, compiled from formulas when the program runs and called by kernels through their address.
 
-A `LoopKind` of loop says which arrays and numbers a loop takes; `LoopKind.call(address, count, array, start, ..., number, ...)`
-is what kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel
-is therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the
-trace emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
+A `LoopKind` says which arrays and numbers a loop takes; `LoopKind.call(address, count, span, ..., number, ...)` is what
+kernels call, `LoopKind.compile(formula, dtype)` makes the machine code of one formula and returns its address. A kernel is
+therefore compiled once, whatever formulas a user adds. Machine code is kept by what it computes, the code that the trace
+emits, so that the same formula under another name is compiled once; and kept on disk for other processes.
 
 A formula takes one argument with the inputs as attributes, which are loaded where they are used, and returns its outputs
 in their order, None for one that this loop does not write.
@@ -11,7 +11,6 @@ in their order, None for one that this loop does not write.
 
 import ctypes
 import hashlib
-import inspect
 from functools import cached_property
 from itertools import count as numbers
 from pathlib import Path
@@ -21,21 +20,22 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from dfc_numba.kernels.cache import keep_formula, kept_formula
-from dfc_numba.kernels.jit import JIT_DISABLED
-from dfc_numba.kernels.numba_internals import codegen, global_compiler_lock
-from dfc_numba.kernels.simd import (
+from dfc_numba.kernels.emit import (
     INDEX,
     REGISTER_BYTES,
-    Vector,
-    data_pointer,
+    Span,
     emit_loop,
     lanes,
     scalar_type,
+    span_pointer,
     splat,
+    with_signature,
 )
+from dfc_numba.kernels.jit import JIT_DISABLED
+from dfc_numba.kernels.numba_internals import codegen, global_compiler_lock
+from dfc_numba.kernels.simd import Argument, Vector
 
 DOUBLE = ir.DoubleType()
 PLACEHOLDER = "dfc_formula"  # name of the function while its digest is not known
@@ -51,41 +51,36 @@ class LoopKind:
 
     def __init__(self, name, outputs, inputs, scalars=()):
         self.name, self.scalars = name, tuple(scalars)
-        self.outputs, self.inputs = ([_parsed(item) for item in group] for group in (outputs, inputs))
+        self.outputs, self.inputs = ([Argument(item) for item in group] for group in (outputs, inputs))
+
+    @property
+    def arguments(self):
+        """Outputs and inputs."""
+        return self.outputs + self.inputs
 
     @cached_property
     def call(self):
-        """The call from compiled code: call(address, count, array, start, ..., scalar, ...)."""
+        """The call from compiled code: call(address, count, span, ..., scalar, ...), outputs before inputs."""
         if JIT_DISABLED:
             return lambda address, count, *values: _INTERPRETED[address](count, *values)
-        arrays = len(self.outputs) + len(self.inputs)
 
         def definition(typingctx, address, count, *values):
-            array_types = values[: 2 * arrays : 2]
-            places = [part for array in array_types for part in (array, types.intp)]
-            signature = types.void(types.intp, types.intp, *places, *([types.float64] * len(self.scalars)))
+            spans = values[: len(self.arguments)]
+            signature = types.void(types.intp, types.intp, *spans, *([types.float64] * len(self.scalars)))
 
             def generate(context, builder, sig, values):
                 address, count, *values = values
-                pointers = [
-                    builder.gep(data_pointer(context, builder, kind, values[2 * i]), [values[2 * i + 1]])
-                    for i, kind in enumerate(array_types)
+                values[: len(spans)] = [
+                    span_pointer(context, builder, *pair) for pair in zip(spans, values, strict=False)
                 ]
-                scalars = values[2 * arrays :]
-                function = ir.FunctionType(
-                    ir.VoidType(), [INDEX, *(p.type for p in pointers), *(s.type for s in scalars)]
-                )
-                builder.call(builder.inttoptr(address, function.as_pointer()), [count, *pointers, *scalars])
+                function = ir.FunctionType(ir.VoidType(), [INDEX, *(value.type for value in values)])
+                builder.call(builder.inttoptr(address, function.as_pointer()), [count, *values])
                 return context.get_dummy_value()
 
             return signature, generate
 
-        names = [part for name, _ in self.outputs + self.inputs for part in (name, name + "_start")]
-        names = ["typingctx", "address", "count", *names, *self.scalars]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        definition.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-        definition.__name__ = definition.__qualname__ = self.name
-        return intrinsic(definition)
+        names = ["address", "count", *(argument.name for argument in self.arguments), *self.scalars]
+        return with_signature(definition, self.name, names)
 
     def compile(self, formula, dtype, *, compute=None):
         """The address of the machine code of a formula.
@@ -112,11 +107,6 @@ class LoopKind:
         key = "\n".join([text, numba.__version__, llvmlite.__version__, *surroundings])
         name = "dfc_" + hashlib.sha256(key.encode()).hexdigest()
         return name, text.replace(PLACEHOLDER, name)
-
-
-def _parsed(declared):
-    name, _, planes = declared.partition("*")
-    return name, int(planes or 1)
 
 
 class _Inputs:
@@ -147,7 +137,7 @@ class _Planes:
 
 def _emit(module, name, kind, formula, dtype, compute):
     """Emit void name(count, output *, ..., input *, ..., double scalar, ...)."""
-    element, arguments = scalar_type(dtype), kind.outputs + kind.inputs
+    element, arguments = scalar_type(dtype), kind.arguments
     parameters = [INDEX, *[element.as_pointer()] * len(arguments), *[DOUBLE] * len(kind.scalars)]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), parameters), name)
     builder = ir.IRBuilder(function.append_basic_block())
@@ -169,9 +159,11 @@ def _emit(module, name, kind, formula, dtype, compute):
         loaders = {
             name: (lambda value=value: value) for name, value in zip(kind.scalars, scalars, strict=True)
         }
-        for k, (name, planes) in enumerate(kind.inputs, len(kind.outputs)):
-            parts = [lambda k=k, p=p: load(k, p, index) for p in range(planes)]
-            loaders[name] = parts[0] if planes == 1 else (lambda parts=parts: _Planes(parts))
+        for k, argument in enumerate(kind.inputs, len(kind.outputs)):
+            parts = [lambda k=k, p=p: load(k, p, index) for p in range(argument.planes)]
+            loaders[argument.name] = (
+                parts[0] if argument.planes == 1 else (lambda parts=parts: _Planes(parts))
+            )
         outputs = _output_planes(kind, formula(_Inputs(loaders)))
         like = Vector(builder, ir.Constant(widened, [0.0] * lanes(compute)), compute)
         for argument, plane, result in outputs:
@@ -188,8 +180,8 @@ def _output_planes(kind, results):
     results = (results,) if len(kind.outputs) == 1 else results
     planes = [
         (k, plane, part)
-        for k, ((_, count), result) in enumerate(zip(kind.outputs, results, strict=True))
-        for plane, part in enumerate((result,) if count == 1 else result)
+        for k, (argument, result) in enumerate(zip(kind.outputs, results, strict=True))
+        for plane, part in enumerate((result,) if argument.planes == 1 else result)
     ]
     return [(k, plane, part) for k, plane, part in planes if part is not None]
 
@@ -245,9 +237,13 @@ def assembly_at(address):
 
 def function_at(address, kind, dtype):
     """The loop at an address as a function of Python, for tests: f(count, array, ..., scalar, ...)."""
+    arrays = len(kind.arguments)
     if JIT_DISABLED:
-        return lambda count, *values: _INTERPRETED[address](count, *_with_starts(kind, values))
-    pointer, arrays = ctypes.c_void_p, len(kind.outputs) + len(kind.inputs)
+        run = _INTERPRETED[address]
+        return lambda count, *values: run(
+            count, *(Span(array, 0) for array in values[:arrays]), *values[arrays:]
+        )
+    pointer = ctypes.c_void_p
     function = ctypes.CFUNCTYPE(
         None, ctypes.c_int64, *[pointer] * arrays, *[ctypes.c_double] * len(kind.scalars)
     )(address)
@@ -260,11 +256,6 @@ def function_at(address, kind, dtype):
     return run
 
 
-def _with_starts(kind, values):
-    arrays = len(kind.outputs) + len(kind.inputs)
-    return [part for array in values[:arrays] for part in (array, 0)] + list(values[arrays:])
-
-
 # --- the same without a compiler (NUMBA_DISABLE_JIT=1) ---------------------------------------------------------------
 
 _INTERPRETED, _NEXT = {}, numbers(1)
@@ -274,23 +265,17 @@ def _interpreted(kind, formula, compute):
     """A number that stands for the address of a formula which runs on NumPy slices."""
 
     def run(count, *values):
-        arguments = kind.outputs + kind.inputs
-        arrays, starts = values[: 2 * len(arguments) : 2], values[1 : 2 * len(arguments) : 2]
-
-        def part(k, plane):
-            return arrays[k][starts[k] + plane * count : starts[k] + (plane + 1) * count]
-
-        scalars = values[2 * len(arguments) :]
+        parts = [argument.slices(span, count) for argument, span in zip(kind.arguments, values, strict=False)]
+        scalars = values[len(parts) :]
         loaders = {
             name: (lambda value=value: compute.type(value))
             for name, value in zip(kind.scalars, scalars, strict=True)
         }
-        for k, (name, planes) in enumerate(kind.inputs, len(kind.outputs)):
-            parts = [lambda k=k, p=p: part(k, p).astype(compute) for p in range(planes)]
-            loaders[name] = parts[0] if planes == 1 else (lambda parts=parts: _Planes(parts))
-        outputs = _output_planes(kind, formula(_Inputs(loaders)))
-        for k, plane, result in outputs:
-            part(k, plane)[:] = result
+        for argument, planes in zip(kind.inputs, parts[len(kind.outputs) :], strict=True):
+            own = [lambda plane=plane: plane.astype(compute) for plane in planes]
+            loaders[argument.name] = own[0] if argument.planes == 1 else (lambda own=own: _Planes(own))
+        for k, plane, result in _output_planes(kind, formula(_Inputs(loaders))):
+            parts[k][plane][:] = result
 
     address = next(_NEXT)
     _INTERPRETED[address] = run

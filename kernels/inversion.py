@@ -16,6 +16,7 @@ import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.columns import advance
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.rows import fill, move
 
@@ -81,22 +82,21 @@ def _begin(ring, arrays, memory, first, count, width):
 
 @jit_part
 def _advance_population(ring, memory, p, width):
-    """One step of population p, and what it then shows."""
+    """One step of population p, r_p += dt (-lambda_p r_p + M_p f(r_{p-1})) (Podlaski & Machens 2020), and what it then shows."""
     start, size, before = _area(ring, width, 0, p), ring.sizes[p] * width, (p or ring.sizes.size) - 1
-    keep = ring.keep[p]
+    keep, state = ring.keep[p], at(memory, start)
     if p == ring.driven:
-        drive = _area(ring, width, DRIVE, 0)
-        vector.combine(size, memory, start, memory, start, memory, drive, keep, 1.0)
+        vector.combine(size, state, state, at(memory, _area(ring, width, DRIVE, 0)), keep, 1.0)
         keep = ring.keep.dtype.type(1.0)
     seen = _area(ring, width, 0 if ring.shows[before] == LINEAR else SHOWN, before)
     advance(
         memory, start, ring.sizes[p], memory, seen, ring.sizes[before], ring.matrices, ring.starts[p], width, keep
     )  # fmt: skip
-    shown = _area(ring, width, SHOWN, p)
+    shown = at(memory, _area(ring, width, SHOWN, p))
     if ring.shows[p] == TANH:
-        vector.tanh_rate(size, memory, shown, memory, start)
+        vector.tanh_rate(size, shown, state)
     elif ring.shows[p] == SCALED:
-        vector.multiply(size, memory, shown, memory, start, memory, _area(ring, width, SCALES, p))
+        vector.multiply(size, shown, state, at(memory, _area(ring, width, SCALES, p)))
 
 
 @jit_part

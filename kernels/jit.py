@@ -32,6 +32,11 @@ def jit(function):
     return function if JIT_DISABLED else install(numba.jit(**FLAGS)(function))
 
 
+def jit_uncounted(function):
+    """Do the same for a kernel that creates no arrays, and so need not count references to those that it is given."""
+    return function if JIT_DISABLED else install(numba.jit(**FLAGS, **UNCOUNTED)(function))
+
+
 def jit_part(function):
     """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own.
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels.elementwise import combine
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply
@@ -65,7 +66,7 @@ def propagate(chain, noise, begin, end, x, shifts, start, v_last, r_dense, first
         multiply(v, 0, stride, rows, below, 0, layout.stride[i - 1], inner, chain.weights, layout.weights[i])
         for s in range(rows):
             add(n, v, s * stride, chain.biases, layout.dense[i])
-        run_rate(chain.activations[i], rows * stride, below, 0, v, 0)
+        run_rate(chain.activations[i], rows * stride, at(below, 0), at(v, 0))
         for s in range(rows):
             place = layout.dense[i] * samples + (first + s) * n
             if shifts.size > 0:

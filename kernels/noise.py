@@ -11,9 +11,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from dfc_numba.kernels.elementwise import normal_pair
-from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part
+from dfc_numba.kernels.emit import INDEX, at, data_pointer, emit_loop
+from dfc_numba.kernels.jit import JIT_DISABLED, jit, jit_part, jit_uncounted
 from dfc_numba.kernels.rows import move
-from dfc_numba.kernels.simd import INDEX, Words, data_pointer, emit_loop
+from dfc_numba.kernels.simd import Words
 
 WORD_BITS = np.uint64(32)
 MASK = np.uint64(0xFFFFFFFF)
@@ -85,7 +86,7 @@ def _padded_blocks(units):
     return (units + 4 * BLOCK_LANES - 1) // (4 * BLOCK_LANES) * BLOCK_LANES
 
 
-@jit
+@jit_uncounted
 def normals(out, start, units, key, step, sample, layer, work):
     """out[start : start + units] = standard normal draws of one layer of one sample at one step.
 
@@ -96,7 +97,8 @@ def normals(out, start, units, key, step, sample, layer, work):
     blocks, padded = (units + 3) // 4, _padded_blocks(units)
     first, second = 4 * padded, 6 * padded
     _random_words(work, padded, key, np.uint64(step), np.uint64(sample), np.uint64(layer))
-    normal_pair(2 * padded, work, first, work, second, work, 0, work, 2 * padded)
+    unsigned, signed = at(work, 0), at(work, 2 * padded)
+    normal_pair(2 * padded, at(work, first), at(work, second), unsigned, signed)
     for quarter in range(4):
         place, source = quarter * blocks, (first if quarter < 2 else second) + quarter % 2 * padded
         move(min(blocks, units - place), out, start + place, work, source)

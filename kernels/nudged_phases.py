@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels import equilibrium_units as units
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.equilibrium_units import LOGISTIC
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.layout import Layout
@@ -46,9 +47,9 @@ def _rates(model, i, size, out, out_start, v, v_start):
     """out = phi_i(v)."""
     n = model.numbers[i]
     if model.families[i] == LOGISTIC:
-        units.logistic_rate(size, out, out_start, v, v_start, n[0], n[1], n[2], n[3])
+        units.logistic_rate(size, at(out, out_start), at(v, v_start), n[0], n[1], n[2], n[3])
     else:
-        units.clipped_rate(size, out, out_start, v, v_start, n[0], n[1])
+        units.clipped_rate(size, at(out, out_start), at(v, v_start), n[0], n[1])
 
 
 @jit_part
@@ -56,9 +57,9 @@ def _slopes(model, i, size, out, out_start, v, v_start, rate, rate_start):
     """out = phi_i'(v)."""
     n = model.numbers[i]
     if model.families[i] == LOGISTIC:
-        units.logistic_slope(size, out, out_start, v, v_start, rate, rate_start, n[0], n[2], n[3])
+        units.logistic_slope(size, at(out, out_start), at(v, v_start), at(rate, rate_start), n[0], n[2], n[3])
     else:
-        units.clipped_slope(size, out, out_start, v, v_start, n[0], n[1])
+        units.clipped_slope(size, at(out, out_start), at(v, v_start), n[0], n[1])
 
 
 # --- products and copies ------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
                 _rates(model, i, size, now, start, drives, start)
             else:
                 _slopes(model, i, size, rate, start, now, start, rate, start)
-                units.hopfield_step(size, now, start, now, start, rate, start, drives, start, gain)
+                _descend(size, gain, now, rate, drives, start)
                 _rates(model, i, size, rate, start, now, start)
         if records.size > 0:
             _record(layout, rows, first, samples, steps + 1, step, records, now, state, False)
@@ -222,6 +223,13 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
         _all_drives(model, rows, drives, still, now)
     for s in range(rows):
         _store(layout, s, rows, first + s, samples, drive, drives)
+
+
+@jit_part
+def _descend(size, gain, state, slope, drive, start):
+    """u_i += (dt/tau) (-u_i + phi'(u_i) D_i) of one layer (Hopfield energy, Scellier & Bengio 2017)."""
+    u = at(state, start)
+    units.hopfield_step(size, u, u, at(slope, start), at(drive, start), gain)
 
 
 @jit_part
@@ -273,23 +281,26 @@ def _set_base(model, base, free, wide, rows, first, samples, state, drive, limit
             fill(wide.size, wide, 0, 0.0)
             move(n, wide, u, state, place)
             move(n, wide, d, drive, place)
-            at = d if model.form == PROTOTYPICAL else u
-            _rates(free, i, own, wide, r, wide, at)
+            here = d if model.form == PROTOTYPICAL else u
+            _rates(free, i, own, wide, r, wide, here)
             if model.families[i] == LOGISTIC:
-                units.logistic_constants(own, wide, c, wide, at, numbers[0], numbers[1], numbers[2], limit)
+                units.logistic_constants(
+                    own, at(wide, c), at(wide, here), numbers[0], numbers[1], numbers[2], limit
+                )
             else:
-                move(own, wide, c, wide, at)
+                move(own, wide, c, wide, here)
             for plane in range(3):
                 to = 3 * rows * layout.rows[i] + plane * rows * stride + s * stride
                 move(n, base.constants, to, wide, c + plane * own)
+            free_state, rest = at(wide, u), at(wide, r)
             if model.form == PROTOTYPICAL:
-                units.subtract(own, wide, r, wide, r, wide, u)
+                units.subtract(own, rest, rest, free_state)
                 move(n, base.residual, start, wide, r)
             elif model.form == HOPFIELD:
                 move(n, base.drive, start, wide, d)
                 _slopes(free, i, own, wide, c, wide, u, wide, r)
-                units.hopfield_step(own, wide, r, wide, u, wide, c, wide, d, 1.0)  # slope D
-                units.subtract(own, wide, r, wide, r, wide, u)
+                units.hopfield_step(own, rest, free_state, at(wide, c), at(wide, d), 1.0)  # phi'(u) D
+                units.subtract(own, rest, rest, free_state)
                 move(n, base.residual, start, wide, r)
 
 
@@ -338,38 +349,50 @@ def _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge
     if model.form == PROTOTYPICAL and loss == SQUARED_ERROR:
         _add_nudge(layout, rows, change, nudge, 1.0)
     for i in range(1, depth + 1):
-        start, size, n = rows * layout.rows[i], rows * layout.stride[i], model.numbers[i]
-        c = 3 * start
-        if model.form == PROTOTYPICAL and model.families[i] == LOGISTIC:
-            units.logistic_jump(
-                size, deviation, start, change, start, base.residual, start, base.constants, c, n[0]
+        start, size = rows * layout.rows[i], rows * layout.stride[i]
+        if model.form == PROTOTYPICAL:
+            _jump(
+                model, base, i, size, at(deviation, start), at(change, start), at(base.residual, start), start
             )
-        elif model.form == PROTOTYPICAL:
-            units.clipped_jump(
-                size, deviation, start, change, start, base.residual, start, base.constants, c, n[0], n[1]
-            )  # fmt: skip
-        elif model.form == HOPFIELD and model.families[i] == LOGISTIC:
-            units.logistic_flow(
-                size, deviation, start, rate, start, deviation, start, rate, start, change, start,
-                base.drive, start, base.residual, start, base.constants, c, gain, n[0], n[2],
-            )  # fmt: skip
         elif model.form == HOPFIELD:
-            units.clipped_flow(
-                size, deviation, start, rate, start, deviation, start, change, start,
-                base.drive, start, base.residual, start, base.constants, c, gain, n[0], n[1],
-            )  # fmt: skip
-        elif model.families[i] == LOGISTIC:
-            units.logistic_descent(
-                size, deviation, start, rate, start, deviation, start, rate, start, change, start,
-                back, start, base.constants, c, gain, n[0], n[2],
-            )  # fmt: skip
+            _flow(model, base, i, size, gain, at(deviation, start), at(rate, start), at(change, start), start)
         else:
-            units.clipped_descent(
-                size, deviation, start, rate, start, deviation, start, change, start,
-                back, start, base.constants, c, gain, n[0], n[1],
-            )  # fmt: skip
+            errors = at(change, start), at(back, start)
+            _descent(model, base, i, size, gain, at(deviation, start), at(rate, start), errors, start)
     if model.form == PROTOTYPICAL and loss == CROSS_ENTROPY:
         _add_nudge(layout, rows, deviation, nudge, 1.0)
+
+
+@jit_part
+def _jump(model, base, i, size, out, change, residual, start):
+    """out = residual + phi(D0 + change) - phi(D0) of layer i (Ernoult et al. 2019); out, change, residual are spans."""
+    n, constants = model.numbers[i], at(base.constants, 3 * start)
+    if model.families[i] == LOGISTIC:
+        units.logistic_jump(size, out, change, residual, constants, n[0])
+    else:
+        units.clipped_jump(size, out, change, residual, constants, n[0], n[1])
+
+
+@jit_part
+def _flow(model, base, i, size, gain, d, rate, change, start):
+    """A step of the deviation d of layer i down the Hopfield energy (Scellier & Bengio 2017), and the rate's with it."""
+    n, constants = model.numbers[i], at(base.constants, 3 * start)
+    drive, residual = at(base.drive, start), at(base.residual, start)
+    if model.families[i] == LOGISTIC:
+        units.logistic_flow(size, d, rate, d, rate, change, drive, residual, constants, gain, n[0], n[2])
+    else:
+        units.clipped_flow(size, d, rate, d, change, drive, residual, constants, gain, n[0], n[1])
+
+
+@jit_part
+def _descent(model, base, i, size, gain, d, rate, errors, start):
+    """A step of the deviation d down the Gaussian energy, of layer i, and the rate's deviation; errors: e_i, W^T e_{i+1}."""
+    n, constants = model.numbers[i], at(base.constants, 3 * start)
+    error, back = errors
+    if model.families[i] == LOGISTIC:
+        units.logistic_descent(size, d, rate, d, rate, error, back, constants, gain, n[0], n[2])
+    else:
+        units.clipped_descent(size, d, rate, d, error, back, constants, gain, n[0], n[1])
 
 
 @jit_part
@@ -385,7 +408,8 @@ def _gaussian_errors(model, rows, deviation, rate, error, back):
             rate, rows * layout.rows[i - 1], layout.stride[i - 1], layout.sizes[i - 1],
             model.weights, layout.weights[i],
         )  # fmt: skip
-    units.subtract(total, error, 0, deviation, 0, error, 0)
+    errors = at(error, 0)
+    units.subtract(total, errors, at(deviation, 0), errors)
     fill(total, back, 0, 0.0)
     for i in range(1, depth):
         _add_from_above(model, i, rows, back, rows * layout.rows[i], error)
@@ -396,50 +420,62 @@ def _finish_energy_step(model, rows, gain, deviation, rate, base, nudge):
     """The energy forms' output: its state and rate with the cost's part of the step."""
     layout = model.layout
     depth = layout.sizes.size - 1
-    start, size, n = rows * layout.rows[depth], rows * layout.stride[depth], model.numbers[depth]
+    start, size = rows * layout.rows[depth], rows * layout.stride[depth]
     _add_nudge(layout, rows, deviation, nudge, np.float64(gain))
-    if model.families[depth] == LOGISTIC:
-        fill(size, rate, start, 0.0)  # as the residual of a jump
-        units.logistic_jump(size, rate, start, deviation, start, rate, start, base.constants, 3 * start, n[0])
-    else:
-        fill(size, rate, start, 0.0)
-        units.clipped_jump(
-            size, rate, start, deviation, start, rate, start, base.constants, 3 * start, n[0], n[1]
-        )  # fmt: skip
+    fill(size, rate, start, 0.0)  # as the residual of a jump
+    rates = at(rate, start)
+    _jump(model, base, depth, size, rates, at(deviation, start), rates, start)
+
+
+class Nudging(NamedTuple):
+    """How a nudged phase goes."""
+
+    gain: float  # dt / tau, in the dtype of the phase
+    steps: int
+    beta: float  # of either sign
+    loss: int
+    limit: float  # `forms.ARGUMENT_LIMIT` of the dtype
+
+
+class NudgedArrays(NamedTuple):
+    """What a nudged phase reads and writes; flat and dense but for the target."""
+
+    state: np.ndarray  # float64: the free state and its drive, as `free_phase` left them
+    drive: np.ndarray
+    target: np.ndarray  # (B, n_L), float64
+    deviations: np.ndarray  # receive state - free state, and the difference of the rates
+    rate_deviations: np.ndarray
+    records: np.ndarray  # as in `free_phase`
 
 
 @jit
-def nudged_phase(
-    model, free, gain, steps, beta, loss, limit, state, drive, target, deviations, rate_deviations, records, first, rows,
-    samples,
-):  # fmt: skip
+def nudged_phase(model, free, nudging, arrays, first, rows, samples):
     """Nudge the samples first .. first + rows from their free state.
 
     Args:
-        model, free: the network in the dtype of this phase, and in float64. gain: dt/tau. beta: of either sign.
-        limit: `ARGUMENT_LIMIT` of the dtype. state, drive: what `free_phase` left. target: (B, n_L) in float64.
-        deviations, rate_deviations: dense, receive state - free state and the rates' difference.
-        records: as in `free_phase`.
+        model, free: the network in the dtype of this phase, and in float64.
     """
-    layout = model.layout
-    total = rows * layout.rows[layout.sizes.size]
+    layout, state, records = model.layout, arrays.state, arrays.records
+    total, points = rows * layout.rows[layout.sizes.size], nudging.steps + 1
     dtype = model.weights.dtype
     base = Base(np.zeros(3 * total, dtype), np.zeros(total, dtype), np.zeros(total, dtype))
     wide = np.zeros(6 * max(free.layout.widest, 1), state.dtype)
-    _set_base(model, base, free, wide, rows, first, samples, state, drive, limit)
+    _set_base(model, base, free, wide, rows, first, samples, state, arrays.drive, nudging.limit)
     deviation, change, back = np.zeros(total, dtype), np.zeros(total, dtype), np.zeros(total, dtype)
     moved = np.zeros(total, dtype)
     nudge = np.zeros((rows, layout.sizes[layout.sizes.size - 1]))
     rate = deviation if model.form == PROTOTYPICAL else moved
     if records.size > 0:
-        _record(layout, rows, first, samples, steps + 1, 0, records, deviation, state, True)
-    for step in range(1, steps + 1):
-        _nudge(layout, rows, first, samples, loss, beta, state, target, deviation, nudge)
-        _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge)
+        _record(layout, rows, first, samples, points, 0, records, deviation, state, True)
+    for step in range(1, points):
+        _nudge(
+            layout, rows, first, samples, nudging.loss, nudging.beta, state, arrays.target, deviation, nudge
+        )
+        _advance(model, base, rows, nudging.gain, nudging.loss, deviation, rate, change, back, nudge)
         if model.form != PROTOTYPICAL:
-            _finish_energy_step(model, rows, gain, deviation, rate, base, nudge)
+            _finish_energy_step(model, rows, nudging.gain, deviation, rate, base, nudge)
         if records.size > 0:
-            _record(layout, rows, first, samples, steps + 1, step, records, deviation, state, True)
+            _record(layout, rows, first, samples, points, step, records, deviation, state, True)
     for s in range(rows):
-        _store(layout, s, rows, first + s, samples, deviations, deviation)
-        _store(layout, s, rows, first + s, samples, rate_deviations, rate)
+        _store(layout, s, rows, first + s, samples, arrays.deviations, deviation)
+        _store(layout, s, rows, first + s, samples, arrays.rate_deviations, rate)

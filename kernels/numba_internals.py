@@ -17,6 +17,7 @@ try:
     from numba.core.cgutils import get_or_insert_function
     from numba.core.codegen import get_host_cpu_features
     from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.imputils import impl_ret_borrowed
     from numba.core.registry import cpu_target
 
     cpu_target.target_context.codegen  # noqa: B018 (what `codegen` below needs)
@@ -42,6 +43,7 @@ except ImportError as error:
 __all__ = [
     "CACHING", "NEWEST", "OLDEST", "REMEDY", "UNCOUNTED", "AppDirs", "CompileResult", "NullCache", "_Cache", "codegen", "dumps",
     "get_host_cpu_features", "get_or_insert_function", "global_compiler_lock",
+    "impl_ret_borrowed",
 ]  # fmt: skip
 
 

@@ -20,14 +20,14 @@ def sgd(theta, g, buffer, scale, decay, momentum, rate):
 
 @jit
 def nesterov(theta, g, buffer, scale, decay, momentum, rate):
-    """theta -= rate (slope + momentum buffer), with slope = scale g + decay theta, buffer = momentum buffer + slope.
+    """theta -= rate (gradient + momentum buffer), with gradient = scale g + decay theta, buffer = momentum buffer + gradient.
 
     Nesterov's look-ahead in the variables of the look-ahead itself (Sutskever et al., 2013).
     """
     for k in range(theta.size):
-        slope = scale * g[k] + decay * theta[k]
-        buffer[k] = momentum * buffer[k] + slope
-        theta[k] -= rate * (slope + momentum * buffer[k])
+        gradient = scale * g[k] + decay * theta[k]
+        buffer[k] = momentum * buffer[k] + gradient
+        theta[k] -= rate * (gradient + momentum * buffer[k])
 
 
 @jit
@@ -38,9 +38,9 @@ def adam(theta, g, first, second, scale, decay, beta1, rest1, beta2, rest2, rate
     beta2^steps)^(-1/2).
     """
     for k in range(theta.size):
-        slope = scale * g[k] + decay * theta[k]
-        first[k] = beta1 * first[k] + rest1 * slope
-        second[k] = beta2 * second[k] + rest2 * (slope * slope)
+        gradient = scale * g[k] + decay * theta[k]
+        first[k] = beta1 * first[k] + rest1 * gradient
+        second[k] = beta2 * second[k] + rest2 * (gradient * gradient)
         theta[k] -= rate * first[k] / (root * math.sqrt(second[k]) + epsilon)
 
 
@@ -51,13 +51,13 @@ def rmsprop(theta, g, mean, square, buffer, scale, decay, beta, rest, momentum, 
     This is the centred form of RMSprop; rest = 1 - beta.
     """
     for k in range(theta.size):
-        slope = scale * g[k] + decay * theta[k]
-        mean[k] = beta * mean[k] + rest * slope
-        square[k] = beta * square[k] + rest * (slope * slope)
+        gradient = scale * g[k] + decay * theta[k]
+        mean[k] = beta * mean[k] + rest * gradient
+        square[k] = beta * square[k] + rest * (gradient * gradient)
         variance = square[k] - mean[k] * mean[k]
         # rounding may make it negative; NaN stays NaN
         variance = variance if variance > 0 else variance - variance
-        buffer[k] = momentum * buffer[k] + slope / (math.sqrt(variance) + epsilon)
+        buffer[k] = momentum * buffer[k] + gradient / (math.sqrt(variance) + epsilon)
         theta[k] -= rate * buffer[k]
 
 

@@ -1,21 +1,22 @@
 """What a feedback phase is made of: its inputs and results as named tuples, and the state of one shard.
 
-Named tuples of arrays and numbers are what the Python layer hands to `feedback_phase.run_shard`; `State` is everything
-that evolves in a shard, in flat arrays `[layer][sample][unit]`. The functions find layers and steps in these arrays.
+Named tuples of arrays and numbers are what the Python layer hands to `feedback_phase.run_shard`; `Shard` is everything that
+evolves in a shard, in the places that `memory_plan` gives it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba.kernels.jit import jit_creating_part, jit_part, jit_shared
+from dfc_numba.kernels.emit import at
+from dfc_numba.kernels.jit import jit_creating_part, jit_part
+from dfc_numba.kernels.memory_plan import EACH, NOTHING, SHARED, Needs, Places, plan_of_shard
 from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.rows import fill, move
+from dfc_numba.kernels.shared_dynamics import NO_NOISE, NoiseDraws, Simulated
 from dfc_numba.kernels.units import run_constants, run_unit
 
-NO_NOISE, KEYED_NOISE, GIVEN_NOISE = 0, 1, 2
 NO_READOUT, AVERAGE, FINAL = 0, 1, 2
-BLOCK_ROWS = 64  # samples x steps that one product for the updates takes together
 
 
 class Loops(NamedTuple):
@@ -37,28 +38,6 @@ class PackedNetwork(NamedTuple):
     weights: np.ndarray
     feedback: np.ndarray
     transposed: np.ndarray  # empty unless the feedback is the Jacobian's
-
-
-class Dynamics(NamedTuple):
-    """The controller's options, as the step needs them (all gains are dt / tau; 1 means instantaneous)."""
-
-    steps: int
-    dt: float
-    alpha: float
-    k_p: float
-    soma_gain: float
-    apical_gain: float
-    control_gain: float
-    noise_gain: float  # weight of a draw in v_fb (white) or in the filter's state (low-passed)
-    noise_keep: float  # what the filter keeps per step; negative for white noise
-    sigma: float
-    sigma_output: float
-    instant_transmission: bool
-    proactive: bool
-    softmax: bool
-    jacobian_feedback: bool
-    leak_integral: bool
-    control_loop: int  # address of the controller's step where it has further terms, else 0
 
 
 class Task(NamedTuple):
@@ -85,10 +64,7 @@ class PhaseInputs(NamedTuple):
     gap: np.ndarray  # (B, n_L) r* - r_L(feedforward)
     target: np.ndarray  # (B, n_L)
     active: np.ndarray  # (B,) False: the sample is held at its feedforward state
-    noise_source: int
-    noise_key: int  # uint64
-    noise_samples: np.ndarray  # (B,) uint64 numbers that tell the samples apart
-    noise_given: np.ndarray  # flat [layer][time][sample][unit]
+    noise: NoiseDraws
 
 
 class Results(NamedTuple):
@@ -123,230 +99,98 @@ class Records(NamedTuple):
         return self[3:]
 
 
-class State(NamedTuple):
-    """Everything that evolves in a shard. Flat arrays `[layer][sample][unit]`, rings have a slot after the layer."""
+class ShardMemory(NamedTuple):
+    """What evolves in a shard, by `memory_plan`."""
 
-    first: int
-    count: int  # samples of this shard
-    slots: int  # of the rings of rates and factors
-    block: int  # steps that one product takes together, slots of the rings for feedback learning
-    keeps_basal: int  # 1: one region per layer, 0: scratch that the layers share
-    keeps_apical: int
-    keeps_drive: int
+    work: np.ndarray
+    signals: np.ndarray
+    draws: np.ndarray  # scratch of the random numbers
+
+
+class Shard(NamedTuple):
+    """One shard: its samples, where things lie, and what evolves."""
+
+    samples: Simulated
+    places: Places
+    layers: np.ndarray  # of `memory_plan.LAYER`
+    slots: int  # of rates and factors
+    block: int  # steps whose products for the updates are taken together
+    memory: ShardMemory
     saturated: np.ndarray  # (L+1,) whether a layer has units that need the third constant
-    v: np.ndarray  # from here to `scratch` in the workspace
-    basal: np.ndarray
-    apical: np.ndarray
-    drive: np.ndarray
-    noise: np.ndarray
-    constants: np.ndarray  # per layer three arrays [sample][unit] that activation differences are made with
-    start: np.ndarray  # likewise v, r, phi'(v) of the feedforward state, where formulas need it
-    rate: np.ndarray  # ring
-    factor: np.ndarray  # ring
-    seen: np.ndarray  # ring of presynaptic deviations where they are not those of the rate
-    apical_block: np.ndarray  # ring
-    control_block: np.ndarray  # [slot][sample][output]
-    control: np.ndarray  # [sample][output] the signal that the layers receive
-    draw: np.ndarray
-    scratch: np.ndarray  # a layer of a variable that is a formula
-    draw_work: np.ndarray
-    u: np.ndarray  # the rest: (sample, output), float64
-    u_int: np.ndarray
-    u_filtered: np.ndarray
-    u_slow: np.ndarray
-    error: np.ndarray
-    output: np.ndarray  # r_L
-    terms: np.ndarray  # planes [sample][output] of `units.CONTROL`, where the controller has further terms
-    pair: np.ndarray  # a register each of u, u_slow and the presynaptic factor that is a formula of them
 
 
-@jit_part
-def layer_start(layout, state, i):
-    """Start of layer i in the flat arrays of a shard."""
-    return state.count * layout.rows[i]
+def drives_directly(dynamics, noise):
+    """Return whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
+    return dynamics.apical_gain == 1.0 and noise.source == NO_NOISE
 
 
-@jit_part
-def basal_start(layout, state, i):
-    """Start of layer i's basal voltages."""
-    return state.keeps_basal * layer_start(layout, state, i)
-
-
-@jit_part
-def apical_start(layout, state, i):
-    """Start of layer i's apical voltages."""
-    return state.keeps_apical * layer_start(layout, state, i)
-
-
-@jit_part
-def planes_start(layout, state, i):
-    """Start of layer i's constants."""
-    return 3 * layer_start(layout, state, i)
-
-
-@jit_part
-def ring_start(layout, state, i, step):
-    """Start of layer i in the rings of rates and factors, after a step."""
-    return state.count * (layout.rows[i] * state.slots + step % state.slots * layout.stride[i])
-
-
-@jit_part
-def block_start(layout, state, i, step):
-    """Start of layer i in the ring of apical voltages for feedback learning."""
-    return state.count * (layout.rows[i] * state.block + step % state.block * layout.stride[i])
-
-
-@jit_shared
-def drives_directly(dynamics, minibatch):
-    """Whether the apical voltage is the feedback Q_i u itself: instantaneous, and without noise."""
-    return dynamics.apical_gain == 1.0 and minibatch.noise_source == NO_NOISE
-
-
-@jit_shared
-def steps_per_block(count):
-    """Steps whose products for the updates are taken together."""
-    return max(2, BLOCK_ROWS // count)
-
-
-@jit_shared
-def kept_per_layer(dynamics, task, minibatch):
-    """(basal, apical, drive): 1 where each layer keeps its own, 0 for scratch that the layers share.
-
-    What is needed within one layer's step only is kept small, for the sake of the cache.
-    """
-    records = task.record_every > 0
-    through = dynamics.jacobian_feedback
+def shard_plan(sizes, dtype, dynamics, task, noise, count):
+    """Return the `ShardPlan` of `count` samples: each layer keeps what is needed beyond its own step, no more."""
+    direct, noisy = drives_directly(dynamics, noise), noise.source != NO_NOISE
+    records, jacobian = task.record_every > 0, dynamics.jacobian_feedback
     last = task.readout == FINAL and task.factor_moves and not task.factor_is_rate
     by_formula = task.learn_feedback and task.feedback_factor
-    return (
-        1 if task.readout == FINAL or records or by_formula else 0,
-        1
-        if not drives_directly(dynamics, minibatch) or task.learn_feedback or records or through or last
-        else 0,
-        1 if through else 0,
+    apical = not direct or task.learn_feedback or records or jacobian or last
+    needs = Needs(
+        average=task.readout == AVERAGE,
+        basal=EACH if task.readout == FINAL or records or by_formula else SHARED,
+        apical=EACH if apical else SHARED,
+        drive=NOTHING if direct else EACH if jacobian else SHARED,
+        noise=EACH if noisy and dynamics.noise_keep >= 0.0 else NOTHING,
+        draws=noisy,
+        reference=task.needs_start,
+        presynaptic=task.presynaptic,
+        feedback=task.learn_feedback,
+        scratch=task.records_formulas,
+        terms=dynamics.control_loop != 0,
+        pair=task.feedback_signal != 0,
     )
-
-
-@jit_shared
-def workspace_parts(layout, dynamics, task, minibatch, count):
-    """Lengths of the arrays of a shard's state that lie in its workspace, in the order of `State`; 0 where not needed."""
-    depth = layout.sizes.size - 1
-    total, shared, output = (
-        count * layout.rows[depth + 1],
-        count * layout.widest,
-        count * layout.stride[depth],
-    )
-    basal, apical, drive = kept_per_layer(dynamics, task, minibatch)
-    noisy, learns = minibatch.noise_source != NO_NOISE, task.learn_feedback
-    block = steps_per_block(count)
-    ring = (block if task.readout == AVERAGE else 2) * total
-    return (
-        total,
-        total if basal == 1 else shared,
-        total if apical == 1 else shared,
-        0 if drives_directly(dynamics, minibatch) else (total if drive == 1 else shared),
-        total if noisy and dynamics.noise_keep >= 0.0 else 0,
-        3 * total,
-        3 * total if task.needs_start else 0,
-        ring,
-        ring,
-        ring if task.presynaptic else 0,
-        block * total if learns else 0,
-        block * output if learns else 0,
-        output,
-        shared if noisy else 0,
-        shared if task.records_formulas else 0,
-    )
-
-
-@jit_shared
-def padded_signals(count, outputs):
-    """Elements of a plane of `State.terms`: whole vector registers."""
-    return (count * outputs + 15) // 16 * 16
+    return plan_of_shard(tuple(sizes), np.dtype(dtype).str, needs, count)
 
 
 @jit_creating_part
-def new_state(layout, dynamics, task, minibatch, first, count, workspace):
-    """The feedforward state of the samples first .. first + count, all deviations zero; nothing that is not needed."""
-    depth = layout.sizes.size - 1
-    outputs = layout.sizes[depth]
-    basal, apical, drive = kept_per_layer(dynamics, task, minibatch)
-    block = steps_per_block(count)
-    parts = workspace_parts(layout, dynamics, task, minibatch, count)
-    terms = 11 * padded_signals(count, outputs) if dynamics.control_loop != 0 else 0
-    pair = 48 if task.feedback_signal != 0 else 0
-    slots = block if task.readout == AVERAGE else 2
-    ends = np.zeros(len(parts) + 1, np.int64)
-    for k in range(len(parts)):
-        ends[k + 1] = ends[k] + parts[k]
-    fill(ends[len(parts)], workspace, 0, 0.0)
-    return State(
-        first,
-        count,
-        slots,
-        block,
-        basal,
-        apical,
-        drive,
-        np.zeros(depth + 1, np.bool_),
-        workspace[ends[0] : ends[1]],
-        workspace[ends[1] : ends[2]],
-        workspace[ends[2] : ends[3]],
-        workspace[ends[3] : ends[4]],
-        workspace[ends[4] : ends[5]],
-        workspace[ends[5] : ends[6]],
-        workspace[ends[6] : ends[7]],
-        workspace[ends[7] : ends[8]],
-        workspace[ends[8] : ends[9]],
-        workspace[ends[9] : ends[10]],
-        workspace[ends[10] : ends[11]],
-        workspace[ends[11] : ends[12]],
-        workspace[ends[12] : ends[13]],
-        workspace[ends[13] : ends[14]],
-        workspace[ends[14] : ends[15]],
-        scratch(layout.widest),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros((count, outputs)),
-        np.zeros(terms),
-        np.zeros(pair),
+def new_shard(layout, plan, minibatch, first, workspace):
+    """Return the feedforward state of the plan's samples from `first` on, all deviations zero."""
+    fill(plan.length, workspace, 0, 0.0)
+    return Shard(
+        Simulated(first, minibatch.active),
+        plan.places,
+        plan.layers,
+        plan.slots,
+        plan.block,
+        ShardMemory(workspace, np.zeros(plan.signals), scratch(layout.widest)),
+        np.zeros(layout.sizes.size, np.bool_),
     )
 
 
 @jit_creating_part
-def set_constants(layout, parameters, task, minibatch, state):
-    """What the loops need of the feedforward state; the constants are computed in float64."""
-    samples = minibatch.gap.shape[0]
-    for i in range(1, layout.sizes.size):
-        n, stride = layout.sizes[i], layout.stride[i]
-        size, start = state.count * stride, planes_start(layout, state, i)
+def set_constants(parameters, task, minibatch, shard):
+    """Write what the loops need of the feedforward state; the constants are computed in float64."""
+    work, count, samples = shard.memory.work, shard.places.count, minibatch.gap.shape[0]
+    for i in range(1, shard.layers.size):
+        layer = shard.layers[i]
+        n, stride = layer.units, layer.stride
+        size = count * stride
         exact = np.zeros(4 * size)
-        for s in range(state.count):
-            dense = layout.dense[i] * samples + (state.first + s) * n
-            move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
+        for s in range(count):
+            dense, row = layer.dense * samples + (shard.samples.first + s) * n, s * stride
+            move(n, exact, 3 * size + row, minibatch.v_ff, dense)
             if task.needs_start:
-                move(n, state.start, start + s * stride, minibatch.v_ff, dense)
-                move(n, state.start, start + size + s * stride, minibatch.r_ff, dense)
-        run_constants(parameters.loops.constants[i], size, exact, 0, exact, 3 * size)
+                move(n, work, layer.reference + row, minibatch.v_ff, dense)
+                move(n, work, layer.reference + size + row, minibatch.r_ff, dense)
+        run_constants(parameters.loops.constants[i], size, at(exact, 0), at(exact, 3 * size))
         for shift in exact[2 * size : 3 * size]:
-            state.saturated[i] |= shift != 0.0
-        move(3 * size, state.constants, start, exact, 0)
+            shard.saturated[i] |= shift != 0.0
+        move(3 * size, work, layer.constants, exact, 0)
         if task.needs_start:
-            evaluate_unit(
-                layout, state, parameters.loops.derivative[i], i, state.start, start + 2 * size, state.v
-            )
+            evaluate_unit(shard, layer, parameters.loops.derivative[i], layer.reference + 2 * size)
 
 
 @jit_part
-def evaluate_unit(layout, state, loop, i, out, out_start, v):
-    """out = a formula of layer i's units at the present state; v: their somatic voltages."""
-    planes = planes_start(layout, state, i)
-    reference = planes if state.start.size > 0 else 0
+def evaluate_unit(shard, layer, loop, out):
+    """Write a formula of a layer's units at the present state to the place `out`."""
+    work, size = shard.memory.work, shard.places.count * layer.stride
+    v, basal, apical = at(work, layer.v), at(work, layer.basal), at(work, layer.apical)
     run_unit(
-        loop, state.count * layout.stride[i], out, out_start, v, layer_start(layout, state, i),
-        state.basal, basal_start(layout, state, i), state.apical, apical_start(layout, state, i),
-        state.constants, planes, state.start, reference,
-    )  # fmt: skip
+        loop, size, at(work, out), v, basal, apical, at(work, layer.constants), at(work, layer.reference)
+    )

@@ -3,13 +3,12 @@
 They are emitted as loops over plain pointers: a slice would be an object of its own, whose references are counted.
 """
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from dfc_numba.kernels.emit import CONTRACT, WORD, Tile, data_pointer, emit_loop
 from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
-from dfc_numba.kernels.simd import CONTRACT, INDEX, data_pointer, emit_loop, lanes, vector_type
 
 
 def _numpy_copy(accumulate):
@@ -96,31 +95,21 @@ def _numpy_dot(count, x, x_start, y, y_start):
 def _compiled_dot(typingctx, count, x, x_start, y, y_start):
     def generate(context, builder, sig, values):
         count, first, first_start, second, second_start = values
-        dtype = np.dtype(str(x.dtype))
-        kind = vector_type(dtype)
         first = builder.gep(data_pointer(context, builder, x, first), [first_start])
         second = builder.gep(data_pointer(context, builder, y, second), [second_start])
+        tile = Tile(builder, x.dtype)
 
         def body(j, *sums):
-            result = []
-            for lane, total in enumerate(sums):
-                index = builder.add(j, ir.Constant(INDEX, lane * lanes(dtype)))
-                places = (
-                    builder.bitcast(builder.gep(array, [index]), kind.as_pointer())
-                    for array in (first, second)
-                )
-                left, right = (builder.load(place, align=dtype.itemsize) for place in places)
-                product = builder.fmul(left, right, flags=CONTRACT)
-                result.append(builder.fadd(total, product, flags=CONTRACT))
-            return result
+            left, right = (
+                tile.load(tile.registers(tile.offset(array, j), len(sums))) for array in (first, second)
+            )
+            products = [builder.fmul(*pair, flags=CONTRACT) for pair in zip(left, right, strict=True)]
+            return [builder.fadd(*pair, flags=CONTRACT) for pair in zip(sums, products, strict=True)]
 
-        zero = ir.Constant(kind, [0.0] * lanes(dtype))
-        end, sums = emit_loop(builder, count, 4 * lanes(dtype), body, carried=[zero] * 4)
-        _, sums[:1] = emit_loop(builder, count, lanes(dtype), body, first=end, carried=sums[:1])
+        end, sums = emit_loop(builder, count, 4 * tile.lanes, body, carried=[tile.zero] * 4)
+        _, sums[:1] = emit_loop(builder, count, tile.lanes, body, first=end, carried=sums[:1])
         total = builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3]))
-        elements = [
-            builder.extract_element(total, ir.Constant(ir.IntType(32), k)) for k in range(lanes(dtype))
-        ]
+        elements = [builder.extract_element(total, ir.Constant(WORD, k)) for k in range(tile.lanes)]
         while len(elements) > 1:
             elements = [builder.fadd(a, b) for a, b in zip(elements[::2], elements[1::2], strict=True)]
         return elements[0]

@@ -9,46 +9,26 @@ compiler is switched off (NUMBA_DISABLE_JIT=1) the same formula runs on NumPy ar
 kernels call by address.
 """
 
-import inspect
-import platform
 from typing import ClassVar
 
 import numpy as np
 from llvmlite import ir
-from numba import config, types
-from numba.extending import intrinsic
+from numba import types
 
+from dfc_numba.kernels.emit import (
+    CONTRACT,
+    REGISTER_BYTES,
+    WORD,
+    Tile,
+    call_packed,
+    element_dtype,
+    emit_loop,
+    lanes,
+    span_pointer,
+    splat,
+    with_signature,
+)
 from dfc_numba.kernels.jit import JIT_DISABLED
-from dfc_numba.kernels.numba_internals import get_host_cpu_features, get_or_insert_function
-
-INDEX = ir.IntType(64)
-CONTRACT = ("contract",)
-AVX = {"avx", "avx2", "fma", "f16c"}  # each brings AVX, which a list of features need not name then
-
-
-def _features():
-    """Names of the processor's features that the compiler may use (NUMBA_CPU_FEATURES, else the host's)."""
-    chosen = config.CPU_FEATURES
-    listed = get_host_cpu_features() if chosen is None else chosen
-    return {name[1:] for name in listed.split(",") if name.startswith("+")}
-
-
-def _register_bytes(features):
-    """Width of the vector registers; wider vectors would only be split."""
-    if "avx512f" in features:
-        return 64
-    return 32 if AVX & features else 16
-
-
-_ARM = platform.machine().lower() in ("arm64", "aarch64")
-REGISTER_BYTES = _register_bytes(_features())
-MANY_REGISTERS = REGISTER_BYTES == 64 or _ARM
-FUSED_MULTIPLY_ADD = _ARM or not {"fma", "avx512f"}.isdisjoint(_features())
-
-
-def lanes(dtype):
-    """Number of elements of `dtype` in one vector register."""
-    return REGISTER_BYTES // np.dtype(dtype).itemsize
 
 
 class FormulaError(TypeError):
@@ -221,8 +201,8 @@ class Words:
     @classmethod
     def splat(cls, builder, scalar):
         """The same 64-bit scalar in every lane."""
-        empty, first = ir.Constant(cls.kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), cls.lanes), [0] * cls.lanes)
+        empty, first = ir.Constant(cls.kind, ir.Undefined), ir.Constant(WORD, 0)
+        mask = ir.Constant(ir.VectorType(WORD, cls.lanes), [0] * cls.lanes)
         return cls(builder, builder.shuffle_vector(builder.insert_element(empty, scalar, first), empty, mask))
 
     @classmethod
@@ -253,39 +233,13 @@ class Words:
 
     def to_single(self, signed):
         """The words as single-precision numbers: a Vector value of half a register."""
-        words = self.builder.trunc(self.value, ir.VectorType(ir.IntType(32), self.lanes))
+        words = self.builder.trunc(self.value, ir.VectorType(WORD, self.lanes))
         convert = self.builder.sitofp if signed else self.builder.uitofp
         return convert(words, ir.VectorType(ir.FloatType(), self.lanes))
 
 
-def scalar_type(dtype):
-    return ir.DoubleType() if np.dtype(dtype).itemsize == 8 else ir.FloatType()
-
-
-def vector_type(dtype):
-    """The LLVM type of one register of `dtype`."""
-    return ir.VectorType(scalar_type(dtype), lanes(dtype))
-
-
-def splat(builder, scalar):
-    """Broadcast a scalar to all lanes of a register."""
-    dtype = "f8" if isinstance(scalar.type, ir.DoubleType) else "f4"
-    empty = ir.Constant(vector_type(dtype), ir.Undefined)
-    first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes(dtype)), [0] * lanes(dtype))
-    return builder.shuffle_vector(first, empty, mask)
-
-
 def _bits_type(dtype):
     return ir.VectorType(ir.IntType(8 * np.dtype(dtype).itemsize), lanes(dtype))
-
-
-def call_packed(builder, name, *values):
-    """Call an LLVM intrinsic such as `fma` or `sqrt` on packed values."""
-    kind = values[0].type
-    suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
-    declared = ir.FunctionType(kind, [kind] * len(values))
-    return builder.call(get_or_insert_function(builder.module, declared, f"llvm.{name}.{suffix}"), values)
 
 
 # --- operations beyond arithmetic, on Vector values and NumPy arrays alike -----------------------------------------
@@ -361,99 +315,64 @@ def polynomial(x, coefficients):
 # --- loops over arrays ------------------------------------------------------------------------------------------------
 
 
-def data_pointer(context, builder, array_type, array):
-    """Pointer to the first element of an array argument."""
-    return context.make_array(array_type)(context, builder, array).data
-
-
-def emit_loop(builder, count, step, emit_body, *, first=None, carried=()):
-    """Emit `for i in range(first, count - step + 1, step): carried = emit_body(i, *carried)`.
-
-    Returns:
-        the index after the last whole step, and the list of carried values.
-    """
-    first, step = ir.Constant(INDEX, 0) if first is None else first, ir.Constant(INDEX, step)
-    head, body, end = (builder.append_basic_block() for _ in range(3))
-    before = builder.basic_block
-    builder.branch(head)
-    builder.position_at_end(head)
-    index, phis = builder.phi(INDEX), [builder.phi(value.type) for value in carried]
-    after = builder.add(index, step)
-    builder.cbranch(builder.icmp_signed("<=", after, count), body, end)
-    builder.position_at_end(body)
-    results = emit_body(index, *phis) or ()
-    for phi, start, result in zip([index, *phis], [first, *carried], [after, *results], strict=True):
-        phi.add_incoming(start, before)
-        phi.add_incoming(result, builder.basic_block)
-    builder.branch(head)
-    builder.position_at_end(end)
-    return index, phis
-
-
-class _Argument:
-    """One array argument of an elementwise loop: "name", or "name*k" for k planes that follow each other."""
+class Argument:
+    """An array argument of a loop as declared: "name", or "name*k" for k planes of as many elements that follow each other."""
 
     def __init__(self, declared):
         self.name, _, planes = declared.partition("*")
         self.planes = int(planes or 1)
 
+    def slices(self, span, count):
+        """The planes that lie at a span, as NumPy slices."""
+        starts = (span.start + plane * count for plane in range(self.planes))
+        return [span.array[start : start + count] for start in starts]
+
 
 def _numpy_version(formula, outputs, inputs):
     """The same loop on NumPy slices."""
 
-    def planes(argument, array, start, count):
-        return [array[start + p * count : start + (p + 1) * count] for p in range(argument.planes)]
-
     def run(count, *values):
-        arguments = outputs + inputs
-        slices = [planes(a, values[2 * i], values[2 * i + 1], count) for i, a in enumerate(arguments)]
-        targets, sources = (sum(group, []) for group in (slices[: len(outputs)], slices[len(outputs) :]))
-        scalars = [sources[0].dtype.type(value) for value in values[2 * len(arguments) :]]
+        spans = dict(zip([*outputs, *inputs], values, strict=False))
+        targets, sources = (
+            [part for argument in group for part in argument.slices(spans[argument], count)]
+            for group in (outputs, inputs)
+        )
+        scalars = [sources[0].dtype.type(value) for value in values[len(spans) :]]
         results = formula(*sources, *scalars)
         for target, result in zip(
-            targets, results if isinstance(results, tuple) else (results,), strict=False
+            targets, results if isinstance(results, tuple) else (results,), strict=True
         ):
             target[:] = result
 
     return run
 
 
-def _emit_elementwise(context, builder, formula, outputs, inputs, array_types, values):
-    """Emit the loop of `elementwise`; `values` are count, (array, start) pairs and scalars."""
-    count, arguments = values[0], outputs + inputs
-    dtype = np.dtype(str(array_types[0].dtype))
-    kind = vector_type(dtype)
-    bases = []
-    for i, argument in enumerate(arguments):
-        first = builder.gep(
-            data_pointer(context, builder, array_types[i], values[1 + 2 * i]), [values[2 + 2 * i]]
-        )
-        bases += [
-            builder.gep(first, [builder.mul(count, ir.Constant(INDEX, p))]) for p in range(argument.planes)
-        ]
+def _emit_elementwise(builder, formula, outputs, inputs, dtype, count, pointers, scalars):
+    """Emit the loop of `elementwise`."""
+    tile, bases = Tile(builder, dtype), []
+    for argument, pointer in zip(outputs + inputs, pointers, strict=True):
+        bases += [tile.offset(pointer, plane, count) for plane in range(argument.planes)]
     written = sum(argument.planes for argument in outputs)
-    scalars = [Vector(builder, splat(builder, value), dtype) for value in values[1 + 2 * len(arguments) :]]
+    scalars = [Vector(builder, splat(builder, value), str(dtype)) for value in scalars]
 
     def body(index):
-        places = [builder.bitcast(builder.gep(base, [index]), kind.as_pointer()) for base in bases]
-        loaded = [
-            Vector(builder, builder.load(place, align=dtype.itemsize), dtype) for place in places[written:]
-        ]
+        places = [place for base in bases for place in tile.registers(tile.offset(base, index), 1)]
+        loaded = [Vector(builder, value, str(dtype)) for value in tile.load(places[written:])]
         results = formula(*loaded, *scalars)
-        for place, result in zip(places, results if isinstance(results, tuple) else (results,), strict=False):
-            builder.store(result.value, place, align=dtype.itemsize)
+        results = results if isinstance(results, tuple) else (results,)
+        tile.store([result.value for result in results], places[:written])
 
-    emit_loop(builder, count, lanes(dtype), body)
+    emit_loop(builder, count, tile.lanes, body)
 
 
 def elementwise(outputs, inputs, scalars=()):
-    """Make a formula into `f(count, output, output_start, ..., input, input_start, ..., scalar, ...)` for compiled code.
+    """Make a formula into `f(count, output, ..., input, ..., scalar, ...)` for compiled code.
 
-    All arrays are one-dimensional and of one floating dtype; `count` is a multiple of the register width. An output may
-    be the same array region as an input. "name*k" declares k planes of `count` elements behind one start. The formula
+    Outputs and inputs are `Span`s of arrays of one floating dtype; `count` is a multiple of the register width. An output
+    may be the same span as an input. "name*k" declares k planes of `count` elements, one behind the other. The formula
     takes inputs, then scalars, and returns its output or a tuple of them.
     """
-    outputs, inputs = [_Argument(name) for name in outputs], [_Argument(name) for name in inputs]
+    outputs, inputs = [Argument(name) for name in outputs], [Argument(name) for name in inputs]
     arguments = outputs + inputs
 
     def decorate(formula):
@@ -461,22 +380,22 @@ def elementwise(outputs, inputs, scalars=()):
             return _numpy_version(formula, outputs, inputs)
 
         def definition(typingctx, count, *values):
-            array_types = values[: 2 * len(arguments) : 2]
-            arrays = [part for array in array_types for part in (array, types.intp)]
-            signature = types.void(types.intp, *arrays, *([array_types[0].dtype] * len(scalars)))
+            spans, dtype = values[: len(arguments)], element_dtype(values[0])
+            signature = types.void(types.intp, *spans, *([dtype] * len(scalars)))
 
             def generate(context, builder, sig, values):
-                _emit_elementwise(context, builder, formula, outputs, inputs, array_types, values)
+                count, *values = values
+                pointers = [
+                    span_pointer(context, builder, *pair) for pair in zip(spans, values, strict=False)
+                ]
+                numbers = values[len(spans) :]
+                _emit_elementwise(builder, formula, outputs, inputs, dtype, count, pointers, numbers)
                 return context.get_dummy_value()
 
             return signature, generate
 
-        names = [part for argument in arguments for part in (argument.name, argument.name + "_start")]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        names = ["typingctx", "count", *names, *scalars]
-        definition.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-        definition.__name__ = definition.__qualname__ = formula.__name__
+        names = ["count", *(argument.name for argument in arguments), *scalars]
         definition.__doc__ = formula.__doc__
-        return intrinsic(definition)
+        return with_signature(definition, formula.__name__, names)
 
     return decorate

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply
@@ -47,9 +48,8 @@ def _scaled_sum(x, y, slope):
 @jit_part
 def _slopes(chain, i, out, rate, v, row, constants, place):
     """out = phi'(v_ff + v) of one sample's layer i, whose rate deviation is `rate`; `row` is its place in these arrays."""
-    run_derivative_of_rate(
-        chain.derivative[i], chain.layout.stride[i], out, row, v, row, rate, row, constants, place
-    )
+    loop, size = chain.derivative[i], chain.layout.stride[i]
+    run_derivative_of_rate(loop, size, at(out, row), at(v, row), at(rate, row), at(constants, place))
 
 
 @jit_part
@@ -74,7 +74,7 @@ def begin(chain, v_ff, constants, v, slope, first, count):
             n, stride = layout.sizes[i], layout.stride[i]
             dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
             move(n, start, 0, v_ff, dense)
-            run_constants(chain.constants[i], stride, constants, place, start, 0)
+            run_constants(chain.constants[i], stride, at(constants, place), at(start, 0))
             _slopes(chain, i, out, still, still, 0, constants, place)
             move(n, slope, dense, out, 0)
             fill(n, v, dense, 0.0)
@@ -90,7 +90,7 @@ def _load_controls(chain, rows, control, u, first):
 
 @jit_part
 def _multiply_control(chain, i, rows, drive, control):
-    """drive of layer i = Q_i u."""
+    """drive of layer i = Q_i u (DFC, Meulemans et al. 2021)."""
     layout = chain.layout
     multiply(
         drive, 0, layout.stride[i], rows,
@@ -100,7 +100,7 @@ def _multiply_control(chain, i, rows, drive, control):
 
 @jit_part
 def _multiply_rates(chain, i, rows, basal, rate):
-    """basal of layer i = W_i r_{i-1}; zero in the first layer, whose input stays."""
+    """basal of layer i = W_i r_{i-1} (DFC, Meulemans et al. 2021); zero in the first layer, whose input stays."""
     layout = chain.layout
     if i == 1:
         fill(rows * layout.stride[i], basal, 0, 0.0)
@@ -114,6 +114,8 @@ def _multiply_rates(chain, i, rows, basal, rate):
 @jit
 def respond(chain, constants, chosen, u, v, slope, outputs, first, count, workspace):
     """The chosen samples first .. first + count at rest under the control signals u, in float64.
+
+    v_i = W_i r_{i-1} + b_i + Q_i u,   r_i = phi(v_i)    (the steady state of DFC, Meulemans et al. 2021)
 
     Args:
         u: rows of n_L, one per chosen sample. outputs: likewise, receives the deviations of r_L.
@@ -144,9 +146,10 @@ def respond(chain, constants, chosen, u, v, slope, outputs, first, count, worksp
 @jit_part
 def _advance(chain, i, loop, v, rate, factor, soma, basal, apical, row, constants, place):
     """v and rate of one sample's layer i, by a step that goes to v_ff + v_fb at once; `row` is its place in these arrays."""
+    factors, planes = at(factor, row), at(constants, place)
     run_step(
-        loop, chain.layout.stride[i], v, row, rate, row, factor, row, factor, row,
-        soma, row, basal, row, apical, row, constants, place, constants, place, 1.0,
+        loop, chain.layout.stride[i], at(v, row), at(rate, row), factors, factors,
+        at(soma, row), at(basal, row), at(apical, row), planes, planes, 1.0,
     )  # fmt: skip
 
 
@@ -170,7 +173,7 @@ def finish(chain, constants, u, v, drive, rate, factor, first, count, workspace)
             b, row = first + s, s * stride
             dense, place = _dense(layout, i, v, b), 3 * (b * layout.rows[-1] + layout.rows[i])
             move(n, soma, row, v, dense)
-            vector.subtract(stride, basal, row, soma, row, apical, row)
+            vector.subtract(stride, at(basal, row), at(soma, row), at(apical, row))
             _advance(chain, i, chain.step[i], soma, above, basal, soma, basal, apical, row, constants, place)
             move(n, drive, dense, apical, row)
             move(n, rate, dense, above, row)
@@ -201,13 +204,18 @@ def push_forward(chain, slope, chosen, directions, each, shared, out, first, cou
         for s in range(count):
             move(layout.sizes[i], scale, 0, slope, _dense(layout, i, slope, chosen[first + s]))
             for row in range(s * each, (s + 1) * each):
-                start, own = row * stride, (row % given) * stride
-                if i == 1:
-                    vector.multiply(stride, rate, start, drive, own, scale, 0)
-                else:
-                    _scaled_sum(stride, rate, start, drive, own, basal, start, scale, 0)
+                _scale(i, stride, rate, row * stride, drive, (row % given) * stride, basal, scale)
     for row in range(rows):
         move(n_outputs, out, (first * each + row) * n_outputs, rate, row * layout.stride[depth])
+
+
+@jit_part
+def _scale(i, size, rate, start, drive, own, basal, slope):
+    """d r_i = phi'(v_i) (W_i d r_{i-1} + Q_i d u) of one direction; in the first layer, the input stays."""
+    if i == 1:
+        vector.multiply(size, at(rate, start), at(drive, own), at(slope, 0))
+    else:
+        _scaled_sum(size, at(rate, start), at(drive, own), at(basal, start), at(slope, 0))
 
 
 @jit

@@ -4,8 +4,8 @@ Each is traced from a form (`forms`) and, where a plasticity rule or a recorded 
 one pass over the units of a layer.
 
 Voltages in a feedback phase are deviations from the feedforward pass (names: v, basal; the apical compartment starts at 0);
-while weights change there is no fixed state to deviate from, and loops of `ONLINE` kinds take the absolute basal voltage and
-the difference d = v - v_ff.
+while weights change there is no fixed state to deviate from, and loops of `ONLINE` kinds take v_ff itself and the difference
+d = v - v_ff.
 """
 
 import inspect
@@ -80,19 +80,20 @@ def _phase_symbols(form, p, v, change, difference):
     )
 
 
-def _online_symbols(form, difference, basal, apical, rates):
+def _online_symbols(form, difference, v_ff, apical, rates):
+    """Symbols while weights change; `rates` gives phi(v) and phi(v) - phi(v_ff)."""
     return _Symbols(
-        v=lambda: basal + difference,
-        v_ff=lambda: basal,
+        v=lambda: v_ff + difference,
+        v_ff=lambda: v_ff,
         v_fb=lambda: apical,
         dv=lambda: difference,
         dr=lambda: rates()[1],
         r=lambda: rates()[0],
         r_ff=lambda: rates()[0] - rates()[1],
-        slope=lambda: form.online_derivative(difference, basal),
-        slope_ff=lambda: form.online_derivative(0.0 * difference, basal),
-        # there is no feedforward pass whose state stays: the derivative at the basal voltage of the same time
-        slope_0=lambda: form.online_derivative(0.0 * difference, basal),
+        slope=lambda: form.online_derivative(difference, v_ff),
+        slope_ff=lambda: form.online_derivative(0.0 * difference, v_ff),
+        # there is no feedforward pass whose state stays: the derivative at v_ff of the same time
+        slope_0=lambda: form.online_derivative(0.0 * difference, v_ff),
     )
 
 
@@ -112,16 +113,13 @@ UNIT = LoopKind("unit_loop", ["out"], ["v", "basal", "apical", "constants*3", "s
 DERIVATIVE_OF_RATE = LoopKind("derivative_of_rate_loop", ["derivative"], ["v", "rate", "constants*3"])
 ONLINE_STEP = LoopKind(
     "online_step_loop",
-    ["difference_new", "basal_new", "rate", "factor", "seen"],
-    ["difference", "basal", "before", "apical"],
+    ["difference_new", "v_ff_new", "rate", "factor", "seen"],
+    ["difference", "v_ff", "v_ff_before", "apical"],
     ["gain", "weight_gain"],
 )
-ONLINE_UNIT = LoopKind("online_unit_loop", ["out"], ["difference", "basal", "apical"])
-CONTROL = LoopKind(
-    "control_loop",
-    ["u_new", "u_int_new", "e_int_new", "u_free_new"],
-    ["e", "e_before", "e_int", "u", "u_int", "u_before", "u_free"],
-)
+ONLINE_UNIT = LoopKind("online_unit_loop", ["out"], ["difference", "v_ff", "apical"])
+# planes of u, u_int, e_int, u_free after the step; of e, e_before, e_int, u, u_int, u_before, u_free before it
+CONTROL = LoopKind("control_loop", ["after*4"], ["before*7"])
 PAIR = LoopKind("pair_loop", ["out"], ["u", "u_slow"])
 
 # their calls from kernels: run_...(address, count, array, start, ..., number, ...)
@@ -164,7 +162,9 @@ def derivative_of_rate_loop(form, dtype):
 
 @lru_cache(maxsize=1024)
 def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, saturated=True):
-    """One Euler step of tau_v dv/dt = -v + v_ff + v_fb, gain = dt / tau_v, with what a plasticity rule makes of it.
+    """One Euler step of tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021), with what a plasticity rule makes of it.
+
+    gain = dt / tau_v.
 
     Args:
         postsynaptic: formula of the factor, None for none. presynaptic: formula of r, None where that is r itself.
@@ -205,16 +205,18 @@ def unit_loop(form, dtype, formula):
 def online_step_loop(form, dtype, postsynaptic=None, presynaptic=None):
     """One Euler step to a new basal voltage; the factor is scaled by weight_gain.
 
-    d <- (1 - gain) (d - (change of v_ff)) + gain v_fb           (the Euler step of v, minus the new v_ff)
+    d <- (1 - gain) (d - (change of v_ff)) + gain v_fb
+
+    This is tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021) less the new v_ff; gain = dt / tau_v.
     """
 
     def formula(p):
-        difference = (1.0 - p.gain) * (p.difference - (p.basal - p.before)) + p.gain * p.apical
-        rates = form.online(difference, p.basal)
-        symbols = _online_symbols(form, difference, p.basal, p.apical, lambda: rates)
+        difference = (1.0 - p.gain) * (p.difference - (p.v_ff - p.v_ff_before)) + p.gain * p.apical
+        rates = form.online(difference, p.v_ff)
+        symbols = _online_symbols(form, difference, p.v_ff, p.apical, lambda: rates)
         factor = None if postsynaptic is None else p.weight_gain * evaluate(postsynaptic, symbols)
         seen = None if presynaptic is None else presynaptic(rates[0])
-        return difference, p.basal, rates[0], factor, seen
+        return difference, p.v_ff, rates[0], factor, seen
 
     return ONLINE_STEP.compile(formula, dtype, compute=form.compute(dtype))
 
@@ -224,14 +226,14 @@ def online_unit_loop(form, dtype, formula):
     """A formula of `UNIT_SYMBOLS` at the present state of an online simulation."""
 
     def value(p):
-        rates = _once(lambda: form.online(p.difference, p.basal))
-        return evaluate(formula, _online_symbols(form, p.difference, p.basal, p.apical, rates))
+        rates = _once(lambda: form.online(p.difference, p.v_ff))
+        return evaluate(formula, _online_symbols(form, p.difference, p.v_ff, p.apical, rates))
 
     return ONLINE_UNIT.compile(value, dtype, compute=form.compute(dtype))
 
 
 def control_loop(terms, dt, alpha, k_p, leaks_integral, compiled=True):
-    """One step of a controller with further terms, in float64 for all its signals.
+    """One step of the controller of DFC (Meulemans et al. 2021) with further terms, in float64 for all its signals.
 
         u_int += dt (e - alpha u + integral terms),   u = u_int + k_p e + control terms,   u <- limit(u)
 
@@ -241,21 +243,22 @@ def control_loop(terms, dt, alpha, k_p, leaks_integral, compiled=True):
     """
 
     def formula(p):
-        e_int = p.e_int + dt * p.e
+        e, e_before, e_int, u_old, u_int, u_before, u_free = (p.before[k] for k in range(7))
+        e_int = e_int + dt * e
         symbols = {
-            "e": p.e, "de": (p.e - p.e_before) / dt, "e_int": e_int, "u": p.u, "u_int": p.u_int,
-            "du": (p.u - p.u_before) / dt, "u_free": p.u_free, "dt": dt,
+            "e": e, "de": (e - e_before) / dt, "e_int": e_int, "u": u_old, "u_int": u_int,
+            "du": (u_old - u_before) / dt, "u_free": u_free, "dt": dt,
         }  # fmt: skip
-        change, u = p.e - alpha * (p.u_int if leaks_integral else p.u), k_p * p.e
+        change, u = e - alpha * (u_int if leaks_integral else u_old), k_p * e
         for (control, integral, _), parameters in terms:
             values = {**symbols, **dict(parameters)}
             change = change if integral is None else change + evaluate(integral, values)
             u = u if control is None else u + evaluate(control, values)
-        u_int = p.u_int + dt * change
+        u_int = u_int + dt * change
         u = u_free = u_int + u
         for (_, _, limit), parameters in terms:
             u = u if limit is None else evaluate(limit, {**symbols, **dict(parameters), "u": u})
-        return u, u_int, e_int, u_free
+        return (u, u_int, e_int, u_free)
 
     if not compiled:
         return CONTROL.trace(formula, np.float64, np.float64)

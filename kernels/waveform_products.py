@@ -7,6 +7,7 @@ all of their covariance (Karhunen and Loeve), instead of at every time point.
 import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, mix, multiply
 from dfc_numba.kernels.rows import dot, fill, move
@@ -189,10 +190,9 @@ def sum_products(
             multiply(state.spare, 0, stride, count, state.control, 0, end, outputs,
                      parameters.feedback, layout.feedback[i])  # fmt: skip
             clear_padding(layout, i, state.spare, 0, count)
+            v, spare = at(state.v, 0), at(state.spare, 0)
             if correction == BY_SLOPE:
-                vector.multiply(
-                    block, state.spare, 0, state.spare, 0, state.slope, layer_start(layout, state, i)
-                )
-            vector.combine(block, state.v, 0, state.v, 0, state.spare, 0, 1.0, 1.0)
+                vector.multiply(block, spare, spare, at(state.slope, layer_start(layout, state, i)))
+            vector.combine(block, v, v, spare, 1.0, 1.0)
         for s in range(count):
             move(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, state.v, s * stride)

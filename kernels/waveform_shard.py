@@ -29,6 +29,7 @@ from dfc_numba.kernels.control_space import (
     solve_transposed,
     system_stride,
 )
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.multiply import _width, mix, multiply
 from dfc_numba.kernels.phase_state import AVERAGE, FINAL
@@ -118,8 +119,8 @@ def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
                  backward.weights, layout.transposed[i - 1])  # fmt: skip
         slope = layer_start(layout, state, i - 1)
         for row in range(rows):
-            vector.multiply(below, there, row * below, there, row * below,
-                            state.slope, slope + row // outputs * below)  # fmt: skip
+            product = at(there, row * below)
+            vector.multiply(below, product, product, at(state.slope, slope + row // outputs * below))
         here, there = there, here
 
 
@@ -276,8 +277,8 @@ def _activate(layout, parameters, ladder, task, state, i, block, place):
     if task.readout == FINAL:
         source, start = state.v, end
         if ladder.delayed and task.factor_moves and i > 1:  # the basal voltage is what the last rates imply
-            vector.subtract(block, state.spare, 0, state.v, end, state.factor, place + end)
-            vector.combine(block, state.spare, 0, state.spare, 0, state.spare, fresh, 1.0, 1.0)
+            vector.subtract(block, at(state.spare, 0), at(state.v, end), at(state.factor, place + end))
+            vector.combine(block, at(state.spare, 0), at(state.spare, 0), at(state.spare, fresh), 1.0, 1.0)
             source, start = state.spare, 0
         else:
             move(block, state.spare, fresh, state.factor, place + end)

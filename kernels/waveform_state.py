@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels.control_space import padded, system_stride
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.rows import fill, move
 from dfc_numba.kernels.units import run_constants, run_step, run_unit
@@ -120,7 +121,7 @@ def set_constants(layout, parameters, task, minibatch, state):
             if task.needs_start:
                 move(n, state.reference, 3 * start + s * stride, minibatch.v_ff, dense)
                 move(n, state.reference, 3 * start + size + s * stride, minibatch.r_ff, dense)
-        run_constants(parameters.loops.constants[i], size, exact, 0, exact, 3 * size)
+        run_constants(parameters.loops.constants[i], size, at(exact, 0), at(exact, 3 * size))
         for shift in exact[2 * size : 3 * size]:
             state.saturated[i] |= shift != 0.0
         move(3 * size, state.constants, 3 * start, exact, 0)
@@ -135,9 +136,10 @@ def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_st
     """out = a formula of layer i's units at one node."""
     planes = 3 * layer_start(layout, state, i)
     reference = planes if state.reference.size > 0 else 0
+    soma = at(v, v_start)
     run_unit(
-        loop, state.count * layout.stride[i], out, out_start, v, v_start, basal, basal_start, v, v_start,
-        state.constants, planes, state.reference, reference,
+        loop, state.count * layout.stride[i], at(out, out_start), soma, at(basal, basal_start), soma,
+        at(state.constants, planes), at(state.reference, reference),
     )  # fmt: skip
 
 
@@ -149,9 +151,10 @@ def respond(layout, parameters, state, i, node, place):
     seen = place if state.seen.size > 0 else 0
     reference = planes if state.reference.size > 0 else 0
     here, gain = node * size, 0.0  # the somatic voltage is what it is
+    soma, factor = at(state.v, here), at(state.factor, place)
     run_step(
-        loop, size, state.v, here, state.rate, place, state.factor, place, state.seen, seen,
-        state.v, here, state.factor, place, state.v, here, state.constants, planes, state.reference, reference, gain,
+        loop, size, soma, at(state.rate, place), factor, at(state.seen, seen), soma, factor, soma,
+        at(state.constants, planes), at(state.reference, reference), gain,
     )  # fmt: skip
 
 

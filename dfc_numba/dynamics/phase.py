@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from dfc_numba.errors import DivergenceWarning
 from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels import shared_dynamics as shared
 from dfc_numba.kernels import units
 from dfc_numba.kernels.feedback_phase import run_shard
 from dfc_numba.kernels.layout import Layout, dense_views, layout, pack, padded_rows
@@ -44,7 +45,7 @@ class Phase:
     x: np.ndarray
     places: Layout
     parameters: kernel.PackedNetwork
-    dynamics: kernel.Dynamics
+    dynamics: shared.Dynamics
     minibatch: kernel.PhaseInputs
     seen: list | None = None
 
@@ -75,15 +76,17 @@ class Phase:
             np.concatenate([layer[chosen].ravel() for layer in dense_views(flat, self.count, sizes)])
             for flat in (minibatch.v_ff, minibatch.r_ff)
         )
-        names = "gap", "target", "active", "noise_samples"
-        own = {name: getattr(minibatch, name)[chosen] for name in names}
+        own = {name: getattr(minibatch, name)[chosen] for name in ("gap", "target", "active")}
+        own["noise"] = minibatch.noise._replace(samples=minibatch.noise.samples[chosen])
         seen = None if self.seen is None else [rows[chosen] for rows in self.seen]
         minibatch = minibatch._replace(v_ff=v_ff, r_ff=r_ff, **own)
         return replace(self, x=self.x[chosen], minibatch=minibatch, seen=seen)
 
     def with_controller(self, controller):
         """Return the same phase under another controller."""
-        return replace(self, controller=controller, dynamics=_dynamics(controller))
+        noise = self.minibatch.noise._replace(times=controller.time_points)
+        minibatch = self.minibatch._replace(noise=noise)
+        return replace(self, controller=controller, dynamics=_dynamics(controller), minibatch=minibatch)
 
 
 @dataclass(frozen=True)
@@ -147,40 +150,37 @@ def prepare(network, x, target, controller, noise):
     target = samples("target", target, network.sizes[-1], count=len(x))
     instance("controller", controller, Controller)
     places = layout(network.sizes, network.dtype)
-    source, key, numbers, draws = _noise(network, controller, noise, len(x))
     minibatch = kernel.PhaseInputs(
         v_ff=np.concatenate([v.ravel() for v in activity.v]),
         r_ff=np.concatenate([r.ravel() for r in activity.r]),
         gap=target - activity.r[-1],
         target=target.copy(),  # writable whatever it came from: one type of arguments, one compilation
         active=np.ones(len(x), np.bool_),
-        noise_source=source,
-        noise_key=key,
-        noise_samples=numbers,
-        noise_given=draws,
+        noise=_noise(network, controller, noise, len(x)),
     )
     parameters = _pack_parameters(network, places, controller.jacobian_feedback)
     return Phase(network, controller, x, places, parameters, _dynamics(controller), minibatch)
 
 
 def _noise(network, controller, noise, count):
-    """Return (source, key, sample numbers, given draws) for the kernels."""
-    none = np.uint64(0), np.zeros(count, np.uint64), np.zeros(0, network.dtype)
+    """Return the noise in the form that the kernels take."""
+    times, none = controller.time_points, np.zeros(0, network.dtype)
+    no_key = np.uint64(0), np.zeros(count, np.uint64)
     key = as_key(noise)
     if noise is not None and key is None:
         shape = controller.time_points, count
         given = given_draws(noise, shape, network.sizes, network.dtype)
     if not controller.noisy:
-        return kernel.NO_NOISE, *none
+        return shared.NoiseDraws(shared.NO_NOISE, *no_key, none, times)
     if noise is None:
         raise ValueError(
             f"the controller has sigma = {controller.sigma:g}, sigma_output = {controller.output_sigma:g}, but noise is "
             "None; pass noise=<int seed>, a NoiseKey or a list of draws, or set sigma to 0"
         )
     if key is not None:
-        return kernel.KEYED_NOISE, key.word(), key.numbers(count), none[2]
-    # flat: [layer][time][sample][unit]
-    return kernel.GIVEN_NOISE, none[0], none[1], np.concatenate([draws.ravel() for draws in given])
+        return shared.NoiseDraws(shared.KEYED_NOISE, key.word(), key.numbers(count), none, times)
+    flat = np.concatenate([draws.ravel() for draws in given])  # [layer][time][sample][unit]
+    return shared.NoiseDraws(shared.GIVEN_NOISE, *no_key, flat, times)
 
 
 def _pack_parameters(network, places, transposed):
@@ -228,7 +228,7 @@ def _dynamics(controller):
     dt = controller.dt
     tau_apical = dt if controller.tau_apical is None else controller.tau_apical
     low_passed = controller.tau_noise is not None
-    return kernel.Dynamics(
+    return shared.Dynamics(
         steps=controller.steps,
         dt=dt,
         alpha=controller.alpha,
@@ -281,7 +281,8 @@ def run(phase, task, *, records=None, only_converged=False, steps=None):
     dense = phase.count * phase.places.dense[-1]
     u, empty = np.zeros((phase.count, network.sizes[-1])), np.zeros((1, 0), dtype)
     results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
-    workspaces, buffers = _workspaces(phase, task, pieces), ShardBuffers(phase, task)
+    plans, buffers = _plans(phase, task, pieces), ShardBuffers(phase, task)
+    workspaces = memory.PerThread(max(plan.length for plan in plans.values()), dtype)
     total = TreeSum(len(pieces), release=buffers.give_back)
     flags = np.zeros((2, phase.count), np.bool_)  # converged, diverged
     judged = task.readout != kernel.NO_READOUT or task.record_every > 0
@@ -290,7 +291,8 @@ def run(phase, task, *, records=None, only_converged=False, steps=None):
         first, count = pieces[piece]
         chosen, buffer = slice(first, first + count), buffers.take()
         own = buffers.results(results, buffer)
-        _run_shard(phase, task, own, records, workspaces, pieces[piece])
+        simulate = partial(_run_shard, plan=plans[count], workspace=workspaces.array(), first=first)
+        simulate(phase, task, own, records)
         if only_converged:
             flags[:, chosen] = _convergence(phase, results, chosen)
             if not flags[0, chosen].all():
@@ -298,7 +300,7 @@ def run(phase, task, *, records=None, only_converged=False, steps=None):
                 again = task._replace(
                     record_every=0
                 )  # what is recorded is the first run, in which all take part
-                _run_shard(phase.without(~flags[0]), again, own, records, workspaces, pieces[piece])
+                simulate(phase.without(~flags[0]), again, own, records)
         if task.readout == kernel.AVERAGE:
             add_feedforward_part(phase, own, chosen)
         total.put(piece, buffer)
@@ -359,11 +361,10 @@ def _clear(phase, results, buffer, chosen):
             layer[chosen] = 0
 
 
-def _run_shard(phase, task, results, records, workspaces, shard):
-    """Simulate the samples of one shard, (first, count)."""
+def _run_shard(phase, task, results, records, *, plan, first, workspace):
+    """Simulate the samples of one shard, from `first` on."""
     run_shard(
-        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, *shard, 0,
-        workspaces.array(),
+        phase.places, phase.parameters, phase.dynamics, task, phase.minibatch, results, records, plan, first, 0, workspace
     )  # fmt: skip
 
 
@@ -382,13 +383,11 @@ def add_feedforward_part(phase, results, chosen):
         )  # fmt: skip
 
 
-def _workspaces(phase, task, pieces):
-    """Return memory for the state of a shard, for each thread."""
-    lengths = [
-        sum(kernel.workspace_parts(phase.places, phase.dynamics, task, phase.minibatch, count))
-        for count in {count for _, count in pieces}
-    ]
-    return memory.PerThread(int(max(lengths)), phase.network.dtype)
+def _plans(phase, task, pieces):
+    """Return the plan of a shard, by its number of samples."""
+    network, noise = phase.network, phase.minibatch.noise
+    plan = partial(kernel.shard_plan, network.sizes, network.dtype, phase.dynamics, task, noise)
+    return {count: plan(count) for count in {count for _, count in pieces}}
 
 
 def _convergence(phase, results, chosen):

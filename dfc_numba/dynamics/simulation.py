@@ -12,6 +12,7 @@ from dfc_numba.dynamics.phase import UpdateTask, prepare, run, warn_of_divergenc
 from dfc_numba.dynamics.waveform import solve_course
 from dfc_numba.dynamics.waveform_trajectory import interpolate
 from dfc_numba.kernels import phase_state as kernel
+from dfc_numba.kernels import shared_dynamics as shared
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.model.controller import Controller
@@ -126,7 +127,7 @@ def run_recorded(phase, task, record, *, only_converged=False, steps=None):
     instance("record", record, Record).require_only(
         (*get_args(Variable), *registry.VARIABLES), "a feedback phase"
     )
-    if "noise" in record.names() and phase.minibatch.noise_source == kernel.NO_NOISE:
+    if "noise" in record.names() and phase.minibatch.noise.source == shared.NO_NOISE:
         raise ValueError(
             "Record.variables has 'noise', but the controller has none; leave it out, or set sigma"
         )
@@ -251,8 +252,8 @@ def _noise(phase, step, chosen):
     minibatch, found = phase.minibatch, []
     for layer, n in enumerate(phase.network.sizes[1:], 1):
         draws = np.zeros((len(step), len(chosen), n), phase.network.dtype)
-        if minibatch.noise_source == kernel.KEYED_NOISE:
-            keyed_draws(draws, minibatch.noise_key, step, minibatch.noise_samples[chosen], layer)
+        if minibatch.noise.source == shared.KEYED_NOISE:
+            keyed_draws(draws, minibatch.noise.key, step, minibatch.noise.samples[chosen], layer)
         else:
             draws[1:] = _given_draws(phase)[layer - 1][step[1:, np.newaxis], chosen]
         found.append(draws)
@@ -262,10 +263,10 @@ def _noise(phase, step, chosen):
 def _given_draws(phase):
     """Return the given draws in the network's dtype, list of (T, B, n_i)."""
     times = phase.controller.time_points
-    return dense_views(phase.minibatch.noise_given, phase.count, phase.network.sizes, times)
+    return dense_views(phase.minibatch.noise.given, phase.count, phase.network.sizes, times)
 
 
 def _kept_noise(phase, noise):
     """Return the noise of a recipe, which later changes of given draws do not reach."""
-    given = phase.minibatch.noise_source == kernel.GIVEN_NOISE
+    given = phase.minibatch.noise.source == shared.GIVEN_NOISE
     return _given_draws(phase) if given else as_key(noise)

@@ -15,9 +15,9 @@ import numpy as np
 
 from dfc_numba.kernels import inversion as kernel
 from dfc_numba.kernels.columns import TILE_VECTORS, pack, padded_samples
+from dfc_numba.kernels.emit import lanes
 from dfc_numba.kernels.inversion import LINEAR, SCALED, TANH
 from dfc_numba.kernels.layout import dense_views
-from dfc_numba.kernels.simd import lanes
 from dfc_numba.support import memory, threads
 
 __all__ = ["LINEAR", "SCALED", "TANH", "Loop", "run"]

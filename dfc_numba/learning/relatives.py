@@ -464,6 +464,8 @@ register_built_ins(
             Option("same_update", False, "backward weights receive the symmetric rule's update"),
         ),
     ),
+)  # fmt: skip
+register_built_ins(
     Method(
         "lcp-di", summary="least control by dynamic inversion: J^T u feedback at rest", forward=partial(_lc_forward, rule="di"),
         options=(*CONTROL, *PASSES), rules=_linear_output, flagged=FLAGGED, losses=LOSSES,

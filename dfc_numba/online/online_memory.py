@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
 from dfc_numba.kernels import online_state as kernel
 from dfc_numba.kernels.layout import pack, unpack
+from dfc_numba.kernels.memory_plan import LAYER_NAMES, plan_online
+from dfc_numba.kernels.noise import scratch
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import floats
 
 # variables of the state, and their names in the kernel: of the layers, and of the controller
-LAYER_STATE = {"v_ff": "basal", "difference": "difference", "v_fb": "apical", "noise": "noise", "r": "rate"}
+LAYER_STATE = {"v_ff": "v_ff", "difference": "difference", "v_fb": "apical", "noise": "noise", "r": "rate"}
 OUTPUT_STATE = ("u", "u_int", "u_filtered", "u_slow")
 
 
@@ -49,15 +52,17 @@ class OnlineMemory:
     """The memory of a simulation, with the parameters of a network and no activity.
 
     Attributes:
-        arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: a `kernel.Layer` for each.
+        arrays: what the kernels take, `kernel.Memory`. places: where things lie in it. layers: for each its numbers in `LAYER`.
     """
 
-    def __init__(self, network, layout, count, loops, *, transposed, presynaptic):
-        table, self.places, work, control = kernel.arrange(layout, loops, count, transposed, presynaptic)
-        self.layers = [kernel.Layer(*map(int, row)) for row in table[1:]]
-        self.arrays = kernel.Memory(
-            memory.in_large_pages(work, network.dtype), np.zeros(control), np.zeros(3, np.int64), table
-        )
+    def __init__(self, network, layout, count, *, transposed, presynaptic):
+        table, self.places, work, signals = plan_online(layout, count, transposed, presynaptic)
+        # much faster to read than records, in Python
+        self.layers = [
+            SimpleNamespace(**dict(zip(LAYER_NAMES, row, strict=True))) for row in table[1:].tolist()
+        ]
+        work, draws = memory.in_large_pages(work, network.dtype), scratch(layout.widest)
+        self.arrays = kernel.Memory(work, np.zeros(signals), np.zeros(3, np.int64), table, draws)
         self.arrays.work[:] = 0
         for i, layer in enumerate(self.layers):
             self._pack(layer.weights, network.weights[i], layer)
@@ -122,4 +127,4 @@ class OnlineMemory:
     def _outputs(self, name):
         """Return a variable of the controller as (B, n_L), a view."""
         start, shape = getattr(self.places, name), (self.places.count, self.places.outputs)
-        return self.arrays.control[start : start + shape[0] * shape[1]].reshape(shape)
+        return self.arrays.signals[start : start + shape[0] * shape[1]].reshape(shape)

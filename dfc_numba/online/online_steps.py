@@ -4,9 +4,8 @@ import numpy as np
 
 from dfc_numba.kernels import online_state as kernel
 from dfc_numba.kernels import units
-from dfc_numba.kernels.noise import scratch
 from dfc_numba.kernels.online import run_steps, settle
-from dfc_numba.kernels.phase_state import KEYED_NOISE
+from dfc_numba.kernels.shared_dynamics import KEYED_NOISE, Simulated
 from dfc_numba.model.activations import addresses
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.online.online_memory import OnlineMemory, OnlineState
@@ -34,7 +33,7 @@ class Simulation:
         self.steps, self.diverged = 0, False
         self._presynaptic = rule.presynaptic_formula
         self.memory = OnlineMemory(
-            phase.network, phase.places, phase.count, _loops(phase.network, rule, feedback_rule),
+            phase.network, phase.places, phase.count,
             transposed=phase.controller.jacobian_feedback, presynaptic=learning.presynaptic,
         )  # fmt: skip
         if state is not None:
@@ -42,9 +41,12 @@ class Simulation:
         self._total, self._dt = total, phase.controller.dt
         self._first_step = int(self.memory.arrays.clock[kernel.STEP])
         self._network = phase.network.copy()
-        self._plan = kernel.OnlinePlan(self.memory.places, phase.dynamics, learning)
-        self._noise = _noise(phase)
         self._recorder = Recorder(record, phase.network, phase.count, total)
+        loops = _loops(phase.network, rule, feedback_rule, self._recorder.formulas)
+        samples = Simulated(0, np.ones(phase.count, np.bool_))
+        self._plan = kernel.OnlinePlan(
+            self.memory.places, loops, phase.dynamics, learning, phase.minibatch.noise, samples
+        )
         self._weights = None
         if record_weights is not None:
             self._weights = WeightRecorder(record_weights, phase.network, total)
@@ -59,15 +61,15 @@ class Simulation:
         while done < end and not self.diverged:
             self._keep_weights()
             taken, finite = run_steps(
-                self.memory.arrays, self._plan, self._noise, packed, self._recorder.records, self._recorder.every,
-                done, self._block(end - done), self.steps,
+                self.memory.arrays, self._plan, packed, self._recorder.records, self._recorder.every, done,
+                self._block(end - done), self.steps,
             )  # fmt: skip
             self.steps, done, self.diverged = self.steps + taken, done + taken, not finite
         self._settle(packed)
 
     def _check_step_numbers(self, steps):
         end = self._first_step + self.steps + steps
-        if self._noise.source == KEYED_NOISE and end >= STEP_LIMIT:
+        if self._plan.noise.source == KEYED_NOISE and end >= STEP_LIMIT:
             raise ValueError(
                 f"the noise is keyed by the number of the step, which would reach {STEP_LIMIT}; end before with steps=, and "
                 "continue with another seed from dataclasses.replace(run.state, step=0)"
@@ -109,26 +111,19 @@ class Simulation:
         return None if self._weights is None else self._weights.trajectory(self._first_step, self._dt)
 
 
-def _noise(phase):
-    minibatch = phase.minibatch
-    return kernel.OnlineNoise(
-        minibatch.noise_source, minibatch.noise_key, minibatch.noise_samples, minibatch.noise_given,
-        phase.controller.time_points, scratch(phase.places.widest),
-    )  # fmt: skip
-
-
-def _loops(network, rule, feedback_rule):
-    """Return (step, phi', postsynaptic factor of the feedback weights) of each layer: addresses of loops."""
+def _loops(network, rule, feedback_rule, formulas):
+    """Return the loops of all layers; formulas: those of the recorded variables."""
     dtype = network.dtype
-    by_formula = feedback_rule.name != NOISE_DRIVEN
     step = addresses(network, units.online_step_loop, dtype, rule.postsynaptic, rule.presynaptic_formula)
-    derivative = addresses(network, units.online_unit_loop, dtype, units.slope_at_soma)
-    factor = (
-        addresses(network, units.online_unit_loop, dtype, feedback_rule.postsynaptic)
-        if by_formula
-        else np.zeros_like(step)
+    derivative, *variables = (
+        addresses(network, units.online_unit_loop, dtype, formula)
+        for formula in (units.slope_at_soma, *formulas)
     )
-    return list(zip(step[1:], derivative[1:], factor[1:], strict=True))
+    factor = np.zeros_like(step)
+    if feedback_rule.name != NOISE_DRIVEN:
+        factor = addresses(network, units.online_unit_loop, dtype, feedback_rule.postsynaptic)
+    variables = np.array(variables, np.int64).reshape(-1, len(step)).T.copy()
+    return kernel.OnlineLoops(step, derivative, factor, variables)
 
 
 def _packed_segment(segment, target, learning, presynaptic, restarts):

@@ -10,8 +10,6 @@ from dfc_numba import registry
 from dfc_numba.dynamics.simulation import Trajectory
 from dfc_numba.kernels.layout import dense_views
 from dfc_numba.kernels.online_state import OnlineRecords
-from dfc_numba.kernels.units import online_unit_loop
-from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
@@ -45,11 +43,12 @@ class Recorder:
     """Room for the recorded variables of some steps; `every` is 0 and the room empty if there is nothing to record.
 
     Attributes:
-        records: where the kernel writes.
+        records: where the kernel writes. formulas: those of the variables that are formulas of a unit.
     """
 
     def __init__(self, record, network, samples, steps):
         self._sizes = network.sizes
+        self.formulas = []
         if record is None:
             self.every, self.records = 0, _allocate((), np.full(samples, -1), 0, network)
             return
@@ -58,6 +57,7 @@ class Recorder:
         for variable in wanted:
             choice("a variable of record", variable, (*VARIABLES, *registry.VARIABLES))
         self._names = [name for name in wanted if name not in VARIABLES]
+        self.formulas = [registry.VARIABLES[name].formula for name in self._names]
         self.records = _allocate(wanted, _rows(record.samples, samples), steps // self.every + 1, network)
 
     def trajectory(self, steps, first_step, dt):
@@ -106,12 +106,10 @@ def _allocate(wanted, rows, times, network):
     )
     sizes = {name: times * count * lengths[name] if name in wanted else 0 for name in VARIABLES}
     arrays = {name: np.zeros(sizes[name], kinds[name]) for name in VARIABLES}
-    formulas = [registry.VARIABLES[name].formula for name in wanted if name not in VARIABLES]
-    loops = [addresses(network, online_unit_loop, network.dtype, formula) for formula in formulas]
+    formulas = sum(name not in VARIABLES for name in wanted)
     return OnlineRecords(
-        rows, count, times, **arrays, formulas=np.zeros(len(formulas) * times * count * units, network.dtype),
-        variables=np.array(loops, np.int64).reshape(-1, len(network.sizes)).T.copy(),
-    )  # fmt: skip
+        rows, count, times, **arrays, formulas=np.zeros(formulas * times * count * units, network.dtype)
+    )
 
 
 def _rows(chosen, samples):

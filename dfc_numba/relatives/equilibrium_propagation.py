@@ -423,13 +423,19 @@ class _Nudges:
         self.records = phases._records(steps, record)
 
     def run(self, first, rows):
-        phases = self.phases
-        dtype = phases.network.dtype
-        kernel.nudged_phase(
-            phases.narrow, phases.wide, dtype.type(phases.options.gain), self.steps, self.beta,
-            LOSSES_OF_KERNEL[phases.options.loss], ARGUMENT_LIMIT[dtype.itemsize], phases.state, phases.drive,
-            phases.target, self.deviations, self.rate_deviations, self.records, first, rows, phases.count,
-        )  # fmt: skip
+        phases, dtype = self.phases, self.phases.network.dtype
+        options = phases.options
+        nudging = kernel.Nudging(
+            dtype.type(options.gain),
+            self.steps,
+            self.beta,
+            LOSSES_OF_KERNEL[options.loss],
+            ARGUMENT_LIMIT[dtype.itemsize],
+        )
+        arrays = kernel.NudgedArrays(
+            phases.state, phases.drive, phases.target, self.deviations, self.rate_deviations, self.records
+        )
+        kernel.nudged_phase(phases.narrow, phases.wide, nudging, arrays, first, rows, phases.count)
 
     def result(self):
         """Return the `NudgedState`."""

@@ -11,8 +11,8 @@ from dfc_numba.kernels import units
 from dfc_numba.kernels.formula_loops import function_at
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
+from dfc_numba.kernels.memory_plan import BLOCK_ROWS
 from dfc_numba.kernels.multiply import add_outer, multiply
-from dfc_numba.kernels.phase_state import BLOCK_ROWS
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 from dfc_numba.support.threads import SHARD_SAMPLES
 

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from numba import types
 
+from dfc_numba.kernels.emit import Span
 from dfc_numba.kernels.formula_loops import function_at
 from dfc_numba.kernels.jit import FLAGS
 
@@ -34,14 +35,12 @@ def call_loop(loop, *inputs, scalars=(), outputs=1):
     """
     dtype, count = inputs[0].dtype, inputs[0].shape[-1]
     padded = -(-count // LONGEST_REGISTER) * LONGEST_REGISTER
-    arguments = []
     results = [np.full(padded * planes, 7.0, dtype) for planes in _planes(outputs)]
-    for array in results:
-        arguments += [array, 0]
+    arguments = [Span(array, 0) for array in results]
     for array in inputs:
         rows = np.zeros((*array.shape[:-1], padded), dtype)
         rows[..., :count] = array
-        arguments += [rows.ravel(), 0]
+        arguments.append(Span(rows.ravel(), 0))
     _entry(loop)(padded, (*arguments, *(dtype.type(scalar) for scalar in scalars)))
     shaped = [array.reshape(-1, padded)[:, :count].squeeze() for array in results]
     return shaped[0] if len(shaped) == 1 else shaped
@@ -54,10 +53,10 @@ def call_kind(kind, address, *inputs, scalars=(), computed=None):
     """
     dtype, count = inputs[0].dtype, inputs[0].shape[-1]
     padded = -(-count // LONGEST_REGISTER) * LONGEST_REGISTER
-    results = {name: np.full(padded * planes, 7.0, dtype) for name, planes in kind.outputs}
+    results = {output.name: np.full(padded * output.planes, 7.0, dtype) for output in kind.outputs}
     arrays = []
-    for (_, planes), array in zip(kind.inputs, inputs, strict=True):
-        rows = np.zeros((planes, padded), dtype)
+    for declared, array in zip(kind.inputs, inputs, strict=True):
+        rows = np.zeros((declared.planes, padded), dtype)
         if array is not None:
             rows[: 1 if array.ndim == 1 else len(array), :count] = array
         arrays.append(rows.ravel())
@@ -75,6 +74,6 @@ def assembly(loop, dtype, *, arrays, scalars=0):
     """The machine code of an elementwise loop alone, with the given number of array and scalar arguments."""
     dtype = np.dtype(dtype)
     entry = _entry(loop, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    signature = types.intp, numba.typeof((np.zeros(1, dtype), 0) * arrays + (dtype.type(0),) * scalars)
+    signature = types.intp, numba.typeof((Span(np.zeros(1, dtype), 0),) * arrays + (dtype.type(0),) * scalars)
     entry.compile(signature)
     return entry.inspect_asm(entry.signatures[-1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfc_numba.kernels import layout
-from dfc_numba.kernels.simd import _register_bytes
+from dfc_numba.kernels.emit import _register_bytes
 
 # panel widths in float64: SSE2, NEON, AVX2, AVX-512
 WIDTHS = (6, 8, 12, 16)

@@ -16,6 +16,7 @@ from dfc_numba.kernels import elementwise as loops
 from dfc_numba.kernels import multiply as products
 from dfc_numba.kernels import units
 from dfc_numba.kernels.formula_loops import assembly_at
+from dfc_numba.kernels.numba_internals import UNCOUNTED
 from dfc_numba.registry import ACTIVATIONS, PLASTICITY_RULES
 
 DTYPES = ["float32", "float64"]
@@ -67,14 +68,14 @@ def test_loops_of_units_are_packed_arithmetic_without_calls(dtype, activation, n
     assert found_in(code, "call") == 0
 
 
-def _tanh_of_libm(count, out, out_start, v, v_start):
+def _tanh_of_libm(count, out, v):
     for k in range(count):
-        out[out_start + k] = math.tanh(v[v_start + k])
+        out.array[out.start + k] = math.tanh(v.array[v.start + k])
 
 
-def _scalar_recurrence(count, out, out_start, v, v_start):
+def _scalar_recurrence(count, out, v):
     for k in range(1, count):
-        v[v_start + k] = 0.5 * v[v_start + k - 1] + v[v_start + k]
+        v.array[v.start + k] = 0.5 * v.array[v.start + k - 1] + v.array[v.start + k]
 
 
 def test_the_patterns_see_a_call_and_scalar_arithmetic():
@@ -93,7 +94,7 @@ def product_assembly(product, dtype):
     signature = [
         types.Array(numba.from_dtype(dtype), 1, "C") if name in arrays else types.intp for name in names
     ]
-    entry = compiled(product, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    entry = compiled(product, no_cpython_wrapper=True, no_cfunc_wrapper=True, **UNCOUNTED)
     entry.compile(tuple(signature))
     return entry.inspect_asm(entry.signatures[-1])
 

@@ -7,8 +7,10 @@ from compiled_calls import assembly, compiled
 from numba import from_dtype, types
 
 from dfc_numba.kernels import elementwise, plastic
+from dfc_numba.kernels.emit import Rows, Span
 from dfc_numba.kernels.jit import JIT_DISABLED
 from dfc_numba.kernels.layout import pack, padded_rows, row_stride, unpack
+from dfc_numba.kernels.numba_internals import UNCOUNTED
 
 DTYPES = ["float32", "float64"]
 needs_compiler = pytest.mark.skipif(JIT_DISABLED, reason="NumPy sums in an order of its own")
@@ -35,11 +37,13 @@ def sweep(weights, post, pre, x, *, keep=1.0, learners=None, rows=None, start=3)
     stride, below = row_stride(outputs, dtype), row_stride(inner, dtype)
     packed = behind(start, pack([weights], [stride], dtype))
     out = behind(start, np.ones(len(x) * stride, dtype))
+    post, pre, x = (
+        Rows(behind(start, padded_rows(values, width, dtype)), start, width)
+        for values, width in ((post, stride), (pre, below), (x, below))
+    )
     plastic.learn_and_multiply(
-        packed, start, keep, behind(start, padded_rows(post, stride, dtype)), start,
-        behind(start, padded_rows(pre, below, dtype)), start, below, learners,
-        behind(start, padded_rows(x, below, dtype)), start, below, out, start, stride, rows, inner,
-    )  # fmt: skip
+        Span(packed, start), keep, post, pre, learners, x, Rows(out, start, stride), rows, inner
+    )
     assert np.all(packed[:start] == UNTOUCHED) and np.all(out[:start] == UNTOUCHED)
     return unpack(packed[start:], inner, outputs).T, out[start:].reshape(-1, stride)[:, :outputs]
 
@@ -111,10 +115,13 @@ def test_sweeps_are_packed_arithmetic_without_calls(dtype):
     machine_code.instructions()
     function = plastic.learn_and_multiply.py_func
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    kinds = {"keep": types.float64} | dict.fromkeys(
-        ("packed", "post", "pre", "x", "out"), types.Array(from_dtype(dtype), 1, "C")
+    array = types.Array(from_dtype(dtype), 1, "C")
+    span, rows = (
+        types.NamedTuple((array, types.intp), Span),
+        types.NamedTuple((array, types.intp, types.intp), Rows),
     )
-    entry = compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    kinds = {"keep": types.float64, "packed": span} | dict.fromkeys(("post", "pre", "x", "out"), rows)
+    entry = compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **UNCOUNTED)
     entry.compile(tuple(kinds.get(name, types.intp) for name in names))
     code = entry.inspect_asm(entry.signatures[-1])
     assert machine_code.found_in(code, "packed", dtype) > 0

@@ -306,7 +306,7 @@ def test_the_padding_of_weights_stays_zero(monkeypatch):
     monkeypatch.setattr(OnlineMemory, "state", lambda self: seen.append((self.arrays.work, self.layers)))
     streams.call(net=streams.network(activation="sigmoid"), controller={"jacobian_feedback": True}, tau_w=1.0)
     ((work, layers),) = seen
-    for layer, field in itertools.product(layers, ("basal", "difference", "apical", "drive")):
+    for layer, field in itertools.product(layers, ("v_ff", "difference", "apical", "drive")):
         rows = work[getattr(layer, field) :][: 2 * layer.stride].reshape(2, layer.stride)
         assert np.all(rows[:, : layer.units]) and not np.any(rows[:, layer.units :]), field
 
