@@ -239,7 +239,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path, monkeypatch):
 
 def test_no_figure_without_a_run_that_is_done(tmp_path):
     result = compare(WILD, *SET, "--epochs", 1, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "figure left out: no run is done" in result.stdout
+    assert result.exit_code == 1 and "no figure: no run is done" in result.stdout
     assert not (tmp_path / "out" / "comparison.png").exists()
 
 
@@ -416,7 +416,7 @@ def test_without_matplotlib_only_the_figure_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = compare(BP, *SET, "--epochs", 1, "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "figure left out: figures need matplotlib" in result.stdout and "dfc-numba[plot]" in result.stdout
+    assert "no figure: figures need matplotlib" in result.stdout and "dfc-numba[plot]" in result.stdout
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == {
         "comparison.csv",
         "summary.csv",
