@@ -472,7 +472,8 @@ def test_an_edited_configuration_is_refused(stopped):
     result = dfc("--out", stopped, "--resume")
     assert result.exit_code == 2
     assert (
-        "checkpoint is that of another configuration (optimizer.learning_rate = 0.005 there" in result.stderr
+        "checkpoint is that of another configuration (optimizer.learning_rate = 0.005 in the run"
+        in result.stderr
     )
 
 
