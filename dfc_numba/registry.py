@@ -15,15 +15,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import numpy as np
 
 from dfc_numba.support.fingerprint import fingerprint
+from dfc_numba.support.ranges import contains, in_words
 from dfc_numba.support.wording import nearest
 
 BUILT_IN = "built-in"
@@ -78,7 +79,7 @@ class Option:
     Args:
         name: its key. default: its value where nothing is stated, of the type that is allowed; `dfc.Option.REQUIRED`: it has
             to be stated. description: what it is, in which unit.
-        type: float, int, bool, str, or tuple (a list); that of `default` if left out.
+        type: float, int, bool, str, or tuple (a list), or one of `support.ranges`; that of `default` if left out.
         least, most: bounds of a number; exclusive: whether they themselves are excluded.
         choices: the allowed values. optional: whether "none" (None) is allowed, too.
     """
@@ -92,6 +93,7 @@ class Option:
     exclusive: bool = False
     choices: tuple[Any, ...] = ()
     optional: bool = False
+    within: Any = field(default=None, init=False)  # the range that was given as the type
 
     REQUIRED: ClassVar[object] = REQUIRED
 
@@ -104,6 +106,9 @@ class Option:
             object.__setattr__(
                 self, "type", str if self.default in (None, REQUIRED) else type_of(self.default)
             )
+        if get_origin(self.type) is Annotated:
+            object.__setattr__(self, "within", self.type)
+            object.__setattr__(self, "type", get_args(self.type)[0])
         if self.default is None:
             object.__setattr__(self, "optional", True)
         if self.default is not REQUIRED:
@@ -148,7 +153,7 @@ class Option:
                 (self.most, "<" if self.exclusive else "<="),
             )
             limits = [f"{sign} {bound:g}" for bound, sign in bounds if bound is not None]
-            text = " ".join([text, " and ".join(limits)]).strip()
+            text = in_words(self.within) if self.within else " ".join([text, " and ".join(limits)]).strip()
         return f'{text}, or "none"' if self.optional else text
 
     def _allows(self, value):
@@ -159,6 +164,8 @@ class Option:
 
     def _within(self, number):
         if isinstance(number, float) and not np.isfinite(number):
+            return False
+        if self.within and not contains(self.within, number):
             return False
         above = self.least is None or (number > self.least if self.exclusive else number >= self.least)
         below = self.most is None or (number < self.most if self.exclusive else number <= self.most)

@@ -29,6 +29,7 @@ from dfc_numba.runs.run_directory import CONFIG_NAME
 from dfc_numba.support import ranks
 from dfc_numba.support.array_types import Array, PathLike
 from dfc_numba.support.bars import is_watched
+from dfc_numba.support.ranges import Count
 from dfc_numba.support.shapes import html_table
 from dfc_numba.support.validation import choice, whole_number
 
@@ -154,7 +155,7 @@ def compare(
         raise TypeError(
             f"sources = {sources!r}: must be a list of texts, such as ['digits', 'digits+training.method=bp']"
         )
-    whole_number("seeds", seeds, least=1)
+    whole_number("seeds", seeds, Count)
     plan = comparison.plan(sources, config_file.as_texts(changes or {}), seeds=seeds, out=out)
     comparison.prepare(plan, threads)
     ended = list(
@@ -195,7 +196,7 @@ def run_sweep(
     out = Path(sweeping.DEFAULT_PARENT) / Path(path).stem if out is None else Path(out)
     for name, value in (("at_once", at_once), ("threads", threads)):
         if value is not None:
-            whole_number(name, value, least=1)
+            whole_number(name, value, Count)
     options = {"dry_run": False, "retry_failed": retry_failed, "at_once": at_once, "threads": threads}
     sweeping.sweep([str(path)], out, "local", **options)
     folders = [folder for folder in sorted(out.iterdir()) if (folder / CONFIG_NAME).exists()]

@@ -5,8 +5,8 @@
 
 Each kind of file is written once and then damaged again and again: by a single flipped bit, or by a structural change (cut off,
 zeros, noise, moved or repeated blocks, huge numbers). Damaged files are read in a process of their own, with a time limit.
-Allowed are the same contents as before and an error or a warning of ours that names the file; of a file without checksums
-(texts, HDF5 as others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by
+Allowed are the same contents as before and an error or a warning of ours that names the file; of a file without checksums (texts
+of a user, HDF5 as others write it) other contents too. Exits with 1 where anything was an internal error, took too long, ended by
 a signal, or was silently something else.
 """
 
@@ -31,7 +31,7 @@ TRIES = 50  # of a process before another takes its place
 SAME, OTHER, REFUSED, INTERNAL = "same", "something else", "refused", "internal error"
 CODES = {0: SAME, 1: OTHER, 2: REFUSED, 3: INTERNAL}
 # files without checksums on all that they say: HDF5 as h5py writes it by default has none on its heads
-UNSEALED = ("record", "config", "own_h5", "csv")
+UNSEALED = ("config", "own_h5", "csv")
 
 
 def network(path):
@@ -187,18 +187,71 @@ def idx(path):
     return read
 
 
-def record(path):
+def record(path, files=None):
     """Write a run.json into a new directory."""
     from dfc_numba.runs import run_directory
 
-    path.write_text(
-        '{"status": "done", "stop_reason": "", "results": {"epochs": 3}, "earlier_sessions": [], "name": "a"}'
-    )
+    facts = {"schema_version": "1.1", "status": "done", "stop_reason": "", "results": {"epochs": 3}}
+    facts |= {"earlier_sessions": [], "name": "a", "files": files or {}}
+    run_directory.write_record(path.parent, facts)
 
     def read():
         import json
 
         return json.dumps(run_directory.read_record(path.parent), sort_keys=True)
+
+    return read
+
+
+def run_config(path):
+    """Write the config.toml of a run, with a run.json that has its seal."""
+    from dfc_numba.support import seals
+
+    read = config(path)
+    record(path.with_name("run.json"), {path.name: seals.seal_of(path.read_text())})
+    return read
+
+
+def metrics(path):
+    """Write the metrics.csv of a run, with a run.json that has its seal."""
+    from dfc_numba.runs import run_directory
+    from dfc_numba.support import seals
+
+    rows = [f"{epoch},{0.5 / epoch},{1 - 0.1 / epoch},,,,,{epoch * 0.25}" for epoch in range(1, 9)]
+    path.write_text("\n".join([",".join(run_directory.METRICS), *rows]) + "\n")
+    record(path.with_name("run.json"), {path.name: seals.seal_of(path.read_text(), growing=True)})
+
+    def read():
+        return run_directory.read_metrics(path.parent)
+
+    return read
+
+
+def sweep(path):
+    """Write the table of a sweep."""
+    from dfc_numba.sweep.sweep_folder import SweepFolder, SweepRun
+
+    runs = [SweepRun(i, f"digits-{i}", "digits", i, (f"training.seed={i}",), 3) for i in range(4)]
+    SweepFolder(path.parent, "a", runs, {"digits": "sources/digits.toml"}, (), [], "/home").save()
+
+    def read():
+        found = SweepFolder.open(path.parent)
+        return [*map(str, found.runs), found.name, found.sources, found.home, found.files]
+
+    return read
+
+
+def comparison(path):
+    """Write the rows of a comparison."""
+    from dfc_numba.runs import summary
+    from dfc_numba.support import seals
+
+    rows = [f"digits,{seed},done,{epoch},{seed / 7 + epoch}" for seed in range(3) for epoch in range(1, 5)]
+    path.write_text("\n".join(["preset,seed,status,epoch,train_loss", *rows]) + "\n")
+    seals.write_sums(path.parent, [path.name])
+
+    def read():
+        return summary.read_courses(path.parent)
 
     return read
 
@@ -220,6 +273,8 @@ KINDS = {
     "checkpoint": (checkpoint, "checkpoint.h5"), "own_h5": (own_h5, "own.h5"), "own_npz": (own_npz, "own.npz"),
     "idx": (idx, "images.gz"), "record": (record, "run.json"), "config": (config, "a.toml"),
     "exported": (exported, "weights.npz"), "csv": (table, "table.csv"), "analysis": (analysis, "analysis.h5"),
+    "run_config": (run_config, "config.toml"), "metrics": (metrics, "metrics.csv"), "sweep": (sweep, "sweep.json"),
+    "comparison": (comparison, "comparison.csv"),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dfc_numba.analysis.directions import reference_update
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import loss_value
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.ranges import Positive
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number, silent
@@ -149,7 +150,7 @@ def loss_decrease(
         direction = unit_vector(_arrays(update))
         if step is None:
             return float(direction @ np.concatenate([array.ravel() for array in _arrays(descent)]))
-    return _finite_decrease(network, x, y, direction, loss, number("step", step, exclusive=True))
+    return _finite_decrease(network, x, y, direction, loss, number("step", step, Positive))
 
 
 def _finite_decrease(network, x, y, direction, loss, step):

@@ -21,6 +21,7 @@ from dfc_numba.analysis.linear_response import (
 from dfc_numba.model.network import Network
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.ranges import Damping
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, silent
@@ -121,7 +122,7 @@ def _candidates(damping):
     values = np.atleast_1d(damping).tolist()
     if not values:
         raise ValueError("damping is empty; give one number, several to scan, or 'fitted'")
-    return [number("damping", value) for value in values]
+    return [number("damping", value, Damping) for value in values]
 
 
 class _Spectra:

@@ -14,6 +14,7 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import LOSSES
 from dfc_numba.support.array_types import ArrayLike, LayersLike
+from dfc_numba.support.ranges import Damping, Positive
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, flag, number, samples, silent
 
@@ -68,7 +69,7 @@ def reference_update(
     _check(kind, damping, per, solver, presynaptic, nonlinear)
     with one_thread():
         response = LinearResponse(network, x)
-        delta = _output_step(response, y, loss, number("step", step, exclusive=True))
+        delta = _output_step(response, y, loss, number("step", step, Positive))
         if per == "minibatch":
             arrays = least_norm.in_parameters(response, delta, damping, solver)
         else:
@@ -85,7 +86,7 @@ def _check(kind, damping, per, solver, presynaptic, nonlinear):
     choice("per", per, PER)
     choice("solver", solver, least_norm.SOLVERS)
     given = {
-        "damping": number("damping", damping) > 0 and ("gn", "mn"),
+        "damping": number("damping", damping, Damping) > 0 and ("gn", "mn"),
         "solver": solver != "dense" and ("gn", "mn"),
         "per": per != "sample" and ("gn",),
         "presynaptic": presynaptic is not None and ("mn",),

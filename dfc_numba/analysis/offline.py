@@ -24,6 +24,7 @@ from dfc_numba.model.activations import phi
 from dfc_numba.model.recording import StoredUpdate
 from dfc_numba.model.unit_formulas import NOISE_DRIVEN
 from dfc_numba.storage.recipes import simulates, update_arrays
+from dfc_numba.support.ranges import Positive, TimeConstant
 from dfc_numba.support.validation import choice, number, silent
 
 CONVERGED_FRACTION = 0.1  # of the initial error, below which a sample counts as converged
@@ -249,9 +250,7 @@ def _feedback_factor(source, rule, layer, activation, block):
 
 def _controls(source, high_pass):
     """Yield (time points t, u(t+1), its slow part, which the high-pass filter subtracts, 0 without one)."""
-    gain = (
-        None if high_pass is None else source.controller.dt / number("high_pass", high_pass, exclusive=True)
-    )
+    gain = None if high_pass is None else source.controller.dt / number("high_pass", high_pass, TimeConstant)
     slow = None
     for block in source.blocks(stop=len(source.step) - 1):
         u = source.read("u", None, slice(block.start + 1, block.stop + 1))
@@ -279,7 +278,7 @@ def convergence_time(source, *, fraction=CONVERGED_FRACTION):
     Raises:
         ValueError, TypeError: if the error was not stored, or for a fraction that is not allowed.
     """
-    number("fraction", fraction, exclusive=True)
+    number("fraction", fraction, Positive)
     source = as_phase(source)
     error = source.read("error")
     outside = ~(error < fraction * error[0])  # NaN is outside

@@ -7,6 +7,7 @@ import numpy as np
 from dfc_numba.model.activations import phi_prime
 from dfc_numba.model.jacobian import of_output
 from dfc_numba.model.network import Network
+from dfc_numba.support.ranges import Gain, Leak, TimeConstant
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import instance, number, samples
 
@@ -44,9 +45,9 @@ def published_systems(network, voltages, *, alpha, k_p, tau_v):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    number("alpha", alpha)
-    number("k_p", k_p)
-    number("tau_v", tau_v, exclusive=True)
+    number("alpha", alpha, Leak)
+    number("k_p", k_p, Gain)
+    number("tau_v", tau_v, TimeConstant)
     voltages = _checked(network, voltages)
     outputs, feedback = network.sizes[-1], np.concatenate(network.feedback).astype(np.float64)
     with one_thread():

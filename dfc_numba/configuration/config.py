@@ -16,14 +16,13 @@ from dfc_numba.configuration.values import (
     Activation,
     Activations,
     Analysis,
-    BelowOne,
-    CountOrZero,
     FeedbackInitialisation,
     FeedbackRule,
     ForwardRule,
     Initialisation,
     LossName,
     MethodName,
+    MethodOptions,
     Observers,
     OptimizerName,
     PerLayer,
@@ -35,7 +34,7 @@ from dfc_numba.configuration.values import (
 )
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS, OPTIMIZERS
-from dfc_numba.support.options import Count, Finite, NotNegative, Positive
+from dfc_numba.support import ranges
 from dfc_numba.support.shapes import html_table
 
 
@@ -72,16 +71,16 @@ class NetworkSection(Section):
     init: Initialisation = Field(
         "xavier_normal", description="initial forward weights; orthonormal: orthogonal without its scale"
     )
-    init_range: Positive = Field(0.01, description="init = uniform draws from +- this")
+    init_range: ranges.InitialRange = Field(0.01, description="init = uniform draws from +- this")
     feedback_init: FeedbackInitialisation = Field(
         "xavier_normal",
         description="initial feedback weights; those of the output layer are the identity, except with jacobian_...: "
         "the mean over the first samples of J^T, J^+ or J^T (J J^T + feedback_damping I)^-1",
     )
-    feedback_noise: NotNegative = Field(
+    feedback_noise: ranges.InitialNoise = Field(
         0.0, description="standard deviation of noise added to feedback_init = weight_product"
     )
-    feedback_damping: NotNegative = Field(
+    feedback_damping: ranges.Damping = Field(
         0.0, description="damping of feedback_init = jacobian_damped_pinv, above 0"
     )
     start_from: str = Field(
@@ -96,12 +95,14 @@ class TargetSection(Section):
     feedback: Literal["weak", "strong"] = Field(
         "weak", description="weak: nudge the output; strong: the target itself"
     )
-    step: Positive = Field(0.1, description="nudge: r* = r_L - step * gradient of the loss of a sample")
+    step: ranges.NudgeStep = Field(
+        0.1, description="nudge: r* = r_L - step * gradient of the loss of a sample"
+    )
     step_per: Literal["sample", "minibatch"] = Field(
         "sample",
         description="minibatch: each sample is nudged by step / batch size (the DFC paper's convention)",
     )
-    class_value: Annotated[float, Field(gt=0, le=1)] = Field(
+    class_value: ranges.ClassValue = Field(
         1.0, description="target of the true class; the others share the rest"
     )
 
@@ -114,16 +115,14 @@ class TrainingSection(Section):
     samples: Literal["all", "converged"] = Field(
         "all", description="converged: samples that did not converge are left out"
     )
-    epochs: Count = Field(10, description="epochs of forward learning")
-    batch_size: Count = Field(
+    epochs: ranges.Count = Field(10, description="epochs of forward learning")
+    batch_size: ranges.Count = Field(
         32, description="samples per minibatch; the last one of an epoch may be smaller"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0, description="seed of initialisation, order of samples and noise"
-    )
+    seed: ranges.Seed = Field(0, description="seed of initialisation, order of samples and noise")
     dtype: Literal["float64", "float32"] = Field("float64", description="precision of network and simulation")
     freeze_forward: bool = Field(False, description="learn the feedback weights only")
-    clip_error: Positive | None = Field(
+    clip_error: ranges.ClipError | None = Field(
         None,
         description="largest norm of a sample's error in a hidden layer, the output's error being target - output; none: "
         "no clipping",
@@ -160,16 +159,18 @@ class FeedbackSection(Section):
     pretraining_pursue: Literal["output", "target"] | None = Field(
         None, description="the same for the epochs before the first forward epoch; none: as feedback.pursue"
     )
-    pretraining_epochs: CountOrZero = Field(
+    pretraining_epochs: ranges.CountOrZero = Field(
         3, description="epochs of feedback learning before the first forward epoch"
     )
-    epochs: CountOrZero = Field(1, description="feedback epochs before each forward epoch")
-    extra_epochs: CountOrZero = Field(0, description="feedback epochs after each forward epoch")
+    epochs: ranges.CountOrZero = Field(1, description="feedback epochs before each forward epoch")
+    extra_epochs: ranges.CountOrZero = Field(0, description="feedback epochs after each forward epoch")
     scaling: bool = Field(False, description="scale layer i by (1 + tau_v / tau_noise) ** (L - i)")
-    high_pass: Positive | None = Field(
+    high_pass: ranges.TimeConstant | None = Field(
         None, description="time constant tau_f of a high-pass filter on u; none: no filter"
     )
-    sigma_floor: Positive = Field(0.01, description="the update is divided by max(sigma, sigma_floor) ** 2")
+    sigma_floor: ranges.SigmaFloor = Field(
+        0.01, description="the update is divided by max(sigma, sigma_floor) ** 2"
+    )
     freeze_output: bool = Field(False, description="keep the feedback weights of the output layer")
 
 
@@ -182,22 +183,24 @@ class _Optimizer(Section):
 
     name: OptimizerName = Field("adam", description="sgd (with momentum), nesterov, adam, or centred rmsprop")
     learning_rate: PerLayer = Field(0.005, description=RATE)
-    cosine_to: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    cosine_to: ranges.UpToOne | None = Field(
         None,
         description="fraction of the learning rate that half a cosine over the epochs falls to; none: it stays",
     )
-    momentum: BelowOne = Field(
+    momentum: ranges.BelowOne = Field(
         0.0, description="momentum of sgd, nesterov (there 0.9 by default) and rmsprop"
     )
-    beta1: BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
-    beta2: BelowOne = Field(
+    beta1: ranges.BelowOne = Field(0.9, description="adam: decay of the first moment, per update")
+    beta2: ranges.BelowOne = Field(
         0.999, description="adam: of the second moment; rmsprop: of both (published: 0.95)"
     )
     epsilon: PerLayer = Field(
         1e-8, description="adam, rmsprop (published: 0.03): added to the root; or a list"
     )
-    weight_decay: NotNegative = Field(0.0, description=DECAY)
-    clip_norm: Positive | None = Field(None, description="largest norm of the gradient; none: no clipping")
+    weight_decay: ranges.NotNegative = Field(0.0, description=DECAY)
+    clip_norm: ranges.Positive | None = Field(
+        None, description="largest norm of the gradient; none: no clipping"
+    )
     clip_scope: Literal["layer", "tensor", "all"] = Field("layer", description="scope of clip_norm")
 
     options: dict[str, Any] = Field({}, description="options specific to this optimiser")
@@ -233,11 +236,11 @@ class FeedbackOptimizerSection(_Optimizer):
 
     learning_rate: PerLayer = Field(0.001, description=RATE)
     pretraining_learning_rate: PerLayer = Field(0.003, description="learning rate of the pre-training")
-    weight_decay: NotNegative = Field(0.1, description=DECAY)
+    weight_decay: ranges.NotNegative = Field(0.1, description=DECAY)
     decay: Literal["l2", "homeostatic"] = Field(
         "l2", description="homeostatic: weight_decay is multiplied by ||Q||^2 - homeostatic_norm"
     )
-    homeostatic_norm: Positive | None = Field(
+    homeostatic_norm: ranges.Positive | None = Field(
         None, description="squared norm that the feedback weights keep; none: the one at the start of the run"
     )
 
@@ -246,11 +249,11 @@ class LogSection(Section):
     """The minibatches to log in the trajectory files of the run, and what to store of them."""
 
     on: bool = Field(True, description="whether the run is logged; stating any other key here turns it on")
-    every: Count | None = Field(
+    every: ranges.Count | None = Field(
         None,
         description="log every n-th minibatch of each pass over the data, from the first; none: not by this",
     )
-    minibatches: Annotated[tuple[CountOrZero, ...], Field(strict=False)] = Field(
+    minibatches: Annotated[tuple[ranges.CountOrZero, ...], Field(strict=False)] = Field(
         (), description="log the minibatches with these running numbers in the run, from 0"
     )
     last_of_epoch: bool | None = Field(
@@ -265,7 +268,7 @@ class LogSection(Section):
         16,
         description="number of samples of a minibatch, from the first, or a list of their positions, from 0",
     )
-    every_step: Count = Field(1, description="store every n-th time point, from the initial state")
+    every_step: ranges.Count = Field(1, description="store every n-th time point, from the initial state")
     variables: Annotated[tuple[Variable, ...], Field(strict=False, min_length=1)] = Field(
         ("u", "u_int", "e", "error", "r", "v", "v_ff", "v_fb"),
         description="variables to store; v, v_ff, v_fb, r and noise of every layer",
@@ -288,7 +291,7 @@ class LogSection(Section):
 class AnalysisSection(Section):
     """Measures of the theory while training, on a fixed probe batch: columns of metrics.csv, and analysis.h5."""
 
-    every: CountOrZero = Field(
+    every: ranges.CountOrZero = Field(
         0,
         description="measure before the first minibatch, after every n-th one of the run in any phase, and at the end of "
         "each epoch; 0: never",
@@ -298,10 +301,10 @@ class AnalysisSection(Section):
         description="alignment, loss_decrease, null_space: of the update that the method makes; conditions: of the network; "
         "control, stability: of the controlled network",
     )
-    samples: Count = Field(
+    samples: ranges.Count = Field(
         32, description="samples of the probe batch, which are drawn once from the training set"
     )
-    damping: NotNegative | None = Field(
+    damping: ranges.Damping | None = Field(
         None,
         description="gamma of the damped Gauss-Newton and minimum-norm updates, 0: without; left out: controller.alpha",
     )
@@ -310,9 +313,9 @@ class AnalysisSection(Section):
 class InversionSection(Section):
     """Options of dynamic inversion and related rules, which send errors to hidden layers; times in time constants."""
 
-    alpha: NotNegative = Field(0.0, description="leak of the error populations")
-    dt: Positive = Field(0.5, description="Euler step")
-    steps: Count = Field(999, description="number of Euler steps")
+    alpha: ranges.Leak = Field(0.0, description="leak of the error populations")
+    dt: ranges.TimeStep = Field(0.5, description="Euler step")
+    steps: ranges.Steps = Field(999, description="number of Euler steps")
     nonlinearity: Literal["linear", "tanh", "linearized"] = Field(
         "linear", description="psi(r) in the loops: r, tanh(r), or r / phi'(v)"
     )
@@ -321,8 +324,10 @@ class InversionSection(Section):
         description="feedback matrices B: uniform in +-feedback_range, feedback_scale times the transposed initial weights, "
         "or random and then optimised for stability (sldi: with alpha, the others: without)",
     )
-    feedback_range: Positive = Field(0.5, description="feedback = random, stable: drawn from +- this")
-    feedback_scale: Finite = Field(
+    feedback_range: ranges.InitialRange = Field(
+        0.5, description="feedback = random, stable: drawn from +- this"
+    )
+    feedback_scale: ranges.FeedbackScale = Field(
         -1.0, description="feedback = transpose: factor; di, sldi and ndi need it negative"
     )
     restabilise: Literal["never", "continuous", "euler"] = Field(
@@ -330,23 +335,11 @@ class InversionSection(Section):
         description="after each update, optimise the feedback of loops that have become unstable: in continuous time, or "
         "in the Euler steps that are run",
     )
-    stabilising_rate: Positive = Field(0.05, description="optimising for stability: step size")
-    stabilising_iterations: CountOrZero = Field(
+    stabilising_rate: ranges.StabilisingRate = Field(0.05, description="optimising for stability: step size")
+    stabilising_iterations: ranges.StabilisingIterations = Field(
         200,
         description="optimising for stability: maximum number of iterations; a 20th of them are always done",
     )
-
-
-class MethodOptions(dict):
-    """The section [method]: a dict whose keys are attributes, too; which there are, the method says."""
-
-    def __getattr__(self, name):
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(
-                f"the method has no option {name!r}; its options are {', '.join(self)}"
-            ) from None
 
 
 DEFAULT_CONTROLLER = Controller(dt=0.05, steps=99, alpha=0.001, k_p=1.0)

@@ -26,7 +26,7 @@ from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.extensions import load_extension
 from dfc_numba.model.controller import Controller
 from dfc_numba.registry import METHODS
-from dfc_numba.support import foreign
+from dfc_numba.support import foreign, seals
 from dfc_numba.support.wording import allowed, nearest
 
 if sys.version_info >= (3, 11):
@@ -231,13 +231,15 @@ def _read_file(path):
 
 
 def read_toml(path):
-    """Return the table of a TOML file, as a dict.
+    """Return the table of a TOML file, as a dict; warn where it is that of a run or a sweep, and not as that wrote it.
 
     Raises:
         ConfigurationError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(foreign.read_text(path, most=2**22))
+        text = foreign.read_text(path, most=2**22)
+        seals.warn_if_changed(path, text)
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: cannot be read (No such file or directory); it was looked for in {Path.cwd()}"

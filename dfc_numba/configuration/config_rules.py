@@ -37,6 +37,7 @@ def rules(config):
     """Yield all rules that apply to this configuration."""
     yield from _lengths(config)
     yield _undamped(config)
+    yield _no_nudge(config)
     yield from _unsuited_loss(config)
     method = method_of(config)
     if method.rules is not None:
@@ -85,6 +86,13 @@ def _undamped(config):
     return network.feedback_init == "jacobian_damped_pinv" and network.feedback_damping == 0, (
         "network.feedback_init = 'jacobian_damped_pinv' needs a damping; set network.feedback_damping above 0, or "
         "network.feedback_init = 'jacobian_pinv'"
+    )
+
+
+def _no_nudge(config):
+    nudges = "target.step" not in config.unused_keys()
+    return nudges and config.target.step == 0, (
+        "target.step = 0 leaves the output where it is, so that nothing is learned; set target.step above 0, such as 0.1"
     )
 
 

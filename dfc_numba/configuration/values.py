@@ -18,7 +18,7 @@ from dfc_numba.registry import (
     PLASTICITY_RULES,
     VARIABLES,
 )
-from dfc_numba.support.options import Count
+from dfc_numba.support.ranges import Count, LearningRate, contains
 from dfc_numba.support.wording import nearest
 
 FeedbackInitialisation = Literal[
@@ -29,8 +29,6 @@ Phase = Annotated[
     Literal[PHASES],  # type: ignore[valid-type]
     BeforeValidator(lambda value: phase_name(value) if isinstance(value, str) else value),
 ]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 def registered(registry, suits=None, others=()):
@@ -89,6 +87,18 @@ def completed(item, stated, section):
     return {name: option.checked_or_default(stated, section) for name, option in options.items()}
 
 
+class MethodOptions(dict):
+    """The section [method]: a dict whose keys are attributes, too; which there are, the method says."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"the method has no option {name!r}; its options are {', '.join(self)}"
+            ) from None
+
+
 def _check_observers(value):
     """Check observers by name with the values of their options; a list of names takes the defaults."""
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
@@ -120,7 +130,7 @@ def one_or_per_layer(allowed, what):
 
 
 def _is_positive(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and contains(LearningRate, value)
 
 
 PerLayer = Annotated[

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dfc_numba.display import equilibrium_figures, trajectory_figures
 from dfc_numba.display.trajectory_figures import wide_scale
-from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_metrics
+from dfc_numba.runs.run_directory import ANALYSIS_NAME, read_epochs
 from dfc_numba.storage.analysis_file import read_course
 from dfc_numba.storage.reader import open_trajectories
 from dfc_numba.storage.replay import chosen
@@ -131,7 +131,7 @@ def plot(
     """
     path = Path(path)
     out = Path(out) if out else path / RUN_FIGURE if path.is_dir() else path.with_suffix(".png")
-    curves = learning_panels(read_metrics(path))
+    curves = learning_panels(read_epochs(path))
     with stored_record(path, phase, record, optional=len(curves) > 0) as stored:
         shown = [measured(path)]
         if stored:

@@ -126,7 +126,7 @@ def plot_run(
         path = Path(source)
         if not (path / METRICS_NAME).is_file():
             raise FileNotFoundError(f"{path} is not a run directory: it has no {METRICS_NAME}")
-        rows, measured = plots.read_metrics(path), plots.measured(path)
+        rows, measured = plots.read_epochs(path), plots.measured(path)
     else:
         rows = source.metrics if isinstance(source, TrainingResult) else source
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):

@@ -26,6 +26,7 @@ from dfc_numba.steady import newton, transposed
 from dfc_numba.steady.equilibrium import linearised, steady_state
 from dfc_numba.support.array_types import Array, ArrayLike, Layers
 from dfc_numba.support.deferred import Deferred
+from dfc_numba.support.ranges import PositiveSigma, Sigma, SigmaFloor, TimeConstant
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, flag, floats, instance, number, silent
 
@@ -394,7 +395,7 @@ def one_shot_feedback_update(
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    controller = replace(ONE_SHOT, sigma=number("sigma", sigma, exclusive=True))
+    controller = replace(ONE_SHOT, sigma=number("sigma", sigma, PositiveSigma))
     inputs, activity = feedforward_state(network, x)
     if as_key(noise) is None:
         noise = [
@@ -458,14 +459,14 @@ def high_pass_gain(controller, high_pass):
     if high_pass is None:
         return 0.0
     time_constant = number(
-        "high_pass, a time constant that dt has to resolve,", high_pass, least=controller.dt
+        "high_pass, a time constant that dt has to resolve,", high_pass, TimeConstant, least=controller.dt
     )
     return controller.dt / time_constant
 
 
 def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
     """Return sigma_i^2 / k_i per layer."""
-    number("sigma_floor", sigma_floor, exclusive=True)
+    number("sigma_floor", sigma_floor, SigmaFloor)
     hidden, output = (controller.sigma, controller.output_sigma) if normalise is None else _sigmas(normalise)
     depth = len(network.weights)
     sigmas = [max(sigma, sigma_floor) for sigma in [hidden] * (depth - 1) + [output]]
@@ -481,7 +482,10 @@ def feedback_divisors(network, controller, scaling, normalise, sigma_floor):
 
 def _sigmas(normalise):
     """Return (sigma of the hidden layers, of the output layer)."""
-    return [number(f"normalise[{i}]", sigma) for i, sigma in enumerate(floats("normalise", normalise, (2,)))]
+    return [
+        number(f"normalise[{i}]", sigma, Sigma)
+        for i, sigma in enumerate(floats("normalise", normalise, (2,)))
+    ]
 
 
 def _feedback_update(phase, sums, divisors, rule, trajectory):

@@ -16,7 +16,8 @@ from dfc_numba.model.recording import InversionVariable, Recipe, Record
 from dfc_numba.model.targets import as_targets, loss_gradient, unit_of_error
 from dfc_numba.registry import LOSSES
 from dfc_numba.support.array_types import ArrayLike
-from dfc_numba.support.options import Count, NotNegative, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Leak, Steps, TimeStep
 from dfc_numba.support.validation import instance, samples, silent
 
 VARIABLES = get_args(InversionVariable)
@@ -40,9 +41,9 @@ class Inversion:
 
     rule: Literal["di", "sldi"] = "di"
     loss: LossName = "mse"
-    alpha: NotNegative = 0.0
-    dt: Positive = 0.5
-    steps: Count = 999
+    alpha: Leak = 0.0
+    dt: TimeStep = 0.5
+    steps: Steps = 999
     nonlinearity: Literal["linear", "tanh", "linearized"] = "linear"
 
     @property

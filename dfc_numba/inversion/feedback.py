@@ -12,8 +12,15 @@ from scipy.linalg import eig
 
 from dfc_numba.inversion.loop_stability import RULES, distances, excess, feedback_loops, spectrum
 from dfc_numba.support.array_types import Array, Layers, LayersLike
+from dfc_numba.support.ranges import (
+    FeedbackScale,
+    InitialRange,
+    StabilisingIterations,
+    StabilisingRate,
+    TimeStep,
+)
 from dfc_numba.support.threads import one_thread
-from dfc_numba.support.validation import LARGEST, choice, finite_result, number, silent, whole_number
+from dfc_numba.support.validation import choice, finite_result, number, seeds, silent, whole_number
 
 KINDS = ("random", "transpose", "stable")
 MARGIN = 0.01  # how far from the border of stability the optimisation goes
@@ -68,12 +75,10 @@ def initial_feedback(
     choice("kind", kind, KINDS)
     transposed = _transposed(weights, choice("loop", loop, tuple(RULES)))
     if kind == "transpose":
-        number("scale", scale, least=-LARGEST)
+        number("scale", scale, FeedbackScale)
         return [finite_result("scale W^T", scale * w) for w in transposed]
-    number("bound", bound, exclusive=True)
-    for one in seed if isinstance(seed, list | tuple) else [seed]:
-        whole_number("seed", one)
-    rng = np.random.default_rng(seed)
+    number("bound", bound, InitialRange)
+    rng = np.random.default_rng(seeds("seed", seed))
     drawn = [rng.uniform(-bound, bound, w.shape) for w in transposed]
     if kind == "random":
         return drawn
@@ -160,10 +165,10 @@ def stabilised_feedback(
 
 def _checked(weights, feedback, alpha, dt, loop, rate, iterations):
     """Return the `FeedbackLoop`s of the arguments of `stabilised_feedback`, which have to be allowed."""
-    number("rate", rate, exclusive=True)
-    whole_number("iterations", iterations, bits=31)
+    number("rate", rate, StabilisingRate)
+    whole_number("iterations", iterations, StabilisingIterations)
     if dt is not None:
-        number("dt", dt, exclusive=True)
+        number("dt", dt, TimeStep)
     return feedback_loops(weights, feedback, alpha=alpha, loop=loop)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from dfc_numba.inversion.problem import check
 from dfc_numba.support.array_types import Array, LayersLike
+from dfc_numba.support.ranges import Leak, TimeStep
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import choice, number, silent
 
@@ -85,7 +86,7 @@ def inversion_stability(
         ValueError, TypeError: for shapes that do not fit, numbers that are not finite, unknown names.
     """
     loops = feedback_loops(weights, feedback, alpha=alpha, loop=loop)
-    number("dt", dt, exclusive=True)
+    number("dt", dt, TimeStep)
     rates, factors = ([one.modes(equation) for one in loops] for equation in (None, dt))
     return InversionStability(
         rates=tuple(map(np.concatenate, rates)),
@@ -108,7 +109,7 @@ def distances(modes, dt=None):
 def feedback_loops(weights, feedback, *, alpha=0.0, loop="sequential"):
     """Return the loops of a network with weights W_1 .. W_L, checked: a list of `FeedbackLoop`, the lowest first."""
     rule = RULES[choice("loop", loop, tuple(RULES))]
-    number("alpha", alpha)
+    number("alpha", alpha, Leak)
     problem = check(weights, feedback, None, np.zeros((1, len(weights[-1])), np.float32), rule)
     above, below = ([m.astype(np.float64) for m in ms] for ms in (problem.weights, problem.feedback))
     chains, eps = [above] if loop == "single" else [[w] for w in above], np.finfo(problem.delta_out.dtype).eps

@@ -13,6 +13,7 @@ from dfc_numba.inversion.loops import LINEAR, SCALED, TANH, Loop, run
 from dfc_numba.inversion.problem import check
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.support.array_types import ArrayLike, Layers, LayersLike
+from dfc_numba.support.ranges import Leak, PositiveTolerance, Steps, TimeStep
 from dfc_numba.support.validation import choice, flag, number, whole_number
 
 LOOPS = ("di", "sldi", "ndi")
@@ -141,13 +142,13 @@ def _options(rule, alpha, dt, steps, nonlinearity, phi_prime, trajectory, tolera
     choice("nonlinearity", nonlinearity, tuple(SHOWS))
     outside = rule not in LOOPS or (rule != "sldi" and nonlinearity == "linear")
     options = Options(
-        alpha=number("alpha", alpha),
-        dt=number("dt", dt, exclusive=True),
-        steps=None if steps is None or rule == "ndi" else whole_number("steps", steps, least=1, bits=31),
+        alpha=number("alpha", alpha, Leak),
+        dt=number("dt", dt, TimeStep),
+        steps=None if steps is None or rule == "ndi" else whole_number("steps", steps, Steps),
         shows=SHOWS[nonlinearity],
         phi_prime=choice("phi_prime", phi_prime, PHI_PRIME) == "once" and outside,
         record=flag("trajectory", trajectory),
-        tolerance=None if tolerance is None else number("tolerance", tolerance, exclusive=True),
+        tolerance=None if tolerance is None else number("tolerance", tolerance, PositiveTolerance),
     )
     _refuse_combinations(rule, options)
     return options

@@ -14,6 +14,7 @@ from dfc_numba.model.targets import MSE_LEFT_OUT, as_targets, loss_value, warn_o
 from dfc_numba.registry import LOSSES
 from dfc_numba.support import validation
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.ranges import ClassValue
 from dfc_numba.support.shapes import html_table
 from dfc_numba.support.summation import tree_sum
 
@@ -113,7 +114,7 @@ def evaluate(
     x = validation.samples("x", x, network.sizes[0], dtype=network.dtype)
     y = validation.as_array("y", y)
     targets = as_targets(y, n_outputs, count=len(x))
-    validation.number("class_value", class_value, exclusive=True, most=1.0)
+    validation.number("class_value", class_value, ClassValue)
     by_class = y.ndim == 1 or LOSSES.find(loss, key="loss").classes or is_one_hot(targets)
     task = "classification" if by_class else "regression"
     predict = network.predict if predict is None else predict

@@ -21,6 +21,7 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.recording import Record
 from dfc_numba.model.targets import unit_of_error
 from dfc_numba.support.array_types import ArrayLike, Layers
+from dfc_numba.support.ranges import ClipError
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import flag, number, silent
 
@@ -81,7 +82,7 @@ def inversion_update(
     """
     x, y = checked(network, x, y, inversion)
     if clip_error is not None:
-        clip_error = number("clip_error", clip_error, exclusive=True)
+        clip_error = number("clip_error", clip_error, ClipError)
     flag("normalise", normalise)
     activity = network.forward(x)
     drive = driven(network, activity, y, inversion.loss)

@@ -16,6 +16,7 @@ from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.registry import Option, register_built_ins
 from dfc_numba.relatives import control_learning, least_control
 from dfc_numba.relatives.least_control import LeastControl, RecurrentNetwork
+from dfc_numba.support import ranges
 
 STREAM = 3  # of the random numbers of training.seed
 LOSSES = ("cross_entropy", "mse")
@@ -153,14 +154,14 @@ FLAGGED = (
     "lower optimizer.learning_rate, another network.init)"
 )
 PHASE = (
-    Option("dt", 1.0, "Euler step, in time constants of the voltages", least=0.0, exclusive=True),
-    Option("steps", 800, "most steps of a phase", least=1),
-    Option("tolerance", 1e-6, "relative change in a step, per dt, at which a phase ends; 0: never", least=0.0),
-    Option("clip", None, "largest joint norm of the gradients; none: no clipping", type=float, least=0.0, exclusive=True),
+    Option("dt", 1.0, "Euler step, in time constants of the voltages", ranges.TimeStep),
+    Option("steps", 800, "most steps of a phase", ranges.Steps),
+    Option("tolerance", 1e-6, "relative change in a step, per dt, at which a phase ends; 0: never", ranges.Tolerance),
+    Option("clip", None, "largest joint norm of the gradients; none: no clipping", ranges.Positive),
 )  # fmt: skip
 CONTROL = (
-    Option("alpha", 0.1, "leak of the controller; that of a sample is alpha times the batch size", least=0.0, exclusive=True),
-    Option("k_i", 1.0, "integral gain", least=0.0), Option("k_p", 0.0, "proportional gain, per batch size", least=0.0),
+    Option("alpha", 0.1, "leak of the controller; that of a sample is alpha times the batch size", ranges.PositiveLeak),
+    Option("k_i", 1.0, "integral gain", ranges.Gain), Option("k_p", 0.0, "proportional gain, per batch size", ranges.Gain),
 )  # fmt: skip
 
 
@@ -177,14 +178,14 @@ register_built_ins(
     _recurrent("lcp-rnn-di", "least control of a recurrent layer by dynamic inversion", "di"),
     _recurrent(
         "lcp-rnn-kp", "least control of a recurrent layer, feedback that learns like its forward partner (Kolen-Pollack)", "kp",
-        (Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", least=0.0),), after_step=_decay,
+        (Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", ranges.UpToOne),), after_step=_decay,
     ),
     _recurrent(
         "lcp-rnn-lf", "least control of a recurrent layer by linear feedback that learns from noise", "lf",
         (
-            Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),
-            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", least=1.0),
-            Option("tau_noise", 1.0, "time constant of the noise", least=0.0, exclusive=True),
+            Option("sigma", 0.01, "standard deviation of the noise", ranges.PositiveSigma),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", ranges.Slowdown),
+            Option("tau_noise", 1.0, "time constant of the noise", ranges.TimeConstant),
         ),
     ),
     Method(

@@ -28,6 +28,7 @@ from dfc_numba.relatives.feedback_mappings import (
     reconstruction_update,
 )
 from dfc_numba.relatives.grapes import Grapes, grapes_update
+from dfc_numba.support import ranges
 
 STREAM = 2  # of the random numbers of training.seed; 0 and 1 draw weights and the feedback of inversion
 
@@ -134,13 +135,13 @@ NOT_USABLE = (
     "output"
 )
 SIGMA = Option(
-    "sigma", 0.1, "standard deviation of the noise that the feedback mappings learn from", least=0.0, exclusive=True
+    "sigma", 0.1, "standard deviation of the noise that the feedback mappings learn from", ranges.PositiveSigma,
 )  # fmt: skip
 ACTIVATION = Option(
     "feedback_activation", "tanh", "nonlinearity of the feedback mappings",
     choices=("linear", "tanh", "relu", "leakyrelu", "sigmoid"),
 )  # fmt: skip
-UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", least=1)
+UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", ranges.Count)
 
 
 def _target_propagation(name, summary, options=(SIGMA,)):
@@ -251,19 +252,19 @@ NOT_SETTLED = (
     "did not settle; try more method.free_steps, a larger method.tolerance, smaller weights (a lower "
     "optimizer.learning_rate, another network.init)"
 )
-BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target")
+BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target", ranges.Finite)
 SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
-FREE = Option("free_steps", 30, "maximum number of steps of the free phase", least=1)
-NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", least=1)
+FREE = Option("free_steps", 30, "maximum number of steps of the free phase", ranges.Steps)
+NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", ranges.Steps)
 TOLERANCE = Option(
-    "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps", type=float,
-    least=0.0, exclusive=True,
+    "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps",
+    ranges.PositiveTolerance,
 )  # fmt: skip
 SOLVER = Option(
     "solver", "steps", "newton: solve for both equilibria (small networks)", choices=("steps", "newton")
 )
-STEP = Option("dt", 0.1, "Euler step", least=0.0, exclusive=True)
-TAU = Option("tau", 1.0, "time constant", least=0.0, exclusive=True)
+STEP = Option("dt", 0.1, "Euler step", ranges.TimeStep)
+TAU = Option("tau", 1.0, "time constant", ranges.TimeConstant)
 
 
 SIMULATION: dict[str, Any] = {
@@ -358,8 +359,8 @@ def _linear_output(config):
 
 
 PASSES = (
-    Option("tolerance", 1e-6, "of u at rest, relative", least=0.0, exclusive=True),
-    Option("passes", 100, "maximum number of alternating passes to find the fixed point", least=2),
+    Option("tolerance", 1e-6, "of u at rest, relative", ranges.PositiveTolerance),
+    Option("passes", 100, "maximum number of alternating passes to find the fixed point", ranges.Passes),
 )
 
 
@@ -408,10 +409,6 @@ def _grapes_rules(config):
         f"GRAPES' error is output - y, of softmax or sigmoid outputs; target.loss = {loss!r} with network.output_activation = "
         f"{output!r} has another; set target.loss = 'cross_entropy' with 'linear', or 'elementwise_cross_entropy' with 'sigmoid'",
     )
-    yield (
-        config.method.keep == 0,
-        "method.keep = 0 drops every hidden unit; set it to a number in (0, 1], such as 0.9",
-    )
     clip = config.method.clip
     yield (
         clip is not None and (len(clip) != 2 or not 0 <= clip[0] <= clip[1]),
@@ -426,7 +423,7 @@ def _grapes(name, summary, rule):
         options=(
             Option("form", "propagating", "how factors act; none: without GRAPES", choices=("propagating", "local", "none")),
             Option("clip", (1.0, 2.0) if rule == "bp" else None, "bounds of the factors", type=tuple, optional=True),
-            Option("keep", 1.0, "probability that a hidden unit is kept (dropout)", least=0.0, most=1.0),
+            Option("keep", 1.0, "probability that a hidden unit is kept (dropout)", ranges.KeptFraction),
         ),
     )  # fmt: skip
 
@@ -446,7 +443,7 @@ register_built_ins(
     Method(
         "gnt", summary="Gauss-Newton targets, which target propagation approximates", forward=_gauss_newton, rules=_invertible,
         losses=LOSSES,
-        options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", least=0.0),),
+        options=(Option("damping", 0.1, "gamma in J^T (J J^T + gamma I)^-1; 0: pseudo-inverse", ranges.Damping),),
     ),
     _energy(
         "ep", "equilibrium propagation, prototypical form", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
@@ -477,7 +474,7 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
-            Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", least=0.0),
+            Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", ranges.UpToOne),
         ),
     ),
     Method(
@@ -485,11 +482,11 @@ register_built_ins(
         flagged=FLAGGED, losses=LOSSES, parameters=_lf_parameters,
         options=(
             *CONTROL,
-            Option("dt", 1.0, "Euler step", least=0.0, exclusive=True), Option("steps", 800, "most steps of a phase", least=1),
-            Option("tolerance", 1e-6, "relative change in a step at which the phase ends", least=0.0),
-            Option("sigma", 0.01, "standard deviation of the noise", least=0.0, exclusive=True),
-            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", least=1.0),
-            Option("tau_noise", 1.0, "time constant of the noise", least=0.0, exclusive=True),
+            Option("dt", 1.0, "Euler step", ranges.TimeStep), Option("steps", 800, "most steps of a phase", ranges.Steps),
+            Option("tolerance", 1e-6, "relative change in a step at which the phase ends", ranges.Tolerance),
+            Option("sigma", 0.01, "standard deviation of the noise", ranges.PositiveSigma),
+            Option("speed", 5.0, "factor by which output and controller are slower in the noisy phase", ranges.Slowdown),
+            Option("tau_noise", 1.0, "time constant of the noise", ranges.TimeConstant),
         ),
     ),
     _grapes("grapes-bp", "backpropagation whose errors node responsibilities modulate (GRAPES)", "bp"),

@@ -39,7 +39,7 @@ from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.shared_passes import sharing_passes
 from dfc_numba.model.targets import loss_value
-from dfc_numba.relatives.grapes import responsibilities, scaled
+from dfc_numba.relatives.grapes import factors_of, scaled
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import ranks, threads
 from dfc_numba.support.array_types import Array
@@ -406,7 +406,7 @@ class Trainer:
         modulation = getattr(self.config.optimizer, "modulation", None)
         if modulation is not None:
             clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
-            factors = responsibilities(self.network.weights, clip=clip)
+            factors = factors_of(self.network.weights, clip=clip)
             weights, biases = scaled(weights, factors), scaled(biases, factors)
         return forward_layers(weights, biases)
 

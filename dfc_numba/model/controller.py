@@ -13,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import PlainSerializer, PlainValidator, model_validator
 
 from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
-from dfc_numba.support.options import Count, Flag, NotNegative, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Flag, Gain, Leak, Positive, Sigma, Steps, TimeConstant, TimeStep
 from dfc_numba.support.validation import number
 
 RTOL_RANGE = 1e-6, 1e-1  # of the waveform integrator
@@ -61,20 +62,20 @@ class Controller:
             resolve, or `instant_dynamics` with `k_p > 0`.
     """
 
-    dt: Positive = 0.02
-    steps: Count = 999
-    alpha: NotNegative = 0.0014
-    k_p: NotNegative = 2.0
-    tau_v: Positive = 0.2
-    tau_apical: Positive | None = None
+    dt: TimeStep = 0.02
+    steps: Steps = 999
+    alpha: Leak = 0.0014
+    k_p: Gain = 2.0
+    tau_v: TimeConstant = 0.2
+    tau_apical: TimeConstant | None = None
     instant_transmission: Flag = True
     instant_dynamics: Flag = False
     proactive: Flag = True
     error: Literal["difference", "softmax"] = "difference"
-    sigma: NotNegative = 0.0
-    sigma_output: NotNegative | None = None
-    tau_noise: Positive | None = None
-    tau_control: Positive | None = None
+    sigma: Sigma = 0.0
+    sigma_output: Sigma | None = None
+    tau_noise: TimeConstant | None = None
+    tau_control: TimeConstant | None = None
     jacobian_feedback: Flag = False
     leak: Literal["total", "integral"] = "total"
     terms: TermParameters = field(default_factory=Terms)
@@ -92,7 +93,7 @@ class Controller:
             return {name: value for name, value in values.items() if name != "duration"}
         duration, dt = values["duration"], values.get("dt", cls.dt)
         for name, value in (("duration", duration), ("dt", dt)):
-            number(f"Controller.{name}", value, exclusive=True)
+            number(f"Controller.{name}", value, TimeStep)
         if values.get("steps") is not None:
             raise ValueError(
                 f"Controller: duration = {duration!r} and steps = {values['steps']!r} are both stated; state one of them"

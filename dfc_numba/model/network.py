@@ -26,6 +26,7 @@ from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.support import filing, memory, threads
 from dfc_numba.support.array_types import Array, ArrayLike, DTypeLike, Layers, LayersLike, PathLike
+from dfc_numba.support.ranges import Count, Damping, InitialNoise, InitialRange, Seed
 from dfc_numba.support.shapes import html_repr, html_table, short_repr
 from dfc_numba.support.validation import (
     as_array,
@@ -260,12 +261,12 @@ class Network:
         """
         sizes = _checked_sizes(sizes)
         choice("feedback_init", feedback_init, FEEDBACK_INITS)
-        if number("feedback_noise", feedback_noise) > 0 and feedback_init != "weight_product":
+        if number("feedback_noise", feedback_noise, InitialNoise) > 0 and feedback_init != "weight_product":
             raise ValueError(
                 f"feedback_noise = {feedback_noise:g} goes with feedback_init='weight_product', not {feedback_init!r}"
             )
-        number("init_range", init_range, exclusive=True)
-        rng = np.random.default_rng(whole_number("seed", seed))
+        number("init_range", init_range, InitialRange)
+        rng = np.random.default_rng(whole_number("seed", seed, Seed))
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         weights = [initial_matrix(init, n, m, rng, init_range) for n, m in shapes]
         outputs = sizes[-1]
@@ -383,7 +384,7 @@ class Network:
                 with the kind.
         """
         choice("kind", kind, FEEDBACK_KINDS)
-        if (number("damping", damping) > 0) != (kind == "jacobian_damped_pinv"):
+        if (number("damping", damping, Damping) > 0) != (kind == "jacobian_damped_pinv"):
             raise ValueError(
                 f"damping = {damping:g} with {kind!r}; a positive one goes with 'jacobian_damped_pinv', 0 with the others"
             )
@@ -459,7 +460,7 @@ def _backward_shapes(sizes, matrices):
 def _checked_sizes(sizes):
     if not hasattr(sizes, "__len__") or len(sizes) < 2:
         raise ValueError(f"sizes is {sizes!r}; expected [n_0, ..., n_L], at least two positive whole numbers")
-    return [whole_number(f"sizes[{i}]", n, least=1, bits=31) for i, n in enumerate(sizes)]
+    return [whole_number(f"sizes[{i}]", n, Count) for i, n in enumerate(sizes)]
 
 
 def exact_forward(network, x):

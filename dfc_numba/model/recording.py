@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from typing_extensions import Self
 
 from dfc_numba import registry
@@ -15,7 +15,8 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.noise_key import Noise
 from dfc_numba.support import filing
 from dfc_numba.support.array_types import Array, DTypeLike, Layers, PathLike
-from dfc_numba.support.options import Count, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Count, Position
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.wording import nearest
 
@@ -36,7 +37,6 @@ def _known_variable(name):
 
 
 VariableName = Annotated[str, AfterValidator(_known_variable)]
-Position = Annotated[int, Field(ge=0, strict=True)]
 
 
 @options

@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax
 from dfc_numba.model.network import Network, feedforward_state
 from dfc_numba.registry import LOSSES, Extension, register_built_ins
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.ranges import NudgeStep
 from dfc_numba.support.validation import as_array, finite_result, floats, labels, number, silent
 
 SAMPLES, OUTPUTS, STEP, TOLERANCE = 5, 3, 1e-6, 1e-6  # of the check of a gradient
@@ -178,7 +179,7 @@ def output_target(
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    number("step", step)
+    number("step", step, NudgeStep)
     LOSSES.find(loss, key="loss")
     x, activity = feedforward_state(network, x)
     given, y = y, as_targets(y, network.sizes[-1], count=len(x))

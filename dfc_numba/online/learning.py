@@ -23,6 +23,7 @@ from dfc_numba.online.online_steps import Simulation
 from dfc_numba.online.records import WeightTrajectory
 from dfc_numba.online.stream import read
 from dfc_numba.support.array_types import Array, ArrayLike
+from dfc_numba.support.ranges import NotNegative, TimeConstant
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, instance, number
 
@@ -176,7 +177,7 @@ def _prepared(network, segment, controller, noise, total):
 
 
 def _learning(phase, tau_w, tau_q, rule, feedback_rule, feedback_decay, high_pass):
-    decay = number("feedback_decay", feedback_decay)
+    decay = number("feedback_decay", feedback_decay, NotNegative)
     _refuse_unused(tau_w, tau_q, rule, feedback_rule, decay, high_pass)
     if tau_q is not None and phase.controller.jacobian_feedback:
         raise ValueError(
@@ -218,5 +219,7 @@ def _refuse_unused(tau_w, tau_q, rule, feedback_rule, decay, high_pass):
 def _gain(dt, name, tau):
     """Return dt / tau, or 0 for None."""
     return (
-        0.0 if tau is None else dt / number(f"{name}, a time constant that dt has to resolve,", tau, least=dt)
+        0.0
+        if tau is None
+        else dt / number(f"{name}, a time constant that dt has to resolve,", tau, TimeConstant, least=dt)
     )

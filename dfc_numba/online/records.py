@@ -15,6 +15,7 @@ from dfc_numba.model.activations import addresses
 from dfc_numba.model.recording import Record
 from dfc_numba.support import memory
 from dfc_numba.support.array_types import Array, Layers
+from dfc_numba.support.ranges import Count
 from dfc_numba.support.shapes import html_repr, short_repr
 from dfc_numba.support.validation import choice, instance, whole_number
 
@@ -130,7 +131,7 @@ class WeightRecorder:
     """Room for the parameters at every n-th time point."""
 
     def __init__(self, every, network, steps):
-        self._every, self._kept = whole_number("record_weights", every, least=1), 0
+        self._every, self._kept = whole_number("record_weights", every, Count), 0
         times = steps // self._every + 1
         memory.require(
             times * network.n_parameters * network.dtype.itemsize,

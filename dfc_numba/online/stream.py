@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 
+from dfc_numba.support.ranges import Steps
 from dfc_numba.support.validation import as_array, floats, whole_number
 
 
@@ -55,7 +56,7 @@ def read(stream, network, controller, steps=None):
         raise TypeError(
             f"stream is {type(stream).__name__}; expected an iterable of pairs (x, target), for one pair [(x, target)]"
         )
-    limit = None if steps is None else whole_number("steps", steps, least=1)
+    limit = None if steps is None else whole_number("steps", steps, Steps)
     segments = _checked(stream, network, controller)
     if isinstance(stream, list | tuple):
         segments = list(segments)

@@ -4,22 +4,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfc_numba.model.network import Network
 from dfc_numba.relatives.equilibrium_propagation import (
+    EquilibriumPropagation,
     FreeState,
     contrast,
     free_phase,
     nudged_phase,
 )
-from dfc_numba.support.validation import number
+from dfc_numba.relatives.finiteness import Flagged
+from dfc_numba.support.ranges import Positive
+from dfc_numba.support.validation import instance, number, silent
 
 
 @dataclass(frozen=True)
-class ContinualStep:
+class ContinualStep(Flagged):
     """One nudged step of continual equilibrium propagation; lists over the layers.
 
     Attributes:
         states: (B, n_i) after the step. weights, biases: what the step adds, per unit learning rate.
         new_weights, new_biases: the parameters after it; biases None for a network without.
+        diverged: whether some number of it is not finite.
     """
 
     states: list
@@ -29,6 +34,7 @@ class ContinualStep:
     new_biases: list | None
 
 
+@silent()
 def continual_updates(network, x, y, options, *, learning_rate, free=None):
     """Nudge a network whose weights move at every step by the change of its states in that step.
 
@@ -44,7 +50,9 @@ def continual_updates(network, x, y, options, *, learning_rate, free=None):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    number("learning_rate", learning_rate, exclusive=True)
+    number("learning_rate", learning_rate, Positive)
+    instance("network", network, Network)
+    instance("options", options, EquilibriumPropagation)
     if options.sides != 1 or options.backward != "transposed" or options.form != "prototypical":
         raise ValueError(
             "continual learning follows one nudged phase of the prototypical form with transposed weights; set sides = 1, "

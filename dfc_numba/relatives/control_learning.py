@@ -7,6 +7,7 @@ import numpy as np
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.targets import loss_gradient
+from dfc_numba.relatives.finiteness import Flagged, finite_samples, lost_samples
 from dfc_numba.relatives.least_control import (
     Controlled,
     RecurrentNetwork,
@@ -19,7 +20,8 @@ from dfc_numba.relatives.least_control import (
     system_of,
 )
 from dfc_numba.support import threads
-from dfc_numba.support.validation import float_list, instance
+from dfc_numba.support.ranges import UpToOne
+from dfc_numba.support.validation import float_list, instance, number, seeds, silent
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class ControlUpdate:
 
     @property
     def diverged(self):
-        """(B,) samples whose phase has not come to rest."""
-        return self.state.diverged
+        """(B,) samples whose phase has not come to rest; all of them where only the update is not finite."""
+        return self.state.diverged | lost_samples(
+            self.state.finite, self.weights, self.biases, self.transposed
+        )
 
 
+@silent()
 def control_update(network, x, y, options, *, transposed=None, feedback=None, state=None):
     """Return the update of least control from a controlled phase.
 
@@ -114,7 +119,7 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
             change, g = relative_change([new], [g]), new
             if change.max() < ADJOINT_TOLERANCE or not np.isfinite(change).all():
                 break
-    finite = np.isfinite(g).all(axis=1) & np.isfinite(free.output).all(axis=1)
+    finite = finite_samples(len(x), g, free.output, free.v, delta)
     converged = free.converged & (change < ADJOINT_TOLERANCE)
     state = Controlled(
         free.v,
@@ -132,13 +137,14 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
 
 
 @dataclass(frozen=True)
-class NoisyPhase:
+class NoisyPhase(Flagged):
     """The noisy phase by which Q learns; lists over the hidden layers.
 
     Attributes:
         v, noise: (B, n_i), last states. o, u_int: (B, n_L). correlation: G of each sample, (B, n_i, n_L).
         feedback: the update of Q per unit learning rate, dt / tau_q (mean_b G - decay Q): what is added to Q.
         trajectory: dict of the same with all time points, or None.
+        diverged: whether some number of it is not finite.
     """
 
     v: list
@@ -165,6 +171,7 @@ def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, r
         `NoisyPhase`.
     """
     system, x, y, _, feedback = checked(network, x, y, options, None, feedback)
+    instance("state", state, Controlled)
     count, dt, slow = len(x), options.dt, options.dt / options.speed**2
     start, draws = _draws(noise, system, count, options.steps)
     v, eps = [a.copy() for a in state.next_v], [a.copy() for a in start]
@@ -226,20 +233,21 @@ def _draws(noise, system, count, steps):
 def initial_feedback(network, *, seed=0):
     """Return random Q of "lf", normal with variance 1 / n_L: list of (n_i, n_L) over the hidden layers."""
     system = system_of(network)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeds("seed", seed))
     return [rng.standard_normal((n, system.outputs)) / np.sqrt(system.outputs) for n in system.sizes]
 
 
 def initial_transposed(network, *, seed=0):
     """Return random matrices of "kp", each of norm 1."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeds("seed", seed))
     matrices = [rng.standard_normal(shape) for shape in system_of(network).transposed_shapes()]
     return [matrix / np.linalg.norm(matrix) for matrix in matrices]
 
 
 def decayed(network, transposed, rate):
     """Return (network, transposed) of "kp" before a phase: W, D, their biases and S, D~ times 1 - rate; U and its bias stay."""
-    keep = 1.0 - rate
+    keep = 1.0 - number("rate", rate, UpToOne)
+    transposed = float_list("transposed", transposed, system_of(network).transposed_shapes())
     transposed = [keep * matrix for matrix in transposed]
     if isinstance(network, RecurrentNetwork):
         names = ("weights", "biases", "output_weights", "output_biases")

@@ -11,6 +11,7 @@ import numpy as np
 
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.control_learning import control_update
+from dfc_numba.relatives.finiteness import finite_samples
 from dfc_numba.relatives.least_control import (
     Controlled,
     LeastControl,
@@ -19,7 +20,8 @@ from dfc_numba.relatives.least_control import (
     system_of,
 )
 from dfc_numba.support import threads
-from dfc_numba.support.options import Count, Flag, Positive, options
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Flag, Positive, PositiveLeak, Steps
 from dfc_numba.support.validation import instance, samples
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -36,10 +38,10 @@ class EnergyControl:
             instead of 0.
     """
 
-    alpha: Positive = 0.1
+    alpha: PositiveLeak = 0.1
     loss: Literal["mse", "cross_entropy"] = "cross_entropy"
     learning_rate: Positive = 0.01
-    steps: Count = 800
+    steps: Steps = 800
     from_free_state: Flag = False
 
 
@@ -76,7 +78,7 @@ def energy_control(network, x, y, options):
                 s -= rate * m / (np.sqrt(q) / root + EPSILON)
         e, u = _residuals(system, states)
     *v, o = states
-    finite = np.isfinite(o).all(axis=1)
+    finite = finite_samples(len(x), v, e, o, u)
     state = Controlled(v, e, o, np.zeros_like(u), u, v, o, options.steps, None, finite)
     return control_update(network, x, y, LeastControl(loss=options.loss), state=state)
 

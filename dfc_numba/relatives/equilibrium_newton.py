@@ -27,7 +27,8 @@ from dfc_numba.relatives.equilibrium_propagation import (
     contrast,
 )
 from dfc_numba.support import memory, threads
-from dfc_numba.support.validation import instance, number, samples, whole_number
+from dfc_numba.support.ranges import Count, Finite, PositiveTolerance
+from dfc_numba.support.validation import float_list, instance, number, samples, silent, whole_number
 
 PIECE_BYTES = 128e6
 
@@ -149,8 +150,9 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
     """
     instance("options", options, EquilibriumPropagation)
     x = samples("x", x, instance("network", network, Network).sizes[0])
-    whole_number("iterations", iterations, least=1, bits=31)
-    number("tolerance", tolerance, exclusive=True)
+    whole_number("iterations", iterations, Count)
+    number("beta", beta, Finite)
+    number("tolerance", tolerance, PositiveTolerance)
     if options.form == "gaussian":
         raise ValueError("form = 'gaussian' rests at the feedforward state; its free phase needs no solver")
     total = sum(network.sizes[1:])
@@ -158,7 +160,11 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
     y = None if y is None else as_targets(y, network.sizes[-1], count=len(x))
     system = _System(network, options)
     at_a_time = max(1, int(PIECE_BYTES / (16 * total**2)))
-    state = np.zeros((len(x), total)) if start is None else np.concatenate(start, axis=1).astype(float)
+    state = (
+        np.zeros((len(x), total))
+        if start is None
+        else np.concatenate(_starts(start, network, len(x)), axis=1)
+    )
     converged = np.zeros(len(x), bool)
     with threads.one_thread(), np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, len(x), at_a_time):
@@ -168,6 +174,11 @@ def equilibrium(network, x, options, *, y=None, beta=0.0, start=None, tolerance=
                 system, state[piece], system.constant(x[piece]), target, beta, tolerance, iterations
             )
     return np.split(state, system.ends[:-1], axis=1), converged
+
+
+def _starts(start, network, count):
+    """Return the states to start from, checked."""
+    return float_list("start", start, [(count, n) for n in network.sizes[1:]])
 
 
 def _solve(system, state, still, y, beta, tolerance, iterations):
@@ -187,6 +198,7 @@ def _solve(system, state, still, y, beta, tolerance, iterations):
     return state, converged
 
 
+@silent()
 def newton_update(network, x, y, options):
     """Return the update of `equilibrium_update` at the exact equilibria of both phases.
 
@@ -216,6 +228,7 @@ def newton_update(network, x, y, options):
     return EquilibriumUpdate(*contrast(network, x, options, free, tuple(found)), free, tuple(found))
 
 
+@silent()
 def equilibrium_gradient(network, x, y, options):
     """Return the exact gradient of the mean cost at the free equilibrium, see the module.
 

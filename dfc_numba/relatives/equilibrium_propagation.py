@@ -24,9 +24,19 @@ from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.model.targets import as_targets
 from dfc_numba.relatives.equilibrium_energy import rate_of
+from dfc_numba.relatives.finiteness import Flagged, finite_samples, lost_samples
 from dfc_numba.support import memory, threads
-from dfc_numba.support.options import Count, Flag, Positive, options
-from dfc_numba.support.validation import float_list, instance, samples
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import (
+    CountOrZero,
+    Finite,
+    Flag,
+    PositiveTolerance,
+    Steps,
+    TimeConstant,
+    TimeStep,
+)
+from dfc_numba.support.validation import float_list, instance, number, samples, silent, whole_number
 
 FORMS = {"prototypical": kernel.PROTOTYPICAL, "hopfield": kernel.HOPFIELD, "gaussian": kernel.GAUSSIAN}
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "steepsigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0)}
@@ -54,22 +64,22 @@ class EquilibriumPropagation:
 
     form: Literal["prototypical", "hopfield", "gaussian"] = "prototypical"
     nonlinearity: Literal["tanh", "sigmoid", "steepsigmoid", "hardsigmoid", "relu", "linear"] = "tanh"
-    beta: float = 0.1
+    beta: Finite = 0.1
     sides: Literal[1, 2] = 1
-    free_steps: Count = 30
-    nudged_steps: Count = 10
-    dt: Positive | None = None
-    tau: Positive = 1.0
-    tolerance: Positive | None = None
+    free_steps: Steps = 30
+    nudged_steps: Steps = 10
+    dt: TimeStep | None = None
+    tau: TimeConstant = 1.0
+    tolerance: PositiveTolerance | None = None
     loss: Literal["mse", "cross_entropy"] = "mse"
     backward: Literal["transposed", "separate"] = "transposed"
     same_update: Flag = False
 
     def __post_init__(self):
-        if self.beta == 0.0 or not np.isfinite(self.beta):
+        if self.beta == 0.0:
             raise ValueError(
-                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a finite number other than "
-                "0, such as 0.1 (1e-6 is fine)"
+                f"beta is {self.beta}; the update is a difference divided by beta, so it has to be a finite number other than 0, "
+                "such as 0.1 (1e-6 is fine)"
             )
         if self.form == "prototypical" and self.dt is not None:
             raise ValueError("dt has no meaning for form = 'prototypical', which steps at once; leave it out")
@@ -80,7 +90,7 @@ class EquilibriumPropagation:
         if self.same_update and self.backward != "separate":
             raise ValueError("same_update is about backward = 'separate'; leave it out")
         if self.form != "prototypical" and self.gain > 1.0:
-            raise ValueError(f"dt = {self.dt:g} is larger than tau = {self.tau:g}; choose dt <= tau")
+            raise ValueError(f"dt = {self.step:g} is larger than tau = {self.tau:g}; choose dt <= tau")
 
     @property
     def free_points(self):
@@ -100,17 +110,23 @@ class EquilibriumPropagation:
     @property
     def gain(self):
         """dt / tau."""
-        return 1.0 if self.form == "prototypical" else (0.1 if self.dt is None else self.dt) / self.tau
+        return 1.0 if self.form == "prototypical" else self.step / self.tau
+
+    @property
+    def step(self):
+        """dt, 0.1 where it is left out."""
+        return 0.1 if self.dt is None else self.dt
 
 
 @dataclass(frozen=True)
-class FreeState:
+class FreeState(Flagged):
     """The end of the free phase; lists over the layers, (B, n_i) in float64.
 
     Attributes:
         states: s_i or u_i. rates: phi of it (prototypical: the same). drives: W_i r_{i-1} + B_i r_{i+1} + b_i there.
         steps: (B,) steps done. settled: (B,) whether the tolerance was met; None without one.
         trajectory: list of (T, B, n_i) with all time points, or None.
+        diverged: whether some number of it is not finite.
     """
 
     states: list
@@ -122,12 +138,13 @@ class FreeState:
 
 
 @dataclass(frozen=True)
-class NudgedState:
+class NudgedState(Flagged):
     """The end of a nudged phase: deviations from the free state, in the network's dtype; lists over the layers.
 
     Attributes:
         beta: the nudge. deviations, rate_deviations: (B, n_i) of states and rates.
         trajectory: list of (T, B, n_i) with the states at all time points, or None.
+        diverged: whether some number of it is not finite.
     """
 
     beta: float
@@ -136,6 +153,7 @@ class NudgedState:
     trajectory: list | None = None
 
 
+@silent()
 def free_phase(network, x, options, *, initial=None, record=False):
     """Relax a network with its input clamped.
 
@@ -160,6 +178,7 @@ def settled_state(network, x, options):
     return shared_pass(lambda: free_phase(network, x, options), options, network, x)
 
 
+@silent()
 def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=False):
     """Nudge a network that is in a `FreeState` of the same inputs, or in any state.
 
@@ -168,12 +187,16 @@ def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=
 
     Returns:
         `NudgedState`.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit. MemoryError: for records that do not.
     """
-    phases = Phases(network, x, options, free.states, y=y)
+    instance("options", options, EquilibriumPropagation)
+    beta = options.beta if beta is None else number("beta", beta, Finite)
+    steps = options.nudged_steps if steps is None else whole_number("steps", steps, CountOrZero)
+    phases = Phases(network, x, options, instance("free", free, FreeState).states, y=y)
     phases.take(free)
-    nudged = phases.nudges(
-        options.beta if beta is None else beta, options.nudged_steps if steps is None else steps, record
-    )
+    nudged = phases.nudges(beta, steps, record)
     phases.run(lambda shard: nudged.run(*shard))
     return nudged.result()
 
@@ -197,10 +220,16 @@ class EquilibriumUpdate:
 
     @property
     def diverged(self):
-        """(B,) samples that did not settle; None without a tolerance."""
-        return None if self.free.settled is None else ~self.free.settled
+        """(B,) samples that did not settle, or are not finite; None without a tolerance where all are finite."""
+        parts = [part for nudged in self.nudged for part in (nudged.deviations, nudged.rate_deviations)]
+        finite = finite_samples(len(self.free.steps), self.free.states, self.free.drives, *parts)
+        lost = lost_samples(finite, self.weights, self.biases, self.backward)
+        if self.free.settled is not None:
+            return lost | ~self.free.settled
+        return lost if lost.any() else None
 
 
+@silent()
 def equilibrium_update(network, x, y, options, *, initial=None, free=None):
     """Return the update of weights and biases by equilibrium propagation: minus the loss's gradient as beta -> 0.
 
@@ -217,7 +246,9 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    phases = Phases(network, x, options, initial if free is None else free.states, y=y)
+    if free is not None:
+        initial = instance("free", free, FreeState).states
+    phases = Phases(network, x, options, initial, y=y)
     if free is not None:
         phases.take(free)
     betas = [options.beta] if options.sides == 1 else [-options.beta, options.beta]
@@ -344,6 +375,8 @@ class Phases:
 
     def nudges(self, beta, steps, record):
         """Prepare a nudged phase of this minibatch."""
+        if self.target is None:
+            raise TypeError("y is None; targets (B, n_L) or labels (B,) are needed to nudge a network")
         return _Nudges(self, beta, steps, record)
 
     def _views(self, flat, times=None):

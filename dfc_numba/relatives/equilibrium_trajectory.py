@@ -5,9 +5,11 @@ from typing import get_args
 
 import numpy as np
 
+from dfc_numba.model.network import Network
 from dfc_numba.model.recording import EquilibriumVariable, Recipe, Record, Storable
 from dfc_numba.model.targets import as_targets
 from dfc_numba.relatives.equilibrium_propagation import (
+    EquilibriumPropagation,
     equilibrium_update,
     free_phase,
     nudged_phase,
@@ -63,6 +65,8 @@ def simulate_equilibrium(network, x, y, options, *, record=None):
         ValueError, TypeError: for arguments that do not fit. MemoryError: for states that do not fit into memory.
     """
     record = Record() if record is None else instance("record", record, Record)
+    instance("network", network, Network)
+    instance("options", options, EquilibriumPropagation)
     x = samples("x", x, network.sizes[0])
     y = as_targets(y, network.sizes[-1], count=len(x))
     recipe = Recipe(network=network.copy(), equilibrium=options, x=np.array(x), target=y)

@@ -21,9 +21,20 @@ from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.registry import ACTIVATIONS
+from dfc_numba.relatives.finiteness import Flagged
 from dfc_numba.support import threads
-from dfc_numba.support.options import NotNegative, Positive, options
-from dfc_numba.support.validation import choice, floats, instance, samples, whole_number
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import Count, Positive, PositiveSigma, Sigma
+from dfc_numba.support.validation import (
+    as_array,
+    choice,
+    floats,
+    instance,
+    samples,
+    seeds,
+    silent,
+    whole_number,
+)
 
 RULES = ("dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control")
 LAYERWISE = ("dtp", "dtpdrl")
@@ -49,8 +60,8 @@ class TargetPropagation:
 
     rule: Literal["dtp", "dtpdrl", "ddtp_linear", "ddtp_rhl", "ddtp_control"] = "ddtp_linear"
     step: Positive = 0.1
-    sigma: Positive = 0.1
-    sigma_floor: NotNegative = 0.02
+    sigma: PositiveSigma = 0.1
+    sigma_floor: Sigma = 0.02
     loss: Literal["mse", "cross_entropy"] = "mse"
     feedback_activation: Literal["linear", "tanh", "relu", "leakyrelu", "sigmoid"] | None = None
 
@@ -97,9 +108,11 @@ class FeedbackMappings:
             raise ValueError(
                 f"rule = {options.rule!r} {'needs' if options.rule == 'ddtp_rhl' else 'has no'} random_weights"
             )
-        units = None if random_weights is None else np.shape(random_weights)[0]
+        units = None if random_weights is None else len(as_array("random_weights", random_weights))
         shapes = mapping_shapes(network.sizes, options.rule, units)
         for name, arrays in (("weights", weights), ("biases", biases)):
+            if arrays is not None and not isinstance(arrays, list | tuple):
+                raise TypeError(f"{name} must be a list of {hidden} arrays, not {type(arrays).__name__}")
             if arrays is not None and len(arrays) != hidden:
                 raise ValueError(f"{name} has {len(arrays)} entries for {hidden} hidden layers")
         self.weights = [
@@ -132,9 +145,10 @@ class FeedbackMappings:
         Args:
             units: of the random layer of "ddtp_rhl". init: as in `Network.create`. seed: a whole number, or a list of them.
         """
-        rng = np.random.default_rng(seed)
-        rhl = options.rule == "ddtp_rhl"
-        units = whole_number("units", units, least=1, bits=31) if rhl else None
+        rng = np.random.default_rng(seeds("seed", seed))
+        instance("network", network, Network)
+        rhl = instance("options", options, TargetPropagation).rule == "ddtp_rhl"
+        units = whole_number("units", units, Count) if rhl else None
         shapes = mapping_shapes(network.sizes, options.rule, units)
         return cls(
             network,
@@ -160,7 +174,7 @@ def mapping_shapes(sizes, rule, units=None):
 
 
 @dataclass(frozen=True)
-class ReconstructionUpdate:
+class ReconstructionUpdate(Flagged):
     """The change of the feedback mappings from noise, per unit learning rate; lists over the hidden layers 1 .. L-1.
 
     Attributes:
@@ -169,6 +183,7 @@ class ReconstructionUpdate:
         corrupted, reconstructed: (B, n_i): h_i + sigma xi_i, and what came back.
         upper: what g_i read in the end: a_L (direct rules), or the rates that came back to layer i + 1.
         output_voltage, output: of the perturbed pass, (B, n_L); None for "dtp", whose pass ends one layer up.
+        diverged: whether some number of it is not finite.
     """
 
     weights: list
@@ -181,6 +196,7 @@ class ReconstructionUpdate:
     output: list | None
 
 
+@silent()
 def reconstruction_update(network, mappings, x, options, *, noise, activity=None):
     """Return the update of the feedback mappings: minus the gradient of the difference reconstruction loss.
 
@@ -200,9 +216,9 @@ def reconstruction_update(network, mappings, x, options, *, noise, activity=None
     Raises:
         ValueError, TypeError: for arguments that do not fit.
     """
-    x, activity = checked_arguments(
-        network, mappings, x, options, network.forward(x) if activity is None else activity
-    )
+    if activity is None:
+        activity = instance("network", network, Network).forward(x)
+    x, activity = checked_arguments(network, mappings, x, options, activity)
     scale = options.loss_scale
     draws = _draws(noise, network, len(x), options.sigma)
     found = ReconstructionUpdate([], [], [], [], [], [], [], [])

@@ -18,9 +18,11 @@ from scipy.special import expit, softmax
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
+from dfc_numba.relatives.finiteness import Flagged
 from dfc_numba.support import threads
 from dfc_numba.support.options import options
-from dfc_numba.support.validation import choice, float_list, instance, samples
+from dfc_numba.support.ranges import KeptFraction, NotNegative
+from dfc_numba.support.validation import choice, finite_result, float_list, floats, instance, samples, silent
 
 RULES = ("bp", "fa", "dfa")
 
@@ -42,19 +44,16 @@ class Grapes:
 
     rule: Literal["bp", "fa", "dfa"] = "bp"
     form: Literal["propagating", "local", "none"] = "propagating"
-    clip: tuple[float, float] | None = None
-    keep: float = 1.0
+    clip: tuple[NotNegative, NotNegative] | None = None
+    keep: KeptFraction = 1.0
     output: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self):
-        if not 0.0 < self.keep <= 1.0:
-            raise ValueError(
-                f"keep is {self.keep:g}, the probability that a unit is kept; a number in (0, 1] is allowed"
-            )
-        if self.clip is not None and not 0.0 <= self.clip[0] <= self.clip[1]:
+        if self.clip is not None and not self.clip[0] <= self.clip[1]:
             raise ValueError(f"clip is {self.clip}; two numbers 0 <= low <= high are allowed, such as (1, 2)")
 
 
+@silent()
 def responsibilities(weights, *, of="receivers", clip=None, masks=None):
     """Return the factors of the units, from the weights of all layers.
 
@@ -66,8 +65,28 @@ def responsibilities(weights, *, of="receivers", clip=None, masks=None):
 
     Returns:
         list of arrays; factors of a layer without any weight are 1.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit, or weights that are too large for finite factors.
     """
     choice("of", of, ("receivers", "senders"))
+    if not isinstance(weights, list | tuple) or not weights:
+        raise TypeError(f"weights must be a list of matrices, one per layer, not {type(weights).__name__}")
+    kinds = [getattr(w, "dtype", None) for w in weights]
+    weights = [
+        floats(f"weights[{i}]", w, (None, None), dtype="float32" if kind == np.float32 else "float64")
+        for i, (w, kind) in enumerate(zip(weights, kinds, strict=True))
+    ]
+    clip = Grapes(clip=clip).clip
+    if masks is not None:
+        masks = float_list("masks", masks, [(len(w),) for w in weights[:-1]])
+    for factor in (factors := factors_of(weights, of=of, clip=clip, masks=masks)):
+        finite_result("the factor of a unit", factor)
+    return factors
+
+
+def factors_of(weights, *, of="receivers", clip=None, masks=None):
+    """`responsibilities`, of arguments that are sound."""
     sizes = [
         np.abs(w) if masks is None or layer >= len(masks) else np.abs(w) * masks[layer][:, None]
         for layer, w in enumerate(weights)
@@ -93,7 +112,12 @@ def modulated(gradients, weights, *, clip=None):
     Returns:
         list of new arrays; the output layer's is the one given.
     """
-    return scaled(gradients, responsibilities(weights, clip=clip))
+    factors = responsibilities(weights, clip=clip)
+    if not isinstance(gradients, list | tuple) or len(gradients) != len(weights):
+        raise ValueError(f"gradients must be a list of {len(weights)} arrays, one for each layer")
+    for i, (gradient, w) in enumerate(zip(gradients, weights, strict=True)):
+        floats(f"gradients[{i}]", gradient, np.shape(w)[: np.ndim(gradient)] or (len(w),))
+    return [finite_result("a gradient", gradient) for gradient in scaled(gradients, factors)]
 
 
 def scaled(gradients, factors):
@@ -105,7 +129,7 @@ def scaled(gradients, factors):
 
 
 @dataclass(frozen=True)
-class GrapesUpdate:
+class GrapesUpdate(Flagged):
     """The change of the parameters by a minibatch, per unit learning rate; lists over the layers.
 
     Attributes:
@@ -113,7 +137,7 @@ class GrapesUpdate:
         deltas: errors of each sample, (B, n_l), the gradient's sign; "dfa": those between the first and the last layer
             (B, n_l, n_{l-1}), with the senders' factors.
         factors: of the hidden layers (receivers), or of the inputs of the layers 2 .. L (senders); None without GRAPES.
-        voltages, rates: a_l, and h_l with dropout.
+        voltages, rates: a_l, and h_l with dropout. diverged: whether some number of it is not finite.
     """
 
     weights: list
@@ -124,6 +148,7 @@ class GrapesUpdate:
     rates: list
 
 
+@silent()
 def grapes_update(network, x, y, options, *, feedback=None, masks=None):
     """Return the update of weights and biases by BP, FA or DFA with GRAPES, see the module.
 
@@ -149,7 +174,7 @@ def grapes_update(network, x, y, options, *, feedback=None, masks=None):
     if options.form != "none":
         of = "senders" if options.rule == "dfa" else "receivers"
         firsts = None if masks is None else [mask[0] for mask in masks]
-        factors = responsibilities(weights, of=of, clip=options.clip, masks=firsts)
+        factors = factors_of(weights, of=of, clip=options.clip, masks=firsts)
     with threads.one_thread():
         voltages, rates = _dropped_forward(network, weights, x, options, masks)
         error = rates[-1] - y

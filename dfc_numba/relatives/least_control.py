@@ -22,10 +22,25 @@ from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import ACTIVATIONS
+from dfc_numba.relatives.finiteness import finite_samples
 from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
-from dfc_numba.support.options import Count, NotNegative, Positive, options
-from dfc_numba.support.validation import float_list, floats, instance, samples
+from dfc_numba.support.options import options
+from dfc_numba.support.ranges import (
+    Count,
+    Gain,
+    NotNegative,
+    Passes,
+    PositiveLeak,
+    PositiveSigma,
+    PositiveTolerance,
+    Slowdown,
+    Steps,
+    TimeConstant,
+    TimeStep,
+    Tolerance,
+)
+from dfc_numba.support.validation import float_list, floats, instance, number, samples, seeds, whole_number
 
 SMALLEST_STATE = 1e-5  # added to the norm that a change is relative to
 
@@ -47,20 +62,20 @@ class LeastControl:
     """
 
     rule: Literal["di", "kp", "lf"] = "di"
-    dt: Positive = 1.0
-    steps: Count = 800
-    tau_v: Positive = 1.0
-    tau_u: Positive = 1.0
-    tau_e: Positive = 1.0
-    k_i: NotNegative = 1.0
-    k_p: NotNegative = 0.0
-    alpha: Positive = 0.1
+    dt: TimeStep = 1.0
+    steps: Steps = 800
+    tau_v: TimeConstant = 1.0
+    tau_u: TimeConstant = 1.0
+    tau_e: TimeConstant = 1.0
+    k_i: Gain = 1.0
+    k_p: Gain = 0.0
+    alpha: PositiveLeak = 0.1
     loss: Literal["mse", "cross_entropy"] = "cross_entropy"
-    tolerance: NotNegative = 1e-6
-    sigma: Positive = 0.01
-    speed: Positive = 5.0
-    tau_noise: Positive = 1.0
-    tau_q: Positive = 1e5
+    tolerance: Tolerance = 1e-6
+    sigma: PositiveSigma = 0.01
+    speed: Slowdown = 5.0
+    tau_noise: TimeConstant = 1.0
+    tau_q: TimeConstant = 1e5
     decay: NotNegative = 0.01
 
     def __post_init__(self):
@@ -97,8 +112,8 @@ class RecurrentNetwork:
     activation: str = "tanh"
 
     def __post_init__(self):
-        n, inputs = np.shape(self.input_weights)
-        outputs = np.shape(self.output_weights)[0]
+        n, inputs = floats("input_weights", self.input_weights, (None, None)).shape
+        outputs = len(floats("output_weights", self.output_weights, (None, n)))
         shapes = {
             "input_weights": (n, inputs), "weights": (n, n), "output_weights": (outputs, n),
             "input_biases": (n,), "biases": (n,), "output_biases": (outputs,),
@@ -110,8 +125,10 @@ class RecurrentNetwork:
     @classmethod
     def create(cls, sizes, *, activation="tanh", seed=0):
         """Return a network of `sizes` [n_0, n, n_L], weights and biases uniform in +- 1 / sqrt(number of inputs)."""
-        inputs, n, outputs = sizes
-        rng = np.random.default_rng(seed)
+        if not isinstance(sizes, list | tuple) or len(sizes) != 3:
+            raise ValueError(f"sizes is {sizes!r}; [n_0, n, n_L], three whole numbers, is allowed")
+        inputs, n, outputs = (whole_number(f"sizes[{i}]", size, Count) for i, size in enumerate(sizes))
+        rng = np.random.default_rng(seeds("seed", seed))
         draw = lambda columns, *shape: rng.uniform(-1, 1, shape) / np.sqrt(columns)  # noqa: E731
         return cls(
             draw(inputs, n, inputs), draw(n, n, n), draw(n, outputs, n), draw(inputs, n), draw(n, n), draw(n, outputs),
@@ -211,7 +228,7 @@ class Controlled:
         v, e, o, u_int: the last states. u: u* = k_i u_int - k_p dl/do there.
         next_v, output: f(v) + e and D phi(f(v) + e) + c + u, what v and o have come to at rest.
         steps: steps done. converged: (B,) whether a sample's last change was below the tolerance; None for tolerance 0.
-        finite: (B,) False for samples that have diverged.
+        finite: (B,) False for samples that have diverged: some number of theirs is not finite.
         trajectory: dict of lists or arrays with all time points, (T, B, n), or None.
     """
 
@@ -288,9 +305,8 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
         next_v = [f + control for f, control in zip(system.drive(rates_of(system, v)), e, strict=True)]
         output = system.output(rates_of(system, next_v)) + u
     converged = change < options.tolerance * dt if options.tolerance else None
-    return Controlled(
-        v, e, o, u_int, u, next_v, output, steps, converged, np.isfinite(output).all(axis=1), trajectory
-    )
+    finite = finite_samples(count, v, e, o, u_int, u, next_v, output)
+    return Controlled(v, e, o, u_int, u, next_v, output, steps, converged, finite, trajectory)
 
 
 @dataclass(frozen=True)
@@ -344,6 +360,8 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
     Returns:
         `Controlled` with `converged` for each sample; `steps` counts passes.
     """
+    number("tolerance", tolerance, PositiveTolerance)
+    whole_number("iterations", iterations, Passes)
     system, x, y, transposed, _ = checked(network, x, y, options, transposed, None)
     if not isinstance(system, _Layers) or options.rule == "lf":
         raise ValueError(
@@ -375,8 +393,7 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
                 break
             u, before = extrapolated(u, residual, before)
     u_int = -loss_gradient(o, y, options.loss) / options.alpha
-    finite = np.isfinite(o).all(axis=1)
-    return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite)
+    return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite_samples(count, v, e, o, u_int, u))
 
 
 def checked(network, x, y, options, transposed, feedback):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.model.activations import phi, phi_prime
-from dfc_numba.model.network import Activity, exact_forward
+from dfc_numba.model.network import Activity, Network, exact_forward
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.relatives.feedback_mappings import (
     LAYERWISE,
@@ -29,8 +29,10 @@ from dfc_numba.relatives.feedback_mappings import (
     read_output,
     run_chain,
 )
+from dfc_numba.relatives.finiteness import finite_samples, lost_samples
 from dfc_numba.support import threads
-from dfc_numba.support.validation import number
+from dfc_numba.support.ranges import Damping
+from dfc_numba.support.validation import finite_result, instance, number, silent
 
 # --- targets ----------------------------------------------------------------------------------------------------------
 
@@ -44,7 +46,7 @@ class Targets:
         output_voltage: a_L* where the rule reads voltages of the output, else None.
         activity: the feedforward `Activity` they belong to.
         usable: (B,) False where a_L* does not exist, since a sigmoid output's target leaves (0, 1); such samples have
-            zero shifts.
+            zero shifts. Also False where a target is not finite.
     """
 
     rates: list
@@ -54,6 +56,7 @@ class Targets:
     usable: np.ndarray
 
 
+@silent()
 def propagated_targets(network, mappings, x, y, options, *, activity=None):
     """Return the targets of all layers by difference target propagation (Meulemans et al. 2020, eq. 3-8).
 
@@ -88,9 +91,15 @@ def propagated_targets(network, mappings, x, y, options, *, activity=None):
     shifts = [np.where(usable[:, None], target - h, 0.0) for target, h in zip(rates, activity.r, strict=True)]
     if options.rule in LINEAR:
         shifts[:-1] = [np.where(usable[:, None], shift, 0.0) for shift in moved]
-    return Targets(rates, shifts, voltage, activity, usable)
+    return Targets(rates, shifts, voltage, activity, usable & _finite(rates, shifts, activity))
 
 
+def _finite(rates, shifts, activity):
+    """Return (B,) whether the targets of a sample, and the activity that they belong to, are finite."""
+    return finite_samples(len(rates[-1]), rates, shifts, list(activity.v), list(activity.r))
+
+
+@silent()
 def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
     """Return the Gauss-Newton targets (GNT) that target propagation approximates (Meulemans et al. 2020, eq. 9).
 
@@ -100,18 +109,22 @@ def gauss_newton_targets(network, x, y, *, loss="mse", damping=0.0):
 
     Returns:
         `Targets`.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit.
     """
-    x, activity = exact_forward(network, x)
+    number("damping", damping, Damping)
+    x, activity = exact_forward(instance("network", network, Network), x)
     gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
-    number("damping", damping)
     with threads.one_thread():
         shifts = [
             -_least_norm(jacobian, gradient, damping) for jacobian in _rate_jacobians(network, activity)
         ]
     rates = [h + shift for h, shift in zip(activity.r, shifts, strict=True)]
-    return Targets(rates, shifts, None, activity, np.ones(len(x), bool))
+    return Targets(rates, shifts, None, activity, _finite(rates, shifts, activity))
 
 
+@silent()
 def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
     """Return Gauss-Newton steps layer by layer, to compare those of target propagation with.
 
@@ -119,8 +132,12 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
         voltages: list of (B, n_i), -J^T (J J^T + damping I)^{-1} dL/dh_L of each sample, J = d h_L / d a_i.
         weights, biases: the step of one layer's parameters alone that moves the outputs of all samples at once, with J =
             d (h_L of all samples) / d (W_i, b_i); biases None for a network without.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit, or that are too large for a finite result.
     """
-    x, activity = exact_forward(network, x)
+    number("damping", damping, Damping)
+    x, activity = exact_forward(instance("network", network, Network), x)
     gradient = loss_gradient(activity.r[-1], as_targets(y, network.sizes[-1], count=len(x)), loss)
     voltages, weights, biases = [], [], []
     with threads.one_thread():
@@ -134,15 +151,26 @@ def gauss_newton_layers(network, x, y, *, loss="mse", damping=0.0):
             step = step.reshape(jacobian.shape[2], -1)
             weights.append(step[:, : below.shape[1]])
             biases.append(None if network.biases is None else step[:, -1])
-    return voltages, weights, None if network.biases is None else biases
+    biases = None if network.biases is None else biases
+    for array in (*voltages, *weights, *(biases or [])):
+        finite_result("the Gauss-Newton step", array)
+    return voltages, weights, biases
 
 
 def _least_norm(jacobian, vector, damping):
-    """Return J^T (J J^T + damping I)^{-1} vector for each sample; J^+ vector without damping."""
-    if damping == 0.0:
-        return np.einsum("bik,bk->bi", np.linalg.pinv(jacobian), vector)
-    gram = jacobian @ jacobian.transpose(0, 2, 1) + damping * np.eye(jacobian.shape[1])
-    return np.einsum("bki,bk->bi", jacobian, np.linalg.solve(gram, vector[..., None])[..., 0])
+    """Return J^T (J J^T + damping I)^{-1} vector for each sample; J^+ vector without damping. NaN where numbers are too large."""
+    sound = finite_samples(len(vector), jacobian, vector)
+    if not sound.all():
+        found = np.full((len(vector), jacobian.shape[2]), np.nan)
+        found[sound] = _least_norm(jacobian[sound], vector[sound], damping)
+        return found
+    try:
+        if damping == 0.0:
+            return np.einsum("bik,bk->bi", np.linalg.pinv(jacobian), vector)
+        gram = jacobian @ jacobian.transpose(0, 2, 1) + damping * np.eye(jacobian.shape[1])
+        return np.einsum("bki,bk->bi", jacobian, np.linalg.solve(gram, vector[..., None])[..., 0])
+    except np.linalg.LinAlgError:  # singular beside such large numbers, or such a small damping
+        return np.full((len(vector), jacobian.shape[2]), np.nan)
 
 
 def _rate_jacobians(network, activity):
@@ -191,7 +219,13 @@ class TargetUpdate:
     biases: list | None
     targets: Targets
 
+    @property
+    def diverged(self):
+        """(B,) samples whose targets cannot be used; all of them where only the update is not finite."""
+        return lost_samples(self.targets.usable, self.weights, self.biases)
 
+
+@silent()
 def target_update(network, mappings, x, y, options, *, activity=None):
     """Return the update of weights and biases towards the layers' targets: minus the gradient of the local losses.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, used_values
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.extensions import explained
 from dfc_numba.runs import summary
 from dfc_numba.runs.expectations import expect
@@ -24,8 +24,9 @@ from dfc_numba.runs.run_directory import (
     CONFIG_NAME,
     DEFAULT_PARENT,
     METRICS_NAME,
+    RUN_NAME,
     holds_run,
-    read_metrics,
+    read_epochs,
     read_record,
 )
 from dfc_numba.support.locks import try_lock
@@ -300,12 +301,14 @@ def _recorded(run):
     record = read_record(run.directory)
     if record is None or not (run.directory / METRICS_NAME).exists():
         return None
-    rows = tuple(
-        {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-        for row in read_metrics(run.directory)
-    )
-    best = record.get("results", {}).get("best_epoch", 0)
-    return Ended(run, record["status"], record["stop_reason"], rows, best)
+    rows, results = tuple(read_epochs(run.directory)), record.get("results", {})
+    best, epochs = results.get("best_epoch", 0), results.get("epochs", 0)
+    if not isinstance(best, int) or not 0 <= best <= epochs <= len(rows):
+        raise UnusableFileError(
+            f"{run.directory / METRICS_NAME} is damaged: it has {len(rows)} rows, and {RUN_NAME} tells of {epochs} epochs, the "
+            f"best being {best}; --resume writes both again"
+        )
+    return Ended(run, record.get("status", "running"), record.get("stop_reason", ""), rows, best)
 
 
 def _source(name, source, *changes, settings):

@@ -1,7 +1,6 @@
 """Stand-ins for run directory and log on ranks other than the root: they write nothing, unless they fail."""
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 
@@ -9,11 +8,10 @@ from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning.phases import logged_phases
 from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.runs.logger import Logger, kept
-from dfc_numba.runs.run_directory import RUN_NAME, read_record
+from dfc_numba.runs.run_directory import read_record, write_record
 from dfc_numba.storage.recipes import simulates
 from dfc_numba.support import ranks
 from dfc_numba.support.environment import environment
-from dfc_numba.support.files import write_text
 
 
 class FollowerDirectory:
@@ -36,7 +34,7 @@ class FollowerDirectory:
         record = read_record(self.path)
         if status == "failed" and record is not None and record.get("status") == "running":
             record.update(status=status, stop_reason=f"rank {ranks.rank()}: {stop_reason}", **facts)
-            write_text(self.path / RUN_NAME, json.dumps(record, indent=2) + "\n")
+            write_record(self.path, record)
 
 
 class FollowerLogger(Logger):

@@ -1,7 +1,8 @@
 """The directory of a run; each file is written as a whole or not at all.
 
 config.toml             the configuration as resolved; `dfc train config.toml` repeats the run
-run.json                environment, status, reason of the end, times, results; of all sessions, if it was resumed
+run.json                environment, status, reason of the end, times, results; of all sessions, if it was resumed; seals of
+                        these, of config.toml and of metrics.csv, see `support.seals`
 metrics.csv             one row per epoch, with what [analysis] measures in the end
 analysis.h5             all that [analysis] has measured
 weights_best.h5         the network of the best epoch
@@ -25,12 +26,12 @@ from pathlib import Path
 from dfc_numba.analysis import measurements
 from dfc_numba.analysis.monitor import SECONDS
 from dfc_numba.configuration.config_file import to_toml
-from dfc_numba.errors import CheckpointError, ConfigurationError
+from dfc_numba.errors import CheckpointError, ConfigurationError, UnusableFileError
 from dfc_numba.runs import checkpoint
 from dfc_numba.runs.checkpoint import CheckpointPair
 from dfc_numba.runs.scratch import Scratch
 from dfc_numba.storage.segments import COMPACTED, FOLDER
-from dfc_numba.support import foreign
+from dfc_numba.support import foreign, seals
 from dfc_numba.support.files import refuse_links, remove_leftovers, write_text
 from dfc_numba.support.locks import Lock
 
@@ -56,7 +57,7 @@ KILLED = "killed"
 # types of the entries of run.json that are read
 KINDS = {
     "status": str, "stop_reason": str, "name": str, "results": dict, "earlier_sessions": list, "extensions": list,
-    "resumed": int, "seconds": int | float,
+    "resumed": int, "seconds": int | float, "files": dict,
 }  # fmt: skip
 
 
@@ -183,6 +184,8 @@ class RunDirectory:
         self._trainer = trainer
         if self.resumed:
             remove_leftovers(self.folder, FILES)
+            self.record["files"] = {}  # which are about to change
+            self._write_record()
             self._replace_config()
             self._write_metrics(trainer.rows)
             self._write_analysis()
@@ -210,6 +213,7 @@ class RunDirectory:
     def on_epoch(self, row):
         """Add a row to metrics.csv; save analysis, network, the best network if it changed, and a checkpoint."""
         self._write_metrics(self._trainer.rows)
+        self._write_record()
         self._write_analysis()
         self._save(self._trainer.network, LAST_NAME)
         if self._trainer.counters.best_epoch == row["epoch"]:
@@ -251,9 +255,9 @@ class RunDirectory:
             **facts,
         )
         try:
-            self._write_record()
             if status == "failed" and self._config_before and not self.checkpoints.written:
-                write_text(self.folder / CONFIG_NAME, self._config_before)
+                self._write_text(CONFIG_NAME, self._config_before)
+            self._write_record()
             self._copy_back()
         finally:
             self._lock.release()
@@ -282,7 +286,7 @@ class RunDirectory:
         options = [f"--extension {facts['name']}" for facts in self.record.get("extensions", [])]
         if options:
             heading += f"\nwith the extensions of the run: {' '.join(options)}"
-        write_text(self.folder / CONFIG_NAME, to_toml(self.config, heading))
+        self._write_text(CONFIG_NAME, to_toml(self.config, heading))
 
     def _write_metrics(self, rows):
         """Write the rows, NaN for what was not measured; what earlier sessions have measured stays."""
@@ -292,14 +296,19 @@ class RunDirectory:
         writer = csv.DictWriter(text, columns, restval=nan, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(self.folder / METRICS_NAME, text.getvalue())
+        self._write_text(METRICS_NAME, text.getvalue(), growing=True)
 
     def _write_analysis(self):
         if self._trainer.analysis is not None:
             self._trainer.analysis.write(self.folder / ANALYSIS_NAME)
 
+    def _write_text(self, name, text, growing=False):
+        """Write a file whose seal goes into run.json when that is written next."""
+        write_text(self.folder / name, text)
+        self.record.setdefault("files", {})[name] = seals.seal_of(text, growing=growing)
+
     def _write_record(self):
-        write_text(self.folder / RUN_NAME, json.dumps(self.record, indent=2) + "\n")
+        write_record(self.folder, self.record)
 
 
 def holds_run(path):
@@ -310,19 +319,55 @@ def holds_run(path):
 def read_metrics(path):
     """Return the rows of metrics.csv, dicts of texts by column; none where it is missing.
 
+    Warns where the file is not as the run wrote it.
+
     Raises:
         OSError, ValueError: if it cannot be read.
     """
     try:
-        return list(csv.DictReader(foreign.read_text(Path(path) / METRICS_NAME).splitlines()))
+        text = foreign.read_text(Path(path) / METRICS_NAME)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    seals.warn_if_changed(Path(path) / METRICS_NAME, text)
+    try:
+        return list(csv.DictReader(text.splitlines()))
+    except csv.Error as error:
+        raise UnusableFileError(
+            f"{Path(path) / METRICS_NAME} is damaged ({error}); --resume writes it again"
+        ) from None
+
+
+def read_epochs(path):
+    """Return the rows of metrics.csv, dicts of numbers by column; none where it is missing.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or a row of it is incomplete or holds something else than numbers.
+    """
+    rows = []
+    for number, row in enumerate(read_metrics(path), 1):
+        try:
+            numbers = {name: float(text) for name, text in row.items()}
+            rows.append({**numbers, "epoch": int(row["epoch"])})
+            if not {*METRICS} <= {*row}:
+                raise ValueError
+        except (TypeError, ValueError, KeyError):
+            raise UnusableFileError(
+                f"{Path(path) / METRICS_NAME} is damaged: row {number} does not have a number in every column; --resume writes "
+                "it again"
+            ) from None
+    return rows
+
+
+def write_record(path, record):
+    """Write run.json, sealed."""
+    write_text(Path(path) / RUN_NAME, json.dumps(seals.sealed(record), indent=2) + "\n")
 
 
 def read_record(path):
     """Return the content of run.json; None where it is missing or damaged, or the run was killed before it began.
 
-    Entries of another type than they have are left out, with a warning.
+    What does not fit its seal, since it is damaged or was edited, is read with a warning; entries of another type than they have
+    are left out, with a warning.
     """
     file = Path(path) / RUN_NAME
     refuse_links(path, [RUN_NAME])
@@ -340,6 +385,11 @@ def read_record(path):
         return _damaged_record(f"{file} is damaged: it is not JSON")
     if not isinstance(record, dict):
         return _damaged_record(f"{file} is damaged: it does not hold the record of a run")
+    if not seals.is_sound(record):
+        _damaged_record(
+            f"{file} is damaged, or was edited: its SHA-256 differs; it is read as it is {seals.EDITED}"
+        )
+    record.pop(seals.SEAL, None)
     wrong = [key for key, kind in KINDS.items() if key in record and not isinstance(record[key], kind)]
     sessions, results = record.get("earlier_sessions"), record.get("results")
     if isinstance(sessions, list) and not all(isinstance(session, dict) for session in sessions):
@@ -364,7 +414,7 @@ def last_of(name):
 
 def _new_record(name, facts):
     return {
-        "schema": "dfc-numba/run", "schema_version": "1.0", "name": name, "status": "running", "stop_reason": "",
+        "schema": "dfc-numba/run", "schema_version": "1.1", "name": name, "status": "running", "stop_reason": "",
         "started": _now(), "ended": None, "seconds": 0.0, **facts, "resumed": 0, "earlier_sessions": [],
     }  # fmt: skip
 
@@ -377,7 +427,8 @@ def _resumed_record(record, before):
         session["status"] = KILLED
     sessions = [*before.get("earlier_sessions", []), session]
     name = before.get("name", record["name"])
-    return {**record, "name": name, "resumed": len(sessions), "earlier_sessions": sessions}
+    files = before.get("files", {})
+    return {**record, "name": name, "resumed": len(sessions), "earlier_sessions": sessions, "files": files}
 
 
 def _locked(path, wait):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dfc_numba.runs.run_directory import METRICS
-from dfc_numba.support import figures, foreign
+from dfc_numba.support import figures, foreign, seals
 from dfc_numba.support.files import write_text
 
 ROWS_NAME, SUMMARY_NAME, TABLE_NAME, FIGURE_NAME = (
@@ -203,7 +203,7 @@ def markdown(heading, rows):
 
 
 def write_tables(plan, ended):
-    """Write comparison.csv, summary.csv and summary.md into the folder of the comparison."""
+    """Write comparison.csv, summary.csv and summary.md into the folder of the comparison, and SHA256SUMS of them."""
     summaries = summarize(plan, ended)
     rows = [
         {"preset": each.run.source.name, "seed": each.run.seed, "status": each.status, **row}
@@ -211,11 +211,13 @@ def write_tables(plan, ended):
         if each.status in STATUSES
         for row in each.rows
     ]
+    (plan.directory / seals.SUMS_NAME).unlink(missing_ok=True)
     write_text(plan.directory / ROWS_NAME, _csv(["preset", "seed", "status", *METRICS], rows))
     rows = records(summaries)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     write_text(plan.directory / SUMMARY_NAME, _csv(columns, rows))
     write_text(plan.directory / TABLE_NAME, f"{markdown(*table(summaries))}\n{CAPTION}\n")
+    seals.write_sums(plan.directory, (ROWS_NAME, SUMMARY_NAME, TABLE_NAME))
 
 
 def write_runs(plan, ended, settings):
@@ -299,7 +301,9 @@ def read_courses(directory):
     """
     path, courses = Path(directory) / ROWS_NAME, {}
     try:
-        rows = list(csv.DictReader(foreign.read_text(path).splitlines()))
+        text = foreign.read_text(path)
+        seals.warn_of_sums(path, text)
+        rows = list(csv.DictReader(text.splitlines()))
         for row in rows:
             key = row.pop("preset"), row.pop("seed"), row.pop("status")
             courses.setdefault(key, []).append({name: float(value) for name, value in row.items()})

@@ -10,6 +10,7 @@ import numpy as np
 
 from dfc_numba.model.controller import Controller
 from dfc_numba.steady.rest_equation import RestEquation
+from dfc_numba.support.ranges import Count, PositiveTolerance
 from dfc_numba.support.validation import instance, number, whole_number
 
 MAX_ITERATIONS = 50
@@ -59,8 +60,8 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=MAX
     """
     _refuse(instance("controller", controller, Controller))
     controller.require_no_terms("the steady state")
-    number("tolerance", tolerance, exclusive=True)
-    whole_number("max_iterations", max_iterations, least=1, bits=31)
+    number("tolerance", tolerance, PositiveTolerance)
+    whole_number("max_iterations", max_iterations, Count)
     equation = RestEquation(network, x, target, controller)
     with equation.linear_algebra(), np.errstate(all="ignore"):  # what is not finite is not stepped to
         search = _Search(equation, tolerance)

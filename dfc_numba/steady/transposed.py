@@ -16,6 +16,7 @@ from scipy.special import softmax
 from dfc_numba.model import jacobian
 from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import feedforward_state
+from dfc_numba.support.ranges import Count, PositiveTolerance
 from dfc_numba.support.threads import one_thread
 from dfc_numba.support.validation import number, samples, whole_number
 
@@ -57,8 +58,8 @@ def solve(network, x, target, controller, *, tolerance=1e-12, max_iterations=200
     """
     if controller.noisy:
         raise ValueError("with noise there is no steady state; set sigma to 0, or simulate")
-    number("tolerance", tolerance, exclusive=True)
-    whole_number("max_iterations", max_iterations, least=1, bits=31)
+    number("tolerance", tolerance, PositiveTolerance)
+    whole_number("max_iterations", max_iterations, Count)
     x, activity = feedforward_state(network, x)
     target = samples("target", target, network.sizes[-1], count=len(x))
     alpha, soft = controller.steady_leak, controller.error == "softmax"

@@ -14,7 +14,7 @@ from dfc_numba.learning.phases import PHASES as TRAINING_PHASES
 from dfc_numba.learning.phases import group_name
 from dfc_numba.registry import VARIABLES
 from dfc_numba.support import foreign, hdf5
-from dfc_numba.support.wording import nearest
+from dfc_numba.support.wording import encodable, nearest
 
 SCHEMA, SCHEMA_VERSION, KIND = "dfc-numba/trajectory", "1.2", "trajectory file"
 # "closed": a segment of a run that went on
@@ -269,7 +269,7 @@ def root_attributes(*, config=None, command=(), seed=None):
         "threads": threads.current(),
         "seed": "" if seed is None else str(seed),
         "config": "" if config is None else config.model_dump_json(),
-        "command": " ".join(map(str, command)),
+        "command": encodable(" ".join(map(str, command))),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

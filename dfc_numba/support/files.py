@@ -81,9 +81,9 @@ def require_room(folder, count):
 
 
 def write_text(path, text):
-    """Write a text file atomically."""
+    """Write a text file atomically; parts of file names that are not UTF-8 get backslashes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def force_to_disk(path):

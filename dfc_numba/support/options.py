@@ -5,22 +5,14 @@ from functools import reduce, wraps
 from inspect import Parameter, Signature
 from operator import or_
 from types import UnionType
-from typing import Annotated, Union, get_args, get_origin, get_type_hints
+from typing import Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 from typing_extensions import dataclass_transform
 
 from dfc_numba.support.shapes import html_repr
-from dfc_numba.support.validation import LARGEST
 from dfc_numba.support.wording import allowed, nearest
-
-# the ranges of `validation.number`, as types of options and of the configuration
-Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False, strict=True)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False, strict=True)]
-NotNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -16,6 +16,7 @@ from functools import cache
 
 from dfc_numba.support import ranks
 from dfc_numba.support.jobs import cpus
+from dfc_numba.support.ranges import Count
 from dfc_numba.support.validation import whole_number
 
 SHARD_SAMPLES = 16
@@ -100,7 +101,7 @@ def limit_threads(count: int) -> Iterator[None]:
     Raises:
         ValueError, TypeError: for a count that is not a positive whole number.
     """
-    count = whole_number("threads", count, least=1, bits=31)
+    count = whole_number("threads", count, Count)
     from threadpoolctl import ThreadpoolController
 
     before = getattr(_bounds, "count", None)

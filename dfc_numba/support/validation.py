@@ -4,10 +4,10 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from dfc_numba.support.ranges import LARGEST, NotNegative, Seed, Word, contains, in_words
 from dfc_numba.support.wording import nearest
 
 DTYPES = ("float32", "float64")
-LARGEST = 1e150  # of a number that is an argument or a setting: its square is finite, too
 
 
 def choice(name, value, allowed):
@@ -42,26 +42,34 @@ def flag(name, value):
     return bool(value)
 
 
-def number(name, value, *, least=0.0, exclusive=False, most=LARGEST):
-    """Return `value` as a finite float from `least` to `most`, above `least` if `exclusive`."""
-    wrong = f"{name} is {value!r}; a finite number {'>' if exclusive else '>='} {least:g} is allowed"
+def number(name, value, kind=NotNegative, *, least=None):
+    """Return `value` as a float in a range of `ranges`, and not below `least`, a bound that depends on other arguments."""
+    allowed = in_words(kind) if least is None else f"a finite number >= {least:g}"
+    wrong = f"{name} is {value!r}; {allowed} is allowed"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(wrong)
-    if not (np.isfinite(value) and value >= least) or (exclusive and value == least):
+    if np.isfinite(value) and abs(value) > LARGEST:
+        raise ValueError(f"{name} is {value!r}; at most {LARGEST:g} is allowed")
+    if not contains(kind, value) or (least is not None and value < least):
         raise ValueError(wrong)
-    if value > most:
-        raise ValueError(f"{name} is {value!r}; at most {most:g} is allowed")
     return float(value)
 
 
-def whole_number(name, value, *, least=0, bits=64):
-    """Return `value` as an int from `least` to 2**bits - 1."""
-    wrong = f"{name} is {value!r}; a whole number from {least} to 2**{bits} - 1 is allowed"
+def whole_number(name, value, kind=Word):
+    """Return `value` as an int in a range of `ranges`."""
+    wrong = f"{name} is {value!r}; {in_words(kind)} is allowed"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(wrong)
-    if not least <= value < 2**bits:
+    if not contains(kind, value):
         raise ValueError(wrong)
     return int(value)
+
+
+def seeds(name, value):
+    """Return `value`, a seed or a list of them, for NumPy's generators."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        whole_number(name, one, Seed)
+    return value
 
 
 def as_array(name, value):

@@ -14,6 +14,11 @@ PLAIN_WORDS = {
 }
 
 
+def encodable(text):
+    """Return a text that UTF-8 can encode: bytes of file names that are not UTF-8 get backslashes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def nearest(name, names):
     """Return '; did you mean ...?' with the nearest of the valid names, or nothing where none is near."""
     near = difflib.get_close_matches(str(name).lower(), names, n=1)

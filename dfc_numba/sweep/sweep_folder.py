@@ -16,15 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfc_numba.configuration.config_file import differences, load_config, to_toml, used_values
-from dfc_numba.errors import ConfigurationError
+from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.runs.checkpoint import EPOCHS, contradictions
 from dfc_numba.runs.run_directory import CONFIG_NAME, LOCK_NAME, holds_run, read_metrics, read_record
-from dfc_numba.support import foreign
-from dfc_numba.support.files import write_text
+from dfc_numba.support import foreign, seals
+from dfc_numba.support.files import refuse_links, write_text
 from dfc_numba.support.locks import Lock, holder_of
 
 TABLE_NAME, SOURCES, LOGS = "sweep.json", "sources", "logs"
-SCHEMA, SCHEMA_VERSION = "dfc-numba/sweep", "1.0"
+OWN = (
+    TABLE_NAME,
+    SOURCES,
+    LOGS,
+    LOCK_NAME,
+)  # what a sweep writes to, or reads, which no link may lead elsewhere
+SCHEMA, SCHEMA_VERSION = "dfc-numba/sweep", "1.1"
 WAITING, QUEUED, RUNNING, STOPPED = "waiting", "queued", "running", "stopped"
 FAILED, DIVERGED, DONE = "failed", "diverged", "done"
 STATES = (WAITING, QUEUED, RUNNING, STOPPED, FAILED, DIVERGED, DONE)
@@ -89,12 +95,14 @@ class SweepFolder:
         path: the folder. name: name of the sweep. runs: list of `SweepRun`. sources: file of each source by its name.
         extensions: options of the command line that load the extensions of its runs.
         jobs: what was handed to a scheduler, see `slurm_engine`.
-        home: the folder that relative paths in the configurations start from.
+        home: the folder that relative paths in the configurations start from. files: seals of the sources, see `seals`.
     """
 
-    def __init__(self, path, name, runs, sources, extensions, jobs, home):
+    def __init__(self, path, name, runs, sources, extensions, jobs, home, files=None):
         self.path, self.name, self.runs, self.sources = Path(path), name, list(runs), dict(sources)
         self.extensions, self.jobs, self.home = tuple(extensions), list(jobs), home
+        self.files = dict(files or {})
+        refuse_links(self.path, OWN)
 
     @classmethod
     def open(cls, path):
@@ -104,8 +112,14 @@ class SweepFolder:
             ConfigurationError: there is none, or its table cannot be read.
         """
         file = Path(path) / TABLE_NAME
+        refuse_links(path, OWN)
         try:
             table = json.loads(foreign.read_text(file))
+            if not seals.is_sound(table):
+                raise ConfigurationError(
+                    f"{file} is damaged, or was edited: its SHA-256 differs; put the original back, or start the sweep in "
+                    "another folder with --out"
+                )
             if (
                 table["schema"] != SCHEMA
                 or table["schema_version"].split(".")[0] != SCHEMA_VERSION.split(".")[0]
@@ -116,24 +130,29 @@ class SweepFolder:
                 )
             runs = [SweepRun(**{**run, "settings": tuple(run["settings"])}) for run in table["runs"]]
             rest = (table[key] for key in ("sources", "extensions", "jobs", "home"))
-            return cls(path, table["name"], runs, *rest)
+            return cls(path, table["name"], runs, *rest, table.get("files"))
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigurationError(
                 f"{path} holds no sweep ({TABLE_NAME} is missing); start one with dfc sweep SWEEP.toml --out {path}"
             ) from None
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            raise ConfigurationError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+        except ConfigurationError:
+            raise
+        except (OSError, UnusableFileError) as error:
+            raise ConfigurationError(f"{file} cannot be read ({error})") from None
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+            raise ConfigurationError(
+                f"{file} is damaged: it is not the table of a sweep; put the original back, or start the sweep in another folder "
+                "with --out"
+            ) from None
 
     def save(self):
         """Write the table."""
         table = {
             "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "name": self.name, "home": self.home,
             "extensions": self.extensions, "sources": self.sources, "jobs": self.jobs,
-            "runs": [vars(run) for run in self.runs],
+            "runs": [vars(run) for run in self.runs], "files": self.files,
         }  # fmt: skip
-        write_text(self.path / TABLE_NAME, json.dumps(table, indent=1) + "\n")
+        write_text(self.path / TABLE_NAME, json.dumps(seals.sealed(table), indent=1) + "\n")
 
     @property
     def current(self):
@@ -279,8 +298,8 @@ def update(planned, path):
             f"{text}: in {len(names)} runs, such as {names[0]}" for text, names in sorted(changed.items())
         ]
         sources = {**existing.sources, **sources}
-    jobs = existing.jobs if existing else []
-    folder = SweepFolder(path, planned.name, runs, sources, planned.extensions, jobs, os.getcwd())
+    jobs, files = (existing.jobs, existing.files) if existing else ([], {})
+    folder = SweepFolder(path, planned.name, runs, sources, planned.extensions, jobs, os.getcwd(), files)
     return folder, changes
 
 
@@ -289,10 +308,9 @@ def write_sources(folder, planned):
     (folder.path / SOURCES).mkdir(exist_ok=True)
     for name, source in planned.sources.items():
         config, _ = load_config(source)
-        write_text(
-            folder.path / folder.sources[name],
-            to_toml(config, f"{name}: what runs of this sweep are made of"),
-        )
+        text = to_toml(config, f"{name}: what runs of this sweep are made of")
+        write_text(folder.path / folder.sources[name], text)
+        folder.files[folder.sources[name]] = seals.seal_of(text)
 
 
 def _refuse_foreign(directory, run):

@@ -184,9 +184,9 @@ DAMAGED = [
     ("images", IMAGES + b"x", "too long"),
     ("images", LABELS, "magic number 0x00000801; an IDX file of images begins with 0x00000803"),
     ("images", b"<html>not found</html>", "magic number 0x3c68746d"),
-    ("images", gzip.compress(IMAGES)[:-200], "truncated, the gzip stream ends too early"),
+    ("images", gzip.compress(IMAGES, mtime=0)[:-200], "truncated, the gzip stream ends too early"),
     ("images", b"\x1f\x8b" + b"\x00" * 40, "damaged gzip file"),
-    ("images", gzip.compress(IMAGES)[:-8] + b"\x00" * 8, "damaged gzip file"),
+    ("images", gzip.compress(IMAGES, mtime=0)[:-8] + b"\x00" * 8, "damaged gzip file"),
     ("images", idx_bytes(np.zeros((40, 14, 14))), "the images are 14 x 14 pixels; expected 28 x 28"),
     ("images", idx_bytes(np.zeros((0, 28, 28))), "holds no images"),
     ("images", struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "truncated; the header"),
@@ -198,7 +198,11 @@ DAMAGED = [
 ]
 
 
-@pytest.mark.parametrize(("content", "raw", "message"), DAMAGED)
+@pytest.mark.parametrize(
+    ("content", "raw", "message"),
+    DAMAGED,
+    ids=[f"{content}: {message[:30]}" for content, _, message in DAMAGED],
+)
 def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, content, raw, message):
     path = tmp_path / "damaged-file"
     path.write_bytes(raw)

@@ -72,11 +72,16 @@ def page_of(path, out=None):
 
 
 def copy_of(run, path, record=None, seed=None):
-    """A copy of a run, with other entries of run.json, and another seed."""
+    """A copy of a run, with other entries of run.json, and another seed; like one of an earlier version it has no seals."""
     shutil.copytree(run, path)
-    if record is not None:
-        file = path / "run.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **record}))
+    unsealed = {
+        **json.loads((path / "run.json").read_text()),
+        **(record or {}),
+        "schema_version": "1.0",
+        "files": {},
+    }
+    unsealed.pop("sha256")
+    (path / "run.json").write_text(json.dumps(unsealed))
     if seed is not None:
         file = path / "config.toml"
         file.write_text(re.sub(r"^seed = \d+", f"seed = {seed}", file.read_text(), flags=re.MULTILINE))

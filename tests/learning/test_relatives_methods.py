@@ -214,7 +214,7 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         ("ep", {"method.bta": 0.1}, "did you mean 'beta'"),
         ("ep", {"network.hidden_activation": "leakyrelu"}, "one nonlinearity for all layers"),
         ("ddtp-linear", {"network.output_activation": "relu"}, "has no inverse here"),
-        ("ddtp-linear", {"method.sigma": 0.0}, "must be a number > 0"),
+        ("ddtp-linear", {"method.sigma": 0.0}, "must be a finite number > 0"),
         ("dtp", {"method.units": 3}, "no such option"),
         ("lcp-di", {"network.output_activation": "tanh"}, "reads out linearly"),
         ("lcp-rnn-di", {"network.hidden": [8, 8]}, "one layer at equilibrium"),
@@ -230,7 +230,7 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         ("bp", {"target.loss": "elementwise_cross_entropy"}, "is for sigmoid outputs"),
         ("lcp-di", {"controller.k_p": 1.0}, "runs no controller"),
         ("grapes-bp", {"method.clip": [2.0, 1.0]}, "low <= high"),
-        ("grapes-bp", {"method.keep": 0.0}, "drops every hidden unit"),
+        ("grapes-bp", {"method.keep": 0.0}, "method.keep = 0.0: must be a finite number > 0 and <= 1"),
         ("grapes-bp", {"target.loss": "mse"}, "output - y"),
     ],
 )

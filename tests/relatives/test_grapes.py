@@ -94,7 +94,7 @@ def test_the_published_look_ahead_that_never_looks_ahead_differs_from_ours():
     ("call", "message"),
     [
         (lambda: Grapes(clip=(2.0, 1.0)), "low <= high"),
-        (lambda: Grapes(keep=0.0), "probability"),
+        (lambda: Grapes(keep=0.0), "keep is 0.0"),
         (lambda: Grapes(form="locale"), "'local'"),
         (lambda: updated("fa", feedback=None), "needs feedback"),
         (lambda: updated("bp", feedback=[np.zeros((5, 4))]), "has no feedback"),

@@ -15,6 +15,7 @@ import dfc_numba as dfc
 from dfc_numba.errors import UnusableFileError
 from dfc_numba.report import group_page, page_parts, run_page
 from dfc_numba.runs.run_directory import read_metrics
+from dfc_numba.support import seals
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -224,7 +225,12 @@ def test_a_run_that_has_just_begun_has_a_page(damaged):
         if file.name not in ("run.json", "config.toml", "metrics.csv"):
             file.unlink()
     (damaged / "metrics.csv").write_text((damaged / "metrics.csv").read_text().splitlines()[0] + "\n")
-    record = json.loads((damaged / "run.json").read_text()) | {"status": "running", "results": {}}
+    record = json.loads((damaged / "run.json").read_text()) | {
+        "status": "running",
+        "results": {},
+        "files": {},
+    }
+    record = seals.sealed(record)
     (damaged / "run.json").write_text(json.dumps(record))
     assert notes_of(damaged) == ["no epoch is complete: there are no learning curves"]
     assert "killed" in page_of(damaged).text

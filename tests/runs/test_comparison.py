@@ -21,7 +21,7 @@ from dfc_numba.display import progress, reports
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.runs import comparison, summary
 from dfc_numba.runs.run_directory import METRICS
-from dfc_numba.support import figures
+from dfc_numba.support import figures, seals
 
 DFC = "digits+controller.steps=9+feedback_controller.steps=9"
 BP = "digits+training.method=bp"
@@ -164,7 +164,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     monkeypatch.setattr(reports, "display", interrupt_the_second)
     stopped = compare(*command, directory)
     assert stopped.exit_code == 75
-    assert "interrupted by" in stopped.stderr and "the same command goes on" in stopped.stdout
+    assert "interrupted by" in stopped.stderr and "run the same command again" in stopped.stdout
     assert {row["preset"] for row in read(directory / "comparison.csv")} == {DFC}
     assert table(directory)[1]["runs"] == "0 of 2, 1 interrupted"
     first = contents(directory / f"{DFC}-seed5")
@@ -186,7 +186,7 @@ def test_a_comparison_keeps_finished_runs_only(tmp_path, status, kept):
     plan = comparison.plan([BP], [*SMALL, "training.epochs=1"], out=tmp_path / "out")
     run_all(plan)
     path = plan.runs[0].directory / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": status}))
+    path.write_text(json.dumps(seals.sealed({**json.loads(path.read_text()), "status": status})))
     (ended,) = run_all(plan)
     assert (json.loads(path.read_text())["resumed"] == 0) is kept
     assert ended.status == (status if kept else "done")
@@ -418,6 +418,7 @@ def test_without_matplotlib_only_the_figure_is_missing(tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert "no figure: figures need matplotlib" in result.stdout and "dfc-numba[plot]" in result.stdout
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == {
+        "SHA256SUMS",
         "comparison.csv",
         "summary.csv",
         "summary.md",

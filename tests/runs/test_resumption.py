@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 from command_line import invoked
@@ -469,8 +470,10 @@ def test_a_run_without_its_configuration_goes_on_when_it_is_named(whole, stopped
 def test_an_edited_configuration_is_refused(stopped):
     path = stopped / "config.toml"
     path.write_text(path.read_text().replace("learning_rate = 0.005", "learning_rate = 0.05"))
-    result = dfc("--out", stopped, "--resume")
-    assert result.exit_code == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = dfc("--out", stopped, "--resume")
+    assert result.exit_code == 2 and "config.toml is not as the run wrote it" in result.stderr
     assert (
         "checkpoint is that of another configuration (optimizer.learning_rate = 0.005 in the run"
         in result.stderr

@@ -18,6 +18,7 @@ from dfc_numba import cli
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError, UnusableFileError
 from dfc_numba.runs.run_directory import OWN, read_record
+from dfc_numba.storage.schema import root_attributes
 from dfc_numba.storage.segments import SegmentWriter
 from dfc_numba.support import files, threads
 
@@ -308,3 +309,21 @@ def test_an_update_that_overflows_is_flagged():
     with np.errstate(all="ignore"):
         update = dfc.forward_update(network, x, np.zeros((2, 2)), dfc.Controller(steps=3))
     assert np.isfinite(update.weights[0]).all() or update.diverged.any()
+
+
+def test_names_that_are_no_utf_8_are_written_and_read(tmp_path):
+    """Bytes of a file name that are no text: config.toml, run.json and the command in HDF5 have them with backslashes."""
+    directory = tmp_path / os.fsdecode(b"run-\xff\xfe")
+    changes = {
+        "training.method": "bp",
+        "network.hidden": [4],
+        "training.epochs": 1,
+        "data.options.train_size": 50,
+    }
+    dfc.train(dfc.load_config("digits", changes), directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_record(directory)["status"] == "done"
+        assert load_config(str(directory / "config.toml"))[0].training.epochs == 1
+    assert "run-\\udcff" in (directory / "config.toml").read_text()
+    assert root_attributes(command=["dfc", str(directory)])["command"].endswith("run-\\udcff\\udcfe")
