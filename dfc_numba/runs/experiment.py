@@ -227,7 +227,7 @@ def create_network(config, dataset):
     network = make(sizes)
     if solves_in_time(config):
         try:
-            require_support(config.controller, network.sizes, network.dtype)
+            require_support(config.controller, network)
         except ValueError as error:
             raise ConfigurationError(f"controller: {error}") from None
     prepare = method_of(config).prepare
