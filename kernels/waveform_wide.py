@@ -38,7 +38,7 @@ from dfc_numba.kernels.waveform_sweep import error_at, leave_last_state, sweep
 MOST_SWEEPS = 40  # with one number of nodes
 MEMORY = 5  # differences that Anderson's method combines
 FIRST_RATE = 0.5  # assumed contraction of the first sweep, and of the error from the first number of nodes to the second
-LEAST_RATE = 0.1
+LEAST_RATE, MOST_RATE = 0.1, 0.97
 
 
 class Reduced(NamedTuple):
@@ -302,7 +302,8 @@ def _iterate(layout, parameters, reduced, ladder, state, iteration, tolerance, f
     """
     depth, m, count = layout.sizes.size - 1, state.nodes, state.count
     stride, n = layout.stride[depth - 1], layout.sizes[depth - 1]
-    block, place, before = count * stride, nodes_start(layout, state, depth - 1), 0.0
+    block, place = count * stride, nodes_start(layout, state, depth - 1)
+    before, ratio_before = 0.0, 0.0
     for age in range(MOST_SWEEPS):
         size = _evaluate_rates(layout, parameters, reduced, ladder, state, iteration)
         vector.subtract(m * block, iteration.step, 0, state.rate, place, iteration.s, 0)
@@ -317,13 +318,14 @@ def _iterate(layout, parameters, reduced, ladder, state, iteration, tolerance, f
         change = (
             np.sqrt(_squared_size(reduced, ladder, state, state.spare, block) / size) if size > 0.0 else 0.0
         )
-        rate = FIRST_RATE if age == 0 else max(LEAST_RATE, min(1.0, change / before))
-        before = change
+        ratio = FIRST_RATE if age == 0 else max(LEAST_RATE, min(MOST_RATE, change / before))
+        rate, before, ratio_before = max(ratio, ratio_before), change, ratio
+        left = change * rate / (1.0 - rate)  # the steps to come, a geometric series
         found[0] += 1.0
         if age == 0:
             found[1] = change
-        found[2], found[3] = change, change * rate
-        if not np.isfinite(change) or change * rate < tolerance:
+        found[2], found[3] = change, left
+        if not np.isfinite(change) or left < tolerance:
             vector.combine(m * block, iteration.course, 0, iteration.course, 0, state.spare, 0, 1.0, 1.0)
             return np.isfinite(change)
     return False

@@ -109,13 +109,16 @@ def _backward(phase):
     return state.Backward(weights, feedback, starts.astype(np.int64))
 
 
-def require_support(controller, network):
+def require_support(controller, network, *, learns=False):
     """ValueError unless the waveform integrator can take a network under a controller.
 
     What the controller alone decides is checked by `Controller`.
+
+    Args:
+        learns: whether the feedback weights of the output layer learn.
     """
     outputs = network.sizes[-1]
-    obstacle = wide_outputs.obstacle(controller, network) if outputs > MOST_OUTPUTS else ""
+    obstacle = wide_outputs.obstacle(controller, network, learns) if outputs > MOST_OUTPUTS else ""
     if obstacle:
         raise ValueError(
             f"integrator = 'waveform' with {outputs} outputs and {obstacle}: at most {MOST_OUTPUTS} are possible, or more with "

@@ -14,24 +14,30 @@ from dfc_numba.model.activations import addresses, phi_prime
 from dfc_numba.model.products import row_products
 from dfc_numba.support import threads
 
-RUNGS = (5, 7, 10, 14, 20, 28)  # numbers of nodes
+RUNGS = (5, 7, 10, 14, 20, 24, 28)  # numbers of nodes
 MOST_UNITS = 512  # of the last hidden layer, whose linear response is inverted for every mode in time
 OPERATORS = ("loop", "drive", "error", "error_start", "weight", "readout")  # see `Reduced`
 MOST_MODES = 14  # nodes up to which a rung has modes of its own
 
 
-def obstacle(controller, network):
-    """Why the outputs of a network cannot be eliminated from the equation in time, as words for a message; "" where they can."""
+def obstacle(controller, network, learns):
+    """Why the outputs of a network cannot be eliminated from the equation in time, as words for a message; "" where they can.
+
+    Args:
+        learns: whether the feedback weights of the output layer learn.
+    """
     if network.activations[-1] != "linear":
         return f"output_activation = {network.activations[-1]!r}"
     if controller.error != "difference":
         return f"controller.error = {controller.error!r}"
     if len(network.sizes) < 3 or network.sizes[-2] > MOST_UNITS:
         return f"{network.sizes[-2]} units in the layer below"
+    if learns:
+        return "feedback.freeze_output = false"
+    if learns:
+        return "feedback.freeze_output = false"
     if not np.array_equal(network.feedback[-1], np.eye(network.sizes[-1])):
-        return (
-            "feedback weights of the output layer that are not the identity (feedback.freeze_output keeps it)"
-        )
+        return "feedback weights of the output layer that are not the identity"
     return ""
 
 
