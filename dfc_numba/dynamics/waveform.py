@@ -33,6 +33,8 @@ FEWEST_STEPS = 64  # below which stepping is as fast
 SAFETY = 0.15  # part of rtol that time, iterations and modes may take each
 # the error of the linear response, of the shard's mean and its largest sample, times this is the estimate for the update
 ERROR_FACTOR = {kernel.AVERAGE: 2.0, kernel.FINAL: 4.0}
+# the same for wide outputs, whose nodes are judged by what layer L-1 receives, extrapolated from two numbers of nodes
+WIDE_TIME_FACTOR = 10.0
 ATTEMPTS = 3  # the first, one with smaller tolerances, one with shards stepped by Euler
 EXTRAPOLATED = (2, 4)  # parts of dt that the continuous limit is extrapolated from where it is stepped
 FINER = 0.03  # part of rtol with which samples in doubt are solved again
@@ -155,6 +157,7 @@ class _Solver:
         )
         wide = outputs > MOST_OUTPUTS
         self.reduced = wide_outputs.reduce(phase, final) if wide else None
+        self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
         self.backward = None if wide else _backward(phase)
         self.pieces = shards_of(network, phase.count)
         self.correction = (
@@ -165,7 +168,10 @@ class _Solver:
         """(`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
         phase, task, pieces = self.phase, self.task, self.pieces
         outcome, workspaces = self._room_for_outcome(), self._workspaces()
-        tolerances, buffers = np.full(3, tolerance), euler.ShardBuffers(phase, task)
+        tolerances, buffers = (
+            tolerance / np.array([self.time_factor, 1.0, 1.0]),
+            euler.ShardBuffers(phase, task),
+        )
         dense, u = phase.count * phase.places.dense[-1], np.zeros((phase.count, phase.network.sizes[-1]))
         empty = np.zeros((1, 0), self.dtype)
         results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
@@ -251,7 +257,9 @@ class _Solver:
     def errors(self, sums, outcome):
         """(L, shards) norms that the error of each layer's update, summed over the samples of a shard, is expected to have."""
         below = self.phase.presynaptic_factors
-        relative = ERROR_FACTOR[self.task.readout] * (outcome.time_error + outcome.newton_error)
+        relative = ERROR_FACTOR[self.task.readout] * (
+            self.time_factor * outcome.time_error + outcome.newton_error
+        )
         relative = np.where(outcome.status == state.SOLVED, relative, 0.0)
         errors = np.zeros((len(sums.factor), len(self.pieces)))
         for i, (factor, rates) in enumerate(zip(sums.factor, below, strict=True)):
@@ -394,7 +402,7 @@ def _judge(engine, sums, outcome):
     phase, rtol = engine.phase, engine.phase.controller.rtol
     solved = engine.of_shard(outcome.status == state.SOLVED)
     left = outcome.last_step if phase.controller.error == "softmax" else outcome.newton_error
-    left, error = engine.of_shard(left), engine.of_shard(outcome.end_error)
+    left, error = engine.of_shard(left), engine.time_factor * engine.of_shard(outcome.end_error)
     closeness = Closeness(phase, sums.rate[-1], sums.u)
     flags = closeness.flags()
     unsure = closeness.uncertain(10.0 * rtol, END_SAFETY * error + left)

@@ -34,14 +34,13 @@ MNIST = Path(os.environ.get("DFC_DATA_DIR", "no data")) / "train-images-idx3-uby
 
 @cache
 def network(feedback="weight_product", dtype="float64"):
-    """A small autoencoder; random feedback weights are small enough for a stable loop."""
+    """A small autoencoder, with feedback weights that are small enough for a well damped loop."""
     net = dfc.Network.create(
         SIZES, hidden_activation=["tanh", "linear", "tanh"], output_activation="linear", feedback_init=feedback, seed=3,
         dtype=dtype,
     )  # fmt: skip
-    if feedback != "weight_product":
-        for q in net.feedback[:-1]:
-            q *= 0.3
+    for q in net.feedback[:-1]:
+        q *= 0.4 if feedback == "weight_product" else 0.3
     return net
 
 
@@ -75,7 +74,7 @@ def test_update_is_that_of_the_euler_method_within_rtol(feedback, readout, rtol)
     update = solved(net, x, target, controller, rtol=rtol, readout=readout)
     assert (errors(update, reference) <= rtol).all()
     assert (update.estimated_error <= rtol).all()
-    if readout == "average" and rtol >= 1e-3:
+    if readout == "average":
         assert not update.fallback.any()
 
 
