@@ -104,7 +104,7 @@ def rows(preset, state, options):
 
 
 def problem(preset, state, options):
-    """(configuration, network, x, target) of one minibatch."""
+    """Return (configuration, network, x, target) of one minibatch."""
     config, _ = load_config(preset, [f"training.dtype={options.dtype}"])
     dataset = load_data(config)
     chosen = np.random.default_rng(0).permutation(len(dataset.train.x))

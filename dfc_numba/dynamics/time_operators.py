@@ -76,7 +76,7 @@ def stretch(controller):
 
 @lru_cache(maxsize=64)
 def refinement(controller, nodes, others):
-    """The matrix that takes functions which vanish at t = 0 from `nodes` nodes to `others`; cached and shared, read only."""
+    """Return the matrix that takes functions vanishing at t = 0 from `nodes` nodes to `others`; cached, shared, read only."""
     there, _, _ = _polynomials(controller, nodes, others)
     basis, _, _ = _polynomials(controller, nodes, nodes)
     return np.linalg.solve(basis.T, there.T).T[1:, 1:]

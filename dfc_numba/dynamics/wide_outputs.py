@@ -111,7 +111,7 @@ def _modes(controller):
 
 
 def reduce(phase, final):
-    """The `Reduced` equation of a phase whose network has no `obstacle`.
+    """Return the `Reduced` equation of a phase whose network has no `obstacle`.
 
     Args:
         final: whether the state at T matters, rather than the sum over time.
