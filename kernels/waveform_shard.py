@@ -31,47 +31,25 @@ from dfc_numba.kernels.control_space import (
 )
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
-from dfc_numba.kernels.multiply import _width, mix, multiply
-from dfc_numba.kernels.phase_state import AVERAGE, FINAL
-from dfc_numba.kernels.rows import fill, move
+from dfc_numba.kernels.multiply import _width, multiply
+from dfc_numba.kernels.phase_state import AVERAGE
+from dfc_numba.kernels.rows import fill
 from dfc_numba.kernels.waveform_products import NOT_AT_ALL, sum_products
 from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
     UNSTABLE,
     WaveformState,
-    clear_padding,
-    evaluate,
     filtered_control,
     layer_start,
     nodes_start,
-    respond,
     set_constants,
     workspace_parts,
 )
+from dfc_numba.kernels.waveform_sweep import error_at, last_control, leave_last_state, sweep
 
 MAX_SWEEPS = 16
 GROWTH_OF_SAMPLE = 3.0  # of one sample's control error, relative to what the shard's may grow
-
-
-@jit_part
-def _error_at(layout, dynamics, minibatch, b, rate, rate_start, out, row, out_start):
-    """out[row] = r* - r_L, or r* - softmax(r_L), of sample b whose output deviates by `rate`."""
-    outputs = layout.sizes[-1]
-    for k in range(outputs):
-        out[row, out_start + k] = minibatch.gap[b, k] - rate[rate_start + k]
-    if not dynamics.softmax:
-        return
-    dense = layout.dense[layout.sizes.size - 1] * minibatch.gap.shape[0] + b * outputs
-    top = -np.inf
-    for k in range(outputs):
-        top = max(top, minibatch.r_ff[dense + k] + rate[rate_start + k])
-    total = 0.0
-    for k in range(outputs):
-        out[row, out_start + k] = np.exp(minibatch.r_ff[dense + k] + rate[rate_start + k] - top)
-        total += out[row, out_start + k]
-    for k in range(outputs):
-        out[row, out_start + k] = minibatch.target[b, k] - out[row, out_start + k] / total
 
 
 @jit_part
@@ -215,83 +193,6 @@ def _decays(layout, state, last):
     return everything <= GROWTH**2 * initial
 
 
-# --- one evaluation of the network at all nodes --------------------------------------------------------------------------
-
-
-@jit
-def _sweep(layout, parameters, ladder, fine, task, state):
-    """Rates and factors of all layers at the nodes, from the control error; returns the squared size of the control."""
-    depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
-    end, size = layout.stride[depth], 0.0
-    fill(m * count * end, state.control, 0, 0.0)
-    for node in range(m):
-        start = fine.control_start[fine.vector[state.rung] + node]
-        weight = abs(fine.total[fine.vector[state.rung] + node])
-        for s in range(count):
-            for k in range(outputs):
-                f = start * state.start[s, k] + filtered_control(layout, fine, state, state.error, s, node, k)
-                state.control[(node * count + s) * end + k] = f
-                size += weight * f * f
-    for i in range(1, depth + 1):
-        stride, place, rows = layout.stride[i], nodes_start(layout, state, i), m * count
-        block = count * stride
-        multiply(
-            state.v, 0, stride, rows, state.control, 0, end, outputs, parameters.feedback, layout.feedback[i]
-        )
-        clear_padding(layout, i, state.v, 0, rows)
-        if i == 1:
-            fill(m * block, state.factor, place, 0.0)
-        else:
-            below = nodes_start(layout, state, i - 1)
-            multiply(state.factor, place, stride, rows, state.rate, below, layout.stride[i - 1], layout.sizes[i - 1],
-                     parameters.weights, layout.weights[i])  # fmt: skip
-            clear_padding(layout, i, state.factor, place, rows)
-            square = ladder.square[state.rung]
-            mix(state.v, 0, block, m, ladder.soma, square, m, m, state.factor, place, block, block, True)
-            if ladder.delayed:
-                move(block, state.spare, m * block, state.factor, place + (m - 1) * block)
-                mix(
-                    state.spare,
-                    0,
-                    block,
-                    m,
-                    ladder.basal,
-                    square,
-                    m,
-                    m,
-                    state.factor,
-                    place,
-                    block,
-                    block,
-                    False,
-                )
-                move(m * block, state.factor, place, state.spare, 0)
-        _activate(layout, parameters, ladder, task, state, i, block, place)
-    return size
-
-
-@jit_part
-def _activate(layout, parameters, ladder, task, state, i, block, place):
-    """Rates and factors of layer i from the somatic and basal voltages at all nodes."""
-    end, fresh = (state.nodes - 1) * block, state.nodes * block
-    if task.readout == FINAL:
-        source, start = state.v, end
-        if ladder.delayed and task.factor_moves and i > 1:  # the basal voltage is what the last rates imply
-            vector.subtract(block, at(state.spare, 0), at(state.v, end), at(state.factor, place + end))
-            vector.combine(block, at(state.spare, 0), at(state.spare, 0), at(state.spare, fresh), 1.0, 1.0)
-            source, start = state.spare, 0
-        else:
-            move(block, state.spare, fresh, state.factor, place + end)
-        loop = parameters.loops.factor[i]
-        evaluate(layout, state, loop, i, state.spare, fresh, source, start, state.spare, fresh)
-    for node in range(state.nodes):
-        respond(layout, parameters, state, i, node, place + node * block)
-    if task.readout == AVERAGE and task.factor_is_rate and i == 1:  # whose basal voltage stays
-        move(state.nodes * block, state.factor, place, state.rate, place)
-    if task.readout == FINAL:
-        move(block, state.factor, place + end, state.spare, fresh)
-
-
 @jit_part
 def _newton_step(layout, dynamics, minibatch, fine, state):
     """Minus the residual of the control error as the right side of the correction, before the systems are solved."""
@@ -300,7 +201,7 @@ def _newton_step(layout, dynamics, minibatch, fine, state):
     for node in range(m):
         for s in range(state.count):
             row = place + (node * state.count + s) * stride
-            _error_at(layout, dynamics, minibatch, state.first + s, state.rate, row,
+            error_at(layout, dynamics, minibatch, state.first + s, state.rate, row,
                       state.correction, s, node * outputs)  # fmt: skip
             for k in range(outputs):
                 state.correction[s, node * outputs + k] -= state.error[s, node * outputs + k]
@@ -335,23 +236,23 @@ def _solve(
     for node in range(m):
         weights[node] = abs(fine.total[fine.vector[state.rung] + node])
     before = 0.0
-    for sweep in range(MAX_SWEEPS):
-        size = _sweep(layout, parameters, ladder, fine, task, state)
+    for age in range(MAX_SWEEPS):
+        size = sweep(layout, parameters, ladder, fine, task, state)
         _newton_step(layout, dynamics, minibatch, fine, state)
         _solve_systems(layout, state)
         step = np.sqrt(_correction_size(layout, fine, state) / size) if size > 0.0 else 0.0
-        rate = min(1.0, 10.0 * step) if sweep == 0 else max(0.02, min(1.0, step / before))
+        rate = min(1.0, 10.0 * step) if age == 0 else max(0.02, min(1.0, step / before))
         before = step
-        if sweep == 0:
+        if age == 0:
             outcome.first_step[number] = step
-        outcome.sweeps[number], outcome.last_step[number] = sweep + 1, step
+        outcome.sweeps[number], outcome.last_step[number] = age + 1, step
         outcome.newton_error[number] = step if correction == NOT_AT_ALL else step * rate
-        if sweep > 0:
+        if age > 0:
             for s in range(state.count):
                 accelerate(
                     errors[s],
                     corrections[s],
-                    sweep,
+                    age,
                     weights,
                     outputs,
                     state.error[s],
@@ -365,43 +266,6 @@ def _solve(
             return np.isfinite(step)
         state.error[:] += state.correction
     return False
-
-
-@jit
-def _leave_last_state(layout, fine, task, dynamics, minibatch, state, results):
-    """Rates, control signal and, for the final readout, factors at T."""
-    depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
-    samples = minibatch.gap.shape[0]
-    for i in range(1, depth + 1):
-        n, stride = layout.sizes[i], layout.stride[i]
-        for s in range(count):
-            dense = layout.dense[i] * samples + (state.first + s) * n
-            last = nodes_start(layout, state, i) + ((m - 1) * count + s) * stride
-            move(n, results.rate, dense, state.rate, last)
-            if task.readout == FINAL:
-                move(n, results.factor, dense, state.factor, last)
-    _last_control(layout, fine, state, results.u)
-    if dynamics.softmax:
-        return
-    for s in range(count):  # the rates that the corrected error implies
-        b = state.first + s
-        for k in range(outputs):
-            dense = layout.dense[depth] * samples + b * outputs + k
-            results.rate[dense] = minibatch.gap[b, k] - state.error[s, (m - 1) * outputs + k]
-
-
-@jit_part
-def _last_control(layout, fine, state, u):
-    """u(T) of the samples of a shard."""
-    outputs = layout.sizes[-1]
-    for s in range(state.count):
-        for k in range(outputs):
-            total = fine.last_control_start[state.rung] * state.start[s, k]
-            for node in range(state.nodes):
-                total += (
-                    fine.last_control[fine.vector[state.rung] + node] * state.error[s, node * outputs + k]
-                )
-            u[state.first + s, k] = total
 
 
 @jit
@@ -432,7 +296,7 @@ def solve_shard(
     )  # fmt: skip
     fill(outputs, state.control, 0, 0.0)
     for s in range(count):
-        _error_at(layout, dynamics, minibatch, first + s, state.control, 0, start, s, 0)
+        error_at(layout, dynamics, minibatch, first + s, state.control, 0, start, s, 0)
     set_constants(layout, parameters, task, minibatch, state)
     _control_matrices(layout, parameters, dynamics, backward, minibatch, state)
     size = outcome.matrices.shape[1]
@@ -456,7 +320,7 @@ def solve_shard(
         np.zeros(count * nodes * outputs, np.int64), start, error, change,
     )  # fmt: skip
     _factorise_systems(layout, ladder, solving, parts[11])
-    _last_control(layout, fine, solving, outcome.linear_u)
+    last_control(layout, fine, solving, outcome.linear_u)
     if not _decays(layout, solving, outcome.linear_error):
         outcome.status[number] = UNSTABLE
         return
@@ -493,7 +357,7 @@ def solve_shard(
             number,
         )
     error += change
-    _leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
+    leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
     for s in range(count):
         for j in range(nodes * outputs):
             outcome.error[first + s, j] = error[s, j]

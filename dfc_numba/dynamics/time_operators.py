@@ -74,6 +74,29 @@ def stretch(controller):
     return 2.0 * max(tau, controller.dt) / (1.0 + controller.k_p)
 
 
+@lru_cache(maxsize=64)
+def refinement(controller, nodes, others):
+    """The matrix that takes functions which vanish at t = 0 from `nodes` nodes to `others`; cached and shared, read only."""
+    there, _, _ = _polynomials(controller, nodes, others)
+    basis, _, _ = _polynomials(controller, nodes, nodes)
+    return np.linalg.solve(basis.T, there.T).T[1:, 1:]
+
+
+def derivative(controller, nodes):
+    """(m, m) the time derivative at the nodes of functions that vanish at t = 0."""
+    basis, scaled, speed = _polynomials(controller, nodes, nodes)
+    slopes = chebyshev.chebval(scaled, chebyshev.chebder(np.eye(nodes + 1))).T / speed[:, np.newaxis]
+    return np.linalg.solve(basis.T, slopes.T).T[1:, 1:]
+
+
+def _polynomials(controller, degree, nodes):
+    """(Chebyshev polynomials of the stretched time at t = 0 and the nodes, that time in [-1, 1], dt / d of it)."""
+    time, c = np.append(0.0, time_operators(controller, nodes).time), stretch(controller)
+    half = np.log1p(time[-1] / c) / 2.0
+    scaled = np.log1p(time / c) / half - 1.0
+    return chebyshev.chebvander(scaled, degree), scaled, (c + time) * half
+
+
 @lru_cache(maxsize=256)
 def time_operators(controller, nodes):
     """Return the `TimeOperators` of a controller on `nodes` nodes; cached and shared, read only."""

@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from dfc_numba.dynamics import phase as euler
+from dfc_numba.dynamics import wide_outputs
 from dfc_numba.dynamics.phase import Closeness
 from dfc_numba.dynamics.time_operators import time_operators
 from dfc_numba.kernels import phase_state as kernel
@@ -19,6 +20,7 @@ from dfc_numba.kernels.control_space import Ladder, most_nodes, padded, step_lin
 from dfc_numba.kernels.layout import dense_views, pack
 from dfc_numba.kernels.multiply import panel_width
 from dfc_numba.kernels.waveform_shard import solve_shard
+from dfc_numba.kernels.waveform_wide import solve_wide_shard, wide_workspace_parts
 from dfc_numba.model.controller import FLOAT32_RTOL, RTOL_RANGE
 from dfc_numba.model.products import shards_of
 from dfc_numba.support import memory, ranks, threads
@@ -31,6 +33,8 @@ FEWEST_STEPS = 64  # below which stepping is as fast
 SAFETY = 0.15  # part of rtol that time, iterations and modes may take each
 # the error of the linear response, of the shard's mean and its largest sample, times this is the estimate for the update
 ERROR_FACTOR = {kernel.AVERAGE: 2.0, kernel.FINAL: 4.0}
+# the same for wide outputs, whose nodes are judged by what layer L-1 receives, extrapolated from two numbers of nodes
+WIDE_TIME_FACTOR = 10.0
 ATTEMPTS = 3  # the first, one with smaller tolerances, one with shards stepped by Euler
 EXTRAPOLATED = (2, 4)  # parts of dt that the continuous limit is extrapolated from where it is stepped
 FINER = 0.03  # part of rtol with which samples in doubt are solved again
@@ -45,9 +49,12 @@ def ladder(controller, depth, outputs, dtype, final=False):
     Args:
         final: whether the state at T matters, rather than the sum over time.
     """
-    rungs = [m for m in RUNGS if m * outputs <= MOST_UNKNOWNS]
-    if controller.limit == "published":
-        rungs = [m for m in rungs if m <= controller.steps]
+    if outputs > MOST_OUTPUTS:
+        rungs = wide_outputs.rungs_of(controller)
+    else:
+        rungs = [m for m in RUNGS if m * outputs <= MOST_UNKNOWNS]
+        if controller.limit == "published":
+            rungs = [m for m in rungs if m <= controller.steps]
     operators = [time_operators(controller, m) for m in rungs]
     m = np.array(rungs, np.int64)
 
@@ -104,17 +111,23 @@ def _backward(phase):
     return state.Backward(weights, feedback, starts.astype(np.int64))
 
 
-def require_support(controller, sizes, dtype):
-    """ValueError unless the waveform integrator can take a network of these sizes and dtype under a controller.
+def require_support(controller, network, *, learns=False):
+    """ValueError unless the waveform integrator can take a network under a controller.
 
     What the controller alone decides is checked by `Controller`.
+
+    Args:
+        learns: whether the feedback weights of the output layer learn.
     """
-    if sizes[-1] > MOST_OUTPUTS:
+    outputs = network.sizes[-1]
+    obstacle = wide_outputs.obstacle(controller, network, learns) if outputs > MOST_OUTPUTS else ""
+    if obstacle:
         raise ValueError(
-            f"integrator = 'waveform' solves a dense system of all outputs for each sample; the network has {sizes[-1]} "
-            f"outputs, at most {MOST_OUTPUTS} are possible; use integrator = 'euler'"
+            f"integrator = 'waveform' with {outputs} outputs and {obstacle}: at most {MOST_OUTPUTS} are possible, or more with "
+            "output_activation = 'linear', controller.error = 'difference', the identity as feedback weights of the output "
+            f"layer, and at most {wide_outputs.MOST_UNITS} units in the layer below; use integrator = 'euler'"
         )
-    if np.dtype(dtype) == np.float32 and controller.rtol < FLOAT32_RTOL:
+    if network.dtype == np.float32 and controller.rtol < FLOAT32_RTOL:
         raise ValueError(
             f"rtol = {controller.rtol:g} is below what a float32 network can reach; use rtol >= {FLOAT32_RTOL:g}, or float64"
         )
@@ -142,7 +155,10 @@ class _Solver:
         self.coarse = (
             self.fine if dtype == np.float64 else ladder(controller, depth, outputs, str(dtype), final)
         )
-        self.backward = _backward(phase)
+        wide = outputs > MOST_OUTPUTS
+        self.reduced = wide_outputs.reduce(phase, final) if wide else None
+        self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
+        self.backward = None if wide else _backward(phase)
         self.pieces = shards_of(network, phase.count)
         self.correction = (
             products.NOT_AT_ALL if final else CORRECTIONS.get(self.asked.rule.name, products.NOT_AT_ALL)
@@ -152,7 +168,10 @@ class _Solver:
         """(`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
         phase, task, pieces = self.phase, self.task, self.pieces
         outcome, workspaces = self._room_for_outcome(), self._workspaces()
-        tolerances, buffers = np.full(3, tolerance), euler.ShardBuffers(phase, task)
+        tolerances, buffers = (
+            tolerance / np.array([self.time_factor, 1.0, 1.0]),
+            euler.ShardBuffers(phase, task),
+        )
         dense, u = phase.count * phase.places.dense[-1], np.zeros((phase.count, phase.network.sizes[-1]))
         empty = np.zeros((1, 0), self.dtype)
         results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
@@ -164,11 +183,16 @@ class _Solver:
             shard = buffers.results(results, buffer)
             if number in stepped:
                 outcome.status[number] = STEPPED
-            else:
+            elif self.reduced is None:
                 solve_shard(
                     phase.places, phase.parameters, phase.dynamics, self.backward, self.coarse, self.fine, task,
                     phase.minibatch, shard, outcome, first, count, 0, number, tolerances, self.correction,
                     workspaces.array(),
+                )  # fmt: skip
+            else:
+                solve_wide_shard(
+                    phase.places, phase.parameters, phase.dynamics, self.reduced, self.coarse, self.fine, task,
+                    phase.minibatch, shard, outcome, first, count, 0, number, tolerances, workspaces.array(),
                 )  # fmt: skip
             if outcome.status[number] == state.SOLVED and task.readout == kernel.AVERAGE:
                 euler.add_feedforward_part(phase, shard, slice(first, first + count))
@@ -201,12 +225,17 @@ class _Solver:
         """(B,) for each sample the value of its shard."""
         return np.repeat(values, [count for _, count in self.pieces])
 
+    @property
+    def _most_nodes(self):
+        return most_nodes(self.fine) if self.reduced is None else self.fine.nodes[-1]
+
     def _workspaces(self):
+        places, most, width = self.phase.places, self._most_nodes, panel_width(self.dtype)
         lengths = [
             sum(
-                state.workspace_parts(
-                    self.phase.places, self.task, count, most_nodes(self.fine), panel_width(self.dtype)
-                )
+                state.workspace_parts(places, self.task, count, most, width)
+                if self.reduced is None
+                else wide_workspace_parts(places, self.task, count, most)
             )
             for count in {count for _, count in self.pieces}
         ]
@@ -215,19 +244,22 @@ class _Solver:
     def _room_for_outcome(self):
         shards, sizes, dtype = len(self.pieces), self.phase.network.sizes, self.phase.network.dtype
         depth, outputs = len(sizes) - 1, sizes[-1]
+        square = padded(outputs**2, panel_width(dtype)) if self.reduced is None else 0
         return state.WaveformOutcome(
             *(np.zeros(shards, np.int64) for _ in range(4)),
             *(np.zeros(shards) for _ in range(5)),
             product_error=np.zeros((shards, depth + 1)),
-            error=np.zeros((self.phase.count, most_nodes(self.fine) * outputs)),
+            error=np.zeros((self.phase.count, self._most_nodes * outputs)),
             **{name: np.zeros((self.phase.count, outputs)) for name in ("start", "linear_error", "linear_u")},
-            matrices=np.zeros((self.phase.count, depth * padded(outputs**2, panel_width(dtype))), dtype),
+            matrices=np.zeros((self.phase.count, depth * square), dtype),
         )
 
     def errors(self, sums, outcome):
         """(L, shards) norms that the error of each layer's update, summed over the samples of a shard, is expected to have."""
         below = self.phase.presynaptic_factors
-        relative = ERROR_FACTOR[self.task.readout] * (outcome.time_error + outcome.newton_error)
+        relative = ERROR_FACTOR[self.task.readout] * (
+            self.time_factor * outcome.time_error + outcome.newton_error
+        )
         relative = np.where(outcome.status == state.SOLVED, relative, 0.0)
         errors = np.zeros((len(sums.factor), len(self.pieces)))
         for i, (factor, rates) in enumerate(zip(sums.factor, below, strict=True)):
@@ -298,7 +330,7 @@ def solve(phase, task, make_update, *, only_converged=False):
         the `ForwardUpdate`, with `.estimated_error`, (L,) relative to the norm of the update, and `.fallback`, (B,) booleans.
     """
     controller = phase.controller
-    require_support(controller, phase.network.sizes, phase.network.dtype)
+    require_support(controller, phase.network)
     few = controller.limit == "published" and controller.steps < FEWEST_STEPS
     if few or not _vanishes_at_rest(task.rule):
         sums = euler.run(*task.assign(phase), only_converged=only_converged)
@@ -329,7 +361,7 @@ def solve(phase, task, make_update, *, only_converged=False):
 
 def solve_course(phase):
     """((converged, diverged), `Outcome`, (B,) nodes) of a feedback phase; 0 nodes for samples that have to be stepped."""
-    require_support(phase.controller, phase.network.sizes, phase.network.dtype)
+    require_support(phase.controller, phase.network)
     engine = _Solver(phase, euler.UpdateTask())
     sums, outcome = engine.sums(SAFETY * phase.controller.rtol, frozenset())
     stepped = engine.of_shard(outcome.status != state.SOLVED)
@@ -370,12 +402,12 @@ def _judge(engine, sums, outcome):
     phase, rtol = engine.phase, engine.phase.controller.rtol
     solved = engine.of_shard(outcome.status == state.SOLVED)
     left = outcome.last_step if phase.controller.error == "softmax" else outcome.newton_error
-    left, error = engine.of_shard(left), engine.of_shard(outcome.end_error)
+    left, error = engine.of_shard(left), engine.time_factor * engine.of_shard(outcome.end_error)
     closeness = Closeness(phase, sums.rate[-1], sums.u)
     flags = closeness.flags()
     unsure = closeness.uncertain(10.0 * rtol, END_SAFETY * error + left)
     unsure = np.flatnonzero(unsure & solved)
-    if not len(unsure) or phase.controller.limit != "published":
+    if not len(unsure) or phase.controller.limit != "published" or engine.reduced is not None:
         return flags, unsure
     closeness, error = _corrected_end(engine, sums, outcome, unsure)
     _enter(flags, unsure, closeness.flags())

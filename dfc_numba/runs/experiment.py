@@ -14,7 +14,7 @@ from dfc_numba.dynamics.waveform import require_support
 from dfc_numba.errors import ConfigurationError, Interrupted
 from dfc_numba.extensions import used_extensions
 from dfc_numba.learning import observers as watching
-from dfc_numba.learning.phases import logs, method_of, solves_in_time
+from dfc_numba.learning.phases import logs, method_of, solves_in_time, trains_feedback
 from dfc_numba.learning.training import Trainer
 from dfc_numba.model.network import JACOBIAN_KINDS, Network
 from dfc_numba.model.products import shards_of
@@ -226,8 +226,9 @@ def create_network(config, dataset):
     make = partial(_saved_network, config) if options.start_from else partial(_new_network, config, dataset)
     network = make(sizes)
     if solves_in_time(config):
+        learns = trains_feedback(config) and not config.feedback.freeze_output
         try:
-            require_support(config.controller, network.sizes, network.dtype)
+            require_support(config.controller, network, learns=learns)
         except ValueError as error:
             raise ConfigurationError(f"controller: {error}") from None
     prepare = method_of(config).prepare

@@ -128,7 +128,9 @@ def test_a_step_that_is_too_large_is_told_from_an_unstable_network(tmp_path):
         net.feedback[0] *= -1.0  # the controller drives the output away from its target
         net.feedback[1] *= -1.0
     text = dfc(tmp_path / "dt.h5", "--what", "stability", "--out", tmp_path / "dt.csv").stdout
-    assert "0 of 4 samples are stable" in text and "dt too large: 4, samples 0, 1, 2, 3; all of them" in text
+    assert (
+        "0 of 4 samples are stable" in text and "dt too large: 4, samples 0, 1, 2, 3; all are stable" in text
+    )
     rows = table(tmp_path / "dt.csv")
     assert [row["sample"] for row in rows if row["measurement"] == "verdict"] == ["", "0", "1", "2", "3"]
     smallest = float(value(rows, measurement="largest_dt", sample=""))
@@ -160,7 +162,7 @@ def test_a_run_with_other_data_is_refused(run, monkeypatch):
         return found
 
     monkeypatch.setattr("dfc_numba.runs.analysis_subjects.load_data", changed)
-    assert "is of a run with other data than digits has now" in refused(run)
+    assert "belongs to a run on other data than digits now has" in refused(run)
 
 
 # --- logged minibatches ----------------------------------------------------------------------------------------------------

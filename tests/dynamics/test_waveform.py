@@ -189,7 +189,7 @@ def test_a_controller_that_the_integrator_cannot_honour_is_refused(options, mess
 
 
 def test_more_outputs_than_the_limit_are_refused():
-    net = dfc.Network.create([5, 6, 65])
+    net = dfc.Network.create([5, 6, 65], output_activation="sigmoid")
     with pytest.raises(ValueError, match="at most 64"):
         solved(net, np.zeros((2, 5)), np.zeros((2, 65)), dfc.Controller())
 

@@ -428,7 +428,7 @@ BAD_INPUTS = [
     (with_one(-np.inf, (4, 3)), ValueError, r"x\[4, 3\] is -inf"),
     (inputs(5, 3), ValueError, r"x has shape \(5, 3\); expected \(any, 4\)"),
     (inputs(5, 4)[0], ValueError, r"x has shape \(4,\); expected \(any, 4\)"),
-    (inputs(0, 4), ValueError, r"x holds no sample \(shape \(0, 4\)\)"),
+    (inputs(0, 4), ValueError, r"x holds no samples \(shape \(0, 4\)\)"),
     (inputs(5, 4) + 0j, TypeError, "x must be an array of numbers, not ndarray of dtype complex128"),
     ([[1, 2, 3, 4], [1, 2]], TypeError, "x must be an array of numbers"),
     (np.array([["1", "2", "3", "4"]]), TypeError, "x must be an array of numbers"),

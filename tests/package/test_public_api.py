@@ -189,8 +189,9 @@ def test_a_session_with_the_whole_interface():
 
 
 VERBS = set(
-    """Add Bound Clip Close Compute Create Do Draw End Evaluate Go Hear Import Keep Linearise Load Make Measure Move Open
-    Print Raise Read Recompute Register Replace Return Run Say Show Simulate Solve Stop Take Tell Train Warn Write""".split()
+    """Add Bound Clip Close Compute Create Do Draw End Evaluate Handle Import Keep Linearise Load Make Measure Move Open
+    Print Raise Read Recompute Register Replace Restore Return Run Say Show Simulate Solve Stop Take Tell Train Warn
+    Write""".split()
 )
 
 

@@ -475,7 +475,8 @@ def test_an_edited_configuration_is_refused(stopped):
         result = dfc("--out", stopped, "--resume")
     assert result.exit_code == 2 and "config.toml is not as the run wrote it" in result.stderr
     assert (
-        "checkpoint is that of another configuration (optimizer.learning_rate = 0.005 there" in result.stderr
+        "checkpoint is that of another configuration (optimizer.learning_rate = 0.005 in the run"
+        in result.stderr
     )
 
 
