@@ -459,7 +459,7 @@ def test_readouts_that_solve_refuse_terms(readout):
             "'forward' and 'feedback'",
         ),
         (lambda: dfc.Variable("x", formula=lambda y: y), "not known there"),
-        (lambda: dfc.Variable("v", formula=lambda v: v), "built in"),
+        (lambda: dfc.Variable("v", formula=lambda v: v), "built-in"),
         (lambda: dfc.ControllerTerm("t"), "no formula"),
         (lambda: dfc.ControllerTerm("t", control=lambda k: k), "known are e, de"),
         (lambda: dfc.ControllerTerm("t", control=lambda e: e, parameters={"u": 1.0}), "parameter 'u'"),
