@@ -59,7 +59,8 @@ def propagate(chain, noise, begin, end, x, shifts, start, v_last, r_dense, first
         move(n, below, s * stride, x, b * n)
         if noise.sigma > 0.0:
             normals(v, 0, n, noise.key, 0, noise.samples[b], noise.layer, work)
-            combine(stride, below, s * stride, below, s * stride, v, 0, 1.0, noise.sigma)
+            row = at(below, s * stride)
+            combine(stride, row, row, at(v, 0), 1.0, noise.sigma)
         move(n, start, b * n, below, s * stride)
     for i in range(begin + 1, end + 1):
         inner, n, stride = layout.sizes[i - 1], layout.sizes[i], layout.stride[i]
