@@ -88,7 +88,7 @@ def test_the_options_of_a_method_are_a_section_that_the_configuration_checks_and
     text = to_toml(config)
     assert "[method]\nrate = 2.0                              # learning rate of the inverse weights" in text
     assert used_values(config)["method.mode"] == "all"
-    with pytest.raises(AttributeError, match="no option 'size'; there are rate, mode, limit"):
+    with pytest.raises(AttributeError, match="no option 'size'; its options are rate, mode, limit"):
         config.method.size
 
 
