@@ -69,7 +69,7 @@ class KernelCache(_Cache):
                 path.unlink(missing_ok=True)
 
     def load_overload(self, sig, target_context):
-        """The compiled function of a signature; None if there is none that is sound."""
+        """Return the compiled function of a signature; None if there is none that is sound."""
         if not self._enabled:
             return None
         target_context.refresh()
@@ -105,7 +105,7 @@ class KernelCache(_Cache):
         _say_once(f"compiled kernels cannot be kept ({problem})")
 
     def _key(self, sig, codegen):
-        """All that machine code depends on, as text."""
+        """Return all that machine code depends on, as text."""
         code = self._function.__code__
         own = () if self._source.parent == KERNELS else (_digest(self._source),)
         body = (self._name, code.co_firstlineno, CHECKSUM(code.co_code).hexdigest(), *own)
@@ -125,7 +125,7 @@ class KernelCache(_Cache):
 
 @cache
 def sources_digest():
-    """A hash of the sources of all kernels, in hexadecimal digits."""
+    """Return a hash of the sources of all kernels, in hexadecimal digits."""
     total = CHECKSUM()
     for path in sorted(KERNELS.glob("*.py")):
         total.update(f"{path.name}\0{_digest(path)}\0".encode())
@@ -142,12 +142,12 @@ def _digest(path):
 
 @cache
 def versions():
-    """The versions that machine code depends on."""
+    """Return the versions that machine code depends on."""
     return platform.python_version(), numba.__version__, llvmlite.__version__, np.__version__
 
 
 def folders(source):
-    """Where entries of a source file are looked for and, in this order, written to: NUMBA_CACHE_DIR alone if it is set."""
+    """Return where a source file's entries are looked for and, in this order, written to: NUMBA_CACHE_DIR alone if it is set."""
     parent = source.resolve().parent
     subfolder = f"{parent.name}_{hashlib.sha1(str(parent).encode(), usedforsecurity=False).hexdigest()}"
     if config.CACHE_DIR:
@@ -159,7 +159,7 @@ def folders(source):
 
 
 def kept_formula(name, source):
-    """What `keep_formula` kept under this name, None if there is nothing that is sound; `source`: path of the module."""
+    """Return what `keep_formula` kept under this name, None if nothing is sound; `source`: path of the module."""
     for folder in folders(source):
         found = _read(folder / f"formula-{name}{SUFFIX}", name)
         if found is not None:
@@ -186,7 +186,7 @@ def _content(key, reduced):
 
 
 def _read(path, key):
-    """What an entry holds; None if it is missing, damaged or of somebody else."""
+    """Return what an entry holds; None if it is missing, damaged or of somebody else."""
     try:
         content = path.read_bytes()
     except OSError:

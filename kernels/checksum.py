@@ -21,13 +21,13 @@ BLOCK = 256  # words whose weighted sum, at most 256 * 257 / 2 * 65535, fits int
 
 @jit_part
 def _remainder(total):
-    """The remainder in 1 .. 65535 of a sum that is not 0."""
+    """Return the remainder in 1 .. 65535 of a sum that is not 0."""
     return (total - np.uint64(1)) % MODULUS + np.uint64(1) if total > 0 else total
 
 
 @jit
 def fletcher32(content):
-    """The checksum of bytes, a uint8 array, as an integer."""
+    """Return the checksum of bytes, a uint8 array, as an integer."""
     words = content[: content.size // 2 * 2].view(np.uint16)
     sum_1, sum_2 = np.uint64(0), np.uint64(0)
     for first in range(0, words.size, BLOCK):

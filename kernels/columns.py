@@ -41,12 +41,12 @@ UNROLLED = 5  # steps of the inner sum of a tile
 
 
 def padded_samples(count, dtype):
-    """`count` rounded up to whole registers."""
+    """Return `count` rounded up to whole registers."""
     return -(-count // lanes(dtype)) * lanes(dtype)
 
 
 def tile_bounds(rows):
-    """First rows of the tiles, and the number of rows at the end."""
+    """Return the first rows of the tiles, and the number of rows at the end."""
     tiles = -(-rows // TILE_ROWS)
     return [rows * t // tiles for t in range(tiles + 1)]
 
@@ -72,15 +72,15 @@ class _Product(Tile):
         self.keep = splat(builder, keep)
 
     def emit_tile(self):
-        """A tile of 1 .. TILE_ROWS rows that stays in registers while the inner index runs."""
+        """Emit a tile of 1 .. TILE_ROWS rows that stays in registers while the inner index runs."""
         self._emit_each(self.rows, TILE_ROWS, self._tile)
 
     def emit_rows(self):
-        """Any number of rows, one after the other, while x of 1 .. FEW units stays in registers."""
+        """Emit any number of rows, one after the other, while x of 1 .. FEW units stays in registers."""
         self._emit_each(self.inner, FEW, self._row_by_row)
 
     def _emit_each(self, size, largest, emit):
-        """A branch to code for the size and the number of registers at hand."""
+        """Emit a branch to code for the size and the number of registers at hand."""
         builder, end = self.builder, self.builder.append_basic_block()
         which = builder.add(builder.mul(self.vectors, ir.Constant(INDEX, largest)), size)
         switch = builder.switch(which, end)
@@ -101,7 +101,7 @@ class _Product(Tile):
         self.store(sums, places)
 
     def _add_columns(self, rows, vectors, steps, first, *sums):
-        """The sums of a tile after some columns of M."""
+        """Return the sums of a tile after some columns of M."""
         for step in range(steps):
             k = self.builder.add(first, ir.Constant(INDEX, step))
             x = self.load(self._unit(self.x, k, vectors))
@@ -124,12 +124,12 @@ class _Product(Tile):
         emit_loop(self.builder, self.rows, 1, body)
 
     def _add_scaled(self, numbers, index, x, sums):
-        """sums + numbers[index] x, register by register."""
+        """Return sums + numbers[index] x, register by register."""
         element = self.spread(self.offset(numbers, index))
         return [self.multiply_add(element, *pair) for pair in zip(x, sums, strict=True)]
 
     def _unit(self, base, unit, vectors):
-        """Pointers to the registers of one unit."""
+        """Return pointers to the registers of one unit."""
         return self.registers(self.offset(base, unit, self.width), vectors)
 
     def _kept(self, places):
@@ -137,7 +137,7 @@ class _Product(Tile):
 
 
 def _numpy_product(packed_matrix):
-    """The same in NumPy; packed_matrix(numbers, rows, inner) is M."""
+    """Make the same in NumPy; packed_matrix(numbers, rows, inner) is M."""
 
     def run(rows, vectors, out, x, packed, width, inner, keep):
         samples = vectors * lanes(out.array.dtype)
@@ -149,7 +149,7 @@ def _numpy_product(packed_matrix):
 
 
 def _compiled_product(emit):
-    """The product as an intrinsic; emit(a `_Product`)."""
+    """Make the product an intrinsic; emit(a `_Product`)."""
 
     @intrinsic
     def run(typingctx, rows, vectors, out, x, packed, width, inner, keep):
@@ -180,7 +180,7 @@ _lanes = number_of_dtype(lanes)
 
 @jit_uncounted
 def advance(out, out_start, rows, x, x_start, inner, packed, packed_start, width, keep):
-    """out = keep out + M x: out (rows, width), x (inner, width) and the packed M (rows, inner) in flat arrays."""
+    """Write out = keep out + M x: out (rows, width), x (inner, width) and the packed M (rows, inner) in flat arrays."""
     samples = TILE_VECTORS * _lanes(out)
     tiles = 1 if inner <= FEW else (rows + TILE_ROWS - 1) // TILE_ROWS
     for tile in range(tiles):

@@ -14,7 +14,7 @@ from dfc_numba.kernels.jit import jit, jit_part
 
 @jit
 def respond(response, loop, soma, apical, low, dt, alpha, k_p, leaks_integral, instant, proactive):
-    """response (B, T, n, n) = u at each time point after an impulse added to it, not to the controller's own, at the first.
+    """Write response (B, T, n, n) = u at each time point after an impulse added to it, not to the controller's own, at the first.
 
     Args:
         loop: (B, L, n, n), the matrices M_i. soma, apical, low: dt over tau_v, tau_A and tau_control, 1 for what follows at once.
@@ -53,7 +53,7 @@ def respond(response, loop, soma, apical, low, dt, alpha, k_p, leaks_integral, i
 
 @jit_part
 def _climb(z, matrices, p, n, depth, soma, instant):
-    """A step of z_1 .. z_L, rows 1 .. depth of z; row 0 is 0, the last row work space."""
+    """Take a step of z_1 .. z_L, rows 1 .. depth of z; row 0 is 0, the last row work space."""
     drive = depth + 1
     for layer in range(depth):
         i = (

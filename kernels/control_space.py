@@ -50,25 +50,25 @@ class Ladder(NamedTuple):
 
 @elementwise(outputs=["out"], inputs=["x", "y"], scalars=["factor"])
 def _add_multiple(x, y, factor):
-    """x + factor y."""
+    """Return x + factor y."""
     return x + factor * y
 
 
 @jit_shared
 def padded(count, width):
-    """`count` rounded up to whole panels."""
+    """Return `count` rounded up to whole panels."""
     return (count + width - 1) // width * width
 
 
 @jit_shared
 def system_stride(unknowns, width):
-    """Elements per row of a system's matrix: room for a panel that begins at any column."""
+    """Return the elements per row of a system's matrix: room for a panel that begins at any column."""
     return padded(unknowns, width) + width
 
 
 @jit_shared
 def most_nodes(ladder):
-    """The largest number of nodes that is ever solved at."""
+    """Return the largest number of nodes that is ever solved at."""
     return ladder.nodes[len(ladder.nodes) - 1 - REFERENCES]
 
 
@@ -153,7 +153,7 @@ def solve_transposed(a, start, stride, n, pivots, first, x, x_start):
 
 @jit
 def assemble(ladder, rung, depth, outputs, matrices, begin, system, start, products):
-    """The transposed matrix of one sample's system.
+    """Write the transposed matrix of one sample's system.
 
     Args:
         matrices: M_{L-k}, transposed and flat, for k = 0 .. L-1 from `begin` on, each padded to whole panels.
@@ -181,7 +181,7 @@ def assemble(ladder, rung, depth, outputs, matrices, begin, system, start, produ
 
 @jit
 def right_side(ladder, rung, depth, outputs, matrices, begin, e, e_start, x, x_start):
-    """x = e_0 - sum of a_k (x) M_{L-k} e_0, for one sample; e holds e_0."""
+    """Write x = e_0 - sum of a_k (x) M_{L-k} e_0, for one sample; e holds e_0."""
     m, square = ladder.nodes[rung], padded(outputs * outputs, _width(matrices))
     for node in range(m):
         for i in range(outputs):
@@ -198,7 +198,7 @@ def right_side(ladder, rung, depth, outputs, matrices, begin, e, e_start, x, x_s
 
 @jit_part
 def _average(ladder, rung, depth, outputs, e, e_start, x, x_start, z, z_start):
-    """z[k] = the sum over time of the response k layers on, to the control error e at t = 0 and x at the nodes."""
+    """Write z[k] = the sum over time of the response k layers on, to the control error e at t = 0 and x at the nodes."""
     m = ladder.nodes[rung]
     for k in range(depth):
         for i in range(outputs):
@@ -211,7 +211,7 @@ def _average(ladder, rung, depth, outputs, e, e_start, x, x_start, z, z_start):
 
 @jit_part
 def _distance(z, first, second, count):
-    """(squared norm of the difference of two rows, squared norm of the second)."""
+    """Return (squared norm of the difference of two rows, squared norm of the second)."""
     difference, size = 0.0, 0.0
     for k in range(count):
         difference += (z[first + k] - z[second + k]) ** 2
@@ -221,7 +221,7 @@ def _distance(z, first, second, count):
 
 @jit
 def choose_nodes(ladder, depth, outputs, matrices, errors, probes, tolerance, found):
-    """The first rung whose response agrees with that of the next two; returns it, or -1 if there is none or the loop is unstable.
+    """Return the first rung whose response agrees with that of the next two, or -1 if there is none or the loop is unstable.
 
     Args:
         matrices: flat [probed matrix][k][n_L n_L padded], in float64. errors: flat [probe][output] control errors at t = 0.
@@ -272,7 +272,7 @@ def choose_nodes(ladder, depth, outputs, matrices, errors, probes, tolerance, fo
 
 @jit
 def step_linear(dynamics, depth, outputs, matrices, start, e, u):
-    """The control error and signal at T of networks linearised at their feedforward state, by all Euler steps.
+    """Write the control error and signal at T of networks linearised at their feedforward state, by all Euler steps.
 
     Args:
         matrices: (n, k n_L n_L padded) M_{L-k} transposed, of n samples. start: (n, n_L) control errors at t = 0.
@@ -345,7 +345,7 @@ def step_linear(dynamics, depth, outputs, matrices, start, e, u):
 
 @jit
 def accelerate(errors, corrections, age, weights, outputs, error, correction, work):
-    """Anderson's combination of the last control errors and corrections of one sample, in place of the plain step.
+    """Write Anderson's combination of one sample's last control errors and corrections, in place of the plain step.
 
     Args:
         errors, corrections: (MEMORY, m n_L) rings, into which those of this iteration, number `age`, are written.

@@ -8,7 +8,7 @@ from dfc_numba.kernels.noise import normals, scratch
 
 @jit
 def keyed_draws(out, key, steps, samples, layer):
-    """out (T, B, n_i) = standard normal draws of a layer that drove the step to `steps` (T,); 0 for step 0.
+    """Write out (T, B, n_i) = standard normal draws of a layer that drove the step to `steps` (T,); 0 for step 0.
 
     Args:
         key: uint64 that stands for seed and minibatch. samples: (B,) uint64 numbers of the samples.

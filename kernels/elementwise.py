@@ -10,43 +10,43 @@ from dfc_numba.kernels.simd import elementwise, polynomial, rounded_each, split_
 
 @elementwise(outputs=["rate"], inputs=["v"])
 def tanh_rate(v):
-    """r = tanh(v)."""
+    """Return r = tanh(v)."""
     return tanh(v)
 
 
 @elementwise(outputs=["out"], inputs=["x", "y"])
 def subtract(x, y):
-    """x - y."""
+    """Return x - y."""
     return x - y
 
 
 @elementwise(outputs=["out"], inputs=["x", "y"])
 def multiply(x, y):
-    """x * y."""
+    """Return x * y."""
     return x * y
 
 
 @elementwise(outputs=["out"], inputs=["x", "y"], scalars=["p", "q"])
 def combine(x, y, p, q):
-    """p x + q y: the Euler step of a low-pass filter with p = 1 - dt/tau, q = dt/tau, or a sum with p = q = 1."""
+    """Return p x + q y: the Euler step of a low-pass filter with p = 1 - dt/tau, q = dt/tau, or a sum with p = q = 1."""
     return p * x + q * y
 
 
 @elementwise(outputs=["out"], inputs=["x", "y", "noise"], scalars=["p", "q", "sigma"])
 def combine_noisy(x, y, noise, p, q, sigma):
-    """The same with noise."""
+    """Return the same with noise."""
     return p * x + q * y + sigma * noise
 
 
 @elementwise(outputs=["out"], inputs=["x"], scalars=["p"])
 def scale(x, p):
-    """p x."""
+    """Return p x."""
     return p * x
 
 
 @elementwise(outputs=["watch_new"], inputs=["watch", "basal", "difference"])
 def watch(watch, basal, difference):
-    """Zeros stay zeros while v = v_ff + d is finite, and become NaN for ever where it is not."""
+    """Keep zeros while v = v_ff + d is finite; they become NaN for ever where it is not."""
     return watch + 0.0 * (basal + difference)
 
 
@@ -54,7 +54,7 @@ def watch(watch, basal, difference):
 
 
 def _log(x):
-    """Natural logarithm in single precision, for positive normal x."""
+    """Return the natural logarithm in single precision, for positive normal x."""
     mantissa, exponent = split_exponent(x)
     ratio = (mantissa - 1.0) / (mantissa + 1.0)
     series = polynomial(ratio * ratio, [2.0 / (2 * k + 1) for k in range(5)])
@@ -62,7 +62,7 @@ def _log(x):
 
 
 def _cos_sin(turns):
-    """(cos, sin) of 2 pi turns for |turns| <= 1/2: series at a quarter of the angle, doubled twice."""
+    """Return (cos, sin) of 2 pi turns for |turns| <= 1/2: series at a quarter of the angle, doubled twice."""
     angle = turns * (0.5 * math.pi)
     square = angle * angle
     sin = angle * polynomial(square, [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(5)])
@@ -74,7 +74,7 @@ def _cos_sin(turns):
 
 @elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"])
 def normal_pair(unsigned, signed):
-    """Two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958).
+    """Return two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958).
 
     No operation is contracted with another one: the same bits on every processor.
     """

@@ -24,19 +24,19 @@ NONLINEARITIES = {
 
 @elementwise(outputs=["rate"], inputs=["v"], scalars=["k", "c", "a", "b"])
 def logistic_rate(v, k, c, a, b):
-    """phi(v)."""
+    """Return phi(v)."""
     return a / (1.0 + exp(c - k * v)) + b
 
 
 @elementwise(outputs=["rate"], inputs=["v"], scalars=["low", "high"])
 def clipped_rate(v, low, high):
-    """phi(v)."""
+    """Return phi(v)."""
     return clamp(v, low, high)
 
 
 @elementwise(outputs=["constants*3"], inputs=["v"], scalars=["k", "c", "a", "limit"])
 def logistic_constants(v, k, c, a, limit):
-    """q, G and shift of the difference formula at v (see `forms.Logistic`)."""
+    """Return q, G and shift of the difference formula at v (see `forms.Logistic`)."""
     scaled = k * v - c
     x = clamp(scaled, -limit, limit)
     return exp(-x), a / (1.0 + exp(x)), scaled - x
@@ -44,7 +44,7 @@ def logistic_constants(v, k, c, a, limit):
 
 @elementwise(outputs=["slope"], inputs=["v", "rate"], scalars=["k", "a", "b"])
 def logistic_slope(v, rate, k, a, b):
-    """phi'(v) from the rate."""
+    """Return phi'(v) from the rate."""
     p = (rate - b) / a
     return k * a * p * (1.0 - p) + 0.0 * v
 
@@ -55,26 +55,26 @@ def _inside(v, low, high):
 
 @elementwise(outputs=["slope"], inputs=["v"], scalars=["low", "high"])
 def clipped_slope(v, low, high):
-    """phi'(v): 1 inside the bounds, and on them."""
+    """Return phi'(v): 1 inside the bounds, and on them."""
     return _inside(v, low, high)
 
 
 @elementwise(outputs=["u_new"], inputs=["u", "slope", "drive"], scalars=["gain"])
 def hopfield_step(u, slope, drive, gain):
-    """u + gain (-u + phi'(u) D): a step down the Hopfield energy (Scellier & Bengio 2017)."""
+    """Return u + gain (-u + phi'(u) D): a step down the Hopfield energy (Scellier & Bengio 2017)."""
     return u + gain * (slope * drive - u)
 
 
 @elementwise(outputs=["d_new"], inputs=["change", "residual", "constants*3"], scalars=["k"])
 def logistic_jump(change, residual, q, g, shift, k):
-    """residual + phi(D0 + change) - phi(D0): a step of the prototypical form (Ernoult et al. 2019) from its free state."""
+    """Return residual + phi(D0 + change) - phi(D0): a step of the prototypical form (Ernoult et al. 2019) from its free state."""
     expm1, _, denominator = logistic_terms(k * change + shift, q)
     return residual + g * expm1 / denominator
 
 
 @elementwise(outputs=["d_new"], inputs=["change", "residual", "base"], scalars=["low", "high"])
 def clipped_jump(change, residual, base, low, high):
-    """The same for a clipped nonlinearity; base: D0."""
+    """Return the same for a clipped nonlinearity; base: D0."""
     rate = clamp(base, low, high)
     return residual + clamp(change + (base - rate), low - rate, high - rate)
 
@@ -85,7 +85,7 @@ def clipped_jump(change, residual, base, low, high):
     scalars=["gain", "k", "a"],
 )
 def logistic_flow(d, rate, change, drive, residual, q, g, shift, gain, k, a):
-    """d + gain (residual - d + phi'(u0 + d) change + (phi'(u0 + d) - phi'(u0)) D0), and the rate's deviation with it.
+    """Return d + gain (residual - d + phi'(u0 + d) change + (phi'(u0 + d) - phi'(u0)) D0), and the rate's deviation with it.
 
     It is `hopfield_step` (Scellier & Bengio 2017) less the free state u0, of which residual is what it lacks of rest.
     """
@@ -102,7 +102,7 @@ def logistic_flow(d, rate, change, drive, residual, q, g, shift, gain, k, a):
     scalars=["gain", "low", "high"],
 )
 def clipped_flow(d, change, drive, residual, base, gain, low, high):
-    """The same for a clipped nonlinearity; base: u0."""
+    """Return the same for a clipped nonlinearity; base: u0."""
     slope, still = _inside(base + d, low, high), _inside(base, low, high)
     d = d + gain * (residual - d + slope * change + (slope - still) * drive)
     rate = clamp(base, low, high)
@@ -115,7 +115,7 @@ def clipped_flow(d, change, drive, residual, base, gain, low, high):
     scalars=["gain", "k", "a"],
 )
 def logistic_descent(d, rate, error, back, q, g, shift, gain, k, a):
-    """d + gain (2 phi'(u0 + d) back - 2 error), and the rate's deviation with it: a step down the Gaussian energy.
+    """Return d + gain (2 phi'(u0 + d) back - 2 error), and the rate's deviation with it: a step down the Gaussian energy.
 
     error: e_i = u_i - W_i r_{i-1} - b_i; back: W_{i+1}^T e_{i+1} (see `nudged_phases`).
     """
@@ -130,7 +130,7 @@ def logistic_descent(d, rate, error, back, q, g, shift, gain, k, a):
     outputs=["d_new", "rate_new"], inputs=["d", "error", "back", "base"], scalars=["gain", "low", "high"]
 )
 def clipped_descent(d, error, back, base, gain, low, high):
-    """The same for a clipped nonlinearity; base: u0."""
+    """Return the same for a clipped nonlinearity; base: u0."""
     d = d + gain * (2.0 * (_inside(base + d, low, high) * back - error))
     rate = clamp(base, low, high)
     return d, clamp(d + (base - rate), low - rate, high - rate)
@@ -138,5 +138,5 @@ def clipped_descent(d, error, back, base, gain, low, high):
 
 @elementwise(outputs=["out"], inputs=["x", "y"])
 def subtract(x, y):
-    """x - y."""
+    """Return x - y."""
     return x - y

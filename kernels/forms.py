@@ -27,7 +27,7 @@ ARGUMENT_LIMIT = {8: 300.0, 4: 26.0}
 
 
 def logistic_terms(argument, q):
-    """(E, X, q + X) of the difference formula; argument: s times the deviation, plus the shift if there is one."""
+    """Return (E, X, q + X) of the difference formula; argument: s times the deviation, plus the shift if there is one."""
     limit = f.EXPONENT_LIMIT[argument.dtype.itemsize]
     expm1, power = f.expm1_and_exp(clamp(argument, -limit, limit))
     return expm1, power, q + power
@@ -40,15 +40,15 @@ class Logistic:
         self.steepness = float(steepness)
 
     def compute(self, dtype):
-        """The dtype of the arithmetic."""
+        """Return the dtype of the arithmetic."""
         return dtype
 
     def rate(self, v):
-        """phi(v)."""
+        """Return phi(v)."""
         return f.tanh(v) if self.steepness == 2.0 else f.sigmoid(v)
 
     def constants(self, v, limit):
-        """The constants at the feedforward voltage v; limit: `ARGUMENT_LIMIT` of the dtype that they are meant for."""
+        """Return the constants at the feedforward voltage v; limit: `ARGUMENT_LIMIT` of the dtype that they are meant for."""
         scaled = self.steepness * v
         x = clamp(scaled, -limit, limit)
         return f.exp(-x), self.steepness / (1.0 + f.exp(x)), scaled - x
@@ -58,12 +58,12 @@ class Logistic:
         return self.steepness * deviation + p.constants[2] if saturated else self.steepness * deviation
 
     def change(self, p, v, saturated):
-        """phi(v) - phi(a)."""
+        """Return phi(v) - phi(a)."""
         expm1, _, denominator = logistic_terms(self._argument(p, v, saturated), p.constants[0])
         return expm1 * p.constants[1] / denominator
 
     def changes(self, p, v, basal, saturated):
-        """(phi(v) - phi(a), phi(v) - phi(v_ff)), with one division."""
+        """Return (phi(v) - phi(a), phi(v) - phi(v_ff)), with one division."""
         q, g = p.constants[0], p.constants[1]
         soma_e, soma_x, soma_d = logistic_terms(self._argument(p, v, saturated), q)
         basal_e, basal_x, basal_d = logistic_terms(self._argument(p, basal, saturated), q)
@@ -73,12 +73,12 @@ class Logistic:
         return soma_e * basal_d * g * common, difference * (self.steepness * q) * common
 
     def derivative(self, p, v):
-        """phi'(v)."""
+        """Return phi'(v)."""
         _, power, denominator = logistic_terms(self._argument(p, v, True), p.constants[0])
         return (self.steepness * (self.steepness * p.constants[0]) / denominator) * (power / denominator)
 
     def derivative_of_rate(self, p, v, rate):
-        """phi'(v) from the deviation of the rate: s^2 y (1 - y) with y = 1 / (1 + exp(-s v)).
+        """Return phi'(v) from the deviation of the rate: s^2 y (1 - y) with y = 1 / (1 + exp(-s v)).
 
         Saturated units lose digits to rounding, which are missed neither in a Newton step nor in a judgement of stability.
         """
@@ -86,7 +86,7 @@ class Logistic:
         return self.steepness * self.steepness * y * (1.0 - y)
 
     def _online_terms(self, difference, v_ff):
-        """(E, X) of the difference and (q - 1, q) of v_ff, whose saturated part goes to the former."""
+        """Return (E, X) of the difference and (q - 1, q) of v_ff, whose saturated part goes to the former."""
         size = v_ff.dtype.itemsize
         scaled = self.steepness * v_ff
         kept = clamp(scaled, -ARGUMENT_LIMIT[size], ARGUMENT_LIMIT[size])
@@ -95,7 +95,7 @@ class Logistic:
         return *f.expm1_and_exp(beyond), *f.expm1_and_exp(-kept)
 
     def online(self, difference, v_ff):
-        """(phi(v), phi(v) - phi(v_ff)): for tanh (X - q) / (X + q) and 2 q E / ((1 + q) (X + q)), q = exp(-2 v_ff)."""
+        """Return (phi(v), phi(v) - phi(v_ff)): for tanh (X - q) / (X + q) and 2 q E / ((1 + q) (X + q)), q = exp(-2 v_ff)."""
         soma_e, soma_x, basal_e, q = self._online_terms(difference, v_ff)
         common = 1.0 / ((soma_x + q) * (1.0 + q))
         above = soma_x
@@ -104,7 +104,7 @@ class Logistic:
         return above * (1.0 + q) * common, self.steepness * q * soma_e * common
 
     def online_derivative(self, difference, v_ff):
-        """phi'(v_ff + d)."""
+        """Return phi'(v_ff + d)."""
         _, x, _, q = self._online_terms(difference, v_ff)
         return (self.steepness * (self.steepness * q) / (x + q)) * (x / (x + q))
 

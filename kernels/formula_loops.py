@@ -83,7 +83,7 @@ class LoopKind:
         return with_signature(definition, self.name, names)
 
     def compile(self, formula, dtype, *, compute=None):
-        """The address of the machine code of a formula.
+        """Compile a formula and return the address of its machine code.
 
         Args:
             dtype: of the arrays. compute: of the arithmetic, float64 where rounding would matter; None for `dtype`.
@@ -100,7 +100,7 @@ class LoopKind:
 
     @global_compiler_lock
     def emitted(self, formula, dtype, compute):
-        """(name, text): the LLVM code of a formula, in which its function has a digest of it as name."""
+        """Return (name, text): the LLVM code of a formula, in which its function has a digest of it as name."""
         module = codegen().create_library(PLACEHOLDER).create_ir_module(PLACEHOLDER)
         _emit(module, PLACEHOLDER, self, formula, np.dtype(dtype), np.dtype(compute))
         text, surroundings = str(module), (str(codegen().magic_tuple()), str(REGISTER_BYTES))
@@ -176,7 +176,7 @@ def _emit(module, name, kind, formula, dtype, compute):
 
 
 def _output_planes(kind, results):
-    """(output, plane, value) of all that a formula returns."""
+    """Return (output, plane, value) of all that a formula returns."""
     results = (results,) if len(kind.outputs) == 1 else results
     planes = [
         (k, plane, part)
@@ -197,7 +197,7 @@ _ADDRESSES, _LIBRARIES, _SOURCES = (
 
 @global_compiler_lock
 def _machine_code(name, text):
-    """The address of a function, which is compiled once per machine and loaded once per process."""
+    """Return the address of a function, which is compiled once per machine and loaded once per process."""
     if name not in _ADDRESSES:
         library = _kept_library(name) or _compiled_library(name, text)
         address = _ADDRESSES[name] = library.get_pointer_to_function(name)
@@ -206,7 +206,7 @@ def _machine_code(name, text):
 
 
 def _kept_library(name):
-    """The library that an earlier process kept on disk; None if there is none that can be used."""
+    """Return the library that an earlier process kept on disk; None if there is none that can be used."""
     state = kept_formula(name, Path(__file__))
     if state is None:
         return None
@@ -227,7 +227,7 @@ def _compiled_library(name, text):
 
 @global_compiler_lock
 def assembly_at(address):
-    """The machine code of the loop at an address, as text: compiled once more, since kept code cannot be shown."""
+    """Return the machine code of the loop at an address, as text: compiled once more, since kept code cannot be shown."""
     name, text = _SOURCES[address]
     library = codegen().create_library(f"shown_{name}")
     library.add_llvm_module(llvmlite.binding.parse_assembly(text.replace(name, f"shown_{name}")))
@@ -236,7 +236,7 @@ def assembly_at(address):
 
 
 def function_at(address, kind, dtype):
-    """The loop at an address as a function of Python, for tests: f(count, array, ..., scalar, ...)."""
+    """Return the loop at an address as a function of Python, for tests: f(count, array, ..., scalar, ...)."""
     arrays = len(kind.arguments)
     if JIT_DISABLED:
         run = _INTERPRETED[address]
@@ -262,7 +262,7 @@ _INTERPRETED, _NEXT = {}, numbers(1)
 
 
 def _interpreted(kind, formula, compute):
-    """A number that stands for the address of a formula which runs on NumPy slices."""
+    """Return a number that stands for the address of a formula which runs on NumPy slices."""
 
     def run(count, *values):
         parts = [argument.slices(span, count) for argument, span in zip(kind.arguments, values, strict=False)]

@@ -42,14 +42,14 @@ LOG_TERMS = {8: 12, 4: 5}
 
 
 def value_of(x):
-    """x itself if it is traced or a floating-point array, else as float64."""
+    """Return x itself if it is traced or a floating-point array, else as float64."""
     if isinstance(x, Vector) or getattr(x, "dtype", None) in (np.float64, np.float32):
         return x
     return np.asarray(x, np.float64)
 
 
 def reduced(x):
-    """(2**n, exp(f) - 1) with x = n ln 2 + f and |f| <= ln(2)/2."""
+    """Return (2**n, exp(f) - 1) with x = n ln 2 + f and |f| <= ln(2)/2."""
     size = x.dtype.itemsize
     n = round_to_integer(x * math.log2(math.e))
     f = (x - n * LN2_HIGH[size]) - n * LN2_LOW[size]
@@ -57,27 +57,27 @@ def reduced(x):
 
 
 def expm1_and_exp(x):
-    """(exp(x) - 1, exp(x)) for |x| within the range of normal numbers."""
+    """Return (exp(x) - 1, exp(x)) for |x| within the range of normal numbers."""
     scale, small = reduced(x)
     return scale * small + (scale - 1.0), scale * small + scale
 
 
 def exp(x):
-    """exp(x); inf where it overflows, the smallest normal number where it underflows."""
+    """Return exp(x); inf where it overflows, the smallest normal number where it underflows."""
     x = value_of(x)
     scale, small = reduced(clamp(x, *EXPONENT_RANGE[x.dtype.itemsize]))
     return scale * (1.0 + small)
 
 
 def expm1(x):
-    """exp(x) - 1 without cancellation at small x."""
+    """Return exp(x) - 1 without cancellation at small x."""
     x = value_of(x)
     low, high = EXPONENT_RANGE[x.dtype.itemsize]
     return expm1_and_exp(clamp(x, low, high - 1.0))[0]
 
 
 def log(x):
-    """Natural logarithm; -inf at 0 (and below the smallest normal number), NaN where x is negative."""
+    """Return the natural logarithm; -inf at 0 (and below the smallest normal number), NaN where x is negative."""
     x = value_of(x)
     if not isinstance(x, Vector):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,7 +93,7 @@ def log(x):
 
 
 def log1p(x):
-    """log(1 + x) without cancellation at small x: log(u) + (x - (u - 1)) / u with u = 1 + x rounded."""
+    """Return log(1 + x) without cancellation at small x: log(u) + (x - (u - 1)) / u with u = 1 + x rounded."""
     x = value_of(x)
     if not isinstance(x, Vector):
         return np.log1p(x)
@@ -102,7 +102,7 @@ def log1p(x):
 
 
 def tanh(x):
-    """Hyperbolic tangent."""
+    """Return the hyperbolic tangent."""
     x = value_of(x)
     limit = EXPONENT_LIMIT[x.dtype.itemsize]
     expm1, _ = expm1_and_exp(clamp(x + x, -limit, limit))
@@ -110,27 +110,27 @@ def tanh(x):
 
 
 def sigmoid(x):
-    """Logistic function 1 / (1 + exp(-x))."""
+    """Return the logistic function 1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + exp(-x))
 
 
 def sqrt(x):
-    """Square root."""
+    """Return the square root."""
     return square_root(x)
 
 
 def absolute(x):
-    """|x|."""
+    """Return |x|."""
     return abs(x)
 
 
 def minimum(x, y):
-    """The smaller of two values; NaN where x is NaN."""
+    """Return the smaller of two values; NaN where x is NaN."""
     return select(_greater(x, y), y, x)
 
 
 def maximum(x, y):
-    """The larger of two values; NaN where x is NaN."""
+    """Return the larger of two values; NaN where x is NaN."""
     return select(_greater(y, x), y, x)
 
 
@@ -139,27 +139,27 @@ def _greater(x, y):
 
 
 def clip(x, low, high):
-    """x limited to [low, high]; NaN stays NaN."""
+    """Return x limited to [low, high]; NaN stays NaN."""
     return minimum(maximum(x, low), high)
 
 
 def where(condition, yes, no):
-    """Elementwise `yes` where the condition holds, else `no`; both are evaluated."""
+    """Return, elementwise, `yes` where the condition holds, else `no`; both are evaluated."""
     return select(condition, yes, no)
 
 
 def sign(x):
-    """-1, 0 or 1."""
+    """Return the sign: -1, 0 or 1."""
     return select(x > 0.0, 1.0 + 0.0 * x, select(x < 0.0, -1.0 + 0.0 * x, 0.0 * x))
 
 
 def square(x):
-    """x * x."""
+    """Return x * x."""
     return x * x
 
 
 def power(x, exponent):
-    """x ** exponent: products for whole numbers, square roots for halves, else exp(exponent log(x)) for positive x."""
+    """Return x ** exponent: products for whole numbers, square roots for halves, else exp(exponent log(x)) for positive x."""
     if isinstance(exponent, int | float) and float(2 * exponent).is_integer() and abs(exponent) <= 64:
         whole = int(abs(exponent))
         result = square_root(x) if float(exponent) % 1 else None

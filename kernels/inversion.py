@@ -52,19 +52,19 @@ class Arrays(NamedTuple):
 
 
 def workspace_length(ring, width):
-    """Elements of the memory of a shard."""
+    """Return the elements of the memory of a shard."""
     return int((AREAS * ring.rows[-1] + ring.sizes[ring.driven]) * width)
 
 
 @jit_part
 def _area(ring, width, which, p):
-    """Where population p lies in an area."""
+    """Return where population p lies in an area."""
     return (which * ring.rows[ring.sizes.size] + ring.rows[p]) * width
 
 
 @jit_part
 def _begin(ring, arrays, memory, first, count, width):
-    """States of zero, the drive, and the scales, of which those of padding are zero."""
+    """Write states of zero, the drive, and the scales, of which those of padding are zero."""
     total = ring.rows[ring.sizes.size] * width
     fill(AREAS * total + ring.sizes[ring.driven] * width, memory, 0, 0.0)
     for s in range(count):
@@ -82,7 +82,7 @@ def _begin(ring, arrays, memory, first, count, width):
 
 @jit_part
 def _advance_population(ring, memory, p, width):
-    """One step of population p, r_p += dt (-lambda_p r_p + M_p f(r_{p-1})) (Podlaski & Machens 2020), and what it then shows."""
+    """Step population p, r_p += dt (-lambda_p r_p + M_p f(r_{p-1})) (Podlaski & Machens 2020), and write what it then shows."""
     start, size, before = _area(ring, width, 0, p), ring.sizes[p] * width, (p or ring.sizes.size) - 1
     keep, state = ring.keep[p], at(memory, start)
     if p == ring.driven:
@@ -101,7 +101,7 @@ def _advance_population(ring, memory, p, width):
 
 @jit_part
 def _keep_states(ring, samples, times, out, time, memory, first, s, width):
-    """The states of sample s of the shard at their place in `out`."""
+    """Write the states of sample s of the shard to their place in `out`."""
     for p in range(ring.sizes.size):
         n, start = ring.sizes[p], _area(ring, width, 0, p) + s
         place = ring.rows[p] * samples * times + (time * samples + first + s) * n
@@ -111,7 +111,7 @@ def _keep_states(ring, samples, times, out, time, memory, first, s, width):
 
 @jit_part
 def _has_settled(ring, memory, s, width):
-    """Whether the states of sample s differ from those kept before by little, relative to their largest value."""
+    """Return whether sample s's states differ from those kept before by little, relative to their largest value."""
     rows = ring.rows[ring.sizes.size]
     change, largest = 0.0, 0.0
     for j in range(rows):

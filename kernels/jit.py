@@ -38,7 +38,7 @@ def jit_uncounted(function):
 
 
 def jit_part(function):
-    """The same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own.
+    """Do the same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own.
 
     A part does not count references, since its arguments outlive it: counting those of every array in its arguments
     would cost as much as a small product. So it cannot create arrays.
@@ -47,10 +47,10 @@ def jit_part(function):
 
 
 def jit_creating_part(function):
-    """A part that creates arrays."""
+    """Do the same for a part that creates arrays."""
     return numba.jit(**FLAGS_OF_PARTS)(function)
 
 
 def jit_shared(function):
-    """For a short function that compiled code and Python both call; in Python it stays what it is."""
+    """Register a short function that compiled code and Python both call; in Python it stays what it is."""
     return register_jitable(function)

@@ -49,7 +49,7 @@ def row_stride(size, dtype):
 
 
 def _starts(lengths):
-    """Offsets for layers 1..L (index 0 unused), and the total at the end."""
+    """Return the offsets of layers 1..L (index 0 unused), and the total at the end."""
     return np.concatenate([[0], [0], np.cumsum(lengths)]).astype(np.int64)
 
 
@@ -110,7 +110,7 @@ def _pack_panels(matrix, packed):
 
 
 def unpack(flat, outputs, inputs):
-    """A matrix (outputs, inputs) from panels of columns, `[panel][output][input within the panel]`."""
+    """Return a matrix (outputs, inputs) from panels of columns, `[panel][output][input within the panel]`."""
     width = panel_width(flat.dtype)
     whole = -(-inputs // width)
     panels = flat[: whole * outputs * width].reshape(whole, outputs, width)
@@ -118,14 +118,14 @@ def unpack(flat, outputs, inputs):
 
 
 def padded_rows(array, stride, dtype):
-    """(B, n) as flat rows of `stride` elements, the rest zero."""
+    """Return (B, n) as flat rows of `stride` elements, the rest zero."""
     padded = np.zeros((len(array), stride), dtype)
     padded[:, : array.shape[1]] = array
     return padded.ravel()
 
 
 def dense_views(flat, samples, sizes, times=None):
-    """A dense flat array `[layer][(time)][sample][unit]` as a list of C-ordered arrays, one per layer."""
+    """Return a dense flat array `[layer][(time)][sample][unit]` as a list of C-ordered arrays, one per layer."""
     lead = (samples,) if times is None else (times, samples)
     rows, start, views = (samples if times is None else times * samples), 0, []
     for n in map(int, sizes[1:]):

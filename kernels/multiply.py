@@ -44,7 +44,7 @@ AHEAD_TILES = 2
 
 
 def panel_width(dtype):
-    """Outputs per panel of packed weights."""
+    """Return the number of outputs per panel of packed weights."""
     return TILE_VECTORS * lanes(dtype)
 
 
@@ -67,7 +67,7 @@ class _Panel(Tile):
         self.next_b, self.next_c = self.offset(self.b, ahead), self.offset(self.c, ahead)
 
     def emit(self):
-        """Tiles of the largest size while they fit, then of the smaller ones."""
+        """Emit tiles of the largest size while they fit, then of the smaller ones."""
         row = None
         for size in TILE_ROWS:
             row, _ = emit_loop(self.builder, self.rows, size, partial(self._tile, size), first=row)
@@ -84,7 +84,7 @@ class _Panel(Tile):
         self.store(sums, places)
 
     def _ahead(self, size, row):
-        """Where a tile of rows begins to fetch the panel to come, each of the tiles another cache line of every inner index.
+        """Return where a row tile begins to fetch the panel to come, each of the tiles another cache line of every inner index.
 
         A tile of columns fetches the sums that one of the next tiles begins with, all at once.
         """
@@ -107,7 +107,7 @@ class _Panel(Tile):
         builder.call(function, [builder.bitcast(pointer, byte), read, near, data])
 
     def _first_sums(self, places):
-        """The sums to begin with: C where it is added to, else zero."""
+        """Return the sums to begin with: C where it is added to, else zero."""
         before = self.builder.basic_block
         with self.builder.if_then(self.add):
             loaded = self.load(places)
@@ -119,7 +119,7 @@ class _Panel(Tile):
         return sums
 
     def _add_products(self, a, ahead, k, *sums):
-        """The sums of a tile with the products of one inner index."""
+        """Return the sums of a tile with the products of one inner index."""
         if ahead is not None:
             self._prefetch(self.offset(ahead, k, self.b_stride))
         b = self.load(self.registers(self.offset(self.b, k, self.b_stride), TILE_VECTORS))
@@ -133,7 +133,7 @@ class _Panel(Tile):
 
 
 def _numpy_panel(inner_contiguous):
-    """The same product in NumPy, of which a row does not depend on the others, as BLAS would have it."""
+    """Make the same product in NumPy, of which a row does not depend on the others, as BLAS would have it."""
 
     def product(c, a, b, rows, inner, add, ahead):
         width = panel_width(c.array.dtype)
@@ -146,7 +146,7 @@ def _numpy_panel(inner_contiguous):
 
 
 def _panel(inner_contiguous):
-    """product(c, a, b, rows, inner, add, ahead): C (+)= A B for `Rows` c, a, b; what lies `ahead` elements on is fetched."""
+    """Make product(c, a, b, rows, inner, add, ahead): C (+)= A B for `Rows` c, a, b; what lies `ahead` elements on is fetched."""
     if JIT_DISABLED:
         return _numpy_panel(inner_contiguous)
 
@@ -172,19 +172,19 @@ _panel_of_columns = _panel(inner_contiguous=False)
 
 @jit_uncounted
 def multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
-    """out = x W^T for the rows of a shard: x (rows, inner), `out_stride` outputs (padding included), W packed."""
+    """Write out = x W^T for the rows of a shard: x (rows, inner), `out_stride` outputs (padding included), W packed."""
     _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, False)
 
 
 @jit_uncounted
 def multiply_add(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start):
-    """out += x W^T, arguments as in `multiply`."""
+    """Add x W^T to `out`, arguments as in `multiply`."""
     _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, True)
 
 
 @jit_part
 def _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, packed, packed_start, add):
-    """out (+)= x W^T, in blocks of the inner index where it is long: a piece of a panel stays in the first cache."""
+    """Write out (+)= x W^T, in blocks of the inner index where it is long: a piece of a panel stays in the first cache."""
     width = _width(out)
     block = INNER_BLOCK if inner >= 2 * INNER_BLOCK else inner
     for first in range(0, max(inner, 1), max(block, 1)):
@@ -201,7 +201,7 @@ def _multiply(out, out_start, out_stride, rows, x, x_start, x_stride, inner, pac
 def add_outer(
     total, start, outputs, first, count, post, post_start, post_stride, pre, pre_start, pre_stride, rows
 ):
-    """total += post^T pre, summed over `rows` rows (samples and steps), for outputs first .. first + count.
+    """Add post^T pre to `total`, summed over `rows` rows (samples and steps), for outputs first .. first + count.
 
     post is (rows, outputs), pre (rows, inputs); total is in panels, `[panel of inputs][output][input within the panel]`,
     so that a tile is one piece of memory.
@@ -217,13 +217,13 @@ def add_outer(
 
 
 def sum_outer_work(count, shards, dtype):
-    """Elements of work space that `sum_outer` needs."""
+    """Return the elements of work space that `sum_outer` needs."""
     return (1 + int(shards).bit_length()) * count * panel_width(dtype)
 
 
 @jit_uncounted
 def sum_outer(out, inputs, post, post_stride, pre, pre_stride, ends, first, count, work):
-    """out = sum over shards of post_s^T pre_s, for outputs first .. first + count, in the order of a binary tree.
+    """Write out = sum over shards of post_s^T pre_s, for outputs first .. first + count, in the order of a binary tree.
 
     The sums of two shards are added up, then those of two pairs, and so on: see `dfc_numba/support/summation.py`.
 
@@ -276,7 +276,7 @@ def mix(
     columns,
     add,
 ):
-    """out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements, a multiple of the panel width.
+    """Write out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements, a multiple of the panel width.
 
     Args:
         coefficients: C from `first` on, in rows of `first_stride`. add: whether to add to `out`.

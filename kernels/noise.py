@@ -25,7 +25,7 @@ BLOCK_LANES = 16  # blocks are made in multiples of this; at least one register 
 
 
 def philox(c0, c1, c2, c3, k0, k1):
-    """Four random 32-bit words for the counter c0..c3 and the key k0, k1.
+    """Return four random 32-bit words for the counter c0..c3 and the key k0, k1.
 
     All are 32-bit words held in 64 bits: NumPy uint64 arrays, or `Words` in emitted code.
     """
@@ -37,7 +37,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 def _numpy_words(work, blocks, key, step, sample, layer):
-    """Random words of the blocks of one layer, as numbers: words 0 and 2, unsigned, then 1 and 3, signed."""
+    """Write random words of the blocks of one layer, as numbers: words 0 and 2, unsigned, then 1 and 3, signed."""
     key, *counter = (np.full(blocks, word, np.uint64) for word in (key, step, sample, layer))
     words = philox(np.arange(blocks, dtype=np.uint64), *counter, key & MASK, key >> WORD_BITS)
     words = [word.astype(np.uint32) for word in words]
@@ -77,7 +77,7 @@ _random_words = _numpy_words if JIT_DISABLED else _compiled_words()
 
 @jit
 def scratch(units):
-    """Work space for `normals` of up to `units` units."""
+    """Return work space for `normals` of up to `units` units."""
     return np.zeros(8 * _padded_blocks(units), np.float32)
 
 
@@ -88,7 +88,7 @@ def _padded_blocks(units):
 
 @jit_uncounted
 def normals(out, start, units, key, step, sample, layer, work):
-    """out[start : start + units] = standard normal draws of one layer of one sample at one step.
+    """Write out[start : start + units] = standard normal draws of one layer of one sample at one step.
 
     Args:
         key: uint64 that stands for seed and minibatch; step, sample, layer: each below 2**32.

@@ -44,7 +44,7 @@ class Model(NamedTuple):
 
 @jit_part
 def _rates(model, i, size, out, out_start, v, v_start):
-    """out = phi_i(v)."""
+    """Write out = phi_i(v)."""
     n = model.numbers[i]
     if model.families[i] == LOGISTIC:
         units.logistic_rate(size, at(out, out_start), at(v, v_start), n[0], n[1], n[2], n[3])
@@ -54,7 +54,7 @@ def _rates(model, i, size, out, out_start, v, v_start):
 
 @jit_part
 def _slopes(model, i, size, out, out_start, v, v_start, rate, rate_start):
-    """out = phi_i'(v)."""
+    """Write out = phi_i'(v)."""
     n = model.numbers[i]
     if model.families[i] == LOGISTIC:
         units.logistic_slope(size, at(out, out_start), at(v, v_start), at(rate, rate_start), n[0], n[2], n[3])
@@ -67,7 +67,7 @@ def _slopes(model, i, size, out, out_start, v, v_start, rate, rate_start):
 
 @jit_part
 def _add_drive(model, i, rows, drive, rate):
-    """drive of layer i += W_i r_{i-1} (i > 1) + B_i r_{i+1} (i < L)."""
+    """Add W_i r_{i-1} (i > 1) + B_i r_{i+1} (i < L) to the drive of layer i."""
     layout = model.layout
     start, stride = rows * layout.rows[i], layout.stride[i]
     if i > 1:
@@ -81,7 +81,7 @@ def _add_drive(model, i, rows, drive, rate):
 
 @jit_part
 def _add_from_above(model, i, rows, out, start, above):
-    """out += B_i above_{i+1}."""
+    """Add B_i above_{i+1} to `out`."""
     layout = model.layout
     multiply_add(
         out, start, layout.stride[i], rows, above, rows * layout.rows[i + 1], layout.stride[i + 1], layout.sizes[i + 1],
@@ -91,7 +91,7 @@ def _add_from_above(model, i, rows, out, start, above):
 
 @jit_part
 def _load(layout, rows, first, samples, state, dense):
-    """Rows of all layers from a dense array."""
+    """Copy rows of all layers from a dense array."""
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
         for s in range(rows):
@@ -106,7 +106,7 @@ def _load(layout, rows, first, samples, state, dense):
 
 @jit_part
 def _store(layout, s, rows, b, samples, dense, state):
-    """One sample of all layers to a dense array."""
+    """Copy one sample of all layers to a dense array."""
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
         move(n, dense, layout.dense[i] * samples + b * n, state, rows * layout.rows[i] + s * stride)
@@ -114,7 +114,7 @@ def _store(layout, s, rows, b, samples, dense, state):
 
 @jit_part
 def _record(layout, rows, first, samples, points, time, records, state, base, with_base):
-    """The state at a time point, in `records`, flat `[layer][time][sample][unit]` in float64; with a base: added to it."""
+    """Write the state at a time point to `records`, flat `[layer][time][sample][unit]` in float64; with a base: added to it."""
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
         for s in range(rows):
@@ -129,7 +129,7 @@ def _record(layout, rows, first, samples, points, time, records, state, base, wi
 
 @jit_part
 def _begin_free(model, rows, first, x, still):
-    """still = W_1 x + b_1 in layer 1, b_i above: what does not change."""
+    """Write still = W_1 x + b_1 in layer 1, b_i above: what does not change."""
     layout = model.layout
     multiply(
         still, 0, layout.stride[1], rows, x, first * layout.stride[0], layout.stride[0], layout.sizes[0],
@@ -227,7 +227,7 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
 
 @jit_part
 def _descend(size, gain, state, slope, drive, start):
-    """u_i += (dt/tau) (-u_i + phi'(u_i) D_i) of one layer (Hopfield energy, Scellier & Bengio 2017)."""
+    """Take u_i += (dt/tau) (-u_i + phi'(u_i) D_i) of one layer (Hopfield energy, Scellier & Bengio 2017)."""
     u = at(state, start)
     units.hopfield_step(size, u, u, at(slope, start), at(drive, start), gain)
 
@@ -306,7 +306,7 @@ def _set_base(model, base, free, wide, rows, first, samples, state, drive, limit
 
 @jit_part
 def _nudge(layout, rows, first, samples, loss, beta, state, target, deviation, nudge):
-    """nudge = beta (y - output) or beta (y - softmax(output)) at the states before; float64."""
+    """Write nudge = beta (y - output) or beta (y - softmax(output)) at the states before; float64."""
     depth = layout.sizes.size - 1
     n, stride = layout.sizes[depth], layout.stride[depth]
     for s in range(rows):
@@ -337,7 +337,7 @@ def _add_nudge(layout, rows, out, nudge, factor):
 
 @jit_part
 def _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge):
-    """One step of all layers from the states before; `back` is scratch."""
+    """Take one step of all layers from the states before; `back` is scratch."""
     layout = model.layout
     depth, total = layout.sizes.size - 1, rows * layout.rows[layout.sizes.size]
     if model.form == GAUSSIAN:
@@ -365,7 +365,7 @@ def _advance(model, base, rows, gain, loss, deviation, rate, change, back, nudge
 
 @jit_part
 def _jump(model, base, i, size, out, change, residual, start):
-    """out = residual + phi(D0 + change) - phi(D0) of layer i (Ernoult et al. 2019); out, change, residual are spans."""
+    """Write out = residual + phi(D0 + change) - phi(D0) of layer i (Ernoult et al. 2019); out, change, residual are spans."""
     n, constants = model.numbers[i], at(base.constants, 3 * start)
     if model.families[i] == LOGISTIC:
         units.logistic_jump(size, out, change, residual, constants, n[0])
@@ -375,7 +375,7 @@ def _jump(model, base, i, size, out, change, residual, start):
 
 @jit_part
 def _flow(model, base, i, size, gain, d, rate, change, start):
-    """A step of the deviation d of layer i down the Hopfield energy (Scellier & Bengio 2017), and the rate's with it."""
+    """Take a step of the deviation d of layer i down the Hopfield energy (Scellier & Bengio 2017), and the rate's with it."""
     n, constants = model.numbers[i], at(base.constants, 3 * start)
     drive, residual = at(base.drive, start), at(base.residual, start)
     if model.families[i] == LOGISTIC:
@@ -386,7 +386,7 @@ def _flow(model, base, i, size, gain, d, rate, change, start):
 
 @jit_part
 def _descent(model, base, i, size, gain, d, rate, errors, start):
-    """A step of the deviation d down the Gaussian energy, of layer i, and the rate's deviation; errors: e_i, W^T e_{i+1}."""
+    """Take a step of d, layer i's deviation, down the Gaussian energy, and of the rate's; errors: e_i, W^T e_{i+1}."""
     n, constants = model.numbers[i], at(base.constants, 3 * start)
     error, back = errors
     if model.families[i] == LOGISTIC:
@@ -397,7 +397,7 @@ def _descent(model, base, i, size, gain, d, rate, errors, start):
 
 @jit_part
 def _gaussian_errors(model, rows, deviation, rate, error, back):
-    """error = e_i and back = W_{i+1}^T e_{i+1} of all layers."""
+    """Write error = e_i and back = W_{i+1}^T e_{i+1} of all layers."""
     layout = model.layout
     depth, total = layout.sizes.size - 1, rows * layout.rows[layout.sizes.size]
     fill(total, error, 0, 0.0)
@@ -417,7 +417,7 @@ def _gaussian_errors(model, rows, deviation, rate, error, back):
 
 @jit_part
 def _finish_energy_step(model, rows, gain, deviation, rate, base, nudge):
-    """The energy forms' output: its state and rate with the cost's part of the step."""
+    """Finish the output of the energy forms: its state and rate with the cost's part of the step."""
     layout = model.layout
     depth = layout.sizes.size - 1
     start, size = rows * layout.rows[depth], rows * layout.stride[depth]

@@ -12,7 +12,7 @@ from dfc_numba.kernels.jit import jit
 
 @jit
 def sgd(theta, g, buffer, scale, decay, momentum, rate):
-    """theta -= rate buffer, with buffer = momentum buffer + (scale g + decay theta)."""
+    """Take theta -= rate buffer, with buffer = momentum buffer + (scale g + decay theta)."""
     for k in range(theta.size):
         buffer[k] = momentum * buffer[k] + (scale * g[k] + decay * theta[k])
         theta[k] -= rate * buffer[k]
@@ -20,7 +20,7 @@ def sgd(theta, g, buffer, scale, decay, momentum, rate):
 
 @jit
 def nesterov(theta, g, buffer, scale, decay, momentum, rate):
-    """theta -= rate (gradient + momentum buffer), with gradient = scale g + decay theta, buffer = momentum buffer + gradient.
+    """Take theta -= rate (gradient + momentum buffer), gradient = scale g + decay theta, buffer = momentum buffer + gradient.
 
     Nesterov's look-ahead in the variables of the look-ahead itself (Sutskever et al., 2013).
     """
@@ -32,7 +32,7 @@ def nesterov(theta, g, buffer, scale, decay, momentum, rate):
 
 @jit
 def adam(theta, g, first, second, scale, decay, beta1, rest1, beta2, rest2, rate, root, epsilon):
-    """theta -= rate first / (root sqrt(second) + epsilon), moving means of g and g^2 (Kingma and Ba, 2015).
+    """Take theta -= rate first / (root sqrt(second) + epsilon), moving means of g and g^2 (Kingma and Ba, 2015).
 
     rest = 1 - beta; rate and root carry the bias corrections, rate / (1 - beta1^steps) and (1 -
     beta2^steps)^(-1/2).
@@ -46,7 +46,7 @@ def adam(theta, g, first, second, scale, decay, beta1, rest1, beta2, rest2, rate
 
 @jit
 def rmsprop(theta, g, mean, square, buffer, scale, decay, beta, rest, momentum, rate, epsilon):
-    """theta -= rate buffer, with buffer = momentum buffer + g / (sqrt(E[g^2] - E[g]^2) + epsilon).
+    """Take theta -= rate buffer, with buffer = momentum buffer + g / (sqrt(E[g^2] - E[g]^2) + epsilon).
 
     This is the centred form of RMSprop; rest = 1 - beta.
     """

@@ -43,7 +43,7 @@ class _LearningPanel(Tile):
         self.learners, self.rows, self.inner = counts
 
     def emit(self):
-        """Blocks of the larger size while they fit, then the remaining indices one by one."""
+        """Emit blocks of the larger size while they fit, then the remaining indices one by one."""
         first = None
         for size in BLOCK_SIZES:
             first, _ = emit_loop(self.builder, self.inner, size, partial(self._block, size), first=first)
@@ -59,7 +59,7 @@ class _LearningPanel(Tile):
         emit_loop(self.builder, self.rows, 1, partial(self._add_product, k, weights))
 
     def _learn(self, k, sample, *changes):
-        """The changes of a block's weights with the part of one sample."""
+        """Return the changes of a block's weights with the part of one sample."""
         post = self.load(self.registers(self.offset(self.post, sample, self.post_stride), TILE_VECTORS))
         pre = self._elements(self.offset(self.pre, sample, self.pre_stride), k, len(changes) // TILE_VECTORS)
         return [
@@ -68,7 +68,7 @@ class _LearningPanel(Tile):
         ]
 
     def _add_product(self, k, weights, sample):
-        """out += what the inner indices of a block contribute for one sample, summed up among themselves before."""
+        """Add what a block's inner indices contribute for one sample to `out`, summed up among themselves before."""
         builder = self.builder
         x = self._elements(self.offset(self.x, sample, self.x_stride), k, len(weights) // TILE_VECTORS)
         sums = [builder.fmul(x[0], w, flags=CONTRACT) for w in weights[:TILE_VECTORS]]
@@ -80,13 +80,13 @@ class _LearningPanel(Tile):
         self.store([builder.fadd(old, new, flags=CONTRACT) for old, new in pairs], places)
 
     def _elements(self, row, k, count):
-        """`count` elements of a row from k on, each in all lanes."""
+        """Return `count` elements of a row from k on, each in all lanes."""
         start = self.offset(row, k)
         return [self.spread(self.offset(start, m)) for m in range(count)]
 
 
 def _numpy_sweep(packed, keep, post, pre, learners, x, out, rows, inner):
-    """The sweep over one panel in NumPy."""
+    """Do the sweep over one panel in NumPy."""
     width = packed.stride
     weights = matrix_at(packed, (inner, width), (width, 1))
     if learners > 0:
@@ -125,7 +125,7 @@ _sweep = _numpy_sweep if JIT_DISABLED else _compiled_sweep()
 
 @jit_uncounted
 def learn_and_multiply(packed, keep, post, pre, learners, x, out, rows, inner):
-    """W <- keep W + sum of post pre^T over `learners` samples, then out += x W^T for `rows` samples.
+    """Write W <- keep W + sum of post pre^T over `learners` samples, then out += x W^T for `rows` samples.
 
     Args:
         packed: `Span` of W (outputs, inner), from `layout.pack`; untouched for learners = 0.

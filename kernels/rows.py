@@ -12,7 +12,7 @@ from dfc_numba.kernels.jit import JIT_DISABLED, jit_part
 
 
 def _numpy_copy(accumulate):
-    """The same in NumPy."""
+    """Make the same in NumPy."""
 
     def copy(count, out, out_start, x, x_start):
         target, source = out[out_start : out_start + count], x[x_start : x_start + count]
@@ -52,13 +52,13 @@ _move, _add = _copy(accumulate=False), _copy(accumulate=True)
 
 @jit_part
 def move(count, out, out_start, x, x_start):
-    """out[out_start + j] = x[x_start + j] for `count` elements."""
+    """Write out[out_start + j] = x[x_start + j] for `count` elements."""
     _move(count, out, out_start, x, x_start)
 
 
 @jit_part
 def add(count, out, out_start, x, x_start):
-    """out[out_start + j] += x[x_start + j] for `count` elements."""
+    """Add x[x_start + j] to out[out_start + j] for `count` elements."""
     _add(count, out, out_start, x, x_start)
 
 
@@ -83,7 +83,7 @@ _fill = _numpy_fill if JIT_DISABLED else _compiled_fill
 
 @jit_part
 def fill(count, out, out_start, value):
-    """out[out_start + j] = value for `count` elements."""
+    """Write out[out_start + j] = value for `count` elements."""
     _fill(count, out, out_start, value)
 
 

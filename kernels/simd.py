@@ -98,7 +98,7 @@ class Vector:
         return ir.Constant(self.value.type, [number] * lanes(self.dtype))
 
     def constant(self, number):
-        """The same number in every lane."""
+        """Return the same number in every lane."""
         return self._like(self._operand(number))
 
     def _binary(self, emit, left, right):
@@ -184,7 +184,7 @@ class RoundedVector(Vector):
 
 
 def rounded_each(x):
-    """The value, with arithmetic that rounds every operation on its own."""
+    """Return the value, with arithmetic that rounds every operation on its own."""
     return RoundedVector(x.builder, x.value, x.dtype) if isinstance(x, Vector) else x
 
 
@@ -200,14 +200,14 @@ class Words:
 
     @classmethod
     def splat(cls, builder, scalar):
-        """The same 64-bit scalar in every lane."""
+        """Return the same 64-bit scalar in every lane."""
         empty, first = ir.Constant(cls.kind, ir.Undefined), ir.Constant(WORD, 0)
         mask = ir.Constant(ir.VectorType(WORD, cls.lanes), [0] * cls.lanes)
         return cls(builder, builder.shuffle_vector(builder.insert_element(empty, scalar, first), empty, mask))
 
     @classmethod
     def counting(cls, builder, first):
-        """first, first + 1, ... across the lanes."""
+        """Return first, first + 1, ... across the lanes."""
         return cls(
             builder,
             builder.add(cls.splat(builder, first).value, ir.Constant(cls.kind, list(range(cls.lanes)))),
@@ -232,7 +232,7 @@ class Words:
         return Words(self.builder, self.builder.lshr(self.value, self._operand(other)))
 
     def to_single(self, signed):
-        """The words as single-precision numbers: a Vector value of half a register."""
+        """Return the words as single-precision numbers: a Vector value of half a register."""
         words = self.builder.trunc(self.value, ir.VectorType(WORD, self.lanes))
         convert = self.builder.sitofp if signed else self.builder.uitofp
         return convert(words, ir.VectorType(ir.FloatType(), self.lanes))
@@ -246,7 +246,7 @@ def _bits_type(dtype):
 
 
 def select(condition, yes, no):
-    """Elementwise `yes if condition else no`. A comparison with NaN is false, so place the operand to be kept in `no`."""
+    """Return, elementwise, `yes if condition else no`. A comparison with NaN is false: let `no` be the operand to be kept."""
     if not isinstance(condition, Mask):
         return np.where(condition, yes, no)
     like = condition.like
@@ -260,7 +260,7 @@ def clamp(x, low, high):
 
 
 def square_root(x):
-    """Elementwise square root."""
+    """Return the elementwise square root."""
     if not isinstance(x, Vector):
         return np.sqrt(x)
     return x._like(call_packed(x.builder, "sqrt", x.value))
@@ -275,7 +275,7 @@ def round_to_integer(x):
 
 
 def power_of_two(n):
-    """2**n for integral-valued n in the range of normal numbers, by writing the exponent field."""
+    """Return 2**n for integral-valued n in the range of normal numbers, by writing the exponent field."""
     if not isinstance(n, Vector):
         return np.ldexp(np.ones_like(n), np.nan_to_num(n).astype(np.int32))
     info = np.finfo(n.dtype)
@@ -286,7 +286,7 @@ def power_of_two(n):
 
 
 def split_exponent(x):
-    """(m, n) with x = m * 2**n and m in [sqrt(1/2), sqrt(2)), for positive normal x."""
+    """Return (m, n) with x = m * 2**n and m in [sqrt(1/2), sqrt(2)), for positive normal x."""
     if not isinstance(x, Vector):
         m, n = np.frexp(x)
         small = m < np.sqrt(0.5)
@@ -305,7 +305,7 @@ def split_exponent(x):
 
 
 def polynomial(x, coefficients):
-    """Horner's scheme; at least two `coefficients`, from the constant term upwards."""
+    """Evaluate a polynomial by Horner's scheme; at least two `coefficients`, from the constant term upwards."""
     result = coefficients[-1] * x + coefficients[-2]
     for coefficient in reversed(coefficients[:-2]):
         result = result * x + coefficient
@@ -323,13 +323,13 @@ class Argument:
         self.planes = int(planes or 1)
 
     def slices(self, span, count):
-        """The planes that lie at a span, as NumPy slices."""
+        """Return the planes that lie at a span, as NumPy slices."""
         starts = (span.start + plane * count for plane in range(self.planes))
         return [span.array[start : start + count] for start in starts]
 
 
 def _numpy_version(formula, outputs, inputs):
-    """The same loop on NumPy slices."""
+    """Make the same loop on NumPy slices."""
 
     def run(count, *values):
         spans = dict(zip([*outputs, *inputs], values, strict=False))

@@ -35,32 +35,32 @@ class Chain(NamedTuple):
 
 
 def workspace_length(layout, rows):
-    """Elements of memory that the kernels work in, for `rows` control signals."""
+    """Return the elements of memory that the kernels work in, for `rows` control signals."""
     return rows * (5 * layout.widest + layout.stride[-1])
 
 
 @elementwise(outputs=["out"], inputs=["x", "y", "slope"])
 def _scaled_sum(x, y, slope):
-    """slope (x + y)."""
+    """Return slope (x + y)."""
     return slope * (x + y)
 
 
 @jit_part
 def _slopes(chain, i, out, rate, v, row, constants, place):
-    """out = phi'(v_ff + v) of one sample's layer i, whose rate deviation is `rate`; `row` is its place in these arrays."""
+    """Write phi'(v_ff + v) of one sample's layer i, with rate deviation `rate`, to `out`; `row` is its place in these arrays."""
     loop, size = chain.derivative[i], chain.layout.stride[i]
     run_derivative_of_rate(loop, size, at(out, row), at(v, row), at(rate, row), at(constants, place))
 
 
 @jit_part
 def _dense(layout, i, array, b):
-    """Place of sample b's layer i in a dense array."""
+    """Return the place of sample b's layer i in a dense array."""
     return layout.dense[i] * (array.size // layout.dense[-1]) + b * layout.sizes[i]
 
 
 @jit
 def begin(chain, v_ff, constants, v, slope, first, count):
-    """The samples first .. first + count at u = 0.
+    """Begin the samples first .. first + count at u = 0.
 
     Args:
         v_ff: feedforward voltages.
@@ -82,7 +82,7 @@ def begin(chain, v_ff, constants, v, slope, first, count):
 
 @jit_part
 def _load_controls(chain, rows, control, u, first):
-    """control = `rows` control signals, from row `first` of u on, in rows of the chain's stride and dtype."""
+    """Write control = `rows` control signals, from row `first` of u on, in rows of the chain's stride and dtype."""
     outputs, stride = chain.layout.sizes[-1], chain.layout.stride[-1]
     for row in range(rows):
         move(outputs, control, row * stride, u, (first + row) * outputs)
@@ -90,7 +90,7 @@ def _load_controls(chain, rows, control, u, first):
 
 @jit_part
 def _multiply_control(chain, i, rows, drive, control):
-    """drive of layer i = Q_i u (DFC, Meulemans et al. 2021)."""
+    """Write drive of layer i = Q_i u (DFC, Meulemans et al. 2021)."""
     layout = chain.layout
     multiply(
         drive, 0, layout.stride[i], rows,
@@ -100,7 +100,7 @@ def _multiply_control(chain, i, rows, drive, control):
 
 @jit_part
 def _multiply_rates(chain, i, rows, basal, rate):
-    """basal of layer i = W_i r_{i-1} (DFC, Meulemans et al. 2021); zero in the first layer, whose input stays."""
+    """Write basal of layer i = W_i r_{i-1} (DFC, Meulemans et al. 2021); zero in the first layer, whose input stays."""
     layout = chain.layout
     if i == 1:
         fill(rows * layout.stride[i], basal, 0, 0.0)
@@ -113,7 +113,7 @@ def _multiply_rates(chain, i, rows, basal, rate):
 
 @jit
 def respond(chain, constants, chosen, u, v, slope, outputs, first, count, workspace):
-    """The chosen samples first .. first + count at rest under the control signals u, in float64.
+    """Bring the chosen samples first .. first + count to rest under the control signals u, in float64.
 
     v_i = W_i r_{i-1} + b_i + Q_i u,   r_i = phi(v_i)    (the steady state of DFC, Meulemans et al. 2021)
 
@@ -145,7 +145,7 @@ def respond(chain, constants, chosen, u, v, slope, outputs, first, count, worksp
 
 @jit_part
 def _advance(chain, i, loop, v, rate, factor, soma, basal, apical, row, constants, place):
-    """v and rate of one sample's layer i, by a step that goes to v_ff + v_fb at once; `row` is its place in these arrays."""
+    """Write v and rate of one sample's layer i, by a step that goes to v_ff + v_fb at once; `row`: its place in these arrays."""
     factors, planes = at(factor, row), at(constants, place)
     run_step(
         loop, chain.layout.stride[i], at(v, row), at(rate, row), factors, factors,
@@ -155,7 +155,7 @@ def _advance(chain, i, loop, v, rate, factor, soma, basal, apical, row, constant
 
 @jit
 def finish(chain, constants, u, v, drive, rate, factor, first, count, workspace):
-    """What else there is to the state v under the control signals u, of the samples first .. first + count.
+    """Write what else there is to the state v under the control signals u, of the samples first .. first + count.
 
     Args:
         u: rows of n_L, one per sample. v: voltages, as `respond` left them. workspace: of `count` rows.
@@ -182,7 +182,7 @@ def finish(chain, constants, u, v, drive, rate, factor, first, count, workspace)
 
 @jit
 def push_forward(chain, slope, chosen, directions, each, shared, out, first, count, workspace):
-    """d r_L = (d r_L / d u) d u at the state that `slope` belongs to, for the chosen samples first .. first + count.
+    """Write d r_L = (d r_L / d u) d u at the state that `slope` belongs to, for the chosen samples first .. first + count.
 
     Args:
         slope: phi'(v), as `respond` left it, in float64 for either dtype of the chain.
@@ -211,7 +211,7 @@ def push_forward(chain, slope, chosen, directions, each, shared, out, first, cou
 
 @jit_part
 def _scale(i, size, rate, start, drive, own, basal, slope):
-    """d r_i = phi'(v_i) (W_i d r_{i-1} + Q_i d u) of one direction; in the first layer, the input stays."""
+    """Write d r_i = phi'(v_i) (W_i d r_{i-1} + Q_i d u) of one direction; in the first layer, the input stays."""
     if i == 1:
         vector.multiply(size, at(rate, start), at(drive, own), at(slope, 0))
     else:

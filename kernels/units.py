@@ -28,12 +28,12 @@ AT_START = frozenset({"v", "v_ff", "r", "r_ff", "slope_0"})
 
 @lru_cache(maxsize=1024)
 def arguments(formula):
-    """Names of the arguments of a formula."""
+    """Return the names of the arguments of a formula."""
     return tuple(inspect.signature(formula).parameters)
 
 
 def returns_argument(formula, name):
-    """Whether a formula is `lambda name: name`."""
+    """Return whether a formula is `lambda name: name`."""
     if arguments(formula) != (name,):
         return False
     marker = object()
@@ -44,7 +44,7 @@ def returns_argument(formula, name):
 
 
 def evaluate(formula, symbols):
-    """The value of a formula, given its symbols by name."""
+    """Return the value of a formula, given its symbols by name."""
     return formula(**{name: symbols[name] for name in arguments(formula)})
 
 
@@ -65,7 +65,7 @@ class _Symbols:
 
 
 def _phase_symbols(form, p, v, change, difference):
-    """Symbols in a feedback phase; `change` and `difference` give phi(v) - phi(a) and phi(v) - phi(v_ff)."""
+    """Return the symbols in a feedback phase; `change` and `difference` give phi(v) - phi(a) and phi(v) - phi(v_ff)."""
     return _Symbols(
         v=lambda: p.start[0] + v,
         v_ff=lambda: p.start[0] + p.basal,
@@ -81,7 +81,7 @@ def _phase_symbols(form, p, v, change, difference):
 
 
 def _online_symbols(form, difference, v_ff, apical, rates):
-    """Symbols while weights change; `rates` gives phi(v) and phi(v) - phi(v_ff)."""
+    """Return the symbols while weights change; `rates` gives phi(v) and phi(v) - phi(v_ff)."""
     return _Symbols(
         v=lambda: v_ff + difference,
         v_ff=lambda: v_ff,
@@ -134,13 +134,13 @@ run_control, run_pair = CONTROL.call, PAIR.call
 
 @lru_cache(maxsize=1024)
 def rate_loop(form, dtype):
-    """rate = phi(v), v the voltage itself."""
+    """Compile the loop of rate = phi(v), v the voltage itself."""
     return RATE.compile(lambda p: form.rate(p.v), dtype)
 
 
 @lru_cache(maxsize=1024)
 def constants_loop(form, dtype):
-    """The constants at the feedforward voltage, computed in float64 for loops of `dtype`."""
+    """Compile the loop of the constants at the feedforward voltage, computed in float64 for loops of `dtype`."""
     return CONSTANTS.compile(
         lambda p: form.constants(p.v, ARGUMENT_LIMIT[np.dtype(dtype).itemsize]), np.float64
     )
@@ -148,13 +148,13 @@ def constants_loop(form, dtype):
 
 @lru_cache(maxsize=1024)
 def derivative_loop(form, dtype):
-    """phi'(v); v is a deviation."""
+    """Compile the loop of phi'(v); v is a deviation."""
     return UNIT.compile(lambda p: form.derivative(p, p.v), dtype, compute=form.compute(dtype))
 
 
 @lru_cache(maxsize=1024)
 def derivative_of_rate_loop(form, dtype):
-    """phi'(v) with the deviation of the rate at hand."""
+    """Compile the loop of phi'(v) with the deviation of the rate at hand."""
     return DERIVATIVE_OF_RATE.compile(
         lambda p: form.derivative_of_rate(p, p.v, p.rate), dtype, compute=form.compute(dtype)
     )
@@ -162,7 +162,7 @@ def derivative_of_rate_loop(form, dtype):
 
 @lru_cache(maxsize=1024)
 def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, saturated=True):
-    """One Euler step of tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021), with what a plasticity rule makes of it.
+    """Compile an Euler step of tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021), and the plasticity rule's factors.
 
     gain = dt / tau_v.
 
@@ -191,7 +191,7 @@ def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, 
 
 @lru_cache(maxsize=1024)
 def unit_loop(form, dtype, formula):
-    """A formula of `UNIT_SYMBOLS` at the present state of a feedback phase."""
+    """Compile the loop of a formula of `UNIT_SYMBOLS` at the present state of a feedback phase."""
 
     def value(p):
         changes = _once(lambda: form.changes(p, p.v, p.basal, True))
@@ -203,7 +203,7 @@ def unit_loop(form, dtype, formula):
 
 @lru_cache(maxsize=1024)
 def online_step_loop(form, dtype, postsynaptic=None, presynaptic=None):
-    """One Euler step to a new basal voltage; the factor is scaled by weight_gain.
+    """Compile an Euler step to a new basal voltage; the factor is scaled by weight_gain.
 
     d <- (1 - gain) (d - (change of v_ff)) + gain v_fb
 
@@ -223,7 +223,7 @@ def online_step_loop(form, dtype, postsynaptic=None, presynaptic=None):
 
 @lru_cache(maxsize=1024)
 def online_unit_loop(form, dtype, formula):
-    """A formula of `UNIT_SYMBOLS` at the present state of an online simulation."""
+    """Compile the loop of a formula of `UNIT_SYMBOLS` at the present state of an online simulation."""
 
     def value(p):
         rates = _once(lambda: form.online(p.difference, p.v_ff))
@@ -233,7 +233,7 @@ def online_unit_loop(form, dtype, formula):
 
 
 def control_loop(terms, dt, alpha, k_p, leaks_integral, compiled=True):
-    """One step of the controller of DFC (Meulemans et al. 2021) with further terms, in float64 for all its signals.
+    """Make one step of the controller of DFC (Meulemans et al. 2021) with further terms, in float64 for all its signals.
 
         u_int += dt (e - alpha u + integral terms),   u = u_int + k_p e + control terms,   u <- limit(u)
 
@@ -266,12 +266,12 @@ def control_loop(terms, dt, alpha, k_p, leaks_integral, compiled=True):
 
 
 def slope_at_soma(slope):
-    """phi'(v), as a formula of units."""
+    """Return phi'(v), as a formula of units."""
     return slope
 
 
 def _once(function):
-    """The function, called at most once."""
+    """Return a function that calls this one at most once."""
     values = []
 
     def call():
@@ -313,7 +313,7 @@ def check_presynaptic(formula, weights):
 
 @lru_cache(maxsize=1024)
 def signal_loop(formula, compiled=True):
-    """The presynaptic factor of the feedback weights as a formula of u and u_slow, in float64."""
+    """Compile the loop of the feedback weights' presynaptic factor as a formula of u and u_slow, in float64."""
 
     def value(p):
         return evaluate(formula, {"u": p.u, "u_slow": p.u_slow})

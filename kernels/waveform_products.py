@@ -19,7 +19,7 @@ NOT_AT_ALL, AS_IT_IS, BY_SLOPE = 0, 1, 2
 
 @jit
 def _covariance(ladder, state, x, start, block, out, work):
-    """out = R X X^T R^T of the functions of time in x: covariances in the metric of the sum over time; returns the trace."""
+    """Write out = R X X^T R^T of functions of time in x: covariances in the metric of the sum over time; returns the trace."""
     m, square = state.nodes, ladder.square[state.rung]
     for a in range(m):
         for b in range(a + 1):
@@ -43,7 +43,7 @@ def _covariance(ladder, state, x, start, block, out, work):
 
 @jit
 def _diagonalise(a, vectors, n):
-    """Eigenvectors of a symmetric matrix as the rows of `vectors`, by Jacobi's rotations; a is left diagonal."""
+    """Write the eigenvectors of a symmetric matrix into the rows of `vectors`, by Jacobi's rotations; a is left diagonal."""
     for i in range(n):
         for j in range(n):
             vectors[i, j] = 1.0 if i == j else 0.0
@@ -75,7 +75,7 @@ def _diagonalise(a, vectors, n):
 
 @jit_part
 def _quadratic(matrix, vectors, row, n):
-    """v^T A v with v a row of `vectors`."""
+    """Return v^T A v with v a row of `vectors`."""
     total = 0.0
     for a in range(n):
         for b in range(n):
@@ -85,7 +85,7 @@ def _quadratic(matrix, vectors, row, n):
 
 @jit
 def _modes(layout, ladder, minibatch, state, i, tolerance, coefficients, outcome, number):
-    """The few functions of time in which the product of factors and rates of the layer below is taken; returns their number.
+    """Choose the few functions of time in which factors times rates of the layer below are taken; returns their number.
 
     They are the leading directions of both covariances (Karhunen and Loeve). What the others would contribute is bounded by
     the root of the product of their variances.
@@ -132,7 +132,7 @@ def _modes(layout, ladder, minibatch, state, i, tolerance, coefficients, outcome
 
 @jit_part
 def _scale(layout, ladder, minibatch, state, i):
-    """Root of the sum over samples of |sum over time of the factor|^2 |feedforward rate below|^2; v holds the former."""
+    """Return the root of the sum of |sum over time of the factor|^2 |feedforward rate below|^2 over samples; v has the former."""
     n, stride, below = layout.sizes[i], layout.stride[i], layout.sizes[i - 1]
     samples, total = minibatch.gap.shape[0], 0.0
     for s in range(state.count):
@@ -151,7 +151,7 @@ def _scale(layout, ladder, minibatch, state, i):
 def sum_products(
     layout, parameters, ladder, task, minibatch, state, results, place, tolerance, correction, outcome, number
 ):
-    """Sums over time of the factors, the last correction included, and of their products with the rates' deviations."""
+    """Write the sums over time of the factors, the last correction included, and of their products with the rates' deviations."""
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     samples, end = minibatch.gap.shape[0], layout.stride[depth]
     coefficients = np.zeros((m + 1) * m, state.rate.dtype)

@@ -54,7 +54,7 @@ GROWTH_OF_SAMPLE = 3.0  # of one sample's control error, relative to what the sh
 
 @jit_part
 def _output_slopes(layout, dynamics, minibatch, state, rows, row_start):
-    """Rows (sample, output) of -d e / d v_L at the feedforward state."""
+    """Write rows (sample, output) of -d e / d v_L at the feedforward state."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     stride, slope = layout.stride[depth], layer_start(layout, state, depth)
     fill(state.count * outputs * stride, rows, row_start, 0.0)
@@ -73,7 +73,7 @@ def _output_slopes(layout, dynamics, minibatch, state, rows, row_start):
 
 @jit
 def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
-    """M_i = J_i Q_i of every sample, by n_L backward chains; transposed and padded into state.matrices."""
+    """Write M_i = J_i Q_i of every sample, by n_L backward chains; transposed and padded into state.matrices."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     square = padded(outputs * outputs, _width(state.matrices))
     rows = state.count * outputs
@@ -104,7 +104,7 @@ def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
 
 @jit
 def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
-    """The rung of the ladder for this shard, judged by its mean control matrices and those of its largest sample; -1 if none."""
+    """Return the rung of this shard, judged by its mean control matrices and those of its largest sample; -1 if there is none."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     size = depth * padded(outputs * outputs, _width(state.matrices))
     wide = depth * padded(outputs * outputs, _width(ladder.response))
@@ -138,13 +138,13 @@ def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
 
 @jit_shared
 def bin_parity(bits):
-    """Parity of the number of ones among the two lowest bits."""
+    """Return the parity of the number of ones among the two lowest bits."""
     return (bits ^ (bits >> 1)) & 1
 
 
 @jit
 def _factorise_systems(layout, ladder, state, products):
-    """The system of every sample, factorised, and the linear response as the first control error."""
+    """Factorise the system of every sample, and write the linear response as the first control error."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     width, n = _width(state.systems), state.nodes * outputs
     stride, square = system_stride(n, width), padded(outputs * outputs, width)
@@ -178,7 +178,7 @@ def _solve_systems(layout, state):
 
 @jit
 def _decays(layout, state, last):
-    """Whether the control error of the linear response does not grow until T; last: (B, n_L), receives it there."""
+    """Return whether the control error of the linear response does not grow until T; last: (B, n_L), receives it there."""
     outputs, everything, initial = layout.sizes[-1], 0.0, 0.0
     for s in range(state.count):
         end, start = 0.0, 0.0
@@ -195,7 +195,7 @@ def _decays(layout, state, last):
 
 @jit_part
 def _newton_step(layout, dynamics, minibatch, fine, state):
-    """Minus the residual of the control error as the right side of the correction, before the systems are solved."""
+    """Write minus the control error's residual as the right side of the correction, before the systems are solved."""
     depth, outputs, m = layout.sizes.size - 1, layout.sizes[-1], state.nodes
     stride, place = layout.stride[depth], nodes_start(layout, state, depth)
     for node in range(m):
@@ -209,7 +209,7 @@ def _newton_step(layout, dynamics, minibatch, fine, state):
 
 @jit_part
 def _correction_size(layout, fine, state):
-    """Squared size of the filtered control signal that the correction makes."""
+    """Return the squared size of the filtered control signal that the correction makes."""
     size = 0.0
     for node in range(state.nodes):
         weight = abs(fine.total[fine.vector[state.rung] + node])
@@ -224,7 +224,7 @@ def _correction_size(layout, fine, state):
 def _solve(
     layout, parameters, dynamics, ladder, fine, task, minibatch, state, tolerance, correction, outcome, number
 ):
-    """Newton's method for the control error; leaves rates and factors of the last sweep, and the correction it implies.
+    """Solve for the control error by Newton's method; leaves rates and factors of the last sweep, and the correction it implies.
 
     Returns:
         whether what the iteration leaves is expected to be smaller than `tolerance`.

@@ -72,7 +72,7 @@ class WaveformState(NamedTuple):
 
 @jit_shared
 def workspace_parts(layout, task, count, most, width):
-    """Lengths of the arrays of a shard in its workspace, for `count` samples and at most `most` nodes."""
+    """Return the lengths of a shard's arrays in its workspace, for `count` samples and at most `most` nodes."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     total, square = count * layout.rows[depth + 1], padded(outputs * outputs, width)
     unknowns = most * outputs
@@ -95,19 +95,19 @@ def workspace_parts(layout, task, count, most, width):
 
 @jit_part
 def layer_start(layout, state, i):
-    """Start of layer i in arrays `[layer][sample][unit]`."""
+    """Return the start of layer i in arrays `[layer][sample][unit]`."""
     return state.count * layout.rows[i]
 
 
 @jit_part
 def nodes_start(layout, state, i):
-    """Start of layer i in arrays `[layer][node][sample][unit]`."""
+    """Return the start of layer i in arrays `[layer][node][sample][unit]`."""
     return state.nodes * state.count * layout.rows[i]
 
 
 @jit
 def set_constants(layout, parameters, task, minibatch, state):
-    """What the loops need of the feedforward state, and phi' there; the constants are computed in float64."""
+    """Write what the loops need of the feedforward state, and phi' there; the constants are computed in float64."""
     samples = minibatch.gap.shape[0]
     exact = np.zeros(4 * state.count * layout.widest)
     fill(state.reference.size, state.reference, 0, 0.0)
@@ -133,7 +133,7 @@ def set_constants(layout, parameters, task, minibatch, state):
 
 @jit_part
 def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_start):
-    """out = a formula of layer i's units at one node."""
+    """Write out = a formula of layer i's units at one node."""
     planes = 3 * layer_start(layout, state, i)
     reference = planes if state.reference.size > 0 else 0
     soma = at(v, v_start)
@@ -145,7 +145,7 @@ def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_st
 
 @jit_part
 def respond(layout, parameters, state, i, node, place):
-    """Rates, factors in the place of the basal voltages, and presynaptic factors of layer i at one node."""
+    """Write layer i's rates, factors in the place of the basal voltages, and presynaptic factors at one node."""
     size, planes = state.count * layout.stride[i], 3 * layer_start(layout, state, i)
     loop = parameters.loops.step_saturated[i] if state.saturated[i] else parameters.loops.step[i]
     seen = place if state.seen.size > 0 else 0
@@ -168,7 +168,7 @@ def clear_padding(layout, i, x, start, rows):
 
 @jit_part
 def filtered_control(layout, ladder, state, e, s, node, k):
-    """The part of the filtered control signal that comes from the control errors `e` at the nodes."""
+    """Return the part of the filtered control signal that comes from the control errors `e` at the nodes."""
     outputs, m = layout.sizes[-1], state.nodes
     row, total = ladder.square[state.rung] + node * m, 0.0
     for other in range(m):

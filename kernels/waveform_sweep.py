@@ -98,7 +98,7 @@ def _activate(layout, parameters, ladder, task, state, i, block, place):
 
 @jit
 def leave_last_state(layout, fine, task, dynamics, minibatch, state, results):
-    """Rates, control signal and, for the final readout, factors at T."""
+    """Write rates, control signal and, for the final readout, factors at T."""
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     samples = minibatch.gap.shape[0]
     for i in range(1, depth + 1):
@@ -121,7 +121,7 @@ def leave_last_state(layout, fine, task, dynamics, minibatch, state, results):
 
 @jit_part
 def last_control(layout, fine, state, u):
-    """u(T) of the samples of a shard."""
+    """Write u(T) of the samples of a shard."""
     outputs = layout.sizes[-1]
     for s in range(state.count):
         for k in range(outputs):

@@ -68,7 +68,7 @@ class Reduced(NamedTuple):
 
 @jit_shared
 def wide_workspace_parts(layout, task, count, most):
-    """Lengths of the arrays of a shard in its workspace, for `count` samples and at most `most` nodes."""
+    """Return the lengths of a shard's arrays in its workspace, for `count` samples and at most `most` nodes."""
     depth = layout.sizes.size - 1
     total, rows = count * layout.rows[depth + 1], (most + 1) * count
     unknown = most * count * layout.stride[depth - 1]
@@ -108,7 +108,7 @@ class Iteration(NamedTuple):
 
 @jit
 def _set_base(layout, parameters, state, iteration):
-    """Q_i e_0 of the hidden layers."""
+    """Write Q_i e_0 of the hidden layers."""
     depth, outputs, count = layout.sizes.size - 1, layout.sizes[-1], state.count
     end = layout.stride[depth]
     fill(count * end, state.control, 0, 0.0)
@@ -124,7 +124,7 @@ def _set_base(layout, parameters, state, iteration):
 
 @jit
 def _evaluate_rates(layout, parameters, reduced, ladder, state, iteration):
-    """Rates of the hidden layers at the nodes from s, and the course of the control signal; returns the square of its size."""
+    """Write rates of the hidden layers at the nodes from s, and the control signal's course; returns the square of its size."""
     depth, m, count = layout.sizes.size - 1, state.nodes, state.count
     last, inner = layout.stride[depth - 1], layout.sizes[depth - 1]
     block, square, row = count * last, ladder.square[state.rung], ladder.vector[state.rung]
@@ -157,7 +157,7 @@ def _evaluate_rates(layout, parameters, reduced, ladder, state, iteration):
 
 @jit
 def _squared_size(reduced, ladder, state, x, block):
-    """Square of the size of functions of time."""
+    """Return the square of the size of functions of time."""
     total = 0.0
     for node in range(state.nodes):
         weight = np.float64(reduced.weight[ladder.vector[state.rung] + node])
@@ -167,7 +167,7 @@ def _squared_size(reduced, ladder, state, x, block):
 
 @jit
 def _precondition(layout, reduced, state, iteration):
-    """step = P r of a residual r in `step`: modes in time, each with its response of the mean network."""
+    """Write step = P r of a residual r in `step`: modes in time, each with its response of the mean network."""
     depth, m, count = layout.sizes.size - 1, state.nodes, state.count
     stride, n = layout.stride[depth - 1], layout.sizes[depth - 1]
     block, start, here = count * stride, reduced.modes_start[state.rung], reduced.responses_start[state.rung]
@@ -206,7 +206,7 @@ def _precondition(layout, reduced, state, iteration):
 
 @jit
 def _accelerate(layout, reduced, ladder, state, iteration, age):
-    """Anderson's step, in place of the preconditioned residual in `step`, of every sample by itself.
+    """Take Anderson's step, in place of the preconditioned residual in `step`, of every sample by itself.
 
     Args:
         age: number of sweeps before this one.
@@ -316,7 +316,7 @@ def _iterate(layout, parameters, reduced, ladder, state, iteration, tolerance, f
 
 @jit
 def _end_error(layout, parameters, reduced, ladder, state, iteration, out):
-    """out: (count, n_L) the control error at T that s implies."""
+    """Write to `out`, (count, n_L), the control error at T that s implies."""
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     stride, end = layout.stride[depth - 1], layout.stride[depth]
     block, last = count * stride, ladder.square[state.rung] + (m - 1) * m
@@ -331,7 +331,7 @@ def _end_error(layout, parameters, reduced, ladder, state, iteration, out):
 
 @jit
 def _all_errors(layout, parameters, reduced, ladder, state, iteration):
-    """The control error at all nodes into state.error."""
+    """Write the control error at all nodes into state.error."""
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     stride, end = layout.stride[depth - 1], layout.stride[depth]
     block, square = count * stride, ladder.square[state.rung]
@@ -349,7 +349,7 @@ def _all_errors(layout, parameters, reduced, ladder, state, iteration):
 
 @jit
 def _total(reduced, ladder, state, course, block, out):
-    """out = what of the course of the control signal counts for the update."""
+    """Write out = what of the course of the control signal counts for the update."""
     fill(block, out, 0, 0.0)
     for node in range(state.nodes):
         weight = np.float64(reduced.readout[ladder.vector[state.rung] + node])
@@ -359,7 +359,7 @@ def _total(reduced, ladder, state, course, block, out):
 
 @jit
 def _relative_distance(x, y, scale):
-    """|x - y| / |scale|."""
+    """Return |x - y| / |scale|."""
     difference, size = 0.0, 0.0
     for j in range(x.size):
         difference += (x[j] - y[j]) ** 2
@@ -462,7 +462,7 @@ def solve_wide_shard(
 
 @jit
 def _decays(end, start):
-    """Whether the control error of the shard does not grow until T."""
+    """Return whether the control error of the shard does not grow until T."""
     last, initial = 0.0, 0.0
     for s in range(end.shape[0]):
         for k in range(end.shape[1]):

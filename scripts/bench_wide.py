@@ -119,14 +119,14 @@ def problem(preset, state, options):
 
 
 def euler_operations(network, controller):
-    """Of the products of all steps, per sample: weights, feedback weights, outer products."""
+    """Return the operations of all steps' products, per sample: weights, feedback weights, outer products."""
     weights = sum(w.size for w in network.weights[1:])
     feedback = sum(q.size for q in network.feedback)
     return 2.0 * controller.steps * (2 * weights + feedback)
 
 
 def operations(network, controller, outcome, count):
-    """Of all products of a solution, per sample: sweeps, preconditioner, its set-up, the last evaluation, the update."""
+    """Return those of a solution's products, per sample: sweeps, preconditioner, its set-up, the last evaluation, the update."""
     n, m, depth = network.sizes, outcome.nodes.mean(), len(network.weights)
     p, hidden, weights = n[-2], sum(n[1:-1]), sum(w.size for w in network.weights[1:-1])
     feedback, modes = (

@@ -83,14 +83,14 @@ def refinement(controller, nodes, others):
 
 
 def derivative(controller, nodes):
-    """(m, m) the time derivative at the nodes of functions that vanish at t = 0."""
+    """Return (m, m) the time derivative at the nodes of functions that vanish at t = 0."""
     basis, scaled, speed = _polynomials(controller, nodes, nodes)
     slopes = chebyshev.chebval(scaled, chebyshev.chebder(np.eye(nodes + 1))).T / speed[:, np.newaxis]
     return np.linalg.solve(basis.T, slopes.T).T[1:, 1:]
 
 
 def _polynomials(controller, degree, nodes):
-    """(Chebyshev polynomials of the stretched time at t = 0 and the nodes, that time in [-1, 1], dt / d of it)."""
+    """Return (Chebyshev polynomials of the stretched time at t = 0 and the nodes, that time in [-1, 1], dt / d of it)."""
     time, c = np.append(0.0, time_operators(controller, nodes).time), stretch(controller)
     half = np.log1p(time[-1] / c) / 2.0
     scaled = np.log1p(time / c) / half - 1.0

@@ -44,7 +44,7 @@ STEPPED = -1  # status of a shard that was not tried
 
 @lru_cache(maxsize=64)
 def ladder(controller, depth, outputs, dtype, final=False):
-    """The time operators of a controller for a network of `depth` layers, for all numbers of nodes, as the kernel takes them.
+    """Return the time operators of a controller for a network of `depth` layers, for all numbers of nodes, as kernels take them.
 
     Args:
         final: whether the state at T matters, rather than the sum over time.
@@ -87,7 +87,7 @@ def ladder(controller, depth, outputs, dtype, final=False):
 
 
 def _responses(operators, depth):
-    """A_k (L, m, m) and a_k (L, m): the filtered control signal, k layers on."""
+    """Return A_k (L, m, m) and a_k (L, m): the filtered control signal, k layers on."""
     matrices, vectors = [operators.control], [operators.control_start]
     for _ in range(depth - 1):
         matrices.append(operators.soma @ matrices[-1])
@@ -96,13 +96,13 @@ def _responses(operators, depth):
 
 
 def _root(products):
-    """R with R^T R = products, which rounding may leave with eigenvalues below zero."""
+    """Return R with R^T R = products, which rounding may leave with eigenvalues below zero."""
     values, vectors = np.linalg.eigh(products)
     return np.sqrt(np.maximum(values, 0.0))[:, np.newaxis] * vectors.T
 
 
 def _backward(phase):
-    """Packed transposed weights."""
+    """Pack the transposed weights."""
     network, places, dtype = phase.network, phase.places, phase.network.dtype
     back, outputs = [w.T for w in network.weights[1:]], places.stride[-1]
     feedback = pack([q.T for q in network.feedback], [outputs] * len(network.feedback), dtype)
@@ -112,7 +112,7 @@ def _backward(phase):
 
 
 def require_support(controller, network, *, learns=False):
-    """ValueError unless the waveform integrator can take a network under a controller.
+    """Raise ValueError unless the waveform integrator can take a network under a controller.
 
     What the controller alone decides is checked by `Controller`.
 
@@ -165,7 +165,7 @@ class _Solver:
         )
 
     def sums(self, tolerance, stepped, step=True):
-        """(`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
+        """Return (`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
         phase, task, pieces = self.phase, self.task, self.pieces
         outcome, workspaces = self._room_for_outcome(), self._workspaces()
         tolerances, buffers = (
@@ -213,7 +213,7 @@ class _Solver:
         return sums, outcome
 
     def samples(self, shards):
-        """Numbers of the samples of a boolean selection of shards."""
+        """Return the numbers of the samples of a boolean selection of shards."""
         chosen = [
             np.arange(first, first + count)
             for (first, count), take in zip(self.pieces, shards, strict=True)
@@ -222,7 +222,7 @@ class _Solver:
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
     def of_shard(self, values):
-        """(B,) for each sample the value of its shard."""
+        """Return (B,) for each sample the value of its shard."""
         return np.repeat(values, [count for _, count in self.pieces])
 
     @property
@@ -255,7 +255,7 @@ class _Solver:
         )
 
     def errors(self, sums, outcome):
-        """(L, shards) norms that the error of each layer's update, summed over the samples of a shard, is expected to have."""
+        """Return (L, shards) norms that the error of each layer's update, summed over a shard's samples, is expected to have."""
         below = self.phase.presynaptic_factors
         relative = ERROR_FACTOR[self.task.readout] * (
             self.time_factor * outcome.time_error + outcome.newton_error
@@ -275,7 +275,7 @@ class _Solver:
 
 
 def _vanishes_at_rest(rule):
-    """Whether the factor of a rule is zero in the feedforward state, from which nodes in time begin; v_fb jumps there."""
+    """Return whether a rule's factor is zero in the feedforward state, from which nodes in time begin; v_fb jumps there."""
     v = np.linspace(-3.0, 3.0, 13)
     r, slope, zero = np.tanh(v), 1.0 - np.tanh(v) ** 2, np.zeros_like(v)
     symbols = {"dv": zero, "dr": zero} | dict.fromkeys(("v", "v_ff"), v) | dict.fromkeys(("r", "r_ff"), r)
@@ -295,7 +295,7 @@ def _add(sums, part, chosen):
 
 
 def _stepped(phase, task):
-    """`phase.Sums` by the Euler method; for the continuous limit extrapolated from two step sizes to dt -> 0."""
+    """Return `phase.Sums` by the Euler method; for the continuous limit extrapolated from two step sizes to dt -> 0."""
     if phase.controller.limit == "published":
         return euler.run(*task.assign(phase))
     coarse, fine = (_with_shorter_steps(phase, task, parts) for parts in EXTRAPOLATED)
@@ -307,7 +307,7 @@ def _stepped(phase, task):
 
 
 def _with_shorter_steps(phase, task, parts):
-    """The sums with `parts` steps in place of one, scaled to the number of time points of the controller."""
+    """Return the sums with `parts` steps in place of one, scaled to the number of time points of the controller."""
     c = phase.controller
     controller = replace(c, dt=c.dt / parts, steps=c.steps * parts, instant_transmission=True, proactive=True)
     sums = euler.run(*task.assign(phase.with_controller(controller)))
@@ -319,7 +319,7 @@ def _with_shorter_steps(phase, task, parts):
 
 
 def solve(phase, task, make_update, *, only_converged=False):
-    """The forward update of a feedback phase without noise, each layer's weights within rtol of what Euler steps give.
+    """Return the forward update of a phase without noise, each layer's weights within rtol of what Euler steps give.
 
     Args:
         phase: a `phase.Phase`, whose controller says integrator = "waveform". task: with the readout average or final.
@@ -360,7 +360,7 @@ def solve(phase, task, make_update, *, only_converged=False):
 
 
 def solve_course(phase):
-    """((converged, diverged), `Outcome`, (B,) nodes) of a feedback phase; 0 nodes for samples that have to be stepped."""
+    """Return ((converged, diverged), `Outcome`, (B,) nodes) of a feedback phase; 0 nodes for samples that have to be stepped."""
     require_support(phase.controller, phase.network)
     engine = _Solver(phase, euler.UpdateTask())
     sums, outcome = engine.sums(SAFETY * phase.controller.rtol, frozenset())
@@ -374,7 +374,7 @@ def solve_course(phase):
 
 
 def _flags(engine, sums, outcome, stepped):
-    """(converged, diverged) of all samples; enters in `stepped` for which of them Euler steps were needed.
+    """Return (converged, diverged) of all samples; enters in `stepped` for which of them Euler steps were needed.
 
     Samples near a threshold have their state at T corrected to first order. Those that are near even then are solved once more
     with a smaller tolerance, and what is still near is stepped.
@@ -398,7 +398,7 @@ def _flags(engine, sums, outcome, stepped):
 
 
 def _judge(engine, sums, outcome):
-    """((converged, diverged) of all samples, numbers of those in solved shards of which either may be wrong)."""
+    """Return ((converged, diverged) of all samples, numbers of those in solved shards of which either may be wrong)."""
     phase, rtol = engine.phase, engine.phase.controller.rtol
     solved = engine.of_shard(outcome.status == state.SOLVED)
     left = outcome.last_step if phase.controller.error == "softmax" else outcome.newton_error
@@ -416,7 +416,7 @@ def _judge(engine, sums, outcome):
 
 
 def _corrected_end(engine, sums, outcome, chosen):
-    """`Closeness` of samples whose state at T has the error of its linear part taken out; (n,) relative sizes of that."""
+    """Return (`Closeness` of samples whose state at T has its linear error taken out, (n,) relative sizes of that error)."""
     phase, sizes, start = engine.phase, engine.phase.network.sizes, outcome.start[chosen]
     error, u = np.zeros((2, len(chosen), sizes[-1]))
     matrices = outcome.matrices[chosen].astype(np.float64)
@@ -457,7 +457,7 @@ def _to_tolerance(engine, make_update):
 
 
 def _largest(errors, norms, rtol):
-    """Numbers of the shards without which the expected errors of all layers are within rtol."""
+    """Return the numbers of the shards without which the expected errors of all layers are within rtol."""
     contributions = (errors / norms[:, np.newaxis]).max(axis=0)
     order = np.argsort(-contributions, kind="stable")
     for count in range(len(order) + 1):

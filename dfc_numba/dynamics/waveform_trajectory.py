@@ -8,7 +8,7 @@ from dfc_numba.model.activations import phi
 
 
 def interpolate(phase, outcome, nodes, chosen, every):
-    """The variables of some samples, which were solved at `nodes` nodes, as a dict of arrays (T, n, ...) or lists of them.
+    """Return the variables of some samples, solved at `nodes` nodes, as a dict of arrays (T, n, ...) or lists of them.
 
     Args:
         outcome: of the kernel. chosen: numbers of the samples.
@@ -40,7 +40,7 @@ def interpolate(phase, outcome, nodes, chosen, every):
 
 
 def _errors(controller, target, rates):
-    """Control error and its monitored size."""
+    """Return the control error and its monitored size."""
     if controller.error == "softmax":
         return {
             "e": target - softmax(rates, axis=-1),
@@ -50,11 +50,11 @@ def _errors(controller, target, rates):
 
 
 def _apply(matrix, values):
-    """A matrix on the time axis of (m, n, units)."""
+    """Apply a matrix on the time axis of (m, n, units)."""
     return np.tensordot(matrix, values, 1)
 
 
 def _layer(flat, phase, i):
-    """Layer i of a dense array, (B, n_i)."""
+    """Return layer i of a dense array, (B, n_i)."""
     start, size = phase.count * int(phase.places.dense[i + 1]), phase.network.sizes[i + 1]
     return flat[start : start + phase.count * size].reshape(phase.count, size)

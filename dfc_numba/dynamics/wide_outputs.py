@@ -21,7 +21,7 @@ MOST_MODES = 14  # nodes up to which a rung has modes of its own
 
 
 def obstacle(controller, network, learns):
-    """Why the outputs of a network cannot be eliminated from the equation in time, as words for a message; "" where they can.
+    """Return why a network's outputs cannot be eliminated from the equation in time, as words for a message; "" where they can.
 
     Args:
         learns: whether the feedback weights of the output layer learn.
@@ -43,7 +43,7 @@ def obstacle(controller, network, learns):
 
 @lru_cache(maxsize=16)
 def _operators(controller, final):
-    """Per rung loop, drive, error, error_start, weight and readout of the reduced equation, in float64."""
+    """Return, per rung, loop, drive, error, error_start, weight and readout of the reduced equation, in float64."""
     rungs = []
     for m in rungs_of(controller):
         operators, identity = time_operators(controller, m), np.eye(m)
@@ -59,7 +59,7 @@ def _operators(controller, final):
 
 
 def rungs_of(controller):
-    """Numbers of nodes that a controller's phase may be solved at."""
+    """Return the numbers of nodes that a controller's phase may be solved at."""
     return [m for m in RUNGS if controller.limit == "continuous" or m <= controller.steps]
 
 
@@ -81,7 +81,7 @@ class _Modes(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _modes(controller):
-    """Per rung the `_Modes`: eigenvectors of the time derivative, with the factors that the operators have there.
+    """Return the `_Modes` of each rung: eigenvectors of the time derivative, with the factors that the operators have there.
 
     Rungs with many nodes take the modes of an earlier one; what these do not resolve is left to the iteration.
     """
@@ -153,7 +153,7 @@ def reduce(phase, final):
 
 
 def _loop_terms(phase, feedback):
-    """D_{L-1} W_{L-1} ... D_j K_j for j = L-1 .. 1 with mean slopes D; gain leak^k times these, summed, is the loop of a mode."""
+    """Return D_{L-1} W_{L-1} ... D_j K_j, j = L-1 .. 1, with mean slopes D; gain leak^k times these, summed, is a mode's loop."""
     network = phase.network
     voltages = dense_views(phase.minibatch.v_ff, phase.count, network.sizes)
     slopes = [
@@ -171,7 +171,7 @@ def _loop_terms(phase, feedback):
 
 
 def _responses(modes, terms, stride, dtype):
-    """(I + sum of gain leak^k term_k)^-1 - I of each mode, packed: of complex ones A + iB the matrices A, B, -B."""
+    """Return (I + sum of gain leak^k term_k)^-1 - I of each mode, packed: of complex ones A + iB the matrices A, B, -B."""
     matrices, identity = [], np.eye(len(terms[0]))
     for number, (leak, gain) in enumerate(zip(modes.leak, modes.gain, strict=True)):
         factors = gain * leak ** np.arange(len(terms))
