@@ -163,7 +163,7 @@ def sum_products(
             total = 0.0
             for node in range(m):
                 total += np.float64(coefficients[node]) * filtered_control(
-                    layout, ladder, state, state.correction, s, node, k
+                    layout, ladder, state, state.errors.correction, s, node, k
                 )
             state.control[s * end + k] = total
     for i in range(1, depth + 1):
@@ -190,9 +190,9 @@ def sum_products(
             multiply(state.spare, 0, stride, count, state.control, 0, end, outputs,
                      parameters.feedback, layout.feedback[i])  # fmt: skip
             clear_padding(layout, i, state.spare, 0, count)
-            v, spare = at(state.v, 0), at(state.spare, 0)
+            v, spare, slope = at(state.v, 0), at(state.spare, 0), layer_start(layout, state, i)
             if correction == BY_SLOPE:
-                vector.multiply(block, spare, spare, at(state.slope, layer_start(layout, state, i)))
+                vector.multiply(block, spare, spare, at(state.feedforward.slope, slope))
             vector.combine(block, v, v, spare, 1.0, 1.0)
         for s in range(count):
             move(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, state.v, s * stride)

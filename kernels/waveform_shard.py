@@ -39,6 +39,9 @@ from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
     UNSTABLE,
+    ControlErrors,
+    ControlSystems,
+    FeedforwardState,
     WaveformState,
     filtered_control,
     layer_start,
@@ -62,20 +65,20 @@ def _output_slopes(layout, dynamics, minibatch, state, rows, row_start):
         for i in range(outputs):
             row = row_start + (s * outputs + i) * stride
             if not dynamics.softmax:
-                rows[row + i] = state.slope[slope + s * stride + i]
+                rows[row + i] = state.feedforward.slope[slope + s * stride + i]
                 continue
-            p = minibatch.target[state.first + s, i] - state.start[s, i]  # softmax of the output
+            p = minibatch.target[state.first + s, i] - state.errors.start[s, i]  # softmax of the output
             for j in range(outputs):
-                q = minibatch.target[state.first + s, j] - state.start[s, j]
+                q = minibatch.target[state.first + s, j] - state.errors.start[s, j]
                 weight = (p if i == j else 0.0) - p * q
-                rows[row + j] = weight * state.slope[slope + s * stride + j]
+                rows[row + j] = weight * state.feedforward.slope[slope + s * stride + j]
 
 
 @jit
 def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
-    """Write M_i = J_i Q_i of every sample, by n_L backward chains; transposed and padded into state.matrices."""
+    """Write M_i = J_i Q_i of every sample, by n_L backward chains; transposed and padded into state.systems.matrices."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
-    square = padded(outputs * outputs, _width(state.matrices))
+    square = padded(outputs * outputs, _width(state.systems.matrices))
     rows = state.count * outputs
     here, there = state.v, state.spare
     _output_slopes(layout, dynamics, minibatch, state, here, 0)
@@ -88,8 +91,8 @@ def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
             for a in range(outputs):
                 row = (s * outputs + a) * layout.stride[depth]
                 for j in range(outputs):
-                    state.matrices[begin + j * outputs + a] = state.control[row + j]
-            fill(square - outputs * outputs, state.matrices, begin + outputs * outputs, 0.0)
+                    state.systems.matrices[begin + j * outputs + a] = state.control[row + j]
+            fill(square - outputs * outputs, state.systems.matrices, begin + outputs * outputs, 0.0)
         if i == 1:
             return
         below = layout.stride[i - 1]
@@ -98,7 +101,8 @@ def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
         slope = layer_start(layout, state, i - 1)
         for row in range(rows):
             product = at(there, row * below)
-            vector.multiply(below, product, product, at(state.slope, slope + row // outputs * below))
+            slopes = at(state.feedforward.slope, slope + row // outputs * below)
+            vector.multiply(below, product, product, slopes)
         here, there = there, here
 
 
@@ -106,7 +110,7 @@ def _control_matrices(layout, parameters, dynamics, backward, minibatch, state):
 def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
     """Return the rung of this shard, judged by its mean control matrices and those of its largest sample; -1 if there is none."""
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
-    size = depth * padded(outputs * outputs, _width(state.matrices))
+    size = depth * padded(outputs * outputs, _width(state.systems.matrices))
     wide = depth * padded(outputs * outputs, _width(ladder.response))
     step, own = wide // depth, size // depth
     matrices, errors = np.zeros(2 * wide), np.zeros((PROBES + 1) * outputs)
@@ -116,7 +120,7 @@ def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
         for j in range(outputs * outputs):
             total = 0.0
             for k in range(depth):
-                value = np.float64(state.matrices[s * size + k * own + j])
+                value = np.float64(state.systems.matrices[s * size + k * own + j])
                 matrices[k * step + j] += value / state.count
                 total += value
             norm += total * total
@@ -125,12 +129,12 @@ def _choose_rung(layout, ladder, minibatch, state, tolerance, found):
         for probe in range(PROBES):  # sums of the samples' errors with the signs of Walsh functions
             sign = 1.0 if bin_parity(s & (probe + 1)) == 0 else -1.0
             for j in range(outputs):
-                errors[probe * outputs + j] += sign * state.start[s, j]
+                errors[probe * outputs + j] += sign * state.errors.start[s, j]
     for k in range(depth):
         for j in range(outputs * outputs):
-            matrices[wide + k * step + j] = state.matrices[top * size + k * own + j]
+            matrices[wide + k * step + j] = state.systems.matrices[top * size + k * own + j]
     for j in range(outputs):
-        errors[PROBES * outputs + j] = state.start[top, j]
+        errors[PROBES * outputs + j] = state.errors.start[top, j]
     probes = np.zeros(PROBES + 1, np.int64)
     probes[PROBES] = 1
     return choose_nodes(ladder, depth, outputs, matrices, errors, probes, tolerance, found)
@@ -145,35 +149,36 @@ def bin_parity(bits):
 @jit
 def _factorise_systems(layout, ladder, state, products):
     """Factorise the system of every sample, and write the linear response as the first control error."""
-    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
-    width, n = _width(state.systems), state.nodes * outputs
+    depth, outputs, systems, errors = layout.sizes.size - 1, layout.sizes[-1], state.systems, state.errors
+    width, n = _width(systems.factors), state.nodes * outputs
     stride, square = system_stride(n, width), padded(outputs * outputs, width)
     for s in range(state.count):
-        begin = s * depth * square
+        begin, place = s * depth * square, s * n * stride
         assemble(
-            ladder, state.rung, depth, outputs, state.matrices, begin, state.systems, s * n * stride, products
+            ladder, state.rung, depth, outputs, systems.matrices, begin, systems.factors, place, products
         )
-        factorise(state.systems, s * n * stride, stride, n, state.pivots, s * n)
-        right_side(ladder, state.rung, depth, outputs, state.matrices, begin, state.start.reshape(-1), s * outputs,
-                   state.correction[s], 0)  # fmt: skip
+        factorise(systems.factors, place, stride, n, systems.pivots, s * n)
+        right_side(ladder, state.rung, depth, outputs, systems.matrices, begin, errors.start.reshape(-1), s * outputs,
+                   errors.correction[s], 0)  # fmt: skip
     _solve_systems(layout, state)
     for s in range(state.count):
         for j in range(n):
-            state.error[s, j] = state.correction[s, j]
+            errors.at_nodes[s, j] = errors.correction[s, j]
 
 
 @jit
 def _solve_systems(layout, state):
     """Replace the corrections, as right sides, by the solutions of the samples' systems."""
-    width, n = _width(state.systems), state.nodes * layout.sizes[-1]
+    systems, correction = state.systems, state.errors.correction
+    width, n = _width(systems.factors), state.nodes * layout.sizes[-1]
     stride = system_stride(n, width)
-    x = np.zeros(n + 2 * width, state.systems.dtype)
+    x = np.zeros(n + 2 * width, systems.factors.dtype)
     for s in range(state.count):
         for j in range(n):
-            x[j] = state.correction[s, j]
-        solve_transposed(state.systems, s * n * stride, stride, n, state.pivots, s * n, x, 0)
+            x[j] = correction[s, j]
+        solve_transposed(systems.factors, s * n * stride, stride, n, systems.pivots, s * n, x, 0)
         for j in range(n):
-            state.correction[s, j] = x[j]
+            correction[s, j] = x[j]
 
 
 @jit
@@ -183,9 +188,9 @@ def _decays(layout, state, last):
     for s in range(state.count):
         end, start = 0.0, 0.0
         for k in range(outputs):
-            last[state.first + s, k] = state.error[s, (state.nodes - 1) * outputs + k]
+            last[state.first + s, k] = state.errors.at_nodes[s, (state.nodes - 1) * outputs + k]
             end += last[state.first + s, k] ** 2
-            start += state.start[s, k] ** 2
+            start += state.errors.start[s, k] ** 2
         if not end <= (GROWTH_OF_SAMPLE * GROWTH) ** 2 * start:
             return False
         everything += end
@@ -202,9 +207,9 @@ def _newton_step(layout, dynamics, minibatch, fine, state):
         for s in range(state.count):
             row = place + (node * state.count + s) * stride
             error_at(layout, dynamics, minibatch, state.first + s, state.rate, row,
-                      state.correction, s, node * outputs)  # fmt: skip
+                      state.errors.correction, s, node * outputs)  # fmt: skip
             for k in range(outputs):
-                state.correction[s, node * outputs + k] -= state.error[s, node * outputs + k]
+                state.errors.correction[s, node * outputs + k] -= state.errors.at_nodes[s, node * outputs + k]
 
 
 @jit_part
@@ -215,7 +220,7 @@ def _correction_size(layout, fine, state):
         weight = abs(fine.total[fine.vector[state.rung] + node])
         for s in range(state.count):
             for k in range(layout.sizes[-1]):
-                f = filtered_control(layout, fine, state, state.correction, s, node, k)
+                f = filtered_control(layout, fine, state, state.errors.correction, s, node, k)
                 size += weight * f * f
     return size
 
@@ -255,44 +260,45 @@ def _solve(
                     age,
                     weights,
                     outputs,
-                    state.error[s],
-                    state.correction[s],
+                    state.errors.at_nodes[s],
+                    state.errors.correction[s],
                     work,
                 )
         else:
             for s in range(state.count):
-                errors[s, 0], corrections[s, 0] = state.error[s], state.correction[s]
+                errors[s, 0], corrections[s, 0] = state.errors.at_nodes[s], state.errors.correction[s]
         if not np.isfinite(step) or outcome.newton_error[number] < tolerance:
             return np.isfinite(step)
-        state.error[:] += state.correction
+        state.errors.at_nodes[:] += state.errors.correction
     return False
 
 
 @jit
 def solve_shard(
-    layout, parameters, dynamics, backward, ladder, fine, task, minibatch, results, outcome,
-    first, count, place, number, tolerances, correction, workspace,
+    layout, parameters, dynamics, backward, ladders, task, minibatch, results, outcome,
+    place, tolerances, correction, workspace,
 ):  # fmt: skip
-    """Solve the feedback phase of the samples first .. first + count of a minibatch.
+    """Solve the feedback phase of a shard.
 
     Args:
-        ladder, fine: time operators in the dtype of the network, and in float64.
-        place, number: row of results.outer, and of `outcome`, that belong to this shard.
-        tolerances: relative errors that the response in time, the iteration and the products in modes may have.
+        ladders: time operators, `Ladders`.
+        place: the `ShardPlace`, its samples and where it leaves results. tolerances: `Tolerances`.
         correction: how the last correction enters the factors.
         workspace: memory as `workspace_parts` says.
     """
+    first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
     lengths = workspace_parts(layout, task, count, most_nodes(fine), width)
     ends = np.zeros(len(lengths) + 1, np.int64)
     for k in range(len(lengths)):
         ends[k + 1] = ends[k] + lengths[k]
     start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
-    saturated = np.zeros(depth + 1, np.bool_)
     parts = [workspace[ends[k] : ends[k + 1]] for k in range(12)]
+    feedforward = FeedforwardState(np.zeros(depth + 1, np.bool_), parts[0], parts[1], parts[2])
+    systems = ControlSystems(parts[9], parts[10], np.zeros(0, np.int64))
     state = WaveformState(
-        first, count, 0, 0, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
-        parts[8], parts[9], parts[10], np.zeros(0, np.int64), start, nothing, nothing,
+        first, count, 0, 0, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],
+        systems, ControlErrors(start, nothing, nothing),
     )  # fmt: skip
     fill(outputs, state.control, 0, 0.0)
     for s in range(count):
@@ -304,9 +310,9 @@ def solve_shard(
         for k in range(outputs):
             outcome.start[first + s, k] = start[s, k]
         for j in range(size):
-            outcome.matrices[first + s, j] = state.matrices[s * size + j]
+            outcome.matrices[first + s, j] = state.systems.matrices[s * size + j]
     found = np.zeros(2)
-    rung = _choose_rung(layout, fine, minibatch, state, tolerances[0], found)
+    rung = _choose_rung(layout, fine, minibatch, state, tolerances.time, found)
     outcome.time_error[number], outcome.end_error[number] = found[0], found[1]
     if rung < 0:
         outcome.status[number] = NO_LADDER
@@ -314,10 +320,10 @@ def solve_shard(
     nodes = fine.nodes[rung]
     outcome.nodes[number] = nodes
     error, change = np.zeros((count, nodes * outputs)), np.zeros((count, nodes * outputs))
+    systems = ControlSystems(parts[9], parts[10], np.zeros(count * nodes * outputs, np.int64))
     solving = WaveformState(
-        first, count, rung, nodes, saturated, state.constants, state.reference, state.slope, state.rate, state.factor,
-        state.seen, state.v, state.spare, state.control, state.matrices, state.systems,
-        np.zeros(count * nodes * outputs, np.int64), start, error, change,
+        first, count, rung, nodes, feedforward, state.rate, state.factor, state.seen, state.v, state.spare, state.control,
+        systems, ControlErrors(start, error, change),
     )  # fmt: skip
     _factorise_systems(layout, ladder, solving, parts[11])
     last_control(layout, fine, solving, outcome.linear_u)
@@ -333,7 +339,7 @@ def solve_shard(
         task,
         minibatch,
         solving,
-        tolerances[1],
+        tolerances.iteration,
         correction,
         outcome,
         number,
@@ -350,8 +356,8 @@ def solve_shard(
             minibatch,
             solving,
             results,
-            place,
-            tolerances[2],
+            place.buffer,
+            tolerances.products,
             correction,
             outcome,
             number,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfc_numba.kernels.control_space import padded, system_stride
+from dfc_numba.kernels.control_space import Ladder, padded, system_stride
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.rows import fill, move
@@ -45,6 +45,55 @@ class WaveformOutcome(NamedTuple):
     matrices: np.ndarray  # (B, L n_L n_L padded) M_{L-k} transposed
 
 
+class ShardPlace(NamedTuple):
+    """Which samples of the minibatch a shard has, and where it leaves its results."""
+
+    first: int  # the samples first .. first + count
+    count: int
+    buffer: int  # row of results.outer
+    number: int  # row of `WaveformOutcome`
+
+
+class Ladders(NamedTuple):
+    """The time operators (`control_space.Ladder`) in the dtype of the network, and in float64."""
+
+    own: Ladder
+    fine: Ladder
+
+
+class Tolerances(NamedTuple):
+    """Relative errors that the parts of a solution may have."""
+
+    time: float  # the response in time, by the number of nodes
+    iteration: float
+    products: float  # in modes
+
+
+class FeedforwardState(NamedTuple):
+    """What loops over a shard's units need of the feedforward state; see `set_constants`."""
+
+    saturated: np.ndarray  # (L+1,) whether a layer has units that need the third constant
+    constants: np.ndarray  # [layer][constant][sample][unit]
+    reference: np.ndarray  # likewise v, r, phi'(v), where formulas need them
+    slope: np.ndarray  # [layer][sample][unit] phi'
+
+
+class ControlSystems(NamedTuple):
+    """The linear systems in control space, one per sample; empty with wide outputs."""
+
+    matrices: np.ndarray  # [sample][k] M_{L-k} transposed
+    factors: np.ndarray  # [sample] the system, factorised
+    pivots: np.ndarray
+
+
+class ControlErrors(NamedTuple):
+    """The control error of a shard's samples, float64."""
+
+    start: np.ndarray  # (count, n_L) at t = 0
+    at_nodes: np.ndarray  # (count, m n_L)
+    correction: np.ndarray  # (count, m n_L) Newton's correction of it
+
+
 class WaveformState(NamedTuple):
     """The arrays of a shard, flat; `rung` and `nodes` say which operators of the ladder hold."""
 
@@ -52,22 +101,15 @@ class WaveformState(NamedTuple):
     count: int
     rung: int
     nodes: int
-    saturated: np.ndarray
-    constants: np.ndarray  # as in `phase_state.State`
-    reference: np.ndarray  # likewise v, r, phi'(v) of the feedforward state, where formulas need it
-    slope: np.ndarray  # [layer][sample][unit] phi' of the feedforward state
+    feedforward: FeedforwardState
     rate: np.ndarray  # [layer][node][sample][unit]
     factor: np.ndarray  # basal voltages, then the postsynaptic factors
     seen: np.ndarray  # deviations of the presynaptic factors where they are not those of the rates
     v: np.ndarray  # [node][sample][unit] of one layer
     spare: np.ndarray  # the same
     control: np.ndarray  # [node][sample][output] filtered control signal
-    matrices: np.ndarray  # [sample][k] M_{L-k} transposed
-    systems: np.ndarray  # [sample] factorised
-    pivots: np.ndarray
-    start: np.ndarray  # (count, n_L) control error at t = 0, float64
-    error: np.ndarray  # (count, m n_L) at the nodes
-    correction: np.ndarray  # (count, m n_L) Newton's correction of it
+    systems: ControlSystems
+    errors: ControlErrors
 
 
 @jit_shared
@@ -108,9 +150,9 @@ def nodes_start(layout, state, i):
 @jit
 def set_constants(layout, parameters, task, minibatch, state):
     """Write what the loops need of the feedforward state, and phi' there; the constants are computed in float64."""
-    samples = minibatch.gap.shape[0]
+    samples, rest = minibatch.gap.shape[0], state.feedforward
     exact = np.zeros(4 * state.count * layout.widest)
-    fill(state.reference.size, state.reference, 0, 0.0)
+    fill(rest.reference.size, rest.reference, 0, 0.0)
     for i in range(1, layout.sizes.size):
         n, stride, start = layout.sizes[i], layout.stride[i], layer_start(layout, state, i)
         size = state.count * stride
@@ -119,27 +161,27 @@ def set_constants(layout, parameters, task, minibatch, state):
             dense = layout.dense[i] * samples + (state.first + s) * n
             move(n, exact, 3 * size + s * stride, minibatch.v_ff, dense)
             if task.needs_start:
-                move(n, state.reference, 3 * start + s * stride, minibatch.v_ff, dense)
-                move(n, state.reference, 3 * start + size + s * stride, minibatch.r_ff, dense)
+                move(n, rest.reference, 3 * start + s * stride, minibatch.v_ff, dense)
+                move(n, rest.reference, 3 * start + size + s * stride, minibatch.r_ff, dense)
         run_constants(parameters.loops.constants[i], size, at(exact, 0), at(exact, 3 * size))
         for shift in exact[2 * size : 3 * size]:
-            state.saturated[i] |= shift != 0.0
-        move(3 * size, state.constants, 3 * start, exact, 0)
+            rest.saturated[i] |= shift != 0.0
+        move(3 * size, rest.constants, 3 * start, exact, 0)
         fill(size, state.v, 0, 0.0)
-        evaluate(layout, state, parameters.loops.derivative[i], i, state.slope, start, state.v, 0, state.v, 0)
+        evaluate(layout, state, parameters.loops.derivative[i], i, rest.slope, start, state.v, 0, state.v, 0)
         if task.needs_start:
-            move(size, state.reference, 3 * start + 2 * size, state.slope, start)
+            move(size, rest.reference, 3 * start + 2 * size, rest.slope, start)
 
 
 @jit_part
 def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_start):
     """Write out = a formula of layer i's units at one node."""
     planes = 3 * layer_start(layout, state, i)
-    reference = planes if state.reference.size > 0 else 0
+    reference = planes if state.feedforward.reference.size > 0 else 0
     soma = at(v, v_start)
     run_unit(
         loop, state.count * layout.stride[i], at(out, out_start), soma, at(basal, basal_start), soma,
-        at(state.constants, planes), at(state.reference, reference),
+        at(state.feedforward.constants, planes), at(state.feedforward.reference, reference),
     )  # fmt: skip
 
 
@@ -147,14 +189,14 @@ def evaluate(layout, state, loop, i, out, out_start, v, v_start, basal, basal_st
 def respond(layout, parameters, state, i, node, place):
     """Write layer i's rates, factors in the place of the basal voltages, and presynaptic factors at one node."""
     size, planes = state.count * layout.stride[i], 3 * layer_start(layout, state, i)
-    loop = parameters.loops.step_saturated[i] if state.saturated[i] else parameters.loops.step[i]
+    loop = parameters.loops.step_saturated[i] if state.feedforward.saturated[i] else parameters.loops.step[i]
     seen = place if state.seen.size > 0 else 0
-    reference = planes if state.reference.size > 0 else 0
+    reference = planes if state.feedforward.reference.size > 0 else 0
     here, gain = node * size, 0.0  # the somatic voltage is what it is
     soma, factor = at(state.v, here), at(state.factor, place)
     run_step(
         loop, size, soma, at(state.rate, place), factor, at(state.seen, seen), soma, factor, soma,
-        at(state.constants, planes), at(state.reference, reference), gain,
+        at(state.feedforward.constants, planes), at(state.feedforward.reference, reference), gain,
     )  # fmt: skip
 
 

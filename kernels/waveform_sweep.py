@@ -46,7 +46,8 @@ def sweep(layout, parameters, ladder, fine, task, state):
         weight = abs(fine.total[fine.vector[state.rung] + node])
         for s in range(count):
             for k in range(outputs):
-                f = start * state.start[s, k] + filtered_control(layout, fine, state, state.error, s, node, k)
+                response = filtered_control(layout, fine, state, state.errors.at_nodes, s, node, k)
+                f = start * state.errors.start[s, k] + response
                 state.control[(node * count + s) * end + k] = f
                 size += weight * f * f
     for i in range(1, depth + 1):
@@ -116,7 +117,7 @@ def leave_last_state(layout, fine, task, dynamics, minibatch, state, results):
         b = state.first + s
         for k in range(outputs):
             dense = layout.dense[depth] * samples + b * outputs + k
-            results.rate[dense] = minibatch.gap[b, k] - state.error[s, (m - 1) * outputs + k]
+            results.rate[dense] = minibatch.gap[b, k] - state.errors.at_nodes[s, (m - 1) * outputs + k]
 
 
 @jit_part
@@ -125,9 +126,8 @@ def last_control(layout, fine, state, u):
     outputs = layout.sizes[-1]
     for s in range(state.count):
         for k in range(outputs):
-            total = fine.last_control_start[state.rung] * state.start[s, k]
+            total = fine.last_control_start[state.rung] * state.errors.start[s, k]
             for node in range(state.nodes):
-                total += (
-                    fine.last_control[fine.vector[state.rung] + node] * state.error[s, node * outputs + k]
-                )
+                weight = fine.last_control[fine.vector[state.rung] + node]
+                total += weight * state.errors.at_nodes[s, node * outputs + k]
             u[state.first + s, k] = total

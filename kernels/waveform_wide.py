@@ -28,6 +28,9 @@ from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
     UNSTABLE,
+    ControlErrors,
+    ControlSystems,
+    FeedforwardState,
     WaveformState,
     clear_padding,
     layer_start,
@@ -114,7 +117,7 @@ def _set_base(layout, parameters, state, iteration):
     fill(count * end, state.control, 0, 0.0)
     for s in range(count):
         for k in range(outputs):
-            state.control[s * end + k] = state.start[s, k]
+            state.control[s * end + k] = state.errors.start[s, k]
     for i in range(1, depth):
         start = layer_start(layout, state, i)
         multiply(iteration.base, start, layout.stride[i], count, state.control, 0, end, outputs,
@@ -144,13 +147,13 @@ def _evaluate_rates(layout, parameters, reduced, ladder, state, iteration):
                      layout.sizes[i - 1], parameters.weights, layout.weights[i])  # fmt: skip
             clear_padding(layout, i, state.spare, 0, m * count)
             mix(state.v, 0, size, m, ladder.soma, square, m, m, state.spare, 0, size, size, True)
-        loop = reduced.rate_saturated[i] if state.saturated[i] else reduced.rate[i]
+        loop = reduced.rate_saturated[i] if state.feedforward.saturated[i] else reduced.rate[i]
         for node in range(m):
             here = node * size
             v, rate = at(state.v, here), at(state.rate, place + here)
             run_step(
                 loop, size, v, rate, at(state.factor, 0), at(state.seen, 0), v, v, v,
-                at(state.constants, planes), at(state.reference, 0), 0.0,
+                at(state.feedforward.constants, planes), at(state.feedforward.reference, 0), 0.0,
             )  # fmt: skip
     return _squared_size(reduced, ladder, state, iteration.course, block)
 
@@ -326,12 +329,12 @@ def _end_error(layout, parameters, reduced, ladder, state, iteration, out):
     start = np.float64(reduced.error_start[ladder.vector[state.rung] + m - 1])
     for s in range(count):
         for k in range(outputs):
-            out[s, k] = start * state.start[s, k] + np.float64(state.spare[s * end + k])
+            out[s, k] = start * state.errors.start[s, k] + np.float64(state.spare[s * end + k])
 
 
 @jit
 def _all_errors(layout, parameters, reduced, ladder, state, iteration):
-    """Write the control error at all nodes into state.error."""
+    """Write the control error at all nodes into state.errors.at_nodes."""
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     stride, end = layout.stride[depth - 1], layout.stride[depth]
     block, square = count * stride, ladder.square[state.rung]
@@ -342,7 +345,7 @@ def _all_errors(layout, parameters, reduced, ladder, state, iteration):
         start = np.float64(reduced.error_start[ladder.vector[state.rung] + node])
         for s in range(count):
             for k in range(outputs):
-                state.error[s, node * outputs + k] = start * state.start[s, k] + np.float64(
+                state.errors.at_nodes[s, node * outputs + k] = start * state.errors.start[s, k] + np.float64(
                     state.spare[(node * count + s) * end + k]
                 )
 
@@ -369,28 +372,30 @@ def _relative_distance(x, y, scale):
 
 @jit
 def solve_wide_shard(
-    layout, parameters, dynamics, reduced, ladder, fine, task, minibatch, results, outcome,
-    first, count, place, number, tolerances, workspace,
+    layout, parameters, dynamics, reduced, ladders, task, minibatch, results, outcome, place, tolerances, workspace
 ):  # fmt: skip
-    """Solve the feedback phase of the samples first .. first + count of a minibatch; arguments as in `solve_shard`.
+    """Solve the feedback phase of a shard with wide outputs; arguments as in `solve_shard`.
 
     Args:
         reduced: the equation for s. workspace: memory as `wide_workspace_parts` says.
     """
+    first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
     lengths = wide_workspace_parts(layout, task, count, ladder.nodes[-1])
     ends = np.zeros(len(lengths) + 1, np.int64)
     for k in range(len(lengths)):
         ends[k + 1] = ends[k] + lengths[k]
     start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
-    saturated, empty = np.zeros(depth + 1, np.bool_), workspace[:0]
+    empty = workspace[:0]
     parts = [workspace[ends[k] : ends[k + 1]] for k in range(17)]
     iteration = Iteration(
         parts[9], parts[10], parts[11], parts[12], parts[13], parts[14], parts[15], parts[16]
     )
+    feedforward = FeedforwardState(np.zeros(depth + 1, np.bool_), parts[0], parts[1], parts[2])
+    no_systems = ControlSystems(empty, empty, np.zeros(0, np.int64))
+    errors = ControlErrors(start, nothing, nothing)
     state = WaveformState(
-        first, count, 0, 0, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
-        parts[8], empty, empty, np.zeros(0, np.int64), start, nothing, nothing,
+        first, count, 0, 0, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8], no_systems, errors
     )  # fmt: skip
     fill(outputs, state.control, 0, 0.0)
     for s in range(count):
@@ -406,8 +411,7 @@ def solve_wide_shard(
     for rung in range(len(ladder.nodes)):
         m = ladder.nodes[rung]
         state = WaveformState(
-            first, count, rung, m, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
-            parts[8], empty, empty, np.zeros(0, np.int64), start, nothing, nothing,
+            first, count, rung, m, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8], no_systems, errors
         )  # fmt: skip
         if rung == 0:
             fill(m * block, iteration.s, 0, 0.0)
@@ -416,7 +420,7 @@ def solve_wide_shard(
             move(coarse * block, iteration.step, 0, iteration.s, 0)
             mix(iteration.s, 0, block, m, reduced.refine, reduced.refine_start[rung], coarse, coarse,
                 iteration.step, 0, block, block, False)  # fmt: skip
-        if not _iterate(layout, parameters, reduced, ladder, state, iteration, tolerances[1], found):
+        if not _iterate(layout, parameters, reduced, ladder, state, iteration, tolerances.iteration, found):
             outcome.status[number] = SLOW
             return
         outcome.nodes[number], outcome.sweeps[number] = m, int(found[0])
@@ -433,7 +437,7 @@ def solve_wide_shard(
         outcome.end_error[number] = rate * _relative_distance(
             end.reshape(-1), end_before.reshape(-1), start.reshape(-1)
         )
-        if distance * rate < tolerances[0]:
+        if distance * rate < tolerances.time:
             solved = True
             break
     if not solved:
@@ -441,8 +445,8 @@ def solve_wide_shard(
         return
     error, change = np.zeros((count, state.nodes * outputs)), np.zeros((count, state.nodes * outputs))
     solving = WaveformState(
-        first, count, state.rung, state.nodes, saturated, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5],
-        parts[6], parts[7], parts[8], empty, empty, np.zeros(0, np.int64), start, error, change,
+        first, count, state.rung, state.nodes, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],
+        no_systems, ControlErrors(start, error, change),
     )  # fmt: skip
     if not _decays(end, start):
         outcome.status[number] = UNSTABLE
@@ -452,7 +456,7 @@ def solve_wide_shard(
     if task.readout == AVERAGE:
         sum_products(
             layout, parameters, fine, task, minibatch, solving, results,
-            place, tolerances[2], NOT_AT_ALL, outcome, number,
+            place.buffer, tolerances.products, NOT_AT_ALL, outcome, number,
         )  # fmt: skip
     leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
     for s in range(count):

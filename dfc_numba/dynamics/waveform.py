@@ -152,9 +152,8 @@ class _Solver:
         depth, outputs, dtype = len(network.sizes) - 1, network.sizes[-1], self.dtype
         final = task.readout == kernel.FINAL
         self.fine = ladder(controller, depth, outputs, "float64", final)
-        self.coarse = (
-            self.fine if dtype == np.float64 else ladder(controller, depth, outputs, str(dtype), final)
-        )
+        own = self.fine if dtype == np.float64 else ladder(controller, depth, outputs, str(dtype), final)
+        self.ladders = state.Ladders(own, self.fine)
         wide = outputs > MOST_OUTPUTS
         self.reduced = wide_outputs.reduce(phase, final) if wide else None
         self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
@@ -168,10 +167,8 @@ class _Solver:
         """Return (`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
         phase, task, pieces = self.phase, self.task, self.pieces
         outcome, workspaces = self._room_for_outcome(), self._workspaces()
-        tolerances, buffers = (
-            tolerance / np.array([self.time_factor, 1.0, 1.0]),
-            euler.ShardBuffers(phase, task),
-        )
+        buffers = euler.ShardBuffers(phase, task)
+        tolerances = state.Tolerances(tolerance / self.time_factor, tolerance, tolerance)
         dense, u = phase.count * phase.places.dense[-1], np.zeros((phase.count, phase.network.sizes[-1]))
         empty = np.zeros((1, 0), self.dtype)
         results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
@@ -179,20 +176,20 @@ class _Solver:
 
         def solve(number):
             first, count = pieces[number]
+            place = state.ShardPlace(first, count, buffer=0, number=number)
             buffer = buffers.take()
             shard = buffers.results(results, buffer)
             if number in stepped:
                 outcome.status[number] = STEPPED
             elif self.reduced is None:
                 solve_shard(
-                    phase.places, phase.parameters, phase.dynamics, self.backward, self.coarse, self.fine, task,
-                    phase.minibatch, shard, outcome, first, count, 0, number, tolerances, self.correction,
-                    workspaces.array(),
+                    phase.places, phase.parameters, phase.dynamics, self.backward, self.ladders, task, phase.minibatch,
+                    shard, outcome, place, tolerances, self.correction, workspaces.array(),
                 )  # fmt: skip
             else:
                 solve_wide_shard(
-                    phase.places, phase.parameters, phase.dynamics, self.reduced, self.coarse, self.fine, task,
-                    phase.minibatch, shard, outcome, first, count, 0, number, tolerances, workspaces.array(),
+                    phase.places, phase.parameters, phase.dynamics, self.reduced, self.ladders, task, phase.minibatch,
+                    shard, outcome, place, tolerances, workspaces.array(),
                 )  # fmt: skip
             if outcome.status[number] == state.SOLVED and task.readout == kernel.AVERAGE:
                 euler.add_feedforward_part(phase, shard, slice(first, first + count))
