@@ -1,4 +1,4 @@
-"""The direction of imports: rooms import only rooms below them, deferred imports included."""
+"""The structure of the tree: rooms import only rooms below them, deferred imports included; lengths and names have limits."""
 
 import ast
 import sys
@@ -118,6 +118,16 @@ def test_no_module_is_longer_than_500_lines():
     assert [
         name for name, path in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500
     ] == []
+
+
+def test_no_call_has_more_than_13_positional_arguments():
+    calls = (
+        (name, call.lineno)
+        for name, path in modules()
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and len(call.args) > 13
+    )
+    assert list(calls) == []
 
 
 def test_no_base_name_stands_for_two_modules():
