@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("killing.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "killing.py"
 
 
 def begun(folder, seed, kills):
