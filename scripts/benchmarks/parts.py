@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels import units
+from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.formula_loops import function_at
 from dfc_numba.kernels.jit import jit
 from dfc_numba.kernels.layout import pack, row_stride
@@ -77,7 +78,8 @@ def _repeat_add_outer(times, total, outputs, post, post_stride, pre, pre_stride,
 def _repeat_activations(times, loop, size, v, rate, factor, basal, apical, constants):
     for _ in range(times):
         units.run_step(
-            loop, size, v, 0, rate, 0, factor, 0, factor, 0, v, 0, basal, 0, apical, 0, constants, 0, constants, 0, SOMA_GAIN
+            loop, size, at(v, 0), at(rate, 0), at(factor, 0), at(factor, 0),
+            at(v, 0), at(basal, 0), at(apical, 0), at(constants, 0), at(constants, 0), SOMA_GAIN,
         )  # fmt: skip
 
 
