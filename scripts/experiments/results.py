@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 from dfc_numba.support import environment, figures, threads
+from dfc_numba.support.ranges import Count, CountOrZero, in_words
 from dfc_numba.support.validation import whole_number
 
 SEED = 42  # of the published settings
@@ -30,12 +31,12 @@ def parser(documentation, seed=SEED):
 
 def count(text):
     """Return a whole number from 1, for argparse."""
-    return _whole(text, 1)
+    return _whole(text, Count)
 
 
 def count_or_zero(text):
     """Return a whole number from 0, for argparse."""
-    return _whole(text, 0)
+    return _whole(text, CountOrZero)
 
 
 def say(text):
@@ -43,11 +44,11 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def _whole(text, least):
+def _whole(text, kind):
     try:
-        return whole_number("value", int(text), least=least, bits=31)
+        return whole_number("value", int(text), kind)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; a whole number from {least} is") from None
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; {in_words(kind)} is") from None
 
 
 class Results:

@@ -193,7 +193,7 @@ def test_results_are_stored_below_a_header(script, tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
 def test_counts_that_are_none_are_refused(script, text):
-    with pytest.raises(ArgumentTypeError, match="a whole number from 1 is"):
+    with pytest.raises(ArgumentTypeError, match="a whole number from 1 to"):
         script("results").count(text)
 
 
