@@ -344,6 +344,25 @@ def step_linear(dynamics, depth, outputs, matrices, start, e, u):
 
 
 @jit
+def solve_normal_equations(a, n, regularisation):
+    """Replace column n of the first n normal equations by their solution, regularised relative to the trace."""
+    trace = 0.0
+    for k in range(n):
+        trace += a[k, k]
+    for k in range(n):
+        a[k, k] += regularisation * trace + 1e-300
+    for k in range(n):
+        for row in range(k + 1, n):
+            factor = a[row, k] / a[k, k]
+            for column in range(k, n + 1):
+                a[row, column] -= factor * a[k, column]
+    for k in range(n - 1, -1, -1):
+        for column in range(k + 1, n):
+            a[k, n] -= a[k, column] * a[column, n]
+        a[k, n] /= a[k, k]
+
+
+@jit
 def accelerate(errors, corrections, age, weights, outputs, error, correction, work):
     """Write Anderson's combination of one sample's last control errors and corrections, in place of the plain step.
 
@@ -357,7 +376,6 @@ def accelerate(errors, corrections, age, weights, outputs, error, correction, wo
     known = min(age, MEMORY - 1)
     if known == 0:
         return
-    trace = 0.0
     for a in range(known):
         old = (age - 1 - a) % MEMORY
         for b in range(known + 1):
@@ -368,18 +386,7 @@ def accelerate(errors, corrections, age, weights, outputs, error, correction, wo
                 second = correction[j] if b == known else correction[j] - corrections[other, j]
                 total += weights[j // outputs] * difference * second
             work[a, b] = total
-        trace += work[a, a]
-    for a in range(known):
-        work[a, a] += 1e-10 * trace + 1e-300
-    for k in range(known):
-        for a in range(k + 1, known):
-            factor = work[a, k] / work[k, k]
-            for b in range(k, known + 1):
-                work[a, b] -= factor * work[k, b]
-    for k in range(known - 1, -1, -1):
-        for b in range(k + 1, known):
-            work[k, known] -= work[k, b] * work[b, known]
-        work[k, known] /= work[k, k]
+    solve_normal_equations(work, known, 1e-10)
     for a in range(known):
         old, share = (age - 1 - a) % MEMORY, work[a, known]
         for j in range(n):

@@ -42,11 +42,12 @@ from dfc_numba.kernels.waveform_state import (
     ControlErrors,
     ControlSystems,
     FeedforwardState,
-    WaveformState,
     filtered_control,
     layer_start,
     nodes_start,
+    pieces,
     set_constants,
+    state_at,
     workspace_parts,
 )
 from dfc_numba.kernels.waveform_sweep import error_at, last_control, leave_last_state, sweep
@@ -288,18 +289,11 @@ def solve_shard(
     """
     first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
-    lengths = workspace_parts(layout, task, count, most_nodes(fine), width)
-    ends = np.zeros(len(lengths) + 1, np.int64)
-    for k in range(len(lengths)):
-        ends[k + 1] = ends[k] + lengths[k]
+    parts = pieces(workspace, workspace_parts(layout, task, count, most_nodes(fine), width))
     start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
-    parts = [workspace[ends[k] : ends[k + 1]] for k in range(12)]
     feedforward = FeedforwardState(np.zeros(depth + 1, np.bool_), parts[0], parts[1], parts[2])
     systems = ControlSystems(parts[9], parts[10], np.zeros(0, np.int64))
-    state = WaveformState(
-        first, count, 0, 0, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],
-        systems, ControlErrors(start, nothing, nothing),
-    )  # fmt: skip
+    state = state_at(place, 0, 0, feedforward, parts, systems, ControlErrors(start, nothing, nothing))
     fill(outputs, state.control, 0, 0.0)
     for s in range(count):
         error_at(layout, dynamics, minibatch, first + s, state.control, 0, start, s, 0)
@@ -321,10 +315,7 @@ def solve_shard(
     outcome.nodes[number] = nodes
     error, change = np.zeros((count, nodes * outputs)), np.zeros((count, nodes * outputs))
     systems = ControlSystems(parts[9], parts[10], np.zeros(count * nodes * outputs, np.int64))
-    solving = WaveformState(
-        first, count, rung, nodes, feedforward, state.rate, state.factor, state.seen, state.v, state.spare, state.control,
-        systems, ControlErrors(start, error, change),
-    )  # fmt: skip
+    solving = state_at(place, rung, nodes, feedforward, parts, systems, ControlErrors(start, error, change))
     _factorise_systems(layout, ladder, solving, parts[11])
     last_control(layout, fine, solving, outcome.linear_u)
     if not _decays(layout, solving, outcome.linear_error):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfc_numba.kernels.control_space import Ladder, padded, system_stride
 from dfc_numba.kernels.emit import at
-from dfc_numba.kernels.jit import jit, jit_part, jit_shared
+from dfc_numba.kernels.jit import jit, jit_creating_part, jit_part, jit_shared
 from dfc_numba.kernels.rows import fill, move
 from dfc_numba.kernels.units import run_constants, run_step, run_unit
 
@@ -113,12 +113,13 @@ class WaveformState(NamedTuple):
 
 
 @jit_shared
-def workspace_parts(layout, task, count, most, width):
-    """Return the lengths of a shard's arrays in its workspace, for `count` samples and at most `most` nodes."""
-    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
-    total, square = count * layout.rows[depth + 1], padded(outputs * outputs, width)
-    unknowns = most * outputs
-    rows = max(most + 1, outputs) * count
+def state_lengths(layout, task, count, most, rows):
+    """Return the lengths of the first arrays of a shard in its workspace, down to `WaveformState.spare`.
+
+    Args:
+        count: number of samples. most: largest number of nodes. rows: of the arrays of one layer.
+    """
+    total = count * layout.rows[layout.sizes.size]
     return (
         3 * total,
         3 * total if task.needs_start else 0,
@@ -128,11 +129,38 @@ def workspace_parts(layout, task, count, most, width):
         most * total if task.presynaptic else 0,
         rows * layout.widest,
         rows * layout.widest,
-        rows * layout.stride[depth],
+    )
+
+
+@jit_shared
+def workspace_parts(layout, task, count, most, width):
+    """Return the lengths of a shard's arrays in its workspace, for `count` samples and at most `most` nodes."""
+    depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
+    square, unknowns, rows = padded(outputs * outputs, width), most * outputs, max(most + 1, outputs) * count
+    systems = (
         count * depth * square,
         count * unknowns * system_stride(unknowns, width),
         most * most * square,
     )
+    return state_lengths(layout, task, count, most, rows) + (rows * layout.stride[depth],) + systems
+
+
+@jit_creating_part
+def pieces(workspace, lengths):
+    """Return consecutive pieces of a workspace."""
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    for k in range(len(lengths)):
+        ends[k + 1] = ends[k] + lengths[k]
+    return [workspace[ends[k] : ends[k + 1]] for k in range(len(lengths))]
+
+
+@jit_shared
+def state_at(place, rung, nodes, feedforward, parts, systems, errors):
+    """Return the `WaveformState` of a shard at a rung of the ladder; parts: the pieces of its workspace."""
+    return WaveformState(
+        place.first, place.count, rung, nodes, feedforward,
+        parts[3], parts[4], parts[5], parts[6], parts[7], parts[8], systems, errors,
+    )  # fmt: skip
 
 
 @jit_part

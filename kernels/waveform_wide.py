@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfc_numba.kernels import elementwise as vector
-from dfc_numba.kernels.control_space import GROWTH
+from dfc_numba.kernels.control_space import GROWTH, solve_normal_equations
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_shared
 from dfc_numba.kernels.multiply import mix, multiply, multiply_add
@@ -31,11 +31,13 @@ from dfc_numba.kernels.waveform_state import (
     ControlErrors,
     ControlSystems,
     FeedforwardState,
-    WaveformState,
     clear_padding,
     layer_start,
     nodes_start,
+    pieces,
     set_constants,
+    state_at,
+    state_lengths,
 )
 from dfc_numba.kernels.waveform_sweep import error_at, leave_last_state, sweep
 
@@ -75,25 +77,8 @@ def wide_workspace_parts(layout, task, count, most):
     depth = layout.sizes.size - 1
     total, rows = count * layout.rows[depth + 1], (most + 1) * count
     unknown = most * count * layout.stride[depth - 1]
-    return (
-        3 * total,
-        3 * total if task.needs_start else 0,
-        total,
-        most * total,
-        most * total,
-        most * total if task.presynaptic else 0,
-        rows * layout.widest,
-        rows * layout.widest,
-        rows * layout.widest,
-        total,
-        unknown,
-        unknown,
-        unknown,
-        unknown,
-        unknown,
-        MEMORY * unknown,
-        MEMORY * unknown,
-    )
+    own = (total, unknown, unknown, unknown, unknown, unknown, MEMORY * unknown, MEMORY * unknown)
+    return state_lengths(layout, task, count, most, rows) + (rows * layout.widest,) + own
 
 
 class Iteration(NamedTuple):
@@ -233,46 +218,21 @@ def _accelerate(layout, reduced, ladder, state, iteration, age):
                 for node in range(m):
                     here = node * block + sample * stride
                     weight = np.float64(reduced.weight[ladder.vector[state.rung] + node])
+                    other, there = iteration.differences, b * size + here
                     if b == known:
-                        product = dot(stride, iteration.differences, a * size + here, iteration.step, here)
-                    else:
-                        product = dot(
-                            stride,
-                            iteration.differences,
-                            a * size + here,
-                            iteration.differences,
-                            b * size + here,
-                        )
-                    total += weight * np.float64(product)
-                gram[a, b if b < known else MEMORY] = total
+                        other, there = iteration.step, here
+                    total += weight * np.float64(
+                        dot(stride, iteration.differences, a * size + here, other, there)
+                    )
+                gram[a, b] = total
                 if b < known:
                     gram[b, a] = total
-        _solve_small(gram, known, reduced.regularisation)
+        solve_normal_equations(gram, known, reduced.regularisation)
         for a in range(known):
             for node in range(m):
                 here = node * block + sample * stride
                 step, earlier = at(iteration.step, here), at(iteration.moves, a * size + here)
-                vector.combine(stride, step, step, earlier, 1.0, -gram[a, MEMORY])
-
-
-@jit
-def _solve_small(a, n, regularisation):
-    """Replace the last column of the normal equations by their solution."""
-    trace = 0.0
-    for k in range(n):
-        trace += a[k, k]
-    for k in range(n):
-        a[k, k] += regularisation * trace + 1e-300
-    for k in range(n):
-        for row in range(k + 1, n):
-            factor = a[row, k] / a[k, k]
-            for column in range(k, n):
-                a[row, column] -= factor * a[k, column]
-            a[row, MEMORY] -= factor * a[k, MEMORY]
-    for k in range(n - 1, -1, -1):
-        for column in range(k + 1, n):
-            a[k, MEMORY] -= a[k, column] * a[column, MEMORY]
-        a[k, MEMORY] /= a[k, k]
+                vector.combine(stride, step, step, earlier, 1.0, -gram[a, known])
 
 
 @jit
@@ -381,22 +341,15 @@ def solve_wide_shard(
     """
     first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     depth, outputs = layout.sizes.size - 1, layout.sizes[-1]
-    lengths = wide_workspace_parts(layout, task, count, ladder.nodes[-1])
-    ends = np.zeros(len(lengths) + 1, np.int64)
-    for k in range(len(lengths)):
-        ends[k + 1] = ends[k] + lengths[k]
-    start, nothing = np.zeros((count, outputs)), np.zeros((count, 0))
-    empty = workspace[:0]
-    parts = [workspace[ends[k] : ends[k + 1]] for k in range(17)]
+    parts = pieces(workspace, wide_workspace_parts(layout, task, count, ladder.nodes[-1]))
+    start, nothing, empty = np.zeros((count, outputs)), np.zeros((count, 0)), workspace[:0]
     iteration = Iteration(
         parts[9], parts[10], parts[11], parts[12], parts[13], parts[14], parts[15], parts[16]
     )
     feedforward = FeedforwardState(np.zeros(depth + 1, np.bool_), parts[0], parts[1], parts[2])
     no_systems = ControlSystems(empty, empty, np.zeros(0, np.int64))
     errors = ControlErrors(start, nothing, nothing)
-    state = WaveformState(
-        first, count, 0, 0, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8], no_systems, errors
-    )  # fmt: skip
+    state = state_at(place, 0, 0, feedforward, parts, no_systems, errors)
     fill(outputs, state.control, 0, 0.0)
     for s in range(count):
         error_at(layout, dynamics, minibatch, first + s, state.control, 0, start, s, 0)
@@ -410,9 +363,7 @@ def solve_wide_shard(
     distance, distance_before, solved = np.inf, np.inf, False
     for rung in range(len(ladder.nodes)):
         m = ladder.nodes[rung]
-        state = WaveformState(
-            first, count, rung, m, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8], no_systems, errors
-        )  # fmt: skip
+        state = state_at(place, rung, m, feedforward, parts, no_systems, errors)
         if rung == 0:
             fill(m * block, iteration.s, 0, 0.0)
         else:
@@ -444,10 +395,8 @@ def solve_wide_shard(
         outcome.status[number] = NO_LADDER
         return
     error, change = np.zeros((count, state.nodes * outputs)), np.zeros((count, state.nodes * outputs))
-    solving = WaveformState(
-        first, count, state.rung, state.nodes, feedforward, parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],
-        no_systems, ControlErrors(start, error, change),
-    )  # fmt: skip
+    errors = ControlErrors(start, error, change)
+    solving = state_at(place, state.rung, state.nodes, feedforward, parts, no_systems, errors)
     if not _decays(end, start):
         outcome.status[number] = UNSTABLE
         return

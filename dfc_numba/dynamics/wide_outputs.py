@@ -17,7 +17,7 @@ from dfc_numba.support import threads
 RUNGS = (5, 7, 10, 14, 20, 24, 28)  # numbers of nodes
 MOST_UNITS = 512  # of the last hidden layer, whose linear response is inverted for every mode in time
 OPERATORS = ("loop", "drive", "error", "error_start", "weight", "readout")  # see `Reduced`
-MOST_MODES = 14  # nodes up to which a rung has modes of its own
+MOST_MODES = 14  # nodes up to which a rung has its own modes
 
 
 def obstacle(controller, network, learns):
