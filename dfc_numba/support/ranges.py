@@ -5,6 +5,7 @@ enforces; `validation.number("sigma_floor", value, SigmaFloor)` holds an argumen
 `Option("sigma", 0.1, type=Sigma)` an option of a registered object.
 """
 
+import operator
 from functools import cache
 from typing import Annotated, Any, get_args
 
@@ -62,14 +63,11 @@ def bounds(kind: Any) -> dict[str, Any]:
 
 
 def contains(kind: Any, value: float) -> bool:
-    """Whether a range allows a number; none allows NaN."""
-    allow = {
-        "gt": lambda bound: value > bound, "ge": lambda bound: value >= bound,
-        "lt": lambda bound: value < bound, "le": lambda bound: value <= bound,
-    }  # fmt: skip
-    return all(allow[name](bound) for name, bound in bounds(kind).items())
+    """Return whether a range allows a number; none allows NaN."""
+    return all(getattr(operator, name)(value, bound) for name, bound in bounds(kind).items())
 
 
+@cache
 def in_words(kind: Any) -> str:
     """Return what a range allows, such as "a finite number > 0" or "a whole number from 1 to 2**31 - 1"."""
     if get_args(kind)[0] is int:
