@@ -38,7 +38,7 @@ def jit_uncounted(function):
 
 
 def jit_part(function):
-    """Do the same for a part of one kernel, which only compiled code calls: no entry from Python, no cache of its own.
+    """Do the same for a part of one kernel, which only compiled code calls: no entry from Python, no cache for it alone.
 
     A part does not count references, since its arguments outlive it: counting those of every array in its arguments
     would cost as much as a small product. So it cannot create arrays.

@@ -1,7 +1,7 @@
 """The equations that the feedback phase and online plasticity have in common: controller, noise, apical compartment.
 
 Both start from u = 0 and v_fb = 0, so these quantities are the same as deviations from the feedforward pass and as such
-(DFC, Meulemans et al. 2021; what has a filter of its own, Strong-DFC, Meulemans et al. 2022; Euler method, tau_u = 1):
+(DFC, Meulemans et al. 2021; filters of noise and control, Strong-DFC, Meulemans et al. 2022; Euler method, tau_u = 1):
 
     u_int += dt (e - alpha u),  u = u_int + k_p e        v_fb_i += (dt/tau_A) (Q_i u - v_fb_i) + sigma_i n_i
 

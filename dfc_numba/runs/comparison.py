@@ -305,7 +305,7 @@ def _recorded(run):
     best, epochs = results.get("best_epoch", 0), results.get("epochs", 0)
     if not isinstance(best, int) or not 0 <= best <= epochs <= len(rows):
         raise UnusableFileError(
-            f"{run.directory / METRICS_NAME} is damaged: it has {len(rows)} rows, and {RUN_NAME} tells of {epochs} epochs, the "
+            f"{run.directory / METRICS_NAME} is damaged: it has {len(rows)} rows, and {RUN_NAME} states {epochs} epochs, the "
             f"best being {best}; --resume writes both again"
         )
     return Ended(run, record.get("status", "running"), record.get("stop_reason", ""), rows, best)

@@ -1,4 +1,4 @@
-"""Seals of the texts that a run, a sweep or a comparison writes and reads back: damage and edits are told from what was written.
+"""Seals of the texts that a run, a sweep or a comparison writes and reads back: they tell damage and edits from what was written.
 
 run.json and sweep.json have a member "sha256", of their other members as canonical JSON, so that the layout of the text does not
 matter. Their member "files" has the SHA-256 of texts beside them: config.toml, metrics.csv, sources/NAME.toml. The tables of a

@@ -1,4 +1,4 @@
-"""Seals of the texts that a run, a sweep or a comparison writes: damage and edits are told; what has no seal is read as it is."""
+"""Seals of the texts that a run, a sweep or a comparison writes: damage and edits are reported, others are read as usual."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def told(function, *arguments):
+def warned(function, *arguments):
     """The texts of the warnings of a call."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -58,9 +58,12 @@ def changed(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def test_nothing_is_told_of_what_a_run_has_written(run):
+def test_what_a_run_has_written_gives_no_warning(run):
     assert (
-        told(read_record, run) == told(read_metrics, run) == told(load_config, str(run / "config.toml")) == []
+        warned(read_record, run)
+        == warned(read_metrics, run)
+        == warned(load_config, str(run / "config.toml"))
+        == []
     )
     record = json.loads((run / "run.json").read_text())
     assert list(record)[-1] == "sha256" and {*record["files"]} == {"config.toml", "metrics.csv"}
@@ -69,22 +72,22 @@ def test_nothing_is_told_of_what_a_run_has_written(run):
 
 def test_a_changed_record_is_told_and_read_as_it_is(run):
     changed(run / "run.json", '"status": "done"', '"status": "dona"')
-    (text,) = told(lambda: read_record(run)["status"] == "dona" or pytest.fail())
+    (text,) = warned(lambda: read_record(run)["status"] == "dona" or pytest.fail())
     assert str(run / "run.json") in text and "its SHA-256 differs" in text
     record = json.loads((run / "run.json").read_text())
     record.pop("sha256")
     (run / "run.json").write_text(json.dumps(record))
-    assert len(told(read_record, run)) == 1
+    assert len(warned(read_record, run)) == 1
     (run / "run.json").write_text(json.dumps(record | {"schema_version": "1.0"}))
-    assert told(read_record, run) == []
+    assert warned(read_record, run) == []
 
 
 def test_a_record_of_an_earlier_version_and_one_that_is_laid_out_anew_are_read(run):
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(dict(sorted(record.items()))))
-    assert told(read_record, run) == []
+    assert warned(read_record, run) == []
     (run / "run.json").write_text('{"schema_version": "1.0", "status": "done"}')
-    assert told(read_record, run) == [] and read_record(run)["status"] == "done"
+    assert warned(read_record, run) == [] and read_record(run)["status"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_a_record_of_an_earlier_version_and_one_that_is_laid_out_anew_are_read(r
 )
 def test_a_changed_text_is_told_and_read_as_it_is(run, name, old, new, read):
     changed(run / name, old, new)
-    (text,) = told(read, run)
+    (text,) = warned(read, run)
     assert str(run / name) in text and "not as the run wrote it" in text
 
 
@@ -105,30 +108,33 @@ def test_rows_beyond_the_seal_are_a_run_at_work_or_damage(run):
     """metrics.csv is written before run.json: one that is killed in between has a row more."""
     with open(run / "metrics.csv", "a") as file:
         file.write("3" + "," * 7 + "\n")
-    assert len(told(read_metrics, run)) == 1
+    assert len(warned(read_metrics, run)) == 1
     record = read_record(run) | {"status": "running"}
     (run / "run.json").write_text(json.dumps(seals.sealed(record)))
-    assert told(read_metrics, run) == []
+    assert warned(read_metrics, run) == []
 
 
 def test_line_ends_of_another_system_are_no_change(run):
     content = (run / "config.toml").read_bytes()
     (run / "config.toml").write_bytes(content.replace(b"\n", b"\r\n"))
-    assert told(load_config, str(run / "config.toml")) == []
+    assert warned(load_config, str(run / "config.toml")) == []
 
 
 def test_a_copy_of_a_configuration_elsewhere_may_be_edited(run, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(run / "config.toml", tmp_path / "elsewhere")
     changed(tmp_path / "elsewhere" / "config.toml", "epochs = 2", "epochs = 3")
-    assert told(load_config, str(tmp_path / "elsewhere" / "config.toml")) == []
+    assert warned(load_config, str(tmp_path / "elsewhere" / "config.toml")) == []
 
 
 def test_a_run_that_goes_on_seals_its_files_anew(run):
     changed(run / "metrics.csv", "\n1,2.", "\n1,3.")
     assert invoked("train", "--resume", "--epochs=3", "--out", run).exit_code == 0
     assert (
-        told(read_record, run) == told(read_metrics, run) == told(load_config, str(run / "config.toml")) == []
+        warned(read_record, run)
+        == warned(read_metrics, run)
+        == warned(load_config, str(run / "config.toml"))
+        == []
     )
     assert len(read_metrics(run)) == 3 and read_metrics(run)[0]["train_loss"].startswith("2.")
 
@@ -145,11 +151,11 @@ def test_the_command_line_tells_of_a_changed_configuration(run):
 def test_the_table_and_the_sources_of_a_sweep_are_sealed(tmp_path):
     (tmp_path / "sweep.toml").write_text(SWEEP)
     assert invoked("sweep", tmp_path / "sweep.toml", "--out", tmp_path / "s", "--threads=1").exit_code == 0
-    assert told(SweepFolder.open, tmp_path / "s") == []
+    assert warned(SweepFolder.open, tmp_path / "s") == []
     source = next((tmp_path / "s" / "sources").iterdir())
-    assert told(load_config, str(source)) == []
+    assert warned(load_config, str(source)) == []
     changed(source, "seed = 0", "seed = 1")
-    (text,) = told(load_config, str(source))
+    (text,) = warned(load_config, str(source))
     assert "not as the sweep wrote it" in text
     changed(tmp_path / "s" / "sweep.json", '"seed": 0', '"seed": 1')
     with pytest.raises(
@@ -162,10 +168,10 @@ def test_the_tables_of_a_comparison_have_sums_that_other_tools_check(tmp_path):
     result = invoked("compare", "digits", *FAST, "--epochs=1", "--out", tmp_path / "c")
     assert result.exit_code == 0
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "c", check=True, capture_output=True)
-    assert told(summary.read_courses, tmp_path / "c") == []
+    assert warned(summary.read_courses, tmp_path / "c") == []
     rows = list(csv.reader((tmp_path / "c" / "comparison.csv").read_text().splitlines()))
     changed(tmp_path / "c" / "comparison.csv", rows[1][4], "0.5")
-    (text,) = told(summary.read_courses, tmp_path / "c")
+    (text,) = warned(summary.read_courses, tmp_path / "c")
     assert "comparison.csv is damaged, or was edited" in text
 
 
