@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import oracle_analysis
 import pytest
-from problems import inputs, parameters, probabilities, relative_deviation
+from problems import NETWORKS, inputs, parameters, probabilities, relative_deviation
 
 import dfc_numba as dfc
 from dfc_numba.analysis import least_norm
@@ -13,13 +13,6 @@ from dfc_numba.analysis.directions import reference_update
 from dfc_numba.model import jacobian
 from dfc_numba.support import memory
 
-NETWORKS = {
-    "tanh": parameters([6, 8, 7, 4]),
-    "without biases": parameters([5, 6, 3], bias=False, activation="sigmoid"),
-    "one output": parameters([4, 5, 1], activation="leakyrelu"),
-    "more outputs than hidden units": parameters([3, 2, 6]),
-    "one layer": parameters([4, 3]),
-}
 METHODS = {
     "bp": {"kind": "bp"},
     "gn": {"kind": "gn"},

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +9,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from small_runs import NEEDS, RECURRENT, SIZES, configuration, dataset, network, parameters, train
+from small_runs import NEEDS, RECURRENT, SIZES, StopAfter, configuration, dataset, network, parameters, train
 
 import dfc_numba as dfc
 from dfc_numba.analysis import measurements
@@ -309,18 +307,6 @@ def test_notes_of_other_measurements_are_refused(whole):
         monitor.restore(arrays)
     monitor.restore({})
     assert monitor.notes == []
-
-
-class StopAfter:
-    """An observer that interrupts a run by a signal."""
-
-    def __init__(self, minibatches):
-        self.left = minibatches
-
-    def on_minibatch(self, progress):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 SETTINGS = [

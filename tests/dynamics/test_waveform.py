@@ -1,15 +1,14 @@
 """The waveform integrator: the update of the Euler method, or of the differential equations, within rtol."""
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import oracle
 import problems
 import pytest
+from waveform_updates import by_threads, deviations, errors, of_vanishing_steps, solved
 
 import dfc_numba as dfc
-from dfc_numba.support.threads import limit_threads
 
 SIZES, SAMPLES = [12, 20, 16, 5], 37  # three shards, the last ones smaller
 BASE = {"dt": 0.02, "steps": 400, "alpha": 0.01, "k_p": 2.0, "tau_v": 0.2}
@@ -45,18 +44,6 @@ def problem(net, *, step=0.05, error="difference", **options):
     strong = error == "softmax"
     target = 0.9 * y + 0.02 if strong else dfc.output_target(net, x, y, loss="cross_entropy", step=step)
     return x, target, dfc.Controller(**{**BASE, "error": error, **options})
-
-
-def errors(update, reference):
-    """(L,) relative errors of the weights' updates."""
-    pairs = zip(update.weights, reference.weights, strict=True)
-    return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs])
-
-
-def solved(net, x, target, controller, *, rtol=1e-3, limit="published", **options):
-    """The update by the waveform integrator."""
-    controller = replace(controller, integrator="waveform", rtol=rtol, limit=limit)
-    return dfc.forward_update(net, x, target, controller, **options)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -98,20 +85,8 @@ def test_update_agrees_with_the_literal_recurrence_of_the_oracle():
 def test_continuous_limit_is_what_euler_steps_of_vanishing_size_give(options):
     net = network()
     x, target, controller = problem(net, **options)
-
-    def stepped(parts):
-        finer = replace(controller, dt=controller.dt / parts, steps=controller.steps * parts)
-        update = dfc.forward_update(net, x, target, finer)
-        # the average counts the initial state, a part of 1 / T of the time
-        return [w * finer.time_points / finer.steps for w in update.weights]
-
-    coarse, middle, fine = (stepped(parts) for parts in (2, 4, 8))
-    # Richardson, of the orders 1 and 2
-    extrapolated = [(8 * c - 6 * b + a) / 3 for a, b, c in zip(coarse, middle, fine, strict=True)]
     update = solved(net, x, target, controller, rtol=1e-5, limit="continuous")
-    found = [
-        np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(update.weights, extrapolated, strict=True)
-    ]
+    found = deviations(update.weights, of_vanishing_steps(net, x, target, controller))
     assert max(found) < 2e-5
 
 
@@ -119,11 +94,7 @@ def test_continuous_limit_is_what_euler_steps_of_vanishing_size_give(options):
 def test_bits_do_not_depend_on_the_number_of_threads(dtype):
     net = network(dtype=dtype)
     x, target, controller = problem(net)
-    updates = []
-    for threads in (1, 2, 4):
-        with limit_threads(threads):
-            update = solved(net, np.tile(x, (4, 1)), np.tile(target, (4, 1)), controller)
-        updates.append([*update.weights, *update.biases, update.estimated_error])
+    updates = by_threads(net, np.tile(x, (4, 1)), np.tile(target, (4, 1)), controller)
     for other in updates[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(updates[0], other, strict=True))
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import problems
 import pytest
+from waveform_updates import by_threads, deviations, errors, of_vanishing_steps, solved
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.learning import baselines
 from dfc_numba.runs.experiment import create_network, load_data
-from dfc_numba.support.threads import limit_threads
 
 SIZES, SAMPLES = (
     [30, 24, 8, 24, 70],
@@ -50,18 +50,6 @@ def problem(net, *, nudge=0.05, **options):
     x = rng.normal(size=(SAMPLES, SIZES[0]))
     target = net.predict(x, dtype="float64") + nudge * rng.normal(size=(SAMPLES, SIZES[-1]))
     return x, target, dfc.Controller(**{**BASE, **options})
-
-
-def errors(update, reference):
-    """(L,) relative errors of the weights' updates."""
-    pairs = zip(update.weights, reference.weights, strict=True)
-    return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs])
-
-
-def solved(net, x, target, controller, *, rtol=1e-3, limit="published", **options):
-    """The update by the waveform integrator."""
-    controller = replace(controller, integrator="waveform", rtol=rtol, limit=limit)
-    return dfc.forward_update(net, x, target, controller, **options)
 
 
 @pytest.mark.parametrize("feedback", ["weight_product", "xavier_normal"])
@@ -101,19 +89,8 @@ def test_every_rule_of_plasticity_has_its_update_within_rtol(rule):
 def test_continuous_limit_is_what_euler_steps_of_vanishing_size_give():
     net = network()
     x, target, controller = problem(net)
-
-    def stepped(parts):
-        finer = replace(controller, dt=controller.dt / parts, steps=controller.steps * parts)
-        return [
-            w * finer.time_points / finer.steps for w in dfc.forward_update(net, x, target, finer).weights
-        ]
-
-    coarse, middle, fine = (stepped(parts) for parts in (2, 4, 8))
-    extrapolated = [(8 * c - 6 * b + a) / 3 for a, b, c in zip(coarse, middle, fine, strict=True)]
     update = solved(net, x, target, controller, rtol=1e-4, limit="continuous")
-    found = [
-        np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(update.weights, extrapolated, strict=True)
-    ]
+    found = deviations(update.weights, of_vanishing_steps(net, x, target, controller))
     assert max(found) < 1e-4
 
 
@@ -130,11 +107,7 @@ def test_float32_is_within_rtol_of_the_euler_method():
 def test_bits_do_not_depend_on_the_number_of_threads(dtype):
     net = network(dtype=dtype)
     x, target, controller = problem(net)
-    updates = []
-    for threads in (1, 2, 4):
-        with limit_threads(threads):
-            update = solved(net, np.tile(x, (3, 1)), np.tile(target, (3, 1)), controller)
-        updates.append([*update.weights, *update.biases, update.estimated_error])
+    updates = by_threads(net, np.tile(x, (3, 1)), np.tile(target, (3, 1)), controller)
     for other in updates[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(updates[0], other, strict=True))
 

@@ -17,6 +17,16 @@ def parameters(sizes, seed=0, *, bias=True, activation="tanh", feedback_gain=0.4
     }
 
 
+# of every kind that matters to the theory
+NETWORKS = {
+    "tanh": parameters([6, 8, 7, 4]),
+    "without biases": parameters([5, 6, 3], bias=False, activation="sigmoid"),
+    "one output": parameters([4, 5, 1], activation="leakyrelu"),
+    "more outputs than hidden units": parameters([3, 2, 6]),
+    "one layer": parameters([4, 3]),
+}
+
+
 def stable_parameters(sizes, seed=0, **options):
     """The same with feedback weights Q_i = W_{i+1}^T ... W_L^T, for which J Q is close to positive definite."""
     arguments = parameters(sizes, seed, **options)

@@ -1,6 +1,8 @@
 """Short training runs on small networks, for the tests of the trainer."""
 
+import os
 import resource
+import signal
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +23,18 @@ NEEDS = {
     "fa": {"inversion": {"feedback_scale": 1.0}},  # -W^T is for loops
     **{name: {"network": {"hidden": [6]}} for name in RECURRENT},
 }
+
+
+class StopAfter:
+    """An observer that interrupts a run by a signal."""
+
+    def __init__(self, minibatches):
+        self.left = minibatches
+
+    def on_minibatch(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def configuration(**sections):

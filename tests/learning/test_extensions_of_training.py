@@ -13,20 +13,6 @@ from dfc_numba.learning.descent import Descent
 from dfc_numba.registry import DATA_SOURCES, LOSSES, MEASURES, OPTIMIZERS
 from dfc_numba.runs import checkpoint
 
-REGISTRIES = (DATA_SOURCES, LOSSES, MEASURES, OPTIMIZERS)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    """The registries are as before afterwards."""
-    for registry in REGISTRIES:
-        assert "mine" not in registry
-    yield
-    for registry in REGISTRIES:
-        if "mine" in registry:
-            registry.remove("mine")
-
-
 # --- optimisers -------------------------------------------------------------------------------------------
 
 

@@ -13,20 +13,10 @@ from dfc_numba.registry import METHODS
 from dfc_numba.runs import checkpoint
 
 
-@pytest.fixture
-def register():
-    """Registers methods for the time of a test."""
-    names = []
-
-    def add(*arguments, **options):
-        method = dfc.Method(*arguments, **options)
-        dfc.register(method)
-        names.append(method.name)
-        return method
-
-    yield add
-    for name in names:
-        METHODS.remove(name)
+def register(*arguments, **options):
+    method = dfc.Method(*arguments, **options)
+    dfc.register(method)
+    return method
 
 
 def descend(network, minibatch, config, arrays=None):
@@ -47,13 +37,13 @@ def descend(network, minibatch, config, arrays=None):
         ({"options": [dfc.Option("rate", 0.1), dfc.Option("rate", 0.2)]}, "each name once"),
     ],
 )
-def test_a_wrong_method_is_refused_when_it_is_registered(register, options, message):
+def test_a_wrong_method_is_refused_when_it_is_registered(options, message):
     with pytest.raises(ValueError, match=message):
         register("mine", **{"forward": descend, **options})
     assert "mine" not in METHODS
 
 
-def test_a_method_learns_by_its_name(register):
+def test_a_method_learns_by_its_name():
     register("mine", forward=descend)
     net, reference = network(), network()
     _, _, outcome = train(configuration(training={"method": "mine"}), net=net)
@@ -63,7 +53,7 @@ def test_a_method_learns_by_its_name(register):
 
 
 @pytest.mark.parametrize("kind, length", [("weights", 1), ("biases", 1), ("own", 0)])
-def test_gradients_of_other_shapes_are_refused_with_a_sentence(register, kind, length):
+def test_gradients_of_other_shapes_are_refused_with_a_sentence(kind, length):
     def forward(network, minibatch, config):
         gradients = descend(network, minibatch, config)
         wrong = {"other": np.ones(2)} if kind == "own" else getattr(gradients, kind)[:length]
@@ -81,7 +71,7 @@ OPTIONS = [
 ]
 
 
-def test_the_options_of_a_method_are_a_section_that_the_configuration_checks_and_documents(register):
+def test_the_options_of_a_method_are_a_section_that_the_configuration_checks_and_documents():
     register("mine", forward=descend, options=OPTIONS)
     config, _ = load_config(None, ["training.method=mine", "method.rate=2", "method.limit=none"])
     assert config.method == {"rate": 2.0, "mode": "all", "limit": None} and config.method.rate == 2.0
@@ -101,13 +91,13 @@ def test_the_options_of_a_method_are_a_section_that_the_configuration_checks_and
         ("controller.dt=0.01", "training.method = 'mine' runs no controller"),
     ],
 )
-def test_wrong_options_of_a_method_are_refused(register, override, message):
+def test_wrong_options_of_a_method_are_refused(override, message):
     register("mine", forward=descend, options=OPTIONS)
     with pytest.raises(ConfigurationError, match=message):
         load_config(None, ["training.method=mine", override])
 
 
-def test_a_method_that_reads_a_key_that_does_not_exist_is_refused(register):
+def test_a_method_that_reads_a_key_that_does_not_exist_is_refused():
     register("mine", forward=descend, reads=["controller.kp"])
     with pytest.raises(
         ConfigurationError, match="method 'mine' reads controller.kp, which is not a key; keys of"
@@ -122,13 +112,13 @@ def test_a_method_without_options_refuses_any():
         load_config(None, ["training.method=bp", "method.rate=1"])
 
 
-def test_an_option_without_default_has_to_be_stated(register):
+def test_an_option_without_default_has_to_be_stated():
     register("mine", forward=descend, options=[dfc.Option("size", dfc.Option.REQUIRED, type=int)])
     with pytest.raises(ConfigurationError, match="method.size has to be stated: an integer"):
         load_config(None, ["training.method=mine"])
 
 
-def test_rules_of_a_method_refuse_contradictions(register):
+def test_rules_of_a_method_refuse_contradictions():
     register(
         "mine", forward=descend, rules=lambda config: [(config.target.loss == "mse", "mine: use classes")]
     )
@@ -141,7 +131,7 @@ def _feedback(network, minibatch, config, arrays):
     return dfc.Gradients(own={"inverse": np.ones_like(arrays["inverse"])})
 
 
-def _with_arrays(register):
+def _with_arrays():
     return register(
         "mine", forward=descend, feedback=_feedback, phases=["pretraining", "feedback", "forward"],
         parameters=lambda network, config: {"inverse": np.zeros((3, 7), network.dtype)},
@@ -161,15 +151,15 @@ SETTINGS = {
 }
 
 
-def test_parameters_of_a_method_are_stepped_by_the_feedback_optimizer(register):
-    _with_arrays(register)
+def test_parameters_of_a_method_are_stepped_by_the_feedback_optimizer():
+    _with_arrays()
     trainer, _, _ = train(configuration(**SETTINGS), dataset(n_train=8))
     minibatches = trainer.method_state["count"][0] // 3
     assert np.allclose(trainer.parameters["inverse"], -minibatches * (0.25 + 2 * 0.5))
 
 
-def test_arrays_of_a_method_are_in_checkpoints(register, tmp_path):
-    _with_arrays(register)
+def test_arrays_of_a_method_are_in_checkpoints(tmp_path):
+    _with_arrays()
     trainer, _, _ = train(configuration(**SETTINGS))
     checkpoint.save(trainer, tmp_path / "checkpoint.h5")
     other, _, _ = train(configuration(**{**SETTINGS, "training": {"method": "mine", "epochs": 1}}))
@@ -180,7 +170,7 @@ def test_arrays_of_a_method_are_in_checkpoints(register, tmp_path):
     assert np.array_equal(other.own["inverse"], trainer.own["inverse"])
 
 
-def test_a_planned_update_is_recorded_by_whoever_computes_it(register):
+def test_a_planned_update_is_recorded_by_whoever_computes_it():
     seen = []
 
     def forward(network, minibatch, config):
@@ -203,7 +193,7 @@ def test_a_planned_update_is_recorded_by_whoever_computes_it(register):
     assert seen == ["forward_update"] and len(found.weights) == len(net.weights)
 
 
-def test_registering_a_method_of_the_same_code_again_is_silent(register):
+def test_registering_a_method_of_the_same_code_again_is_silent():
     register("mine", forward=descend)
     dfc.register(dfc.Method("mine", forward=descend))
     with pytest.raises(ValueError, match="another method is called 'mine'"):

@@ -9,7 +9,7 @@ from small_runs import configuration, dataset, network
 from typer.testing import CliRunner
 
 import dfc_numba as dfc
-from dfc_numba import cli, registry
+from dfc_numba import cli
 from dfc_numba.learning import observers
 
 QUICK = {"training.method": "bp", "network.hidden": (8,), "data.options.train_size": 200}
@@ -194,11 +194,8 @@ def test_a_registered_observer_is_chosen_by_its_name():
 
     dfc.register(Patience(patience=3))
     dfc.register(Patience(patience=3))
-    try:
-        config = dfc.load_config("digits", {**QUICK, "training.observers": {"my_stop": {"patience": 2}}})
-        (made,) = observers.configured(config)
-        assert type(made) is Patience and made.patience == 2
-        with pytest.raises(ValueError, match="replace=True"):
-            dfc.register(Patience(patience=4))
-    finally:
-        registry.OBSERVERS.remove("my_stop")
+    config = dfc.load_config("digits", {**QUICK, "training.observers": {"my_stop": {"patience": 2}}})
+    (made,) = observers.configured(config)
+    assert type(made) is Patience and made.patience == 2
+    with pytest.raises(ValueError, match="replace=True"):
+        dfc.register(Patience(patience=4))

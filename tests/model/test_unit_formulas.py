@@ -276,12 +276,9 @@ def test_a_rule_learns_online_as_it_does_in_a_phase(dtype):
         presynaptic=lambda r: r * r,
     )
     dfc.register(rule)
-    try:
-        run = dfc.simulate_online(net, [(x, target)], CONTROLLER, tau_w=tau_w, rule="online_rule")
-        update = dfc.forward_update(net, x, target, CONTROLLER, rule="online_rule")
-        held = dfc.forward_update(net, x, target, CONTROLLER, rule="online_rule", readout="final")
-    finally:
-        registry.PLASTICITY_RULES.remove("online_rule")
+    run = dfc.simulate_online(net, [(x, target)], CONTROLLER, tau_w=tau_w, rule="online_rule")
+    update = dfc.forward_update(net, x, target, CONTROLLER, rule="online_rule")
+    held = dfc.forward_update(net, x, target, CONTROLLER, rule="online_rule", readout="final")
     factor = CONTROLLER.dt * CONTROLLER.time_points / tau_w
     for before, after, change in zip(net.weights, run.network.weights, update.weights, strict=True):
         assert relative_deviation((after - before) / factor, change) < 1e-3

@@ -15,6 +15,7 @@ import warnings
 
 import pytest
 from command_line import invoked
+from small_runs import StopAfter
 
 import dfc_numba
 from dfc_numba.configuration.config_file import load_config
@@ -68,18 +69,6 @@ def outcome(directory):
     return rows(directory), [
         (directory / name).read_bytes() for name in ("weights_last.h5", "weights_best.h5")
     ]
-
-
-class StopAfter:
-    """An observer that interrupts a run by a signal."""
-
-    def __init__(self, minibatches):
-        self.left = minibatches
-
-    def on_minibatch(self, progress):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def interrupted(directory, minibatches):
