@@ -30,6 +30,7 @@ MINIBATCHES = 13 * (1 + 2 * 2)  # an epoch of pre-training, then feedback and fo
 RESULTS = ("trajectories.h5", "weights_last.h5", "weights_best.h5")
 CHECKPOINT_MINUTES = (0.0005, 0.002, 10)
 SEGMENT_SECONDS = 0.05  # so that there are several segments
+MOST_AT_THE_END = 3  # kills of a run that has all its records, for closing it may take longer than anything before
 MOST_MINIBATCHES = 30  # between the beginning of a run and its end by a kill: more than an epoch has
 LAST = b"!"
 
@@ -163,7 +164,7 @@ def killed_again_and_again(folder, whole, chance, kills):
     """One run to its end, killed at random moments of its training; the numbers of records after each."""
     options = "--checkpoint-minutes", chance.choice(CHECKPOINT_MINUTES)
     process, kept = Process(folder, *options), []
-    while len(kept) < kills:
+    while len(kept) < kills and kept.count(MINIBATCHES) < MOST_AT_THE_END:
         process.wait(chance.randrange(MOST_MINIBATCHES))
         time.sleep(chance.uniform(0, 0.03))  # in the middle of something
         if not process.kill():
