@@ -232,33 +232,43 @@ def online_unit_loop(form, dtype, formula):
     return ONLINE_UNIT.compile(value, dtype, compute=form.compute(dtype))
 
 
-def control_loop(terms, dt, alpha, k_p, leaks_integral, compiled=True):
-    """Make one step of the controller of DFC (Meulemans et al. 2021) with further terms, in float64 for all its signals.
+def advance_control(state, terms, dt, alpha, k_p, leaks_integral):
+    """Take one step of the controller of DFC (Meulemans et al. 2021) with further terms.
 
         u_int += dt (e - alpha u + integral terms),   u = u_int + k_p e + control terms,   u <- limit(u)
 
     Args:
+        state: e, e before the step before, the integral of e, u, u_int, u before the step before, u before limits; traced
+            values or arrays.
         terms: ((control, integral, limit), ((name of a parameter, value), ...)) of each term, None for no formula.
         leaks_integral: whether u_int leaks instead of u.
+
+    Returns:
+        the new u, u_int, integral of e, and u before limits.
     """
+    e, e_before, e_int, u_old, u_int, u_before, u_free = state
+    e_int = e_int + dt * e
+    symbols = {
+        "e": e, "de": (e - e_before) / dt, "e_int": e_int, "u": u_old, "u_int": u_int,
+        "du": (u_old - u_before) / dt, "u_free": u_free, "dt": dt,
+    }  # fmt: skip
+    change, u = e - alpha * (u_int if leaks_integral else u_old), k_p * e
+    for (control, integral, _), parameters in terms:
+        values = {**symbols, **dict(parameters)}
+        change = change if integral is None else change + evaluate(integral, values)
+        u = u if control is None else u + evaluate(control, values)
+    u_int = u_int + dt * change
+    u = u_free = u_int + u
+    for (_, _, limit), parameters in terms:
+        u = u if limit is None else evaluate(limit, {**symbols, **dict(parameters), "u": u})
+    return u, u_int, e_int, u_free
+
+
+def control_loop(terms, *options, compiled=True):
+    """Make `advance_control` with these terms and options for all signals of a controller, in float64."""
 
     def formula(p):
-        e, e_before, e_int, u_old, u_int, u_before, u_free = (p.before[k] for k in range(7))
-        e_int = e_int + dt * e
-        symbols = {
-            "e": e, "de": (e - e_before) / dt, "e_int": e_int, "u": u_old, "u_int": u_int,
-            "du": (u_old - u_before) / dt, "u_free": u_free, "dt": dt,
-        }  # fmt: skip
-        change, u = e - alpha * (u_int if leaks_integral else u_old), k_p * e
-        for (control, integral, _), parameters in terms:
-            values = {**symbols, **dict(parameters)}
-            change = change if integral is None else change + evaluate(integral, values)
-            u = u if control is None else u + evaluate(control, values)
-        u_int = u_int + dt * change
-        u = u_free = u_int + u
-        for (_, _, limit), parameters in terms:
-            u = u if limit is None else evaluate(limit, {**symbols, **dict(parameters), "u": u})
-        return (u, u_int, e_int, u_free)
+        return advance_control([p.before[k] for k in range(7)], terms, *options)
 
     if not compiled:
         return CONTROL.trace(formula, np.float64, np.float64)

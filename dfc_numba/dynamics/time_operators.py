@@ -17,6 +17,8 @@ from numpy.polynomial import chebyshev
 from scipy.linalg import qr
 from scipy.signal import lfilter
 
+from dfc_numba.model.controller_terms import response_to_errors
+
 FINE_POINTS = 241  # of the collocation grid of the continuous limit
 
 
@@ -144,6 +146,8 @@ class _Published(_Limit):
     def control(self, error):
         """Return (u, u_int) after each step from the control error; both are zero at t = 0."""
         c, driving = self.controller, error[:-1]
+        if c.terms:
+            return response_to_errors(c.terms, driving, c.dt, c.alpha, c.k_p, c.leak == "integral")
         leaking = c.dt * c.alpha * c.k_p if c.leak == "total" else 0.0
         u_int = lfilter([c.dt, -leaking], [1.0, c.dt * c.alpha - 1.0], driving, axis=0)
         return _from_rest(u_int + c.k_p * driving), _from_rest(u_int)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainSerializer, PlainValidator, model_validator
 
-from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms
+from dfc_numba.model.controller_terms import Terms, checked_terms, compiled_terms, nonlinear_term
 from dfc_numba.support.options import options
 from dfc_numba.support.ranges import Flag, Gain, Leak, Positive, Sigma, Steps, TimeConstant, TimeStep
 from dfc_numba.support.validation import number
@@ -136,10 +136,15 @@ class Controller:
                 "integrator = 'waveform' with jacobian_feedback: the feedback J(v)^T u changes with the state; use "
                 "integrator = 'euler', or feedback weights set to 'jacobian_transpose'"
             )
-        if self.terms:
+        if (name := nonlinear_term(self.terms, self.dt)) is not None:
             raise ValueError(
-                f"integrator = 'waveform' with terms = {dict(self.terms)}: it supports only the built-in controller; use "
-                "integrator = 'euler', or leave the terms out"
+                f"integrator = 'waveform' with terms.{name}, which is not linear in the controller's signals: its response in "
+                "time is no matrix; use integrator = 'euler', or leave the term out"
+            )
+        if self.terms and self.limit == "continuous":
+            raise ValueError(
+                f"limit = 'continuous' with terms = {dict(self.terms)}: further terms are defined by their Euler steps; use "
+                "limit = 'published' with a small dt, or leave the terms out"
             )
         if not RTOL_RANGE[0] <= self.rtol <= RTOL_RANGE[1]:
             raise ValueError(

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
+import numpy as np
+
 from dfc_numba.kernels import units
 from dfc_numba.model.formula_checks import Formula, require_formula, require_traceable
 from dfc_numba.registry import CONTROLLER_TERMS, Extension
 
 SYMBOLS = ("e", "de", "e_int", "u", "du", "u_int", "u_free", "dt")
+LINEAR = 1e-9  # relative deviation of a step from superposition that rounding explains
 
 
 class ControllerTerm(Extension):
@@ -115,11 +118,48 @@ def checked_terms(value):
 
 def compiled_terms(terms, dt, alpha, k_p, leaks_integral):
     """Return the address of a controller's step with terms."""
-    found = [(CONTROLLER_TERMS.find(name, "controller.terms"), values) for name, values in terms.items()]
-    parts = tuple(((t.control, t.integral, t.limit), tuple(values.items())) for t, values in found)
-    return _compiled(parts, dt, alpha, k_p, leaks_integral)
+    return _compiled(_formulas(terms), dt, alpha, k_p, leaks_integral)
 
 
 @lru_cache(maxsize=256)
 def _compiled(*arguments):
     return units.control_loop(*arguments)
+
+
+def _formulas(terms):
+    """Return the formulas of terms with their parameters, as `units.advance_control` takes them."""
+    found = [(CONTROLLER_TERMS.find(name, "controller.terms"), values) for name, values in terms.items()]
+    return tuple(((t.control, t.integral, t.limit), tuple(values.items())) for t, values in found)
+
+
+def nonlinear_term(terms, dt):
+    """Return the name of a term that is not linear in the controller's signals; None where all are."""
+    a, b = np.random.default_rng(0).standard_normal((2, 7, 64)) * np.logspace(-9, 9, 64)
+    for name, values in terms.items():
+        alone = _formulas({name: values})
+
+        def step(state, term=alone):
+            return np.stack(np.broadcast_arrays(*units.advance_control(state, term, dt, 0.0, 1.0, False)))
+
+        with np.errstate(all="ignore"):
+            parts = step(a), step(b), -step(a + b), step(-a), step(a)
+            size = sum(np.abs(part) for part in parts)
+            superposed = np.abs(sum(parts[:3])) + np.abs(sum(parts[3:])) <= LINEAR * size
+        if not superposed.all():
+            return name
+    return None
+
+
+def response_to_errors(terms, errors, dt, alpha, k_p, leaks_integral):
+    """Return (u, u_int), each (T + 1, n), after each step of a controller with linear terms, from its errors (T, n)."""
+    formulas, zero = _formulas(terms), np.zeros_like(errors[0])
+    state, before = (zero, zero, zero, zero), errors[0]
+    u_before, course = zero, [(zero, zero)]
+    for e in errors:
+        u, u_int, e_int, u_free = state
+        state = units.advance_control(
+            (e, before, e_int, u, u_int, u_before, u_free), formulas, dt, alpha, k_p, leaks_integral
+        )
+        before, u_before = e, u
+        course.append(state[:2])
+    return tuple(np.stack(values) for values in zip(*course, strict=True))
