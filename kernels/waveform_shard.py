@@ -338,23 +338,57 @@ def solve_shard(
     if not solved:
         outcome.status[number] = SLOW
         return
-    if task.readout == AVERAGE:
-        sum_products(
-            layout,
-            parameters,
-            fine,
-            task,
-            minibatch,
-            solving,
-            results,
-            place.buffer,
-            tolerances.products,
-            correction,
-            outcome,
-            number,
-        )
-    error += change
-    leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
     for s in range(count):
         for j in range(nodes * outputs):
-            outcome.error[first + s, j] = error[s, j]
+            outcome.iterate[first + s, j], outcome.correction[first + s, j] = error[s, j], change[s, j]
+    _leave_results(
+        layout, parameters, dynamics, fine, task, minibatch, solving, results, outcome, place,
+        tolerances.products, correction,
+    )  # fmt: skip
+
+
+@jit
+def sum_shard(
+    layout, parameters, dynamics, ladders, task, minibatch, results, outcome, place, tolerances, correction, workspace,
+):  # fmt: skip
+    """Leave the results of a shard that was solved before, by one sweep; which of its samples are active may have changed.
+
+    Args:
+        outcome: has `status`, `nodes`, `start`, `iterate` and `correction` of the shard. The others as in `solve_shard`.
+    """
+    first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
+    width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
+    parts = pieces(workspace, workspace_parts(layout, task, count, most_nodes(fine), width))
+    nodes, rung = outcome.nodes[number], 0
+    while fine.nodes[rung] != nodes:
+        rung += 1
+    start = outcome.start[first : first + count].copy()
+    error = outcome.iterate[first : first + count, : nodes * outputs].copy()
+    change = outcome.correction[first : first + count, : nodes * outputs].copy()
+    feedforward = FeedforwardState(np.zeros(depth + 1, np.bool_), parts[0], parts[1], parts[2])
+    systems = ControlSystems(parts[9], parts[10], np.zeros(0, np.int64))
+    state = state_at(place, rung, nodes, feedforward, parts, systems, ControlErrors(start, error, change))
+    set_constants(layout, parameters, task, minibatch, state)
+    sweep(layout, parameters, ladder, fine, task, state)
+    _leave_results(
+        layout, parameters, dynamics, fine, task, minibatch, state, results, outcome, place,
+        tolerances.products, correction,
+    )  # fmt: skip
+
+
+@jit
+def _leave_results(
+    layout, parameters, dynamics, fine, task, minibatch, state, results, outcome, place, tolerance, correction
+):
+    """Write sums over time, products and the state at T from the last sweep and correction."""
+    if task.readout == AVERAGE:
+        sum_products(
+            layout, parameters, fine, task, minibatch, state, results, place.buffer, tolerance, correction, outcome,
+            place.number,
+        )  # fmt: skip
+    error = state.errors.at_nodes
+    error += state.errors.correction
+    leave_last_state(layout, fine, task, dynamics, minibatch, state, results)
+    for s in range(state.count):
+        for j in range(error.shape[1]):
+            outcome.error[place.first + s, j] = error[s, j]

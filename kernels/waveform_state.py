@@ -43,6 +43,15 @@ class WaveformOutcome(NamedTuple):
     linear_error: np.ndarray  # (B, n_L) control error and signal at T in the linear response at the nodes
     linear_u: np.ndarray
     matrices: np.ndarray  # (B, L n_L n_L padded) M_{L-k} transposed
+    iterate: (
+        np.ndarray
+    )  # (B, m_max n_L) control error that the last sweep began from; empty with wide outputs
+    correction: np.ndarray  # (B, m_max n_L) the last correction of it
+
+    @staticmethod
+    def of_shards():
+        """Return the names of the arrays that have one row per shard; the others have one per sample."""
+        return WaveformOutcome._fields[: WaveformOutcome._fields.index("error")]
 
 
 class ShardPlace(NamedTuple):

@@ -19,7 +19,7 @@ from dfc_numba.kernels import waveform_state as state
 from dfc_numba.kernels.control_space import Ladder, most_nodes, padded, step_linear
 from dfc_numba.kernels.layout import dense_views, pack
 from dfc_numba.kernels.multiply import panel_width
-from dfc_numba.kernels.waveform_shard import solve_shard
+from dfc_numba.kernels.waveform_shard import solve_shard, sum_shard
 from dfc_numba.kernels.waveform_wide import solve_wide_shard, wide_workspace_parts
 from dfc_numba.model.controller import FLOAT32_RTOL, RTOL_RANGE
 from dfc_numba.model.products import shards_of
@@ -159,9 +159,16 @@ class _Solver:
         self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
         self.backward = None if wide else _backward(phase)
         self.pieces = shards_of(network, phase.count)
+        self.solved = {}  # outcomes by tolerance, from which `without` sums again
         self.correction = (
             products.NOT_AT_ALL if final else CORRECTIONS.get(self.asked.rule.name, products.NOT_AT_ALL)
         )
+
+    def without(self, inactive):
+        """Return a solver of the same phase without some samples; what is solved already does not depend on these."""
+        other = _Solver(self.whole.without(inactive), self.asked)
+        other.solved = self.solved if self.reduced is None else {}
+        return other
 
     def sums(self, tolerance, stepped, step=True):
         """Return (`phase.Sums`, `Outcome`) with the shards in `stepped` and, with `step`, those that fail by the Euler method."""
@@ -173,6 +180,7 @@ class _Solver:
         empty = np.zeros((1, 0), self.dtype)
         results = kernel.Results(np.zeros(dense), np.zeros(dense), u, empty, empty)
         total = TreeSum(len(pieces), release=buffers.give_back)
+        before = self.solved.get(tolerance)
 
         def solve(number):
             first, count = pieces[number]
@@ -181,6 +189,13 @@ class _Solver:
             shard = buffers.results(results, buffer)
             if number in stepped:
                 outcome.status[number] = STEPPED
+            elif before is not None:
+                self._copy(before, outcome, number)
+                if outcome.status[number] == state.SOLVED:
+                    sum_shard(
+                        phase.places, phase.parameters, phase.dynamics, self.ladders, task, phase.minibatch,
+                        shard, outcome, place, tolerances, self.correction, workspaces.array(),
+                    )  # fmt: skip
             elif self.reduced is None:
                 solve_shard(
                     phase.places, phase.parameters, phase.dynamics, self.backward, self.ladders, task, phase.minibatch,
@@ -198,7 +213,10 @@ class _Solver:
         own = ranks.own(len(pieces))
         threads.run(len(own), lambda k: solve(own[k]), work=threads.SMALLEST_WORK_PER_THREAD * len(own))
         summed = ranks.complete(total, buffers.take)
-        ranks.unite(results.factor, results.rate, u, *outcome)
+        if not stepped:
+            self.solved.setdefault(tolerance, outcome)
+        # where the last sweep began is needed by the rank alone that has the shard
+        ranks.unite(results.factor, results.rate, u, *outcome._replace(iterate=empty, correction=empty))
         factor, rate = (
             dense_views(flat, phase.count, phase.network.sizes) for flat in (results.factor, results.rate)
         )
@@ -208,6 +226,14 @@ class _Solver:
         if step and len(chosen):
             _add(sums, _stepped(self.whole.of_samples(chosen), self.asked), chosen)
         return sums, outcome
+
+    def _copy(self, source, target, number):
+        """Copy what an outcome says of the solution of a shard; what concerns its sums is written with them."""
+        first, count = self.pieces[number]
+        for name, old, new in zip(source._fields, source, target, strict=True):
+            rows = number if name in source.of_shards() else slice(first, first + count)
+            if name not in ("modes", "product_error"):
+                new[rows] = old[rows]
 
     def samples(self, shards):
         """Return the numbers of the samples of a boolean selection of shards."""
@@ -241,14 +267,18 @@ class _Solver:
     def _room_for_outcome(self):
         shards, sizes, dtype = len(self.pieces), self.phase.network.sizes, self.phase.network.dtype
         depth, outputs = len(sizes) - 1, sizes[-1]
-        square = padded(outputs**2, panel_width(dtype)) if self.reduced is None else 0
+        few = self.reduced is None
+        square = padded(outputs**2, panel_width(dtype)) if few else 0
+        unknowns = self._most_nodes * outputs
         return state.WaveformOutcome(
             *(np.zeros(shards, np.int64) for _ in range(4)),
             *(np.zeros(shards) for _ in range(5)),
             product_error=np.zeros((shards, depth + 1)),
-            error=np.zeros((self.phase.count, self._most_nodes * outputs)),
+            error=np.zeros((self.phase.count, unknowns)),
             **{name: np.zeros((self.phase.count, outputs)) for name in ("start", "linear_error", "linear_u")},
             matrices=np.zeros((self.phase.count, depth * square), dtype),
+            iterate=np.zeros((self.phase.count, unknowns * few)),
+            correction=np.zeros((self.phase.count, unknowns * few)),
         )
 
     def errors(self, sums, outcome):
@@ -344,7 +374,7 @@ def solve(phase, task, make_update, *, only_converged=False):
     diverged = closeness.flags()[1] if clear else decide()[1]
     euler.warn_of_divergence(phase, replace(sums, diverged=diverged), hops=5)
     if only_converged and not decide()[0].all():
-        again = _Solver(phase.without(~decide()[0]), task)
+        again = engine.without(~decide()[0])
         _, outcome_again, update, estimate = _to_tolerance(again, make_update)
         stepped |= again.of_shard(outcome_again.status != state.SOLVED)
     return replace(

@@ -9,6 +9,7 @@ import pytest
 from waveform_updates import by_threads, deviations, errors, of_vanishing_steps, solved
 
 import dfc_numba as dfc
+from dfc_numba.dynamics.waveform import _Solver
 
 SIZES, SAMPLES = [12, 20, 16, 5], 37  # three shards, the last ones smaller
 BASE = {"dt": 0.02, "steps": 400, "alpha": 0.01, "k_p": 2.0, "tau_v": 0.2}
@@ -109,17 +110,37 @@ def test_float32_agrees_with_float64(step):
 
 
 @pytest.mark.parametrize("feedback", ["weight_product", "random"])
-@pytest.mark.parametrize("steps", [100, 400])
+@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (0.05, 800), (1e-3, 200), (1e-2, 400)])
 @pytest.mark.parametrize("samples", ["all", "converged"])
-def test_flags_are_those_of_the_euler_method(feedback, steps, samples):
+def test_flags_are_those_of_the_euler_method(feedback, step, steps, samples):
     net = network(feedback=feedback)
-    x, target, controller = problem(net, steps=steps)
+    x, target, controller = problem(net, step=step, steps=steps)
     reference = dfc.forward_update(net, x, target, controller, samples=samples)
     update = solved(net, x, target, controller, samples=samples)
     assert np.array_equal(update.converged, reference.converged)
     assert np.array_equal(update.diverged, reference.diverged)
     if reference.converged.any() or samples == "all":
         assert (errors(update, reference) <= 1e-3).all()
+
+
+@pytest.mark.parametrize(("step", "steps", "converged"), [(0.05, 800, 32), (1e-3, 200, 9), (0.05, 100, 0)])
+@pytest.mark.parametrize("readout", ["average", "final"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_shards_are_solved_once_where_samples_are_excluded(
+    monkeypatch, dtype, readout, step, steps, converged
+):
+    net = network(dtype=dtype)
+    x, target, controller = problem(net, step=step, steps=steps)
+    options = {"samples": "converged", "readout": readout}
+    update = solved(net, x, target, controller, **options)
+    monkeypatch.setattr(_Solver, "without", lambda self, mask: _Solver(self.whole.without(mask), self.asked))
+    solved_twice = solved(net, x, target, controller, **options)
+    assert update.converged.sum() == converged
+    for name in ("weights", "biases"):
+        for ours, theirs in zip(getattr(update, name), getattr(solved_twice, name), strict=True):
+            assert np.array_equal(ours, theirs)
+    for name in ("estimated_error", "fallback", "converged", "diverged"):
+        assert np.array_equal(getattr(update, name), getattr(solved_twice, name)), name
 
 
 def test_few_steps_are_taken_by_the_euler_method():
