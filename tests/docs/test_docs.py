@@ -132,7 +132,7 @@ def check_train(arguments):
     options = parsed("train", arguments)
     overrides = [f"{key}={options[name]}" for name, key in SHORTHANDS.items() if options[name] is not None]
     if not options["resume"] and not (options["source"] or "").endswith(".toml"):
-        load_config(options["source"] or "digits", (options["settings"] or []) + overrides)
+        load_config(options["source"] or "digits", [*(options["settings"] or []), *overrides])
 
 
 def check_compare(arguments):
