@@ -11,6 +11,7 @@ memory is what the update's peak adds to the loaded data and network. JAX is lef
 
 import sys
 from functools import partial
+from itertools import product
 
 import numpy as np
 from benchmarks import subjects
@@ -40,6 +41,7 @@ FASTER_THAN_JAX = {"float64": (1.5, 1.8), "float32": (1.2, 1.4)}
 TWO_THREADS = (1.85, 1.95)
 FASTER_IN_TIME = (20, 40)
 MEMORY = (150, 60)
+UPDATES = {"Euler": subjects.our_update, "waveform": subjects.solved_update}
 
 
 def main(arguments=None):
@@ -53,6 +55,7 @@ def main(arguments=None):
         add_subjects(session, workload, options)
         session.measure(options.repeats)
     print_times(report, session, workload, options)
+    print_counts(report, workload)
     goals = [*ratio_goals(session, workload, options), *memory_goals(workload, options)]
     report.goals(goals)
     same = print_deviations(report, session)
@@ -127,6 +130,24 @@ def print_times(report, session, workload, options):
         report.results["skipped"] = {JAX: "jax is not installed"}
 
 
+def print_counts(report, workload):
+    """Print how many operations the waveform integrator needs, by what they are for."""
+    rows, counts = [], {dtype: workload.solved_flop(dtype) for dtype in DTYPES}
+    for dtype, found in counts.items():
+        total = sum(found.values())
+        rows.append(
+            (
+                dtype,
+                *(f"{n / 1e9:.3f}" for n in found.values()),
+                f"{total / 1e9:.3f}",
+                f"{workload.flop / total:.0f}x",
+            )
+        )
+    columns = ("", *next(iter(counts.values())), "all", "fewer than Euler")
+    report.table("Operations of the waveform integrator, counted, in GFLOP", columns, rows)
+    report.results["solved_flop"] = counts
+
+
 def ratio_cells(session, subject, workload, options):
     """Return a subject's time over the roofline and over ours."""
     roofline = over_roofline(session, subject, workload, options)
@@ -154,17 +175,17 @@ def ratio_goals(session, workload, options):
 
 def memory_goals(workload, options):
     """Yield the peak memory of the first update of a process, the load of compiled kernels included."""
-    for dtype in DTYPES:
-        growth = memory_growth(workload, dtype, options.threads)
-        name = f"peak memory growth in MB, {dtype}, {threads_text(options.threads)}"
+    for (integrator, update), dtype in product(UPDATES.items(), DTYPES):
+        growth = memory_growth(update, workload, dtype, options.threads)
+        name = f"peak memory growth in MB, {integrator}, {dtype}, {threads_text(options.threads)}"
         yield Goal(name, Summary.of([growth / 1e6]), *MEMORY)
 
 
-def memory_growth(workload, dtype, threads):
+def memory_growth(update, workload, dtype, threads):
     """Return the bytes that a new process's first update adds, once another one has compiled the kernels."""
     for _ in range(2):
         with Worker(threads) as worker:
-            worker.prepare("update", subjects.our_update, workload, dtype)
+            worker.prepare("update", update, workload, dtype)
             growth = worker.memory_growth("update")
     return growth
 

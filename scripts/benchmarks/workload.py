@@ -13,6 +13,10 @@ import numpy as np
 
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
+from dfc_numba.dynamics.phase import prepare
+from dfc_numba.dynamics.waveform import RUNGS, solve_course
+from dfc_numba.kernels.control_space import REFERENCES
+from dfc_numba.model.products import shards_of
 
 LOW_PASSED = {"tau_noise": 0.07, "tau_apical": None}  # as published for Strong-DFC, Meulemans et al. 2022
 
@@ -95,6 +99,32 @@ class Workload:
         """The same of a feedback phase: W_i r_{i-1} of layers 2..L; Q_i u and the update's product of all layers."""
         return published().feedback_controller.steps * self._flop_per_step(1, 2)
 
+    def solved_flop(self, dtype):
+        """Count the operations of the waveform integrator for this minibatch, with the first layer hoisted as in `flop`.
+
+        Returns:
+            operations by what they are for: evaluations of the network at the nodes, Jacobians of the output, systems in
+            control space (a mean and a largest one per shard for all numbers of nodes that are tried, then one per sample),
+            products of the update.
+        """
+        network, x, target = self.problem(dtype)
+        controller = replace(self.controller, integrator="waveform")
+        _, outcome, _ = solve_course(prepare(network, x, target, controller, None))
+        samples, outputs = np.array([count for _, count in shards_of(network, len(x))]), self.outputs
+        layers, feedback = self._flop_per_step(1, 0) / len(x), self._flop_per_step(0, 1) / len(x)
+        m, sweeps = outcome.nodes, outcome.sweeps
+        found = {
+            "evaluations": samples * m * sweeps * (layers + feedback),
+            "Jacobians": samples * outputs * (layers + feedback),
+            "systems": samples * (elimination(m * outputs) + (1 + sweeps) * 2 * (m * outputs) ** 2),
+            "products of the update": samples * outcome.modes * layers,
+        }
+        tried = [
+            sum(elimination(other * outputs) for other in RUNGS[: RUNGS.index(n) + 1 + REFERENCES]) for n in m
+        ]
+        found["systems"] = found["systems"] + 2 * np.array(tried)
+        return {name: float(np.sum(values)) for name, values in found.items()}
+
     def summary(self):
         """Return a dict of plain values."""
         return {
@@ -104,6 +134,11 @@ class Workload:
             "nudge": self.nudge,
             "gflop": self.flop / 1e9,
         }
+
+
+def elimination(unknowns):
+    """Return the operations of an LU factorisation."""
+    return 2 / 3 * unknowns**3
 
 
 def feedback_controllers():
