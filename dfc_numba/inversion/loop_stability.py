@@ -128,7 +128,7 @@ class FeedbackLoop:
     weights: list
     feedback: np.ndarray
     alpha: float
-    eps: float = np.finfo(np.float64).eps
+    eps: float = float(np.finfo(np.float64).eps)
 
     @property
     def sizes(self):
