@@ -67,16 +67,16 @@ class _Symbols:
 def _phase_symbols(form, p, v, change, difference):
     """Return the symbols in a feedback phase; `change` and `difference` give phi(v) - phi(a) and phi(v) - phi(v_ff)."""
     return _Symbols(
-        v=lambda: p.start[0] + v,
-        v_ff=lambda: p.start[0] + p.basal,
+        v=lambda: p.reference[0] + v,
+        v_ff=lambda: p.reference[0] + p.basal,
         v_fb=lambda: p.apical,
         dv=lambda: v - p.basal,
         dr=difference,
-        r=lambda: p.start[1] + change(),
-        r_ff=lambda: p.start[1] + (change() - difference()),
+        r=lambda: p.reference[1] + change(),
+        r_ff=lambda: p.reference[1] + (change() - difference()),
         slope=lambda: form.derivative(p, v),
         slope_ff=lambda: form.derivative(p, p.basal),
-        slope_0=lambda: p.start[2],
+        slope_0=lambda: p.reference[2],
     )
 
 
@@ -99,17 +99,17 @@ def _online_symbols(form, difference, v_ff, apical, rates):
 
 # --- kinds of loops ----------------------------------------------------------------------------------------------------
 # v, basal, apical, rate are deviations from the feedforward state; factor: the postsynaptic factor of a plasticity rule;
-# seen: what its presynaptic factor deviates by; start: voltage, rate and derivative at the feedforward state.
+# seen: what its presynaptic factor deviates by; reference: voltage, rate and derivative at the feedforward state.
 
 RATE = LoopKind("rate_loop", ["rate"], ["v"])
 CONSTANTS = LoopKind("constants_loop", ["constants*3"], ["v"])
 STEP = LoopKind(
     "step_loop",
     ["v_new", "rate", "factor", "seen"],
-    ["v", "basal", "apical", "constants*3", "start*3"],
+    ["v", "basal", "apical", "constants*3", "reference*3"],
     ["gain"],
 )
-UNIT = LoopKind("unit_loop", ["out"], ["v", "basal", "apical", "constants*3", "start*3"])
+UNIT = LoopKind("unit_loop", ["out"], ["v", "basal", "apical", "constants*3", "reference*3"])
 DERIVATIVE_OF_RATE = LoopKind("derivative_of_rate_loop", ["derivative"], ["v", "rate", "constants*3"])
 ONLINE_STEP = LoopKind(
     "online_step_loop",
@@ -160,11 +160,18 @@ def derivative_of_rate_loop(form, dtype):
     )
 
 
+def somatic_step(v, compartments, gain):
+    """Return the somatic voltage after an Euler step of tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021).
+
+    Args:
+        compartments: v_ff + v_fb, both relative to what v is relative to. gain: dt / tau_v.
+    """
+    return (1.0 - gain) * v + gain * compartments
+
+
 @lru_cache(maxsize=1024)
 def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, saturated=True):
-    """Compile an Euler step of tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021), and the plasticity rule's factors.
-
-    gain = dt / tau_v.
+    """Compile an Euler step of the somatic voltages as deviations from the feedforward state, and the plasticity rule's factors.
 
     Args:
         postsynaptic: formula of the factor, None for none. presynaptic: formula of r, None where that is r itself.
@@ -172,7 +179,7 @@ def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, 
     """
 
     def formula(p):
-        v = (1.0 - p.gain) * p.v + p.gain * (p.apical + p.basal)
+        v = somatic_step(p.v, p.apical + p.basal, p.gain)
         alone = first or postsynaptic is None
         rate, difference = (
             (form.change(p, v, saturated),) * 2 if alone else form.changes(p, v, p.basal, saturated)
@@ -183,7 +190,7 @@ def step_loop(form, dtype, postsynaptic=None, presynaptic=None, *, first=False, 
         if (
             presynaptic is not None
         ):  # its rounding is small beside that of presynaptic(r) in the feedforward state
-            seen = presynaptic(p.start[1] + rate) - presynaptic(p.start[1])
+            seen = presynaptic(p.reference[1] + rate) - presynaptic(p.reference[1])
         return v, rate, factor, seen
 
     return STEP.compile(formula, dtype, compute=form.compute(dtype))
@@ -203,15 +210,10 @@ def unit_loop(form, dtype, formula):
 
 @lru_cache(maxsize=1024)
 def online_step_loop(form, dtype, postsynaptic=None, presynaptic=None):
-    """Compile an Euler step to a new basal voltage; the factor is scaled by weight_gain.
-
-    d <- (1 - gain) (d - (change of v_ff)) + gain v_fb
-
-    This is tau_v dv/dt = -v + v_ff + v_fb (DFC, Meulemans et al. 2021) less the new v_ff; gain = dt / tau_v.
-    """
+    """Compile an Euler step of the somatic voltages relative to v_ff, which moves; the factor is scaled by weight_gain."""
 
     def formula(p):
-        difference = (1.0 - p.gain) * (p.difference - (p.v_ff - p.v_ff_before)) + p.gain * p.apical
+        difference = somatic_step(p.difference - (p.v_ff - p.v_ff_before), p.apical, p.gain)
         rates = form.online(difference, p.v_ff)
         symbols = _online_symbols(form, difference, p.v_ff, p.apical, lambda: rates)
         factor = None if postsynaptic is None else p.weight_gain * evaluate(postsynaptic, symbols)
