@@ -311,7 +311,7 @@ def read_courses(directory):
         raise FileNotFoundError(
             f"{directory} is not a folder of a comparison: it has no {ROWS_NAME}; `dfc compare` makes one"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a table of a comparison ({error})") from None
     return [(name, status, rows) for (name, _, status), rows in courses.items()]
 

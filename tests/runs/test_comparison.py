@@ -448,3 +448,11 @@ def test_the_mnist_comparison_names_sources_that_exist(tmp_path):
     )
     assert [config.target.feedback for config in configs[5:]] == ["strong", "strong"]
     assert {(config.data.name, config.training.epochs) for config in configs} == {("mnist", 1)}
+
+
+def test_a_table_that_csv_cannot_read_is_refused(tmp_path):
+    (tmp_path / "comparison.csv").write_text(
+        f"preset,seed,status\n{'x' * (csv.field_size_limit() + 1)},1,done\n"
+    )
+    with pytest.raises(ValueError, match="is not a table of a comparison"):
+        summary.read_courses(tmp_path)
