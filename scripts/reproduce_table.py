@@ -110,8 +110,7 @@ def main():
         status = run_sweep(options, cells)
     results = [found for cell in cells for found in finished_runs(options, cell)]
     keep(options.results, results)
-    rows = [row for cell in cells if (row := summary(cell, [run for run in results if run["cell"] == cell]))]
-    write_tables(options, rows)
+    write_tables(options, cells)
     print_remaining(options, cells, results)
     sys.exit(status)
 
@@ -158,11 +157,18 @@ def run_sweep(options, cells):
         print(f"left out, since the installation has no such presets: {', '.join(map(','.join, unknown))}")
     cells = [cell for cell in cells if cell not in unknown]
     ordered = sorted(cells, key=lambda cell: (cell[0] in LATER, cell[1] not in CHEAP))
-    lines = []
+    lines, done = (
+        [],
+        {(cell, run["seed"]) for cell in ordered for run in finished_runs(options, cell) if not run["run"]},
+    )
     for seed in seeds(options):
         for cell in ordered:
+            if (cell, seed) in done:
+                continue
             lines += ["", "[[sweep.run]]", f'preset = "{TABLE[cell[0]][cell[1]][0]}"', f"seed = {seed}"]
             lines += [f'set."{key}" = {json.dumps(value)}' for key, value in settings(options, cell).items()]
+    if not lines:
+        return 0
     file = options.folder / f"sweep{suffix(options)}.toml"
     file.write_text("\n".join(lines).lstrip() + "\n")
     command = [str(program), "sweep", str(file), "--out", str(runs_folder(options)), "--on", options.on]
@@ -178,19 +184,21 @@ def runs_folder(options):
 
 
 def finished_runs(options, cell):
-    """Yield the finished runs of a cell: directory, seed, metrics, value at the epoch that counts."""
-    wanted = settings(options, cell) | {"preset": TABLE[cell[0]][cell[1]][0]}
-    for path in sorted(runs_folder(options).glob("*/run.json")):
+    """Yield the finished runs of a cell, those that are kept from other machines too: metrics, value at the epoch that counts."""
+    preset, found = TABLE[cell[0]][cell[1]][0], {}
+    for path in runs_folder(options).glob("*/run.json"):
         run = json.loads(path.read_text())
-        if run.get("status") != "done":
+        if run.get("status") == "done":
+            found[path.parent.name] = path.parent, run
+    for path in options.results.glob("*/environment.json") if options.epochs is None else ():
+        found.setdefault(path.parent.name, (path.parent, {}))
+    for _, (path, run) in sorted(found.items()):
+        if run_preset(path, run) != preset:
             continue
-        config = read_config(path.parent / "config.toml")
-        if run_preset(path.parent, run) != wanted["preset"]:
-            continue
-        with open(path.parent / "metrics.csv", newline="") as file:
+        with open(path / "metrics.csv", newline="") as file:
             metrics = [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         yield {
-            "cell": cell, "path": path.parent, "seed": config["training"]["seed"], "metrics": metrics,
+            "cell": cell, "path": path, "seed": read_config(path / "config.toml")["training"]["seed"], "metrics": metrics,
             "value": counted(cell[0], metrics), "last": value_at(cell[0], metrics[-1]), "run": run,
         }  # fmt: skip
 
@@ -256,8 +264,8 @@ def summary(cell, runs):
 
 
 def keep(results, runs):
-    """Copy what the repository keeps of each run."""
-    for run in runs:
+    """Copy what the repository keeps of each run of this machine."""
+    for run in (run for run in runs if run["run"]):
         folder = results / run["path"].name
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.toml", "metrics.csv"):
@@ -281,19 +289,20 @@ def reduced_environment(run):
     }
 
 
-def write_tables(options, rows):
-    """Write table.csv, table.md and the figure, of a full-length table alone."""
-    if options.epochs is not None or options.only is not None:
-        options.results.mkdir(parents=True, exist_ok=True)
-    name = f"table{suffix(options)}" if options.only is None else None
-    for row in rows:
+def write_tables(options, cells):
+    """Print the rows of some cells; write table.csv, table.md and the figure of all that are finished."""
+    everything = [(task, method) for task, methods in TABLE.items() for method in methods]
+    found = {cell: summary(cell, list(finished_runs(options, cell))) for cell in everything}
+    rows, name = [row for row in found.values() if row], f"table{suffix(options)}"
+    for row in filter(None, map(found.get, cells)):
         std = "" if row["std"] is None else f" ± {row['std']:.2g}"
         print(
             f"{row['task']:20} {row['method']:15} {row['mean']:.4g}{std} (published {_short(row['published_mean']) or '-'}), "
             f"{row['seeds']} seed(s), {row['epochs']} epochs, {row['hours']:.2f} h: {row['verdict'] or 'no published number'}"
         )
-    if name is None or not rows:
+    if not rows:
         return
+    options.results.mkdir(parents=True, exist_ok=True)
     with open(options.results / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
