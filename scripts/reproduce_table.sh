@@ -1,11 +1,11 @@
 #!/bin/sh
 # Re-measures the published tables: every cell with its published configuration at its published length.
 #   scripts/reproduce_table.sh [--seeds N] [--only TASK,METHOD] [--epochs N] [--on ENGINE] [--collect]
-# Runs go on from where an earlier call was interrupted; finished ones, here or kept in results/, are never computed again. They use an installation of
-# one commit ($DFC_COMMIT; the commit that was checked out at the first call if unset) in a separate environment, and lie
-# with it in $DFC_REPRODUCTION (default: ~/.local/share/dfc-numba/reproduction), so that work on the checkout does not reach
-# them. What the finished runs give is left in results/: table.csv, table.md, curves.png, and of each run config.toml,
-# metrics.csv and environment.json. --collect starts nothing. The data are looked for in DFC_DATA_DIR.
+# Runs go on from where an earlier call was interrupted; finished ones, here or kept in results/, are never computed again. They
+# use an installation of one commit ($DFC_COMMIT; the commit that was checked out at the first call if unset) in a separate
+# environment, and lie with it in $DFC_REPRODUCTION (default: ~/.local/share/dfc-numba/reproduction), so that work on the checkout
+# does not reach them. What the finished runs give is left in results/: table.csv, table.md, curves.png, and of each run
+# config.toml, metrics.csv and environment.json. --collect starts nothing. The data are looked for in DFC_DATA_DIR.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 folder=${DFC_REPRODUCTION:-$HOME/.local/share/dfc-numba/reproduction}
