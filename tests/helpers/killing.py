@@ -30,9 +30,7 @@ MINIBATCHES = 13 * (1 + 2 * 2)  # an epoch of pre-training, then feedback and fo
 RESULTS = ("trajectories.h5", "weights_last.h5", "weights_best.h5")
 CHECKPOINT_MINUTES = (0.0005, 0.002, 10)
 SEGMENT_SECONDS = 0.05  # so that there are several segments
-MOST_AT_THE_END = (
-    3  # kills of a run that has all its records, for closing it may take longer than anything before
-)
+MOST_AT_THE_END = 3  # kills of a run that has all its records: closing it may take longer than all else
 MOST_MINIBATCHES = 30  # between the beginning of a run and its end by a kill: more than an epoch has
 LAST = b"!"
 

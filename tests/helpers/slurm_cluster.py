@@ -117,7 +117,7 @@ class Cluster:
             self.start_controller()
             for node in self.nodes:
                 self.start_node(node)
-            self.until(lambda: len(self.idle()) == len(self.nodes))
+            self.until(lambda: len(self.idle()) == len(self.nodes), 30)
         except BaseException:
             self.__exit__()
             raise
@@ -155,7 +155,7 @@ class Cluster:
             return
         try:
             os.kill(process, number)
-            self.until(lambda: not _runs(process))
+            self.until(lambda: not _runs(process), 10)
         except ProcessLookupError:
             return
         except AssertionError:
@@ -215,7 +215,7 @@ class Cluster:
         lines = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines()
         return dict(line.split("|") for line in lines)
 
-    def until(self, condition, seconds=180.0):
+    def until(self, condition, seconds=60.0):
         """Wait until a condition holds; fail if it does not in time."""
         end = time.monotonic() + seconds
         while not condition():

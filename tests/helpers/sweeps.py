@@ -77,7 +77,7 @@ def start(*arguments, cwd=None):
     return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def until(condition, seconds=180.0):
+def until(condition, seconds=60.0):
     """Wait until a condition holds; fail if it does not in time."""
     end = time.monotonic() + seconds
     while not condition():

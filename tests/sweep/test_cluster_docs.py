@@ -40,7 +40,7 @@ def test_the_session_of_the_documentation_ends_with_the_same_table_on_slurm_and_
         for line in lines:
             words = [name for word in shlex.split(line)[1:] for name in expanded(tmp_path, word)]
             if words[:2] == ["sweep", "status"]:
-                cluster.until(lambda: not cluster.run("squeue", "-h").strip())
+                cluster.until(lambda: not cluster.run("squeue", "-h").strip(), 120)
             said[line] = sweeps.dfc(*words, cwd=tmp_path, env=cluster.environment)
     assert "#SBATCH --array=0-4%16" in said["dfc sweep gains.toml --out sweeps/gains --on slurm --dry-run"]
     assert "runs: 5 done" in said["dfc sweep status sweeps/gains"]

@@ -165,7 +165,7 @@ def test_the_runs_of_a_killed_sweep_end_with_it(tmp_path):
     process.kill()
     process.communicate()
     record = next((tmp_path / "a").glob("digits*")) / "run.json"
-    sweeps.until(lambda: json.loads(record.read_text())["status"] == "interrupted")
+    sweeps.until(lambda: json.loads(record.read_text())["status"] == "interrupted", seconds=20)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,10 @@ def test_an_array_larger_than_the_site_allows_is_split_and_a_second_submission_t
     assert [job["offset"] for job in json.loads((folder / "sweep.json").read_text())["jobs"]] == [0, 4]
     submit(seeds=range(6), epochs=2)
     assert len(elements(folder)) == 6, "runs that are queued, running or done are not handed over again"
-    cluster.until(lambda: status(cluster, folder) == "6 done")
+    cluster.until(lambda: status(cluster, folder) == "6 done", 120)
     submit(seeds=range(7), epochs=2)
     assert len(elements(folder)) == 7 and "new runs: 1" in submit.said
-    cluster.until(lambda: status(cluster, folder) == "7 done")
+    cluster.until(lambda: status(cluster, folder) == "7 done", 60)
     assert "epoch 2/2" in log(folder, "0") and "epoch 2/2" in log(folder, "4+0")
     record = records(folder)["seed6"]["environment"]["job"]
     assert record["id"] == elements(folder)[-1] and record["node"] in cluster.nodes
@@ -92,9 +92,9 @@ def test_interrupted_elements_go_on_by_themselves_to_the_same_bits(cluster, subm
     cluster.until(lambda: "75" in log(folder, "1") or "interrupted by SIGUSR1" in log(folder, "1"))
     urgent = cluster.run("sbatch", "--parsable", "-p", "urgent", "-N", "2", "--exclusive", "-o", "/dev/null",
                          "--wrap", "sleep 1").strip()  # fmt: skip
-    cluster.until(lambda: cluster.jobs().get(urgent) == "COMPLETED")
+    cluster.until(lambda: cluster.jobs().get(urgent) == "COMPLETED", 90)
     sweeps.hurry(tmp_path)
-    cluster.until(lambda: status(cluster, folder) == "2 done")
+    cluster.until(lambda: status(cluster, folder) == "2 done", 90)
     found = records(folder)
     assert found["seed0"]["resumed"] >= 1 and found["seed1"]["resumed"] >= 1
     sweeps.dfc("sweep", tmp_path / "tiny.toml", "--out", tmp_path / "b", cwd=tmp_path)
@@ -106,11 +106,11 @@ def test_a_cancelled_sweep_does_not_come_back_and_is_taken_up_by_the_next_submis
     cluster.until(lambda: sweeps.epochs_of(folder) > 2)
     job = elements(folder)[0].partition("_")[0]
     cluster.run("scancel", job)
-    cluster.until(lambda: cluster.jobs()[f"{job}_0"] == "CANCELLED")
-    cluster.until(lambda: records(folder)["seed0"]["status"] == "interrupted")
+    cluster.until(lambda: cluster.jobs()[f"{job}_0"] == "CANCELLED", 30)
+    cluster.until(lambda: records(folder)["seed0"]["status"] == "interrupted", 20)
     assert cluster.jobs()[f"{job}_0"] == "CANCELLED" and status(cluster, folder) == "1 stopped"
     submit(epochs=5000, seeds=[0], samples=600)
-    cluster.until(lambda: records(folder)["seed0"]["resumed"] == 1)
+    cluster.until(lambda: records(folder)["seed0"]["resumed"] == 1, 40)
 
 
 def test_a_failed_run_stays_failed_and_its_job_too(cluster, submit, tmp_path):
@@ -146,7 +146,7 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
     cluster.until(lambda: node not in cluster.idle())  # SLURM has noticed
     cluster.start_node(node)
     sweeps.hurry(tmp_path)
-    cluster.until(lambda: status(cluster, folder) == "2 done")
+    cluster.until(lambda: status(cluster, folder) == "2 done", 120)
     assert any(record["resumed"] for record in records(folder).values())
     sweeps.dfc("sweep", tmp_path / "tiny.toml", "--out", tmp_path / "b", cwd=tmp_path)
     assert sweeps.merged(folder) == sweeps.merged(tmp_path / "b")
@@ -157,7 +157,7 @@ def test_a_killed_controller_and_a_killed_node_lose_nothing(cluster, submit, tmp
 def test_a_time_limit_is_survived(cluster, submit, tmp_path):
     more = '\n[slurm]\ntime = "00:01:00"\nsignal_seconds = 15\n'
     folder = submit(epochs=40, seeds=[0], samples=600, more=more, paced=True)
-    cluster.until(lambda: "interrupted by SIGUSR1" in log(folder, "0"), 300)
+    cluster.until(lambda: "interrupted by SIGUSR1" in log(folder, "0"), 150)
     sweeps.hurry(tmp_path)
     cluster.until(lambda: status(cluster, folder) == "1 done", 300)
     assert records(folder)["seed0"]["resumed"] >= 1
