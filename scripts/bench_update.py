@@ -135,14 +135,8 @@ def print_counts(report, workload):
     rows, counts = [], {dtype: workload.solved_flop(dtype) for dtype in DTYPES}
     for dtype, found in counts.items():
         total = sum(found.values())
-        rows.append(
-            (
-                dtype,
-                *(f"{n / 1e9:.3f}" for n in found.values()),
-                f"{total / 1e9:.3f}",
-                f"{workload.flop / total:.0f}x",
-            )
-        )
+        parts = [f"{count / 1e9:.3f}" for count in (*found.values(), total)]
+        rows.append((dtype, *parts, f"{workload.flop / total:.0f}x"))
     columns = ("", *next(iter(counts.values())), "all", "fewer than Euler")
     report.table("Operations of the waveform integrator, counted, in GFLOP", columns, rows)
     report.results["solved_flop"] = counts

@@ -108,9 +108,11 @@ def main():
     status = 0
     if not options.collect:
         status = run_sweep(options, cells)
-    results = [found for cell in cells for found in finished_runs(options, cell)]
+    everything = [(task, method) for task, methods in TABLE.items() for method in methods]
+    found = {cell: list(finished_runs(options, cell)) for cell in everything}
+    results = [run for cell in cells for run in found[cell]]
     keep(options.results, results)
-    write_tables(options, cells)
+    write_tables(options, cells, found)
     print_remaining(options, cells, results)
     sys.exit(status)
 
@@ -157,13 +159,11 @@ def run_sweep(options, cells):
         print(f"left out, since the installation has no such presets: {', '.join(map(','.join, unknown))}")
     cells = [cell for cell in cells if cell not in unknown]
     ordered = sorted(cells, key=lambda cell: (cell[0] in LATER, cell[1] not in CHEAP))
-    lines, done = (
-        [],
-        {(cell, run["seed"]) for cell in ordered for run in finished_runs(options, cell) if not run["run"]},
-    )
+    runs = [run for cell in ordered for run in finished_runs(options, cell)]
+    elsewhere, lines = {(run["cell"], run["seed"]) for run in runs if not run["run"]}, []
     for seed in seeds(options):
         for cell in ordered:
-            if (cell, seed) in done:
+            if (cell, seed) in elsewhere:
                 continue
             lines += ["", "[[sweep.run]]", f'preset = "{TABLE[cell[0]][cell[1]][0]}"', f"seed = {seed}"]
             lines += [f'set."{key}" = {json.dumps(value)}' for key, value in settings(options, cell).items()]
@@ -289,12 +289,11 @@ def reduced_environment(run):
     }
 
 
-def write_tables(options, cells):
-    """Print the rows of some cells; write table.csv, table.md and the figure of all that are finished."""
-    everything = [(task, method) for task, methods in TABLE.items() for method in methods]
-    found = {cell: summary(cell, list(finished_runs(options, cell))) for cell in everything}
-    rows, name = [row for row in found.values() if row], f"table{suffix(options)}"
-    for row in filter(None, map(found.get, cells)):
+def write_tables(options, cells, found):
+    """Print the rows of some cells; write table.csv, table.md and the figure of all finished runs, which `found` has by cell."""
+    summaries = {cell: summary(cell, runs) for cell, runs in found.items()}
+    rows, name = [row for row in summaries.values() if row], f"table{suffix(options)}"
+    for row in filter(None, map(summaries.get, cells)):
         std = "" if row["std"] is None else f" ± {row['std']:.2g}"
         print(
             f"{row['task']:20} {row['method']:15} {row['mean']:.4g}{std} (published {_short(row['published_mean']) or '-'}), "

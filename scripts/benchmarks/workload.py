@@ -113,16 +113,14 @@ class Workload:
         samples, outputs = np.array([count for _, count in shards_of(network, len(x))]), self.outputs
         layers, feedback = self._flop_per_step(1, 0) / len(x), self._flop_per_step(0, 1) / len(x)
         m, sweeps = outcome.nodes, outcome.sweeps
+        tried = [RUNGS[: RUNGS.index(nodes) + 1 + REFERENCES] for nodes in m]
+        choices = [2 * sum(elimination(nodes * outputs) for nodes in rungs) for rungs in tried]
         found = {
             "evaluations": samples * m * sweeps * (layers + feedback),
             "Jacobians": samples * outputs * (layers + feedback),
-            "systems": samples * (elimination(m * outputs) + (1 + sweeps) * 2 * (m * outputs) ** 2),
+            "systems": choices + samples * (elimination(m * outputs) + (1 + sweeps) * 2 * (m * outputs) ** 2),
             "products of the update": samples * outcome.modes * layers,
         }
-        tried = [
-            sum(elimination(other * outputs) for other in RUNGS[: RUNGS.index(n) + 1 + REFERENCES]) for n in m
-        ]
-        found["systems"] = found["systems"] + 2 * np.array(tried)
         return {name: float(np.sum(values)) for name, values in found.items()}
 
     def summary(self):
