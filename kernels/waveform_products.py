@@ -1,4 +1,4 @@
-"""What a feedback phase that was solved in time leaves for the updates: sums over time of factors, and of their products.
+"""What a feedback phase that was solved in time leaves: sums over time of factors and of their products, the state at T.
 
 The product of factors and rates, both functions of time known at m nodes, is taken in the few temporal modes that hold nearly
 all of their covariance (Karhunen and Loeve), instead of at every time point.
@@ -10,8 +10,10 @@ from dfc_numba.kernels import elementwise as vector
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.multiply import add_outer, mix, multiply
+from dfc_numba.kernels.phase_state import AVERAGE
 from dfc_numba.kernels.rows import dot, fill, move
 from dfc_numba.kernels.waveform_state import clear_padding, filtered_control, layer_start, nodes_start
+from dfc_numba.kernels.waveform_sweep import leave_last_state
 
 # how a correction of the control error enters the factors to first order: not, as it is, or times phi'
 NOT_AT_ALL, AS_IT_IS, BY_SLOPE = 0, 1, 2
@@ -155,6 +157,9 @@ def sum_products(
     depth, outputs, m, count = layout.sizes.size - 1, layout.sizes[-1], state.nodes, state.count
     samples, end = minibatch.gap.shape[0], layout.stride[depth]
     coefficients = np.zeros((m + 1) * m, state.rate.dtype)
+    outcome.modes[number] = 0
+    for i in range(depth + 1):
+        outcome.product_error[number, i] = 0.0
     for node in range(m):
         coefficients[node] = ladder.total[ladder.vector[state.rung] + node]
     fill(count * end, state.control, 0, 0.0)
@@ -196,3 +201,25 @@ def sum_products(
             vector.combine(block, v, v, spare, 1.0, 1.0)
         for s in range(count):
             move(n, results.factor, layout.dense[i] * samples + (state.first + s) * n, state.v, s * stride)
+
+
+@jit
+def leave_results(
+    layout, parameters, dynamics, fine, task, minibatch, state, results, outcome, place, tolerance, correction
+):
+    """Write sums over time, products and the state at T of a shard, from its last sweep and correction.
+
+    Args:
+        fine: the `Ladder` in float64. place: the `ShardPlace`. tolerance: of the products. correction: how it enters the factors.
+    """
+    if task.readout == AVERAGE:
+        sum_products(
+            layout, parameters, fine, task, minibatch, state, results, place.buffer, tolerance, correction, outcome,
+            place.number,
+        )  # fmt: skip
+    error = state.errors.at_nodes
+    error += state.errors.correction
+    leave_last_state(layout, fine, task, dynamics, minibatch, state, results)
+    for s in range(state.count):
+        for j in range(error.shape[1]):
+            outcome.error[place.first + s, j] = error[s, j]

@@ -32,9 +32,8 @@ from dfc_numba.kernels.control_space import (
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.multiply import _width, multiply
-from dfc_numba.kernels.phase_state import AVERAGE
 from dfc_numba.kernels.rows import fill
-from dfc_numba.kernels.waveform_products import NOT_AT_ALL, sum_products
+from dfc_numba.kernels.waveform_products import NOT_AT_ALL, leave_results
 from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
@@ -50,7 +49,7 @@ from dfc_numba.kernels.waveform_state import (
     state_at,
     workspace_parts,
 )
-from dfc_numba.kernels.waveform_sweep import error_at, last_control, leave_last_state, sweep
+from dfc_numba.kernels.waveform_sweep import error_at, last_control, sweep
 
 MAX_SWEEPS = 16
 GROWTH_OF_SAMPLE = 3.0  # of one sample's control error, relative to what the shard's may grow
@@ -341,7 +340,7 @@ def solve_shard(
     for s in range(count):
         for j in range(nodes * outputs):
             outcome.iterate[first + s, j], outcome.correction[first + s, j] = error[s, j], change[s, j]
-    _leave_results(
+    leave_results(
         layout, parameters, dynamics, fine, task, minibatch, solving, results, outcome, place,
         tolerances.products, correction,
     )  # fmt: skip
@@ -370,25 +369,7 @@ def sum_shard(
     state = state_at(place, rung, nodes, feedforward, parts, systems, ControlErrors(start, error, change))
     set_constants(layout, parameters, task, minibatch, state)
     sweep(layout, parameters, ladder, fine, task, state)
-    _leave_results(
+    leave_results(
         layout, parameters, dynamics, fine, task, minibatch, state, results, outcome, place,
         tolerances.products, correction,
     )  # fmt: skip
-
-
-@jit
-def _leave_results(
-    layout, parameters, dynamics, fine, task, minibatch, state, results, outcome, place, tolerance, correction
-):
-    """Write sums over time, products and the state at T from the last sweep and correction."""
-    if task.readout == AVERAGE:
-        sum_products(
-            layout, parameters, fine, task, minibatch, state, results, place.buffer, tolerance, correction, outcome,
-            place.number,
-        )  # fmt: skip
-    error = state.errors.at_nodes
-    error += state.errors.correction
-    leave_last_state(layout, fine, task, dynamics, minibatch, state, results)
-    for s in range(state.count):
-        for j in range(error.shape[1]):
-            outcome.error[place.first + s, j] = error[s, j]

@@ -43,10 +43,8 @@ class WaveformOutcome(NamedTuple):
     linear_error: np.ndarray  # (B, n_L) control error and signal at T in the linear response at the nodes
     linear_u: np.ndarray
     matrices: np.ndarray  # (B, L n_L n_L padded) M_{L-k} transposed
-    iterate: (
-        np.ndarray
-    )  # (B, m_max n_L) control error that the last sweep began from; empty with wide outputs
-    correction: np.ndarray  # (B, m_max n_L) the last correction of it
+    iterate: np.ndarray  # (B, m_max n_L) what the last sweep began from; empty with wide outputs
+    correction: np.ndarray  # (B, m_max n_L) the last correction of that
 
     @staticmethod
     def of_shards():

@@ -20,10 +20,9 @@ from dfc_numba.kernels.control_space import GROWTH, solve_normal_equations
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_shared
 from dfc_numba.kernels.multiply import mix, multiply, multiply_add
-from dfc_numba.kernels.phase_state import AVERAGE
 from dfc_numba.kernels.rows import dot, fill, move
 from dfc_numba.kernels.units import run_step
-from dfc_numba.kernels.waveform_products import NOT_AT_ALL, sum_products
+from dfc_numba.kernels.waveform_products import NOT_AT_ALL, leave_results
 from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
     SLOW,
@@ -39,7 +38,7 @@ from dfc_numba.kernels.waveform_state import (
     state_at,
     state_lengths,
 )
-from dfc_numba.kernels.waveform_sweep import error_at, leave_last_state, sweep
+from dfc_numba.kernels.waveform_sweep import error_at, sweep
 
 MOST_SWEEPS = 40  # with one number of nodes
 MEMORY = 5  # differences that Anderson's method combines
@@ -402,15 +401,10 @@ def solve_wide_shard(
         return
     _all_errors(layout, parameters, reduced, ladder, solving, iteration)
     sweep(layout, parameters, ladder, fine, task, solving)
-    if task.readout == AVERAGE:
-        sum_products(
-            layout, parameters, fine, task, minibatch, solving, results,
-            place.buffer, tolerances.products, NOT_AT_ALL, outcome, number,
-        )  # fmt: skip
-    leave_last_state(layout, fine, task, dynamics, minibatch, solving, results)
-    for s in range(count):
-        for j in range(solving.nodes * outputs):
-            outcome.error[first + s, j] = error[s, j]
+    leave_results(
+        layout, parameters, dynamics, fine, task, minibatch, solving, results, outcome, place,
+        tolerances.products, NOT_AT_ALL,
+    )  # fmt: skip
 
 
 @jit

@@ -3,6 +3,7 @@
 Each shard is solved by itself, with as many nodes, sweeps and products as its own data ask for.
 """
 
+from copy import copy
 from dataclasses import replace
 from functools import cache, lru_cache
 
@@ -159,15 +160,15 @@ class _Solver:
         self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
         self.backward = None if wide else _backward(phase)
         self.pieces = shards_of(network, phase.count)
-        self.solved = {}  # outcomes by tolerance, from which `without` sums again
+        self.solved = {}  # outcomes by tolerance, from which a solver `without` some samples sums again; not with wide outputs
         self.correction = (
             products.NOT_AT_ALL if final else CORRECTIONS.get(self.asked.rule.name, products.NOT_AT_ALL)
         )
 
     def without(self, inactive):
         """Return a solver of the same phase without some samples; what is solved already does not depend on these."""
-        other = _Solver(self.whole.without(inactive), self.asked)
-        other.solved = self.solved if self.reduced is None else {}
+        other = copy(self)
+        other.whole, other.phase = self.whole.without(inactive), self.phase.without(inactive)
         return other
 
     def sums(self, tolerance, stepped, step=True):
@@ -213,7 +214,7 @@ class _Solver:
         own = ranks.own(len(pieces))
         threads.run(len(own), lambda k: solve(own[k]), work=threads.SMALLEST_WORK_PER_THREAD * len(own))
         summed = ranks.complete(total, buffers.take)
-        if not stepped:
+        if not stepped and self.reduced is None:
             self.solved.setdefault(tolerance, outcome)
         # where the last sweep began is needed by the rank alone that has the shard
         ranks.unite(results.factor, results.rate, u, *outcome._replace(iterate=empty, correction=empty))
@@ -228,12 +229,11 @@ class _Solver:
         return sums, outcome
 
     def _copy(self, source, target, number):
-        """Copy what an outcome says of the solution of a shard; what concerns its sums is written with them."""
+        """Copy what an outcome says of a shard, and of its samples."""
         first, count = self.pieces[number]
         for name, old, new in zip(source._fields, source, target, strict=True):
             rows = number if name in source.of_shards() else slice(first, first + count)
-            if name not in ("modes", "product_error"):
-                new[rows] = old[rows]
+            new[rows] = old[rows]
 
     def samples(self, shards):
         """Return the numbers of the samples of a boolean selection of shards."""

@@ -136,7 +136,7 @@ class Controller:
                 "integrator = 'waveform' with jacobian_feedback: the feedback J(v)^T u changes with the state; use "
                 "integrator = 'euler', or feedback weights set to 'jacobian_transpose'"
             )
-        if (name := nonlinear_term(self.terms, self.dt)) is not None:
+        if self.terms and (name := nonlinear_term(self.terms, self.dt)) is not None:
             raise ValueError(
                 f"integrator = 'waveform' with terms.{name}, which is not linear in the controller's signals: its response in "
                 "time is no matrix; use integrator = 'euler', or leave the term out"

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import problems
 import pytest
-from waveform_updates import by_threads, deviations, errors, of_vanishing_steps, solved
+from waveform_updates import by_threads, deviations, errors, of_vanishing_steps, solved, within_rtol
 
 import dfc_numba as dfc
 from dfc_numba.dynamics.waveform import _Solver
@@ -53,10 +53,7 @@ def problem(net, *, step=0.05, error="difference", **options):
 def test_update_is_that_of_the_euler_method_within_rtol_for_every_option(options, readout, rtol):
     net = network()
     x, target, controller = problem(net, **options)
-    reference = dfc.forward_update(net, x, target, controller, readout=readout)
-    update = solved(net, x, target, controller, rtol=rtol, readout=readout)
-    assert (errors(update, reference) <= rtol).all()
-    assert (update.estimated_error <= rtol).all()
+    update, _ = within_rtol(net, x, target, controller, rtol=rtol, readout=readout)
     if readout == "average" and rtol >= 1e-3 and "error" not in options:
         assert not update.fallback.any()
 
@@ -110,7 +107,7 @@ def test_float32_agrees_with_float64(step):
 
 
 @pytest.mark.parametrize("feedback", ["weight_product", "random"])
-@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (0.05, 800), (1e-3, 200), (1e-2, 400)])
+@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (0.05, 400), (0.05, 800), (1e-3, 200), (1e-2, 400)])
 @pytest.mark.parametrize("samples", ["all", "converged"])
 def test_flags_are_those_of_the_euler_method(feedback, step, steps, samples):
     net = network(feedback=feedback)

@@ -24,6 +24,15 @@ def errors(update, reference):
     return deviations(update.weights, reference.weights)
 
 
+def within_rtol(net, x, target, controller, *, rtol=1e-3, **options):
+    """(update, the one by the Euler method), after asserting that they differ by at most rtol, as the update expects."""
+    reference = dfc.forward_update(net, x, target, controller, **options)
+    update = solved(net, x, target, controller, rtol=rtol, **options)
+    assert (errors(update, reference) <= rtol).all(), errors(update, reference)
+    assert (update.estimated_error <= rtol).all(), update.estimated_error
+    return update, reference
+
+
 def of_vanishing_steps(net, x, target, controller):
     """The weights' updates that Euler steps tend to as dt -> 0: Richardson's extrapolation of the orders 1 and 2."""
 
