@@ -40,30 +40,39 @@ def expect(network, dataset, config, *, threads=None, done=0):
 
 def _expected_seconds(network, dataset, config, threads, done):
     """Estimate the time of the remaining minibatches; None where the trial did not reach its end."""
-    trials = [_trial(network, dataset, config, steps, threads) for steps in (TRIAL_STEPS[0], *TRIAL_STEPS)]
+    shortened = [_shortened(config, steps) for steps in TRIAL_STEPS]
+    trials = [_trial(network, dataset, trial, threads) for trial in (shortened[0], *shortened)]
     if None in trials:
         return None
-    _, few, more = trials
     trainer = Trainer(network, dataset, config)
     per_pass = -(-len(dataset.train) // config.training.batch_size)
-    steps = {current.phase: simulated_steps(current.phase, config) for current in trainer.schedule}
-    seconds = {phase: _extrapolated(few[phase], more[phase], count) for phase, count in steps.items()}
+    seconds = {
+        phase: _extrapolated(
+            [trial[phase] for trial in trials[1:]],
+            [simulated_steps(phase, trial) for trial in shortened],
+            simulated_steps(phase, config),
+        )
+        for phase in {current.phase for current in trainer.schedule}
+    }
     return sum(per_pass * seconds[current.phase] for current in trainer.schedule[done:])
 
 
-def _extrapolated(few, more, steps):
-    """Return the seconds of a full minibatch on the line through the two trials; `few` where nothing is simulated."""
-    per_step = max(more - few, 0.0) / (TRIAL_STEPS[1] - TRIAL_STEPS[0])
-    return few + per_step * max(0, steps - TRIAL_STEPS[0])
+def _extrapolated(seconds, trial_steps, steps):
+    """Return the seconds of a minibatch on the line through two trials; their mean where both had equally many steps."""
+    few, more = trial_steps
+    if few == more:
+        return sum(seconds) / 2
+    per_step = max(seconds[1] - seconds[0], 0.0) / (more - few)
+    return seconds[0] + per_step * max(0, steps - few)
 
 
-def _trial(network, dataset, config, steps, threads):
-    """Return the median seconds of a minibatch of each phase in a very short run, or None if it did not end well."""
+def _trial(network, dataset, config, threads):
+    """Return the median seconds of a minibatch of each phase of a shortened run, or None if it did not end well."""
     watch = _Stopwatch()
     trainer = Trainer(
         network.copy(),
         _first_samples(dataset, config),
-        _shortened(config, steps),
+        config,
         observers=[watch],
         threads=threads,
     )
@@ -90,14 +99,16 @@ class _Stopwatch:
 
 
 def _shortened(config, steps):
-    """Return the configuration with one epoch of each of its phases, and `steps` simulated steps."""
-    feedback = config.feedback
+    """Return the configuration with one epoch of each of its phases, and `steps` steps where a minibatch takes longer with more."""
+    feedback, controller = config.feedback, config.controller
+    if controller.integrator != "waveform":
+        controller = replace(controller, steps=steps)
     epochs = {key: min(1, getattr(feedback, key)) for key in ("pretraining_epochs", "epochs", "extra_epochs")}
     return config.model_copy(
         update={
             "training": config.training.model_copy(update={"epochs": 1}),
             "feedback": feedback.model_copy(update=epochs),
-            "controller": replace(config.controller, steps=steps),
+            "controller": controller,
             "inversion": config.inversion.model_copy(update={"steps": steps}),
             "feedback_controller": replace(config.feedback_controller, steps=steps),
         }

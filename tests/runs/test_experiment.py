@@ -8,7 +8,7 @@ import pytest
 
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.errors import ConfigurationError
-from dfc_numba.runs.expectations import _extrapolated, expect
+from dfc_numba.runs.expectations import _extrapolated, _shortened, expect
 from dfc_numba.runs.experiment import Experiment, create_network, load_data
 
 SMALL = ["network.hidden=[8]", "controller.steps=40", "feedback_controller.steps=9"]
@@ -79,10 +79,18 @@ def test_time_is_expected_for_every_kind_of_phase(overrides):
     assert 0 < expect(network, dataset, config).seconds < 600
 
 
-def test_the_time_of_a_phase_that_simulates_nothing_does_not_grow_with_steps():
-    assert _extrapolated(0.2, 0.5, 0) == 0.2
-    assert _extrapolated(0.2, 0.36, 108) == pytest.approx(0.2 + 0.01 * 100)
-    assert _extrapolated(0.5, 0.2, 108) == 0.5
+def test_time_grows_with_steps_only_as_far_as_the_trials_did():
+    assert _extrapolated([0.2, 0.36], [8, 24], 108) == pytest.approx(0.2 + 0.01 * 100)
+    assert _extrapolated([0.5, 0.2], [8, 24], 108) == 0.5
+    assert _extrapolated([0.2, 0.4], [0, 0], 0) == pytest.approx(0.3)
+    assert _extrapolated([0.2, 0.4], [999, 999], 999) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("integrator, steps", [("euler", 8), ("waveform", 40)])
+def test_a_trial_leaves_out_no_step_of_a_phase_that_is_solved_in_time(integrator, steps):
+    config, _, _ = prepared(f"controller.integrator={integrator}")
+    short = _shortened(config, 8)
+    assert (short.controller.steps, short.feedback_controller.steps) == (steps, 8)
 
 
 def test_a_trial_that_diverges_leaves_the_time_unknown():
