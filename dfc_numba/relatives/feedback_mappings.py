@@ -22,7 +22,7 @@ from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import as_key, given_draws
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.relatives.finiteness import Flagged
-from dfc_numba.support import threads
+from dfc_numba.support import memory, threads
 from dfc_numba.support.options import options
 from dfc_numba.support.ranges import Count, Positive, PositiveSigma, Sigma
 from dfc_numba.support.validation import (
@@ -228,11 +228,11 @@ def reconstruction_update(network, mappings, x, options, *, noise, activity=None
             voltage, rates, corrupted = passes.up(i, draws(i))
             upper, raised, returned = passes.down(i, voltage, rates)
             error = returned - corrupted
-            factor = (2.0 * scale / error.size) * error
-            weights, biases = passes.gradient(i, factor, raised, upper)
-            found.weights.append(-weights)
-            found.biases.append(-biases)
             found.losses.append(float(scale * np.mean(np.square(error, dtype=np.float64))))
+            error *= -2.0 * scale / error.size
+            weights, biases = passes.gradient(i, error, raised, upper)
+            found.weights.append(weights)
+            found.biases.append(biases)
             found.corrupted.append(corrupted)
             found.reconstructed.append(returned)
             found.upper.append(upper)
@@ -248,6 +248,7 @@ class _Passes:
     """The passes of one minibatch: up with noise, back down through the mappings, and the gradient that follows.
 
     The difference correction of layer i is what g_i makes of the unperturbed state: of voltage `lowered[i]`, read from `base[i]`.
+    A linear g_i needs neither, but Q_i (a~_L - a_L), which keeps the digits of a small difference.
     """
 
     def __init__(self, network, mappings, activity, options):
@@ -255,13 +256,14 @@ class _Passes:
         self.depth, self.rates = len(network.weights), activity.r
         self.forward = _forward_chain(network)
         self.corrects = options.rule not in ("dtp", "ddtp_control")
+        self.differs = self.corrects and options.rule in LINEAR
         hidden = range(len(mappings.weights))
         if options.rule in LAYERWISE:
             self.backward = feedback_chain(network, mappings, options, network.dtype)
             self.base = activity.r[1:]
         else:
             self.base = sources(mappings, activity.v[-1], options)
-        if self.corrects:
+        if self.corrects and not self.differs:
             self.lowered = [mapped_voltage(mappings, i, self.base[i]) for i in hidden]
             self.corrections = [activity.r[i] - phi(options.activation, self.lowered[i]) for i in hidden]
 
@@ -282,17 +284,21 @@ class _Passes:
             voltages, returned, _ = run_chain(self.backward, end - 1, end, rates)
             return rates, voltages, returned[-1]
         upper = sources(self.mappings, voltage, self.options, i)[0]
+        if self.differs:
+            returned = (upper - self.base[i]) @ np.asarray(self.mappings.weights[i], upper.dtype).T
+            returned += self.rates[i]
+            return upper, None, returned
         raised = mapped_voltage(self.mappings, i, upper)
         returned = phi(self.options.activation, raised)
         return upper, raised, returned + self.corrections[i] if self.corrects else returned
 
     def gradient(self, i, factor, raised, upper):
         """Return the gradient of the loss in weights and biases of g_i; factor: that for the reconstruction."""
+        if self.differs:
+            return factor.T @ (upper - self.base[i]), np.zeros_like(factor[0])
         post = factor * phi_prime(self.options.activation, raised)
         if not self.corrects:
             return post.T @ upper, post.sum(axis=0)
-        if self.options.rule in LINEAR:  # equal slopes: the difference of what is read keeps its digits
-            return post.T @ (upper - self.base[i]), np.zeros_like(post[0])
         still = factor * phi_prime(self.options.activation, self.lowered[i])
         return post.T @ upper - still.T @ self.base[i], post.sum(axis=0) - still.sum(axis=0)
 
@@ -349,9 +355,7 @@ def _forward_chain(network):
     if network.biases is not None:
         biases = np.concatenate(network.biases)
     activations = addresses(network, rate_loop, network.dtype)
-    packed = np.empty(
-        places.weights[-1], network.dtype
-    )  # passes start from layer 1 or above: W_1 is left out
+    packed = memory.in_large_pages(int(places.weights[-1]), network.dtype)  # no pass starts below layer 1
     pack(network.weights[1:], places.stride[2:], network.dtype, out=packed[places.weights[2] :])
     return LayerChain(places, activations, packed, biases)
 
