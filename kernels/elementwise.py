@@ -72,7 +72,7 @@ def _cos_sin(turns):
     return cos, sin
 
 
-@elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"])
+@elementwise(outputs=["first", "second"], inputs=["unsigned", "signed"], registers=2)
 def normal_pair(unsigned, signed):
     """Return two standard normal deviates from two random 32-bit words, one unsigned, one signed (Box and Muller 1958).
 

@@ -71,17 +71,17 @@ def scalar_type(dtype):
     return ir.DoubleType() if np.dtype(dtype).itemsize == 8 else ir.FloatType()
 
 
-def vector_type(dtype):
-    """Return the LLVM type of one register of `dtype`."""
-    return ir.VectorType(scalar_type(dtype), lanes(dtype))
+def vector_type(dtype, registers=1):
+    """Return the LLVM type of one register of `dtype`, or of several as one value."""
+    return ir.VectorType(scalar_type(dtype), registers * lanes(dtype))
 
 
-def splat(builder, scalar):
-    """Broadcast a scalar to all lanes of a register."""
+def splat(builder, scalar, registers=1):
+    """Broadcast a scalar to all lanes of a register, or of several."""
     dtype = "f8" if isinstance(scalar.type, ir.DoubleType) else "f4"
-    empty = ir.Constant(vector_type(dtype), ir.Undefined)
+    empty = ir.Constant(vector_type(dtype, registers), ir.Undefined)
     first = builder.insert_element(empty, scalar, ir.Constant(WORD, 0))
-    mask = ir.Constant(ir.VectorType(WORD, lanes(dtype)), [0] * lanes(dtype))
+    mask = ir.Constant(ir.VectorType(WORD, registers * lanes(dtype)), [0] * registers * lanes(dtype))
     return builder.shuffle_vector(first, empty, mask)
 
 
@@ -210,12 +210,15 @@ def emit_loop(builder, count, step, emit_body, *, first=None, carried=()):
 
 
 class Tile:
-    """Code for a block of numbers of one dtype that stays in registers: its pointers, loads, stores and multiply-adds."""
+    """Code for a block of numbers of one dtype that stays in registers: its pointers, loads, stores and multiply-adds.
 
-    def __init__(self, builder, dtype):
+    What it calls a register may be several that are treated as one.
+    """
+
+    def __init__(self, builder, dtype, registers=1):
         dtype = np.dtype(str(dtype))
         self.builder, self.itemsize = builder, dtype.itemsize
-        self.kind, self.lanes = vector_type(dtype), lanes(dtype)
+        self.kind, self.lanes = vector_type(dtype, registers), registers * lanes(dtype)
         self.zero = ir.Constant(self.kind, [0.0] * self.lanes)
 
     def offset(self, pointer, count, stride=None):

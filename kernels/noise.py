@@ -21,7 +21,7 @@ MASK = np.uint64(0xFFFFFFFF)
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ROUNDS = 10
-BLOCK_LANES = 16  # blocks are made in multiples of this; at least one register of any width
+BLOCK_LANES = Words.lanes  # blocks are made in multiples of this; their deviates fill two registers, too
 
 
 def philox(c0, c1, c2, c3, k0, k1):
@@ -53,7 +53,7 @@ def _compiled_words():
 
         def generate(context, builder, sig, values):
             target = data_pointer(context, builder, work, values[0])
-            blocks, half = values[1], ir.VectorType(ir.FloatType(), Words.lanes)
+            blocks, singles = values[1], ir.VectorType(ir.FloatType(), Words.lanes)
             key, *counter = (Words.splat(builder, value) for value in values[2:])
 
             def body(block):
@@ -61,7 +61,7 @@ def _compiled_words():
                 for word, value in enumerate(words):
                     pair, signed = divmod(word, 2)
                     place = builder.add(block, builder.mul(blocks, ir.Constant(INDEX, 2 * signed + pair)))
-                    pointer = builder.bitcast(builder.gep(target, [place]), half.as_pointer())
+                    pointer = builder.bitcast(builder.gep(target, [place]), singles.as_pointer())
                     builder.store(value.to_single(bool(signed)), pointer, align=4)
 
             emit_loop(builder, blocks, Words.lanes, body)

@@ -95,7 +95,7 @@ class Vector:
             number = float(other)
         except (TypeError, ValueError):
             raise FormulaError(f"a formula computes with {other!r}, which is not a number") from None
-        return ir.Constant(self.value.type, [number] * lanes(self.dtype))
+        return ir.Constant(self.value.type, [number] * self.value.type.count)
 
     def constant(self, number):
         """Return the same number in every lane."""
@@ -189,9 +189,12 @@ def rounded_each(x):
 
 
 class Words:
-    """A packed value of 32-bit words, each in a 64-bit lane, in the code that is being emitted."""
+    """A packed value of 32-bit words, each in a 64-bit lane, in the code that is being emitted: two registers.
 
-    lanes = REGISTER_BYTES // 8
+    A chain of products leaves the processor waiting; two chains in step fill the gaps of each other.
+    """
+
+    lanes = 2 * REGISTER_BYTES // 8
     kind = ir.VectorType(ir.IntType(64), lanes)
 
     def __init__(self, builder, value):
@@ -232,14 +235,14 @@ class Words:
         return Words(self.builder, self.builder.lshr(self.value, self._operand(other)))
 
     def to_single(self, signed):
-        """Return the words as single-precision numbers: a Vector value of half a register."""
+        """Return the words as single-precision numbers, as many as there are lanes."""
         words = self.builder.trunc(self.value, ir.VectorType(WORD, self.lanes))
         convert = self.builder.sitofp if signed else self.builder.uitofp
         return convert(words, ir.VectorType(ir.FloatType(), self.lanes))
 
 
-def _bits_type(dtype):
-    return ir.VectorType(ir.IntType(8 * np.dtype(dtype).itemsize), lanes(dtype))
+def _bits_type(x):
+    return ir.VectorType(ir.IntType(8 * x.dtype.itemsize), x.value.type.count)
 
 
 # --- operations beyond arithmetic, on Vector values and NumPy arrays alike -----------------------------------------
@@ -270,7 +273,7 @@ def round_to_integer(x):
     """Round to the nearest integer, still a floating-point number; |x| must stay below 2**22 (float32) or 2**51."""
     if not isinstance(x, Vector):
         return np.rint(x)
-    magic = ir.Constant(x.value.type, [1.5 * 2.0 ** np.finfo(x.dtype).nmant] * lanes(x.dtype))
+    magic = ir.Constant(x.value.type, [1.5 * 2.0 ** np.finfo(x.dtype).nmant] * x.value.type.count)
     return x._like(x.builder.fsub(x.builder.fadd(x.value, magic), magic))
 
 
@@ -279,9 +282,9 @@ def power_of_two(n):
     if not isinstance(n, Vector):
         return np.ldexp(np.ones_like(n), np.nan_to_num(n).astype(np.int32))
     info = np.finfo(n.dtype)
-    magic = ir.Constant(n.value.type, [1.5 * 2.0**info.nmant + (1 - info.minexp)] * lanes(n.dtype))
-    shift = ir.Constant(_bits_type(n.dtype), [info.nmant] * lanes(n.dtype))
-    bits = n.builder.bitcast(n.builder.fadd(n.value, magic), _bits_type(n.dtype))
+    magic = ir.Constant(n.value.type, [1.5 * 2.0**info.nmant + (1 - info.minexp)] * n.value.type.count)
+    shift = ir.Constant(_bits_type(n), [info.nmant] * n.value.type.count)
+    bits = n.builder.bitcast(n.builder.fadd(n.value, magic), _bits_type(n))
     return n._like(n.builder.bitcast(n.builder.shl(bits, shift), n.value.type))
 
 
@@ -291,11 +294,11 @@ def split_exponent(x):
         m, n = np.frexp(x)
         small = m < np.sqrt(0.5)
         return np.where(small, 2 * m, m).astype(x.dtype), (n - small).astype(x.dtype)
-    builder, kind, bits = x.builder, x.value.type, _bits_type(x.dtype)
+    builder, kind, bits = x.builder, x.value.type, _bits_type(x)
     info = np.finfo(x.dtype)
 
     def constant(number):
-        return ir.Constant(bits, [int(number)] * lanes(x.dtype))
+        return ir.Constant(bits, [int(number)] * x.value.type.count)
 
     raw = builder.bitcast(x.value, bits)
     root = constant(np.sqrt(x.dtype.type(0.5)).view(f"i{x.dtype.itemsize}"))
@@ -347,13 +350,13 @@ def _numpy_version(formula, outputs, inputs):
     return run
 
 
-def _emit_elementwise(builder, formula, outputs, inputs, dtype, count, pointers, scalars):
+def _emit_elementwise(builder, formula, outputs, inputs, dtype, registers, count, pointers, scalars):
     """Emit the loop of `elementwise`."""
-    tile, bases = Tile(builder, dtype), []
+    tile, bases = Tile(builder, dtype, registers), []
     for argument, pointer in zip(outputs + inputs, pointers, strict=True):
         bases += [tile.offset(pointer, plane, count) for plane in range(argument.planes)]
     written = sum(argument.planes for argument in outputs)
-    scalars = [Vector(builder, splat(builder, value), str(dtype)) for value in scalars]
+    scalars = [Vector(builder, splat(builder, value, registers), str(dtype)) for value in scalars]
 
     def body(index):
         places = [place for base in bases for place in tile.registers(tile.offset(base, index), 1)]
@@ -365,12 +368,16 @@ def _emit_elementwise(builder, formula, outputs, inputs, dtype, count, pointers,
     emit_loop(builder, count, tile.lanes, body)
 
 
-def elementwise(outputs, inputs, scalars=()):
+def elementwise(outputs, inputs, scalars=(), *, registers=1):
     """Make a formula into `f(count, output, ..., input, ..., scalar, ...)` for compiled code.
 
-    Outputs and inputs are `Span`s of arrays of one floating dtype; `count` is a multiple of the register width. An output
-    may be the same span as an input. "name*k" declares k planes of `count` elements, one behind the other. The formula
-    takes inputs, then scalars, and returns its output or a tuple of them.
+    Outputs and inputs are `Span`s of arrays of one floating dtype. An output may be the same span as an input. "name*k"
+    declares k planes of `count` elements, one behind the other. The formula takes inputs, then scalars, and returns its
+    output or a tuple of them.
+
+    Args:
+        registers: how many a long formula takes in step, so that the processor works on one while it waits for another;
+            `count` is a multiple of what they hold.
     """
     outputs, inputs = [Argument(name) for name in outputs], [Argument(name) for name in inputs]
     arguments = outputs + inputs
@@ -389,7 +396,9 @@ def elementwise(outputs, inputs, scalars=()):
                     span_pointer(context, builder, *pair) for pair in zip(spans, values, strict=False)
                 ]
                 numbers = values[len(spans) :]
-                _emit_elementwise(builder, formula, outputs, inputs, dtype, count, pointers, numbers)
+                _emit_elementwise(
+                    builder, formula, outputs, inputs, dtype, registers, count, pointers, numbers
+                )
                 return context.get_dummy_value()
 
             return signature, generate
