@@ -207,12 +207,16 @@ class _Solver:
                     phase.places, phase.parameters, phase.dynamics, self.reduced, self.ladders, task, phase.minibatch,
                     shard, outcome, place, tolerances, workspaces.array(),
                 )  # fmt: skip
-            if outcome.status[number] == state.SOLVED and task.readout == kernel.AVERAGE:
-                euler.add_feedforward_part(phase, shard, slice(first, first + count))
+            if outcome.status[number] == state.SOLVED:
+                chosen = slice(first, first + count)
+                outcome.update_size[number] = self._update_size(results, chosen)
+                if task.readout == kernel.AVERAGE:
+                    euler.add_feedforward_part(phase, shard, chosen)
             total.put(number, buffer)
 
         own = ranks.own(len(pieces))
-        threads.run(len(own), lambda k: solve(own[k]), work=threads.SMALLEST_WORK_PER_THREAD * len(own))
+        with threads.one_thread():  # the tolerance depends on the sizes of updates
+            threads.run(len(own), lambda k: solve(own[k]), work=threads.SMALLEST_WORK_PER_THREAD * len(own))
         summed = ranks.complete(total, buffers.take)
         if not stepped and self.reduced is None:
             self.solved.setdefault(tolerance, outcome)
@@ -273,6 +277,7 @@ class _Solver:
         return state.WaveformOutcome(
             *(np.zeros(shards, np.int64) for _ in range(4)),
             *(np.zeros(shards) for _ in range(5)),
+            update_size=np.zeros((shards, depth)),
             product_error=np.zeros((shards, depth + 1)),
             error=np.zeros((self.phase.count, unknowns)),
             **{name: np.zeros((self.phase.count, outputs)) for name in ("start", "linear_error", "linear_u")},
@@ -281,24 +286,24 @@ class _Solver:
             correction=np.zeros((self.phase.count, unknowns * few)),
         )
 
-    def errors(self, sums, outcome):
+    def _update_size(self, results, chosen):
+        """Return (L,) norms of what a shard's samples add to the update; errors may add up where the updates of samples cancel."""
+        factors = dense_views(results.factor, self.phase.count, self.phase.network.sizes)
+        sizes = []
+        for factor, rates in zip(factors, self.phase.presynaptic_factors, strict=True):
+            post, pre = factor[chosen], rates[chosen]
+            gram = (post @ post.T) * (pre @ pre.T)
+            sizes.append(np.sqrt(max(gram.sum(), np.trace(gram))))
+        return sizes
+
+    def errors(self, outcome):
         """Return (L, shards) norms that the error of each layer's update, summed over a shard's samples, is expected to have."""
-        below = self.phase.presynaptic_factors
         relative = ERROR_FACTOR[self.task.readout] * (
             self.time_factor * outcome.time_error + outcome.newton_error
         )
-        relative = np.where(outcome.status == state.SOLVED, relative, 0.0)
-        errors = np.zeros((len(sums.factor), len(self.pieces)))
-        for i, (factor, rates) in enumerate(zip(sums.factor, below, strict=True)):
-            for number, (first, count) in enumerate(self.pieces):
-                if relative[number] == 0.0:
-                    continue
-                post, pre = factor[first : first + count], rates[first : first + count]
-                gram = (post @ post.T) * (pre @ pre.T)
-                # errors of samples may add up where their updates cancel
-                scale = np.sqrt(max(gram.sum(), np.trace(gram)))
-                errors[i, number] = relative[number] * scale + outcome.product_error[number, i + 1]
-        return errors
+        errors = relative[:, np.newaxis] * outcome.update_size + outcome.product_error[:, 1:]
+        expected = (outcome.status == state.SOLVED) & (relative != 0.0)
+        return np.where(expected[:, np.newaxis], errors, 0.0).T
 
 
 def _vanishes_at_rest(rule):
@@ -467,8 +472,8 @@ def _to_tolerance(engine, make_update):
     for attempt in range(ATTEMPTS):
         sums, outcome = engine.sums(tolerance, stepped)
         update = make_update(sums)
+        errors = engine.errors(outcome)
         with threads.one_thread():  # the tolerance depends on these
-            errors = engine.errors(sums, outcome)
             norms = np.array([np.linalg.norm(w.astype(np.float64)) for w in update.weights])
         norms *= engine.phase.count
         if engine.task.readout == kernel.AVERAGE:
