@@ -11,6 +11,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # those of clusters take longest, and lie on one worker: they begin first, so that the others have work meanwhile
+    items.sort(key=lambda item: "sweep" not in item.path.parts)
     if config.getoption("--all"):
         return
     for item in items:
