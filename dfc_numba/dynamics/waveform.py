@@ -287,7 +287,7 @@ class _Solver:
         )
 
     def _update_size(self, results, chosen):
-        """Return (L,) norms of what a shard's samples add to the update; errors may add up where the updates of samples cancel."""
+        """Return (L,) norms of what a shard adds to the update: errors of samples may add up where their updates cancel."""
         factors = dense_views(results.factor, self.phase.count, self.phase.network.sizes)
         sizes = []
         for factor, rates in zip(factors, self.phase.presynaptic_factors, strict=True):

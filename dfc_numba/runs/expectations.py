@@ -99,7 +99,7 @@ class _Stopwatch:
 
 
 def _shortened(config, steps):
-    """Return the configuration with one epoch of each of its phases, and `steps` steps where a minibatch takes longer with more."""
+    """Return the configuration with one epoch of each of its phases, and `steps` steps where more of them take longer."""
     feedback, controller = config.feedback, config.controller
     if controller.integrator != "waveform":
         controller = replace(controller, steps=steps)
