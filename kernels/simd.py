@@ -23,7 +23,6 @@ from dfc_numba.kernels.emit import (
     call_packed,
     element_dtype,
     emit_loop,
-    lanes,
     span_pointer,
     splat,
     with_signature,

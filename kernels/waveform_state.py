@@ -37,9 +37,7 @@ class WaveformOutcome(NamedTuple):
     newton_error: np.ndarray  # expected relative size of what the iterations leave
     first_step: np.ndarray  # relative size of the first correction, and of the last
     last_step: np.ndarray
-    update_size: (
-        np.ndarray
-    )  # (P, L) norm of a shard's part of the update, at least that of its samples taken as orthogonal
+    update_size: np.ndarray  # (P, L) norm of a shard's update, as if its samples did not cancel
     product_error: np.ndarray  # (P, L+1) bound of what the products in modes leave out, absolute, by layer
     error: np.ndarray  # (B, m_max n_L) control error at the nodes
     start: np.ndarray  # (B, n_L) control error at t = 0
