@@ -1,4 +1,10 @@
-"""The courses of updates, feedback weights and stability while networks learn by several methods."""
+"""The courses of updates, feedback weights and stability while networks learn by several methods.
+
+A course that is finished is kept in a file, so that an experiment of hours goes on where it was interrupted.
+"""
+
+import json
+from itertools import groupby
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
@@ -30,29 +36,44 @@ NAMES = {
 }
 
 
-def report(name, options, presets, settings, *, drawn=DRAWN, **sizes):
-    """Train with every method, print, draw and store.
+def report(name, options, presets, settings, *, seeds=1, drawn=DRAWN, **sizes):
+    """Train with every method and seed, print, draw and store.
 
     Args:
         name, options: as for `Results`. presets, settings, sizes: as for `run_courses`.
+        seeds: number of seeds, from that of the options on.
         drawn: the six columns of the data that are drawn, keys of `NAMES`.
     """
     results = Results(name, options)
-    courses = list(run_courses(presets, settings, **sizes))
-    print_means(results, courses)
-    results.save(draw(courses, drawn), [row for course in courses for row in course.rows])
+    courses = [
+        course
+        for seed in range(options.seed, options.seed + seeds)
+        for course in run_courses(
+            presets, settings | {"training.seed": seed}, results.path / f"seed-{seed}", **sizes
+        )
+    ]
+    methods = {
+        method: list(group)
+        for method, group in groupby(
+            sorted(courses, key=lambda course: list(presets).index(course.method)),
+            lambda course: course.method,
+        )
+    }
+    print_means(results, methods)
+    results.save(draw(methods, drawn), [row for course in courses for row in course.rows])
 
 
 class Course:
     """Observes a run: `rows` has what is measured after each epoch, always on the same training samples.
 
     Attributes:
-        stability: the `Stability` of some of these samples in the end; None where no controller is simulated.
+        stability: (dt, largest stable dt, fraction of the samples that are stable) in the end; empty where no controller is
+            simulated.
     """
 
-    def __init__(self, method, samples, damping):
-        self.method, self.samples, self.damping = method, samples, damping
-        self.rows, self.stability = [], None
+    def __init__(self, method, seed, samples, damping):
+        self.method, self.seed, self.samples, self.damping = method, seed, samples, damping
+        self.rows, self.stability = [], []
 
     def on_start(self, trainer):
         self.trainer = trainer
@@ -62,40 +83,67 @@ class Course:
 
     def on_epoch(self, row):
         numbers = measured(self._probe(), self.minibatch.nudge)
-        self.rows.append(
-            {"method": self.method, "epoch": row["epoch"], "train_loss": row["train_loss"], **numbers}
-        )
+        first = {"method": self.method, "seed": self.seed, "epoch": row["epoch"]}
+        self.rows.append(first | {"train_loss": row["train_loss"]} | numbers)
 
     def on_end(self, _outcome):
         probe = self._probe()
         if probe.simulates:
             arrays = (array[:STABILITY_SAMPLES] for array in (probe.x, probe.target))
-            self.stability = stability(probe.network, *arrays, probe.controller)
+            found = stability(probe.network, *arrays, probe.controller)
+            dt = float(self.trainer.config.controller.dt)
+            self.stability = [dt, float(found.largest_dt.min()), float(np.mean(found.verdict == STABLE))]
 
     def _probe(self):
         return probe_of(self.trainer.network, self.minibatch, self.trainer.config, damping=self.damping)
 
+    def write(self, path, settings):
+        """Keep the finished course, with what it depends on."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"settings": settings, "rows": self.rows, "stability": self.stability}))
+        new.replace(path)
 
-def run_courses(presets, settings, *, pretraining_epochs, samples, damping=0.0):
+    def read(self, path, settings):
+        """Take a finished course from a file; returns whether it is there, and depends on the same."""
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("settings") != settings:
+            return False
+        self.rows, self.stability = kept["rows"], kept["stability"]
+        return True
+
+
+def run_courses(presets, settings, folder, *, pretraining_epochs, samples, damping=0.0):
     """Yield the `Course` of every method; those that learn their feedback weights begin with the same pre-trained ones.
 
     Args:
         presets: by method, the preset and what to change in it. settings: what to change in all.
+        folder: where finished courses are kept, and taken from.
         samples: size of the batch on which the updates are compared. damping: gamma of the damped MN update; 0 for none.
     """
     pretraining = FEEDBACK_ONLY | {"feedback.pretraining_epochs": pretraining_epochs}
     config = preset(presets["DFC"][0], settings | pretraining)
-    dataset = load_data(config)
-    say("pre-training of the feedback weights")
-    pretrained = train(config, dataset).network
+    dataset, pretrained = load_data(config), None
     for method, (name, changes) in presets.items():
-        say(method)
-        course = Course(method, samples, damping)
-        if method == UNCONTROLLED or method.endswith(FIXED):
-            train(preset(name, settings | changes), dataset, [course])
-        else:
-            changes = changes | {"feedback.pretraining_epochs": 0}
-            train(preset(name, settings | changes), dataset, [course], pretrained.copy())
+        course = Course(method, settings["training.seed"], samples, damping)
+        depends = {
+            **settings,
+            **changes,
+            "preset": name,
+            "samples": samples,
+            "damping": damping,
+            **pretraining,
+        }
+        path = folder / f"{method.replace(', ', '-').replace(' ', '-')}.json"
+        if not course.read(path, depends):
+            say(f"{method}, seed {course.seed}")
+            if method == UNCONTROLLED or method.endswith(FIXED):
+                train(preset(name, settings | changes), dataset, [course])
+            else:
+                pretrained = pretrained or train(config, dataset).network
+                changes = changes | {"feedback.pretraining_epochs": 0}
+                train(preset(name, settings | changes), dataset, [course], pretrained.copy())
+            course.write(path, depends)
         yield course
 
 
@@ -126,37 +174,49 @@ def largest_eigenvalue(network, x, alpha):
     return float(-(np.linalg.eigvals(loop).real.min(axis=1) + alpha).mean())
 
 
-def print_means(results, courses):
-    """Print one row per method: means over the later epochs, the final loss, and stability as it is simulated."""
-    names = [name for name in NAMES if name in courses[0].rows[0] and name != "train_loss"] + ["angle_ssa"]
+def print_means(results, methods):
+    """Print one row per method: means over the later epochs and the seeds, the final loss, and stability as it is simulated."""
+    first = next(iter(methods.values()))[0].rows[0]
+    names = [name for name in NAMES if name in first and name != "train_loss"] + ["angle_ssa"]
     lines = []
-    for course in courses:
-        late = course.rows[int(LATE * len(course.rows)) :]
+    for method, courses in methods.items():
+        late = [row for course in courses for row in course.rows[int(LATE * len(course.rows)) :]]
         means = [float(np.mean([row[name] for row in late])) for name in names]
-        lines.append((course.method, *means, course.rows[-1]["train_loss"], *simulated(course)))
+        losses = [course.rows[-1]["train_loss"] for course in courses]
+        last = f"{np.mean(losses):.3g}" + (f" ± {np.std(losses, ddof=1):.2g}" if len(losses) > 1 else "")
+        lines.append((method, *means, last, *simulated(courses)))
     columns = ("method", *names, "last loss", "dt", "largest stable dt", "stable samples")
     results.table([name.replace("_", " ") for name in columns], lines)
 
 
-def simulated(course):
-    """Return (dt, largest stable dt, fraction of the samples that are stable), texts; empty where nothing is simulated."""
-    if course.stability is None:
+def simulated(courses):
+    """Return (dt, largest dt that is stable with all seeds, fraction of stable samples); empty where nothing is simulated."""
+    if not courses[0].stability:
         return "", "", ""
-    found = course.stability
-    numbers = course.trainer.config.controller.dt, found.largest_dt.min(), np.mean(found.verdict == STABLE)
-    return [f"{number:.3g}" for number in numbers]
+    dt, largest, stable = zip(*(course.stability for course in courses), strict=True)
+    return [f"{number:.3g}" for number in (dt[0], min(largest), np.mean(stable))]
 
 
-def draw(courses, drawn):
-    """Draw six panels with a line per method, thinner ones on top; broken lines have fixed feedback weights."""
+def draw(methods, drawn):
+    """Draw six panels with a line per method, thinner ones on top; broken lines have fixed feedback weights.
+
+    Lines are means over the seeds, bands reach from the smallest to the largest.
+    """
     figure = figures.new_figure(9.5, 5.4)
     grid = figure.subplots(2, 3, sharex=True)
     for letter, axes, column in zip("abcdef", grid.flat, drawn, strict=True):
-        for course in courses:
-            colour, width = LINES[course.method.removesuffix(FIXED)]
-            style = (0, (7 / width, 5 / width)) if course.method.endswith(FIXED) else "-"
-            epochs, values = ([row[key] for row in course.rows] for key in ("epoch", column))
-            axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, label=course.method)
+        for method, courses in methods.items():
+            colour, width = LINES[method.removesuffix(FIXED)]
+            style = (0, (7 / width, 5 / width)) if method.endswith(FIXED) else "-"
+            epochs = [row["epoch"] for row in courses[0].rows]
+            values = np.array([[row[column] for row in course.rows] for course in courses])
+            axes.plot(
+                epochs, values.mean(axis=0), color=colour, linewidth=width, linestyle=style, label=method
+            )
+            if len(courses) > 1:
+                axes.fill_between(
+                    epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0
+                )
         panel(axes, letter, xlabel="epoch", ylabel=NAMES[column])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.label.set_visible(axes in grid[-1])

@@ -36,7 +36,6 @@ def main(arguments=None):
     """Train with every method, print, draw."""
     options = parse(arguments)
     settings = {
-        "training.seed": options.seed,
         "training.epochs": options.epochs,
         "network.hidden": [options.hidden] * HIDDEN_LAYERS,
         "data.options.train_size": IMAGES,
