@@ -5,6 +5,7 @@ to do: a run that ended well, or diverged (it would again), is kept; any other i
 comparison goes on when it is started again, and more seeds or sources may be added later.
 """
 
+import gc
 import hashlib
 import os
 import re
@@ -190,6 +191,7 @@ def run(plan, *, display, threads=None, command=()):
         for number, run in enumerate(plan.runs, start=1):
             kept = finished(run)
             if kept is None:
+                gc.collect()  # the trainer of the run before and its observers know each other, and keep its data set
                 with display(run, number, len(plan.runs)) as observer:
                     ended.append(_perform(run, [observer], threads, command))
                 summary.write_tables(plan, ended)

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from command_line import invoked
 from typer.testing import CliRunner
 
 from dfc_numba import cli
+from dfc_numba.data.dataset import DataSet
 from dfc_numba.display import progress, reports
 from dfc_numba.errors import ConfigurationError
 from dfc_numba.runs import comparison, summary
@@ -176,6 +178,24 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, tmp_path, mon
     assert json.loads((resumed / "run.json").read_text())["resumed_after"] == {"epochs": 1, "minibatches": 2}
     for name in ("weights_last.h5", "weights_best.h5"):
         assert (resumed / name).read_bytes() == (whole[0] / f"{BP}-seed5" / name).read_bytes()
+
+
+def test_no_run_begins_with_the_data_of_another_in_memory(tmp_path):
+    plan = comparison.plan([BP, DFC], [*SMALL, "training.epochs=1"], out=tmp_path / "out")
+
+    def count_data_sets(*_):
+        there.append(sum(type(thing) is DataSet for thing in gc.get_objects()))
+        return nullcontext()
+
+    gc.collect()
+    there, before = [], sum(type(thing) is DataSet for thing in gc.get_objects())
+    gc.disable()  # whether the collector comes by itself is chance
+    try:
+        comparison.prepare(plan)
+        run_all(plan, count_data_sets)
+    finally:
+        gc.enable()
+    assert there == [before] * 2
 
 
 @pytest.mark.parametrize(
