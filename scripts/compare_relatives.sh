@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:?name a folder for the runs}
 shift
 newton=training.method=dfc-ss-newton
+sgd=optimizer.name=sgd+optimizer.momentum=0.0
 
 dfc compare \
     mnist-bp \
@@ -16,6 +17,9 @@ dfc compare \
     "mnist-dfc-ss+$newton" \
     "mnist-dfc-ss-fixed+$newton" \
     "mnist-dfc-ss-fixed+$newton+optimizer.modulation=grapes" \
+    "mnist-dfc-ss-fixed+$newton+$sgd+optimizer.learning_rate=10.0" \
+    "mnist-dfc-ss-fixed+$newton+$sgd+optimizer.learning_rate=18.0" \
+    "mnist-dfc-ss-fixed+$newton+$sgd+optimizer.learning_rate=10.0+optimizer.modulation=grapes" \
     tp-mnist-bp \
     tp-mnist-ddtp-linear \
     tp-mnist-ddtp-rhl \
@@ -25,10 +29,14 @@ dfc compare \
     ep-mnist-vector-field \
     ep-mnist-hopfield \
     ep-mnist-gaussian \
+    lcp-mnist-bp \
     lcp-mnist-di \
     lcp-mnist-kp \
-    lcp-mnist-lf \
+    lcp-mnist-lf+method.steps=100 \
+    lcp-mnist-rnn-bp \
     lcp-mnist-rnn-di \
+    lcp-mnist-rnn-kp \
+    lcp-mnist-rnn-lf+method.steps=100 \
     grapes-mnist-bp \
     grapes-mnist-bp+method.form=none \
     grapes-mnist-fa \
@@ -40,6 +48,7 @@ dfc compare \
     tp-mnist-ddtp-linear+data.name=fashion_mnist \
     tp-mnist-ddtp-rhl+data.name=fashion_mnist \
     tp-mnist-dtpdrl+data.name=fashion_mnist \
+    tp-mnist-dtp+data.name=fashion_mnist \
     --epochs 2 --out "$folder/fashion" "$@"
 
 python3 "$here/draw_relatives.py" "$folder" "$folder/relatives.png"

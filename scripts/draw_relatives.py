@@ -21,6 +21,8 @@ NAMES = {
     "optimizer.modulation=grapes": "GRAPES",
     "method.form=none": "without GRAPES",
     "data.name=fashion_mnist": "",
+    "optimizer.name=sgd": "SGD",
+    "optimizer.momentum=0.0": "",
 }
 
 

@@ -22,11 +22,18 @@ DISCRETE = {
     **EP, "network.hidden": [512], "network.hidden_activation": "steepsigmoid", "method.beta": 0.1,
     "method.free_steps": 30, "method.nudged_steps": 10, "training.batch_size": 50, "optimizer.learning_rate": 5e-4,
 }  # fmt: skip
-LCP = {
+LCP_BP = {
     **ADAM, "network.hidden": [256, 256], "network.hidden_activation": "tanh", "training.epochs": 30,
-    "training.batch_size": 64, "method.alpha": 0.1, "method.k_i": 1.0, "method.k_p": 0.0, "optimizer.learning_rate": 1e-3,
-    "optimizer.cosine_to": 0.1,
+    "training.batch_size": 64, "optimizer.learning_rate": 1e-3, "optimizer.cosine_to": 0.1,
 }  # fmt: skip
+LCP = {**LCP_BP, "method.alpha": 0.1, "method.k_i": 1.0, "method.k_p": 0.0}
+LCP_RNN = {
+    "network.hidden": [256],
+    "method.dt": 1.0,
+    "method.steps": 800,
+    "method.tolerance": 1e-6,
+    "method.clip": 10.0,
+}
 GRAPES = {
     "network.hidden": [256, 256], "network.hidden_activation": "relu", "network.bias": False, "network.init": "he_uniform",
     "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "training.batch_size": 64, "training.epochs": 200,
@@ -39,13 +46,14 @@ OTHERS = {
     "ep-mnist-gaussian": {**ENERGY, "method.nudged_steps": 20, "training.epochs": 50},
     "ep-mnist-prototypical": DISCRETE,
     "ep-mnist-vector-field": {**DISCRETE, "feedback_optimizer.learning_rate": 5e-4},
+    "lcp-mnist-bp": LCP_BP,
     "lcp-mnist-di": LCP,
     "lcp-mnist-kp": {**LCP, "method.pair_decay": 1e-6, "feedback_optimizer.learning_rate": 1e-3},
     "lcp-mnist-lf": {**LCP, "method.dt": 1.0, "method.steps": 800, "method.sigma": 0.01, "method.speed": 5.0,
                      "feedback_optimizer.learning_rate": 1e-5, "feedback_optimizer.weight_decay": 0.01},
+    "lcp-mnist-rnn-bp": {**LCP_BP, **LCP_RNN},
     **{
-        f"lcp-mnist-rnn-{rule}": {**LCP, "network.hidden": [256], "method.dt": 1.0, "method.steps": 800, "method.tolerance": 1e-6,
-                                  "method.clip": 10.0, **more}
+        f"lcp-mnist-rnn-{rule}": {**LCP, **LCP_RNN, **more}
         for rule, more in {
             "di": {}, "kp": {"method.pair_decay": 1e-6, "feedback_optimizer.learning_rate": 1e-3},
             "lf": {"method.sigma": 0.01, "method.speed": 5.0, "feedback_optimizer.learning_rate": 1e-5,
