@@ -26,12 +26,12 @@ NAMES = {
 }
 
 
-def main():
+def main(arguments=None):
     """Write the figure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     runs = {name: read(options.folder / name / "comparison.csv") for name in ("mnist", "fashion")}
     draw(runs["mnist"], options.out)
     print("| method | test error (%) | train loss | seconds per epoch | Fashion-MNIST: test error (%) |")

@@ -52,7 +52,7 @@ SETTINGS = {
 ROW = "{:<28} {:>6} {:>7} {:>8} {:>11} {:>7}"
 
 
-def main():
+def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--task", choices=list(TASKS), default="xor")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=200)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := [name for name in options.settings if name not in SETTINGS]:
         parser.error(f"there is no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
     print(ROW.format(options.task, "seeds", "learn", "diverge", "mean error", "stable"))

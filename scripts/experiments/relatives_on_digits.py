@@ -62,7 +62,7 @@ SETTINGS = {
 ROW = "{:<18} {:>16} {:>10}"
 
 
-def main():
+def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -70,7 +70,7 @@ def main():
     )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print(ROW.format("method", "test accuracy", "seconds"))
     for name in options.methods:
         scores, seconds = zip(
