@@ -32,15 +32,15 @@ dfc compare \
     lcp-mnist-bp \
     lcp-mnist-di \
     lcp-mnist-kp \
-    lcp-mnist-lf+method.steps=100 \
     lcp-mnist-rnn-bp \
     lcp-mnist-rnn-di \
     lcp-mnist-rnn-kp \
-    lcp-mnist-rnn-lf+method.steps=100 \
     grapes-mnist-bp \
     grapes-mnist-bp+method.form=none \
     grapes-mnist-fa \
     grapes-mnist-dfa \
+    lcp-mnist-lf+method.steps=100 \
+    lcp-mnist-rnn-lf+method.steps=100 \
     --epochs 2 --out "$folder/mnist" "$@"
 
 dfc compare \
