@@ -46,9 +46,9 @@ dfc compare \
 dfc compare \
     tp-mnist-bp+data.name=fashion_mnist \
     tp-mnist-ddtp-linear+data.name=fashion_mnist \
-    tp-mnist-ddtp-rhl+data.name=fashion_mnist \
     tp-mnist-dtpdrl+data.name=fashion_mnist \
     tp-mnist-dtp+data.name=fashion_mnist \
+    tp-mnist-ddtp-rhl+data.name=fashion_mnist \
     --epochs 2 --out "$folder/fashion" "$@"
 
 python3 "$here/draw_relatives.py" "$folder" "$folder/relatives.png"
