@@ -7,7 +7,7 @@ import numpy as np
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.targets import loss_gradient
-from dfc_numba.relatives.finiteness import Flagged, finite_samples, lost_samples
+from dfc_numba.relatives.finiteness import Convergence, Flagged, finite_samples, lost_samples
 from dfc_numba.relatives.least_control import (
     Controlled,
     RecurrentNetwork,
@@ -15,7 +15,6 @@ from dfc_numba.relatives.least_control import (
     controlled_phase,
     free_equilibrium,
     rates_of,
-    relative_change,
     slopes_of,
     system_of,
 )
@@ -101,7 +100,7 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
         g <- phi'(v) (W^T g + D^T delta),  delta = -dl/do;   Delta W = sum_b g phi(v)^T,  Delta D = sum_b delta phi(v)^T
 
     of l, the mean loss of the minibatch: minus its gradient. g is iterated, up to 200 times, until it changes by less than
-    1e-4, relative; a sample whose g is not finite takes no part.
+    1e-4, relative; a sample whose g or free phase has run away takes no part.
 
     Args: as for `controlled_phase`. options: a `LeastControl`, for the free phase and the loss. free: the `Free`; None runs it.
 
@@ -113,17 +112,17 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
     free = free_equilibrium(network, x, options) if free is None else free
     delta = -loss_gradient(np.nan_to_num(free.output), y, options.loss)
     with threads.one_thread():
-        slopes, g = slopes_of(system, free.v), np.zeros_like(free.v[0])
+        slopes, g = slopes_of(system, free.v), [np.zeros_like(free.v[0])]
+        convergence = Convergence(len(x), ADJOINT_TOLERANCE, free.finite)
         for _ in range(ADJOINT_STEPS):
-            new = slopes[0] * system.back([g], delta)[0]
-            change, g = relative_change([new], [g]), new
-            if change.max() < ADJOINT_TOLERANCE or not np.isfinite(change).all():
+            g = convergence.step([slopes[0] * system.back(g, delta)[0]], g)
+            if convergence.over:
                 break
-    finite = finite_samples(len(x), g, free.output, free.v, delta)
-    converged = free.converged & (change < ADJOINT_TOLERANCE)
+    finite = convergence.running & finite_samples(len(x), g, delta)
+    converged = free.converged & convergence.resting
     state = Controlled(
         free.v,
-        [g],
+        g,
         free.output,
         np.zeros_like(delta),
         delta,
@@ -142,7 +141,8 @@ class NoisyPhase(Flagged):
 
     Attributes:
         v, noise: (B, n_i), last states. o, u_int: (B, n_L). correlation: G of each sample, (B, n_i, n_L).
-        feedback: the update of Q per unit learning rate, dt / tau_q (mean_b G - decay Q): what is added to Q.
+        feedback: the update of Q per unit learning rate, dt / tau_q (mean_b G - decay Q): what is added to Q; the mean is that
+            of the samples that are finite in both phases.
         trajectory: dict of the same with all time points, or None.
         diverged: whether some number of it is not finite.
     """
@@ -203,8 +203,10 @@ def noisy_feedback_update(network, x, y, options, state, *, feedback, noise=0, r
                 points.append(
                     {"v": v, "noise": eps, "o": o, "u_int": u_int, "correlation": [g.copy() for g in total]}
                 )
+    keep = state.finite & finite_samples(count, v, eps, o, u_int, total)
+    means = [(g if keep.all() else g[keep]).sum(axis=0) / max(1, keep.sum()) for g in total]
     rate = dt / options.tau_q
-    updates = [rate * (g.mean(axis=0) - options.decay * q) for g, q in zip(total, feedback, strict=True)]
+    updates = [rate * (mean - options.decay * q) for mean, q in zip(means, feedback, strict=True)]
     return NoisyPhase(v, eps, o, u_int, total, updates, points)
 
 

@@ -22,7 +22,7 @@ from dfc_numba.model.activations import phi, phi_prime
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets, loss_gradient
 from dfc_numba.registry import ACTIVATIONS
-from dfc_numba.relatives.finiteness import finite_samples
+from dfc_numba.relatives.finiteness import Convergence, finite_samples
 from dfc_numba.steady.transposed import extrapolated
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import options
@@ -41,8 +41,6 @@ from dfc_numba.support.ranges import (
     Tolerance,
 )
 from dfc_numba.support.validation import float_list, floats, instance, number, samples, seeds, whole_number
-
-SMALLEST_STATE = 1e-5  # added to the norm that a change is relative to
 
 
 @options
@@ -228,7 +226,8 @@ class Controlled:
         v, e, o, u_int: the last states. u: u* = k_i u_int - k_p dl/do there.
         next_v, output: f(v) + e and D phi(f(v) + e) + c + u, what v and o have come to at rest.
         steps: steps done. converged: (B,) whether a sample's last change was below the tolerance; None for tolerance 0.
-        finite: (B,) False for samples that have diverged: some number of theirs is not finite.
+        finite: (B,) False for samples that have run away (see `Convergence`; their states are the last before that), or some
+            number of which is not finite.
         trajectory: dict of lists or arrays with all time points, (T, B, n), or None.
     """
 
@@ -273,7 +272,7 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
     v, e = ([np.zeros((count, n)) for n in system.sizes] for _ in range(2))
     o, u_int = np.zeros((count, system.outputs)), np.zeros((count, system.outputs))
     trajectory = _trajectory(system, count, options.steps, record)
-    change, steps = np.full(count, np.inf), 0
+    convergence = Convergence(count, options.tolerance * dt)
     with threads.one_thread():
         system.begin(x)
         for steps in range(1, options.steps + 1):
@@ -296,16 +295,16 @@ def controlled_phase(network, x, y, options, *, transposed=None, feedback=None, 
             ]
             new_o = o + dt / options.tau_v * (system.output(rates) - o + u)
             new_u = u_int + dt / options.tau_u * (downhill - options.alpha * u_int)
-            change = relative_change([*new_v, new_o, new_u, *new_e], [*v, o, u_int, *e])
-            v, e, o, u_int = new_v, new_e, new_o, new_u
+            states = convergence.step([*new_v, new_o, new_u, *new_e], [*v, o, u_int, *e])
+            v, (o, u_int), e = states[: len(v)], states[len(v) : -len(e)], states[-len(e) :]
             _keep(trajectory, steps, v=v, e=e, o=[o], u_int=[u_int])
-            if change.max() < options.tolerance * dt or not np.isfinite(change).all():
+            if convergence.over:
                 break
         u = options.k_i * u_int - options.k_p * loss_gradient(o, y, options.loss)
         next_v = [f + control for f, control in zip(system.drive(rates_of(system, v)), e, strict=True)]
         output = system.output(rates_of(system, next_v)) + u
-    converged = change < options.tolerance * dt if options.tolerance else None
-    finite = finite_samples(count, v, e, o, u_int, u, next_v, output)
+    converged = convergence.resting if options.tolerance else None
+    finite = convergence.running & finite_samples(count, v, e, o, u_int, u, next_v, output)
     return Controlled(v, e, o, u_int, u, next_v, output, steps, converged, finite, trajectory)
 
 
@@ -316,12 +315,14 @@ class Free:
     Attributes:
         v: the last voltages. output: D phi(v) + c. steps: steps done.
         converged: (B,) whether a sample's last change was below the tolerance; all False for tolerance 0.
+        finite: (B,) as in `Controlled`.
     """
 
     v: list
     output: np.ndarray
     steps: int
     converged: np.ndarray
+    finite: np.ndarray
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -334,17 +335,18 @@ def free_equilibrium(network, x, options):
     instance("options", options, LeastControl)
     system = system_of(network)
     x = samples("x", x, system.inputs)
-    v, change, done = [np.zeros((len(x), n)) for n in system.sizes], np.full(len(x), np.inf), 0
+    v, steps = [np.zeros((len(x), n)) for n in system.sizes], 0
+    convergence = Convergence(len(x), options.tolerance * options.dt)
     with threads.one_thread():
         system.begin(x)
-        for step in range(1, options.steps + 1):
+        while not convergence.over and steps < options.steps:
+            steps += 1
             drive = system.drive(rates_of(system, v))
             new = [a + options.dt / options.tau_v * (f - a) for a, f in zip(v, drive, strict=True)]
-            change, v = relative_change(new, v), new
-            done = step
-            if change.max() < options.tolerance * options.dt or not np.isfinite(change).all():
-                break
-        return Free(v, system.output(rates_of(system, v)), done, change < options.tolerance * options.dt)
+            v = convergence.step(new, v)
+        output = system.output(rates_of(system, v))
+    finite = convergence.running & finite_samples(len(x), v, output)
+    return Free(v, output, steps, convergence.resting, finite)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -370,7 +372,7 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
     count, gain = len(x), options.rest_gain
     v, e = None, [np.zeros((count, n)) for n in system.sizes]
     u = np.zeros((count, system.outputs))
-    before = None
+    before, convergence = None, Convergence(count, 0.0)
     with threads.one_thread():
         system.begin(x)
         for steps in range(1, iterations + 1):
@@ -389,11 +391,13 @@ def controlled_equilibrium(network, x, y, options, *, transposed=None, tolerance
             residual = wanted - u
             scale = np.abs(wanted).max(axis=1) + np.finfo(float).tiny
             converged = np.abs(residual).max(axis=1) <= tolerance * scale
-            if converged.all() and steps > 2:
+            if converged[convergence.running].all() and steps > 2:
                 break
-            u, before = extrapolated(u, residual, before)
+            moved, before = extrapolated(u, residual, before)
+            (u,) = convergence.step([moved], [u])
     u_int = -loss_gradient(o, y, options.loss) / options.alpha
-    return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite_samples(count, v, e, o, u_int, u))
+    finite = convergence.running & finite_samples(count, v, e, o, u_int, u)
+    return Controlled(v, e, o, u_int, u, v, o, steps, converged, finite)
 
 
 def checked(network, x, y, options, transposed, feedback):
@@ -428,13 +432,6 @@ def slopes_of(system, v):
 def _slope(name, v):
     """Return phi'(v), of relu 0 at the kink, where all states start: the published dynamics open a unit by its drive first."""
     return (v > 0).astype(v.dtype) if name == "relu" else phi_prime(name, v)
-
-
-def relative_change(new, old):
-    """Return the largest relative change of a sample's joined states."""
-    moved = sum(np.sum((a - b) ** 2, axis=1) for a, b in zip(new, old, strict=True))
-    size = sum(np.sum(b**2, axis=1) for b in old)
-    return np.sqrt(moved) / (SMALLEST_STATE + np.sqrt(size))
 
 
 def _trajectory(system, count, steps, record):

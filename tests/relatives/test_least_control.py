@@ -1,5 +1,7 @@
 """Least control: phases beside a plain version, its optimum, its kinship with DFC, refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import relatives_oracle as oracle
@@ -184,10 +186,133 @@ def test_a_recurrent_network_without_equilibrium_is_flagged_per_sample_and_left_
     net.activation = "linear"
     state = lc.controlled_phase(net, x, y, options)
     assert not state.converged.any()
+    assert not state.finite.any()
+    assert state.steps < 60
     update = cl.control_update(net, x, y, options, state=state)
-    assert np.isfinite(update.weights["weights"]).all()
+    assert update.diverged.all()
+    assert not any(np.any(change) for change in update.weights.values())
     with pytest.raises(ValueError, match="no stable equilibrium"):
         energy_control(net, x, y, EnergyControl(from_free_state=True))
+
+
+RUNAWAY = np.arange(5) == 1
+
+
+def excitable(**values):
+    """(network, options, x, y, x without the runaway): unit 0 excites itself threefold once sample 1 has opened it."""
+    net, options, x, y = problem(recurrent=True, alpha=1.0, **{"dt": 0.5, "steps": 2000, **values})
+    net.activation = "relu"
+    net.weights[0], net.input_weights[0], net.input_biases[0], net.biases[0] = 0.0, 0.0, 0.0, 0.0
+    net.weights[0, 0], net.input_weights[0, 0] = 3.0, 1.0
+    x[:, 0] = -2.0
+    calm = x.copy()
+    x[RUNAWAY, 0] = 2.0
+    return net, options, x, y, calm
+
+
+def feedback_of(net, rule):
+    pairs = cl.initial_transposed(net, seed=3)
+    given = {
+        "kp": {"transposed": pairs},
+        "lf": {"feedback": [0.1 * q for q in cl.initial_feedback(net, seed=3)]},
+    }
+    return given.get(rule, {})
+
+
+@pytest.mark.parametrize("rule", ["di", "kp", "lf"])
+@pytest.mark.parametrize("steps", [20, 60, 1500])
+def test_a_runaway_sample_does_not_affect_the_states_of_the_others(rule, steps):
+    net, options, x, y, calm = excitable(rule=rule, tolerance=0.0, steps=steps)
+    given = feedback_of(net, rule)
+    state = lc.controlled_phase(net, x, y, options, record=True, **given)
+    twin = lc.controlled_phase(net, calm, y, options, record=True, **given)
+    assert state.steps == twin.steps == steps
+    assert twin.finite.all()
+    assert np.array_equal(state.finite, ~RUNAWAY if steps > 50 else np.ones(5, bool))
+    for name, arrays in state.trajectory.items():
+        for ours, theirs in zip(arrays, twin.trajectory[name], strict=True):
+            assert np.isfinite(ours).all()
+            assert np.array_equal(ours[:, ~RUNAWAY], theirs[:, ~RUNAWAY])
+
+
+@pytest.mark.parametrize("rule", ["di", "kp", "lf"])
+def test_a_runaway_sample_neither_ends_the_phase_nor_takes_part_in_the_update(rule):
+    net, options, x, y, calm = excitable(rule=rule, tolerance=1e-12)
+    given = feedback_of(net, rule)
+    state, twin = (lc.controlled_phase(net, inputs, y, options, **given) for inputs in (x, calm))
+    assert np.array_equal(state.finite, ~RUNAWAY)
+    assert np.array_equal(state.converged, ~RUNAWAY)
+    assert state.steps < options.steps
+    update = cl.control_update(net, x, y, options, state=state, **given)
+    assert np.array_equal(update.diverged, RUNAWAY)
+    without = cl.control_update(net, calm, y, options, state=replace(twin, finite=~RUNAWAY), **given)
+    for name, change in update.weights.items():
+        assert np.allclose(change, without.weights[name], rtol=1e-6, atol=1e-9)
+        assert np.any(change)
+    if rule == "kp":
+        for change, expected in zip(update.transposed, without.transposed, strict=True):
+            assert np.allclose(change, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_runaway_sample_takes_no_part_in_the_learning_of_linear_feedback():
+    net, options, x, y, calm = excitable(rule="lf", tolerance=0.0, steps=60)
+    given = feedback_of(net, "lf")
+    state, twin = (lc.controlled_phase(net, inputs, y, options, **given) for inputs in (x, calm))
+    noisy = cl.noisy_feedback_update(net, x, y, options, state, noise=4, **given)
+    calm_noisy = cl.noisy_feedback_update(net, calm, y, options, twin, noise=4, **given)
+    rate = options.dt / options.tau_q
+    expected = rate * (
+        calm_noisy.correlation[0][~RUNAWAY].mean(axis=0) - options.decay * given["feedback"][0]
+    )
+    assert np.allclose(noisy.feedback[0], expected, rtol=1e-12, atol=0)
+
+
+def test_a_runaway_sample_is_frozen_in_the_free_phase_and_left_out_of_recurrent_backpropagation():
+    net, options, x, y, calm = excitable()
+    free, twin = lc.free_equilibrium(net, x, options), lc.free_equilibrium(net, calm, options)
+    assert np.array_equal(free.finite, ~RUNAWAY)
+    assert np.array_equal(free.converged, ~RUNAWAY)
+    assert twin.converged.all()
+    assert np.isfinite(free.output).all()
+    fixed = replace(options, tolerance=0.0, steps=80)
+    states = [lc.free_equilibrium(net, inputs, fixed) for inputs in (x, calm)]
+    assert np.array_equal(states[0].v[0][~RUNAWAY], states[1].v[0][~RUNAWAY])
+    update = cl.recurrent_backpropagation(net, x, y, options)
+    assert np.array_equal(update.diverged, RUNAWAY)
+    assert np.array_equal(update.state.finite, ~RUNAWAY)
+    others = cl.recurrent_backpropagation(net, x[~RUNAWAY], y[~RUNAWAY], options)
+    for name, change in update.weights.items():
+        assert np.allclose(5 * change, 4 * others.weights[name], rtol=1e-3, atol=1e-6), name
+        assert np.any(change)
+
+
+def test_alternating_passes_that_run_away_are_flagged_and_left_out():
+    options, targets = lc.LeastControl(loss="mse", alpha=0.05), np.eye(3)[np.arange(5) % 3]
+    net = dfc.Network.create(SIZES, seed=1, dtype="float64", hidden_activation="relu")
+    for w, b in zip(net.weights, net.biases, strict=True):
+        w *= 3.0
+        b[...] = -1.0
+    x = np.where(RUNAWAY[:, None], np.sign(net.weights[0][0]), 0.0)  # 0 opens no unit
+    state = lc.controlled_equilibrium(net, x, targets, options, iterations=400)
+    assert np.array_equal(state.finite, ~RUNAWAY)
+    assert np.array_equal(state.converged, ~RUNAWAY)
+    assert state.steps < 400
+    update = cl.control_update(net, x, targets, options, state=state)
+    assert np.array_equal(update.diverged, RUNAWAY)
+    assert max(np.abs(change).max() for change in update.weights) < 10.0
+
+
+def test_an_adjoint_that_runs_away_stops_that_sample_only(monkeypatch):
+    """W^T phi' has an eigenvalue of 3 at the free equilibrium given, but for the others' zero slopes."""
+    net, options, x, y, calm = excitable()
+    free = lc.free_equilibrium(net, calm, options)
+    free.v[0][RUNAWAY, 0] = 1.0
+    monkeypatch.setattr(cl, "ADJOINT_TOLERANCE", 1e-12)
+    update = cl.recurrent_backpropagation(net, calm, y, options, free=free)
+    assert np.array_equal(update.state.finite, ~RUNAWAY)
+    assert np.array_equal(update.state.converged, ~RUNAWAY)
+    others = cl.recurrent_backpropagation(net, calm[~RUNAWAY], y[~RUNAWAY], options)
+    assert np.allclose(5 * update.weights["weights"], 4 * others.weights["weights"], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(
