@@ -129,24 +129,30 @@ def _predict(network, x, config, own):
     return _free(network, x, control_options(config, "di"), own).output
 
 
-def _rules(config):
-    hidden, output = config.network.hidden, config.network.output_activation
-    yield (
-        len(hidden) != 1,
-        f"a recurrent network has one layer at equilibrium, and network.hidden = {list(hidden)}; give one number",
-    )
+def control_rules(config):
+    """Yield what least control refuses of a configuration: another readout, no control, steps that are too long."""
+    method, output = config.method, config.network.output_activation
     yield (
         output != "linear",
         f"least control reads out linearly, and network.output_activation = {output!r}; set it to 'linear'",
     )
     yield (
-        config.method.get("k_i", 1.0) == 0 and config.method.get("k_p", 0.0) == 0,
+        method.get("k_i", 1.0) == 0 and method.get("k_p", 0.0) == 0,
         "method.k_i = method.k_p = 0 exerts no control; set method.k_i above 0",
     )
     yield (
-        config.method.dt > 1,
-        f"method.dt = {config.method.dt:g} is larger than the time constant of the voltages, 1; lower it",
+        method.get("dt", 1.0) > 1,
+        f"method.dt = {method.get('dt', 1.0):g} is larger than the time constant of the voltages, 1; lower it",
     )
+
+
+def _rules(config):
+    hidden = config.network.hidden
+    yield (
+        len(hidden) != 1,
+        f"a recurrent network has one layer at equilibrium, and network.hidden = {list(hidden)}; give one number",
+    )
+    yield from control_rules(config)
 
 
 FLAGGED = (

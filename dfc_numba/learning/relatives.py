@@ -12,7 +12,7 @@ import numpy as np
 
 from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
 from dfc_numba.learning.method import EQUILIBRIUM, Gradients, Method, PlannedUpdate
-from dfc_numba.learning.recurrent_methods import CONTROL, FLAGGED, LOSSES, control_options
+from dfc_numba.learning.recurrent_methods import CONTROL, FLAGGED, LOSSES, control_options, control_rules
 from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.shared_passes import shared_pass
@@ -350,14 +350,6 @@ def _double(array):
     return np.asarray(array, np.float64)
 
 
-def _linear_output(config):
-    yield (
-        config.network.output_activation != "linear",
-        f"least control reads out linearly, and network.output_activation = {config.network.output_activation!r}; set it to "
-        "'linear'",
-    )
-
-
 PASSES = (
     Option("tolerance", 1e-6, "of u at rest, relative", ranges.PositiveTolerance),
     Option("passes", 100, "maximum number of alternating passes to find the fixed point", ranges.Passes),
@@ -468,11 +460,11 @@ register_built_ins(
 register_built_ins(
     Method(
         "lcp-di", summary="least control by dynamic inversion: J^T u feedback at rest", forward=partial(_lc_forward, rule="di"),
-        options=(*CONTROL, *PASSES), rules=_linear_output, flagged=FLAGGED, losses=LOSSES,
+        options=(*CONTROL, *PASSES), rules=control_rules, flagged=FLAGGED, losses=LOSSES,
     ),
     Method(
         "lcp-kp", summary="least control with feedback that learns like its forward partner (Kolen-Pollack)",
-        forward=partial(_lc_forward, rule="kp"), parameters=_kp_parameters, after_step=_kp_decay, rules=_linear_output,
+        forward=partial(_lc_forward, rule="kp"), parameters=_kp_parameters, after_step=_kp_decay, rules=control_rules,
         flagged=FLAGGED, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
@@ -480,7 +472,7 @@ register_built_ins(
         ),
     ),
     Method(
-        "lcp-lf", summary="least control by linear feedback that learns from noise", forward=_lf_forward, rules=_linear_output,
+        "lcp-lf", summary="least control by linear feedback that learns from noise", forward=_lf_forward, rules=control_rules,
         flagged=FLAGGED, losses=LOSSES, parameters=_lf_parameters,
         options=(
             *CONTROL,

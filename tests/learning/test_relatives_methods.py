@@ -158,6 +158,11 @@ def test_samples_that_did_not_settle_are_told(name, more, text):
     assert text in warnings.texts[0]
 
 
+def test_proportional_control_alone_is_accepted():
+    for name in ("lcp-di", "lcp-lf", "lcp-rnn-di"):
+        assert configuration(name, **{"method.k_i": 0.0, "method.k_p": 0.1}).method.k_p == 0.1
+
+
 def test_parameters_of_a_layer_learn_with_its_weights():
     run = trainer(configuration("lcp-rnn-kp", epochs=1))
     assert [len(layer) for layer in run.optimizers["forward"]._layers] == [2, 1]
@@ -217,6 +222,11 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         ("ddtp-linear", {"method.sigma": 0.0}, "must be a finite number > 0"),
         ("dtp", {"method.units": 3}, "no such option"),
         ("lcp-di", {"network.output_activation": "tanh"}, "reads out linearly"),
+        ("lcp-di", {"method.k_i": 0.0}, "method.k_i = method.k_p = 0 exerts no control"),
+        ("lcp-kp", {"method.k_i": 0}, "method.k_i = method.k_p = 0 exerts no control"),
+        ("lcp-lf", {"method.k_i": 0.0, "method.k_p": 0.0}, "method.k_i = method.k_p = 0 exerts no control"),
+        ("lcp-lf", {"method.dt": 2.0}, "method.dt = 2 is larger than the time constant"),
+        ("recurrent-bp", {"method.dt": 2.0}, "method.dt = 2 is larger than the time constant"),
         ("lcp-rnn-di", {"network.hidden": [8, 8]}, "one layer at equilibrium"),
         ("lcp-rnn-di", {"network.output_activation": "tanh"}, "reads out linearly"),
         ("lcp-rnn-di", {"method.k_i": 0.0}, "exerts no control"),
