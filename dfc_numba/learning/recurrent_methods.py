@@ -77,7 +77,8 @@ def _forward(network, minibatch, config, own, *, rule):
         )
         scale = -options.tau_q / options.dt  # the learning rate of [feedback_optimizer] stands for dt / tau_q
         learned["Q"] = (scale * noisy.feedback[0]).astype(network.dtype)
-    return _clipped(network, config, update, learned)
+    flagged = update.diverged | _restless(_free(network, x, options, own), options)
+    return _clipped(network, config, update, learned, flagged)
 
 
 def _backpropagated(network, minibatch, config, own):
@@ -86,10 +87,15 @@ def _backpropagated(network, minibatch, config, own):
     update = control_learning.recurrent_backpropagation(
         recurrent_network(network, own), minibatch.x, minibatch.y, options, free=free
     )
-    return _clipped(network, config, update, {})
+    return _clipped(network, config, update, {}, update.diverged)
 
 
-def _clipped(network, config, update, learned):
+def _restless(free, options):
+    """(B,) samples whose outputs, those of the free equilibrium, are not those of a state at rest."""
+    return ~(free.finite & free.converged) if options.tolerance else ~free.finite
+
+
+def _clipped(network, config, update, learned, flagged):
     """Return the `Gradients` of an update, clipped; learned: those of further parameters of the method's own."""
     names = ("input_weights", "output_weights", "weights", "input_biases", "output_biases", "biases")
     main = _descent(
@@ -98,8 +104,8 @@ def _clipped(network, config, update, learned):
     pairs = _descent(network, config, update.transposed or [])
     own = {"W": main[2], **dict(zip(PAIRS, pairs, strict=False)), **learned}
     if network.biases is None:
-        return Gradients(main[:2], own=own, flagged=update.diverged)
-    return Gradients(main[:2], main[3:5], own=own | {"b_rec": main[5]}, flagged=update.diverged)
+        return Gradients(main[:2], own=own, flagged=flagged)
+    return Gradients(main[:2], main[3:5], own=own | {"b_rec": main[5]}, flagged=flagged)
 
 
 def _descent(network, config, arrays):
