@@ -39,7 +39,7 @@ from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.shared_passes import sharing_passes
 from dfc_numba.model.targets import loss_value
-from dfc_numba.relatives.grapes import factors_of, scaled
+from dfc_numba.relatives.grapes import factors_of, scaled_rows
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import ranks, threads
 from dfc_numba.support.array_types import Array
@@ -377,8 +377,9 @@ class Trainer:
         """Take one step of each optimiser whose parameters have a gradient."""
         pretraining = minibatch.phase == "pretraining"
         if gradients.weights is not None:
-            layers = self._modulated(gradients.weights, gradients.biases)
-            self._descend("forward", self._with_layer_parameters(layers, gradients.own), minibatch)
+            layers = forward_layers(gradients.weights, gradients.biases)
+            layers = self._modulated(self._with_layer_parameters(layers, gradients.own))
+            self._descend("forward", layers, minibatch)
         if gradients.feedback is not None:
             layers = feedback_layers(gradients.feedback, self.config.feedback.freeze_output)
             self._descend("pretraining" if pretraining else "feedback", layers, minibatch)
@@ -401,14 +402,19 @@ class Trainer:
         least = None if minibatch.phase == "pretraining" else getattr(optimizer.options, "cosine_to", None)
         optimizer.step(layers, cosine(least, minibatch.epoch, self.config.training.epochs))
 
-    def _modulated(self, weights, biases):
-        """Return the gradients per layer, modulated according to `optimizer.modulation`."""
+    def _modulated(self, layers):
+        """Return gradients per layer, modulated according to `optimizer.modulation`.
+
+        A unit's factor is read from its rows of all matrices of its layer, and scales its gradients in all arrays there.
+        """
         modulation = getattr(self.config.optimizer, "modulation", None)
-        if modulation is not None:
-            clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
-            factors = factors_of(self.network.weights, clip=clip)
-            weights, biases = scaled(weights, factors), scaled(biases, factors)
-        return forward_layers(weights, biases)
+        if modulation is None:
+            return layers
+        clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
+        arrays = self._with_layer_parameters([[w] for w in self.network.weights], self.parameters)
+        rows = [[a for a in layer if a.ndim == 2 and len(a) == len(layer[0])] for layer in arrays]
+        factors = factors_of([np.hstack(matrices) for matrices in rows], clip=clip)
+        return [*map(scaled_rows, layers, factors), layers[-1]]
 
     def _end_epoch(self, epoch):
         """Evaluate the epoch, keep its weights if they are the best so far, and return its row."""

@@ -124,8 +124,14 @@ def scaled(gradients, factors):
     """Scale gradients by given factors of the hidden layers; None stays None."""
     if gradients is None:
         return None
-    rows = zip(gradients[:-1], factors, strict=True)
-    return [*((g.T * f).T.astype(g.dtype, copy=False) for g, f in rows), gradients[-1]]
+    return [*(scaled_rows([g], f)[0] for g, f in zip(gradients[:-1], factors, strict=True)), gradients[-1]]
+
+
+def scaled_rows(gradients, factor):
+    """Scale the gradients of a layer by the factors of its units, their rows; arrays with other rows stay as they are."""
+    return [
+        (g.T * factor).T.astype(g.dtype, copy=False) if g.shape[:1] == factor.shape else g for g in gradients
+    ]
 
 
 @dataclass(frozen=True)

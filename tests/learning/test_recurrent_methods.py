@@ -92,3 +92,24 @@ def _main(gradients):
 
 def _joint_norm(arrays):
     return np.sqrt(sum(np.sum(array**2) for array in arrays))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(("modulation", "clip"), [("grapes", (0.0, 2.0)), ("grapes-clipped", (1.0, 2.0))])
+def test_responsibilities_count_recurrent_weights_and_scale_all_arrays_of_the_layer(name, modulation, clip):
+    layers = []
+    for extra in ({}, {"optimizer.modulation": modulation}):
+        run = trainer(configuration(name, epochs=1, **extra))
+        run.optimizers["forward"].step = lambda arrays, scale: layers.append(arrays)
+        run._learn(run._take(run.schedule[0], [np.arange(32)]), 1)
+    plain, modulated = layers
+    incoming = np.abs(run.network.weights[0]).sum(axis=1) + np.abs(run.own["W"]).sum(axis=1)
+    factor = np.clip(2.0 * incoming / incoming.max(), *clip)
+    bias = run.network.biases is not None
+    assert [len(layer) for layer in modulated] == ([4, 2] if bias else [2, 1])
+    for scaled, gradient in zip(modulated[0], plain[0], strict=True):
+        rows = factor.reshape(-1, *[1] * (gradient.ndim - 1))
+        assert np.allclose(scaled, rows * gradient, rtol=1e-5, atol=0)
+        assert scaled.dtype == gradient.dtype
+        assert np.any(gradient)
+    assert all(map(np.array_equal, modulated[1], plain[1]))
