@@ -148,6 +148,58 @@ def test_energy_control_comes_to_the_same_rest():
     assert np.allclose(by_energy.state.u, rest.u, atol=1e-4)
 
 
+def numerical_descent(net, x, y, loss):
+    """Minus the numerical gradient of the mean loss of a recurrent network's free equilibrium, by name."""
+    resting = lc.LeastControl(dt=1.0, steps=5000, tolerance=1e-15)
+
+    def value():
+        output = lc.free_equilibrium(net, x, resting).output
+        if loss == "mse":
+            return np.mean((output - np.eye(3)[y]) ** 2)
+        return -np.mean(np.log(oracle.softmax(output)[range(len(y)), y]))
+
+    return {name: -oracle.numerical_gradient(value, array, 1e-5) for name, array in net.parameters().items()}
+
+
+def largest_deviation(update, expected, factor=1.0):
+    """The largest deviation of an update's arrays, each relative to the largest number expected there."""
+    pairs = [(factor * update.weights[name], array) for name, array in expected.items()]
+    return max(np.abs(ours - array).max() / np.abs(array).max() for ours, array in pairs)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_recurrent_backpropagation_descends_along_the_numerical_gradient(loss, activation, monkeypatch):
+    net, options, x, y = problem(recurrent=True, loss=loss, steps=5000, tolerance=1e-14)
+    net.activation = activation
+    targets = np.eye(3)[y]
+    expected = numerical_descent(net, x, y, loss)
+    assert largest_deviation(cl.recurrent_backpropagation(net, x, targets, options), expected) < 1e-3
+    monkeypatch.setattr(cl, "ADJOINT_TOLERANCE", 1e-13)
+    update = cl.recurrent_backpropagation(net, x, targets, options)
+    assert update.state.converged.all()
+    assert largest_deviation(update, expected) < 1e-7
+
+
+@pytest.mark.parametrize("values", [{}, {"k_i": 0.5, "k_p": 2e-4}])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_the_recurrent_update_at_rest_is_the_gradient_in_the_limit_of_weak_control(loss, values):
+    """u* = -(k_i/alpha + k_p) dl/do, and e* = (I - J^T)^-1 (do/dv)^T u*: as alpha grows, the gain times the gradient."""
+    deviations, expected = [], None
+    for alpha in (1e2, 1e3, 1e4):
+        scaled = {**values, "k_p": values.get("k_p", 0.0) * 1e4 / alpha}
+        net, options, x, y = problem(
+            recurrent=True, alpha=alpha, tau_u=alpha, dt=0.5, loss=loss, steps=5000, tolerance=1e-14, **scaled
+        )
+        expected = numerical_descent(net, x, y, loss) if expected is None else expected
+        update = cl.control_update(net, x, np.eye(3)[y], options)
+        assert update.state.converged.all()
+        deviations.append(largest_deviation(update, expected, 1.0 / options.rest_gain))
+    assert deviations[-1] < 1e-3
+    ratios = np.divide(deviations[:-1], deviations[1:])
+    assert np.all((ratios > 8.0) & (ratios < 12.5))  # the deviation is of first order in 1 / alpha
+
+
 def test_kolen_pollack_makes_both_sides_of_a_pair_agree():
     net, options, x, y = problem(rule="kp", alpha=1.0, tolerance=1e-10, steps=3000, dt=0.5)
     pairs = cl.initial_transposed(net, seed=4)
