@@ -354,6 +354,7 @@ PASSES = (
     Option("tolerance", 1e-6, "of u at rest, relative", ranges.PositiveTolerance),
     Option("passes", 100, "maximum number of alternating passes to find the fixed point", ranges.Passes),
 )
+RESTLESS = FLAGGED.replace("method.steps, a smaller method.dt", "method.passes")
 
 
 # --- GRAPES ---------------------------------------------------------------------------------------------------------------
@@ -460,12 +461,12 @@ register_built_ins(
 register_built_ins(
     Method(
         "lcp-di", summary="least control by dynamic inversion: J^T u feedback at rest", forward=partial(_lc_forward, rule="di"),
-        options=(*CONTROL, *PASSES), rules=control_rules, flagged=FLAGGED, losses=LOSSES,
+        options=(*CONTROL, *PASSES), rules=control_rules, flagged=RESTLESS, losses=LOSSES,
     ),
     Method(
         "lcp-kp", summary="least control with feedback that learns like its forward partner (Kolen-Pollack)",
         forward=partial(_lc_forward, rule="kp"), parameters=_kp_parameters, after_step=_kp_decay, rules=control_rules,
-        flagged=FLAGGED, losses=LOSSES,
+        flagged=RESTLESS, losses=LOSSES,
         options=(
             *CONTROL, *PASSES,
             Option("pair_decay", 1e-6, "fraction that both sides of a pair lose in a step", ranges.UpToOne),

@@ -1,5 +1,7 @@
 """Methods of a recurrent layer at equilibrium: what they flag and clip, and how GRAPES modulates them."""
 
+import re
+
 import numpy as np
 import pytest
 from test_relatives_methods import configuration, trainer
@@ -49,6 +51,14 @@ def test_samples_without_a_free_equilibrium_are_flagged_although_the_controlled_
     )  # fmt: skip
     assert gradients.flagged.tolist() == [False, True, False, False]
     assert np.isfinite(gradients.weights[0]).all()
+
+
+@pytest.mark.parametrize("name", [*RECURRENT, "lcp-di", "lcp-kp", "lcp-lf"])
+def test_the_remedies_of_a_warning_are_options_of_the_method(name):
+    method = METHODS.find(name, key="training.method")
+    named = re.findall(r"method\.(\w+)", method.flagged)
+    assert len(named) >= 2
+    assert set(named) <= {option.name for option in method.options}
 
 
 def test_prediction_and_flags_share_the_free_equilibrium(monkeypatch):
