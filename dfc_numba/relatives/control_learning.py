@@ -105,7 +105,8 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
     Args: as for `controlled_phase`. options: a `LeastControl`, for the free phase and the loss. free: the `Free`; None runs it.
 
     Returns:
-        `ControlUpdate` whose state has g as e, delta as u, and whose samples have converged if both iterations have.
+        `ControlUpdate` whose state has g as e, delta as u, and whose samples have converged if both iterations have; for
+        tolerance 0 that of g alone is judged.
     """
     instance("network", network, RecurrentNetwork)
     system, x, y, _, _ = checked(network, x, y, options, None, None)
@@ -119,7 +120,7 @@ def recurrent_backpropagation(network, x, y, options, *, free=None):
             if convergence.over:
                 break
     finite = convergence.running & finite_samples(len(x), g, delta)
-    converged = free.converged & convergence.resting
+    converged = convergence.resting & free.converged if options.tolerance else convergence.resting
     state = Controlled(
         free.v,
         g,

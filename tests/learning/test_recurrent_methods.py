@@ -53,6 +53,12 @@ def test_samples_without_a_free_equilibrium_are_flagged_although_the_controlled_
     assert np.isfinite(gradients.weights[0]).all()
 
 
+@pytest.mark.parametrize("name", RECURRENT)
+def test_phases_that_are_not_to_end_early_are_not_flagged_for_that(name):
+    gradients, _, _ = gradients_of(name, own={"W": 0.3 * np.eye(7)}, **{"method.tolerance": 0.0})
+    assert not gradients.flagged.any()
+
+
 @pytest.mark.parametrize("name", [*RECURRENT, "lcp-di", "lcp-kp", "lcp-lf"])
 def test_the_remedies_of_a_warning_are_options_of_the_method(name):
     method = METHODS.find(name, key="training.method")
