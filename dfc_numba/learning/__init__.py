@@ -5,6 +5,8 @@ method.py, phases.py             `Method`, `Minibatch`, `Gradients`; which phase
 methods.py, baselines.py         the methods of the DFC family; backpropagation and direct feedback alignment
 inversion_methods.py             learning by dynamic inversion
 relatives.py, recurrent_methods.py    the relatives of DFC; least control of a recurrent layer
+equilibrium_methods.py           equilibrium propagation
+named_arrays.py                  the arrays of a method as dicts by name
 signals.py                       from errors of layers to gradients
 optimizer.py, descent.py         `Optimizer`, SGD, Adam and RMSprop; the descent of a network's arrays with clipping and decay
 schedule.py                      orders of samples

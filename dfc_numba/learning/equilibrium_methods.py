@@ -1,0 +1,168 @@
+"""Equilibrium propagation as learning methods; its rules are in `dfc_numba.relatives.equilibrium_propagation`."""
+
+from typing import Any
+
+import numpy as np
+
+from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
+from dfc_numba.learning.method import EQUILIBRIUM, Gradients, Method, PlannedUpdate
+from dfc_numba.learning.named_arrays import listed, negative, numbered, seed_of
+from dfc_numba.learning.recurrent_methods import LOSSES
+from dfc_numba.model.initialization import initial_matrix
+from dfc_numba.model.shared_passes import shared_pass
+from dfc_numba.registry import Option
+from dfc_numba.relatives import equilibrium_propagation
+from dfc_numba.relatives.equilibrium_newton import newton_update
+from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, settled_state
+from dfc_numba.relatives.equilibrium_trajectory import recorded_equilibrium_update
+from dfc_numba.support import ranges
+
+FORMS = {
+    "ep": "prototypical", "ep-vector-field": "prototypical", "ep-hopfield": "hopfield", "ep-gaussian": "gaussian",
+}  # fmt: skip
+VECTOR_FIELD = "ep-vector-field"
+
+
+def equilibrium_of(config):
+    """Return the `EquilibriumPropagation` of a configuration."""
+    names = ("beta", "sides", "free_steps", "nudged_steps", "dt", "tau", "tolerance", "same_update")
+    values = {name: config.method[name] for name in names if name in config.method}
+    method = config.training.method
+    return EquilibriumPropagation(
+        form=FORMS[method], nonlinearity=config.network.hidden_activation, loss=config.target.loss,
+        backward="separate" if method == VECTOR_FIELD else "transposed", **values,
+    )  # fmt: skip
+
+
+def _ep_forward(network, minibatch, config):
+    options = equilibrium_of(config)
+    if config.method.get("solver") != "newton":
+        return _planned(network, minibatch, options)
+    update = newton_update(network, minibatch.x, minibatch.y, options)
+    return Gradients(negative(update.weights), negative(update.biases), flagged=update.diverged)
+
+
+def _planned(network, minibatch, options, learned=None):
+    """Plan the update, which the log may record; learned: function of it that returns gradients of the method's own."""
+
+    def gradients(update):
+        own = learned and learned(update)
+        return Gradients(negative(update.weights), negative(update.biases), own=own, flagged=update.diverged)
+
+    return PlannedUpdate(recorded_equilibrium_update, gradients, (minibatch.y, options), network=network)
+
+
+def _ep_predict(network, x, config):
+    return settled_state(network, x, equilibrium_of(config)).states[-1]
+
+
+def _vf_network(network, x, own):
+    """Return the network with its backward weights, the same one for prediction and update of a minibatch."""
+    return shared_pass(lambda: network.sharing(backward=listed("B", own)), "backward", network, x)
+
+
+def _vf_parameters(network, config):
+    rng = np.random.default_rng(seed_of(config))
+    shapes = zip(network.sizes[1:-1], network.sizes[2:], strict=True)
+    arrays = [initial_matrix("xavier_normal", *shape, rng) for shape in shapes]
+    return numbered("B", [array.astype(network.dtype) for array in arrays])
+
+
+def _vf_forward(network, minibatch, config, own):
+    def learned(update):
+        return numbered("B", negative(update.backward))
+
+    options = equilibrium_of(config)
+    return _planned(_vf_network(network, minibatch.x, own), minibatch, options, learned)
+
+
+def _vf_predict(network, x, config, own):
+    options = equilibrium_of(config)
+    return settled_state(_vf_network(network, x, own), x, options).states[-1]
+
+
+def _ep_rules(config):
+    name = config.network.hidden_activation
+    known = tuple(NONLINEARITIES)
+    yield (
+        not isinstance(name, str) or name not in known,
+        f"equilibrium propagation has one nonlinearity for all layers, and network.hidden_activation = {name!r}; set it to one "
+        f"of {', '.join(known)}",
+    )
+    yield (
+        config.log.on and config.method.get("solver") == "newton",
+        "method.solver = 'newton' simulates nothing that could be logged; set method.solver = 'steps', or log.on = false",
+    )
+    yield (
+        config.method.beta == 0,
+        "method.beta = 0 leaves nothing to divide by; set it to a number such as 0.1",
+    )
+    _, high = (
+        equilibrium_propagation.BOUNDS.get(name, (-np.inf, np.inf)) if isinstance(name, str) else (0.0, 1.0)
+    )
+    yield (
+        config.target.loss == "mse" and config.target.class_value > high,
+        f"target.class_value = {config.target.class_value:g} lies outside the range of {name!r}; lower it",
+    )
+
+
+NOT_SETTLED = (
+    "did not settle; try more method.free_steps, a larger method.tolerance, smaller weights (a lower "
+    "optimizer.learning_rate, another network.init)"
+)
+BETA = Option("beta", 0.1, "nudge, not 0; negative: away from the target", ranges.Finite)
+SIDES = Option("sides", 1, "1: free and +beta states; 2: -beta and +beta", least=1, most=2)
+FREE = Option("free_steps", 30, "maximum number of steps of the free phase", ranges.Steps)
+NUDGED = Option("nudged_steps", 10, "steps of the nudged phase", ranges.Steps)
+TOLERANCE = Option(
+    "tolerance", None, "largest change of a state in a step at which a sample has settled; none: all steps",
+    ranges.PositiveTolerance,
+)  # fmt: skip
+SOLVER = Option(
+    "solver", "steps", "newton: solve for both equilibria (small networks)", choices=("steps", "newton")
+)
+STEP = Option("dt", 0.1, "Euler step", ranges.TimeStep)
+TAU = Option("tau", 1.0, "time constant", ranges.TimeConstant)
+
+
+SIMULATION: dict[str, Any] = {
+    "reads": ("log",),
+    "simulations": {"forward": EQUILIBRIUM},
+    "flagged": NOT_SETTLED,
+    "losses": LOSSES,
+}
+
+
+def _energy(name, summary, options):
+    return Method(
+        name,
+        summary=summary,
+        forward=_ep_forward,
+        predict=_ep_predict,
+        options=options,
+        rules=_ep_rules,
+        **SIMULATION,
+    )
+
+
+EQUILIBRIUM_METHODS = (
+    _energy(
+        "ep", "equilibrium propagation, prototypical form", (BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER)
+    ),
+    _energy(
+        "ep-hopfield", "equilibrium propagation, Hopfield energy",
+        (BETA, SIDES, FREE, NUDGED, STEP, TAU, TOLERANCE, SOLVER),
+    ),
+    _energy(
+        "ep-gaussian", "equilibrium propagation, conditional Gaussian energy (predictive coding)",
+        (BETA, SIDES, NUDGED, STEP, TAU),
+    ),
+    Method(
+        "ep-vector-field", summary="equilibrium propagation with backward weights of their own", forward=_vf_forward,
+        parameters=_vf_parameters, predict=_vf_predict, rules=_ep_rules, **SIMULATION,
+        options=(
+            BETA, SIDES, FREE, NUDGED, TOLERANCE,
+            Option("same_update", False, "backward weights receive the symmetric rule's update"),
+        ),
+    ),
+)  # fmt: skip
