@@ -25,9 +25,11 @@ from dfc_numba.kernels.jit import jit, jit_part
 from dfc_numba.kernels.layout import Layout
 from dfc_numba.kernels.multiply import multiply, multiply_add
 from dfc_numba.kernels.rows import add, fill, move
+from dfc_numba.kernels.state_changes import distance, largest_change
 
 PROTOTYPICAL, HOPFIELD, GAUSSIAN = 0, 1, 2
 SQUARED_ERROR, CROSS_ENTROPY = 0, 1
+WATCHED = 5  # steps at the end of a nudged phase whose lengths are kept
 
 
 class Model(NamedTuple):
@@ -151,7 +153,7 @@ def _all_drives(model, rows, drive, still, rate):
 
 
 @jit
-def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, first, rows, samples):
+def free_phase(model, gain, steps, tolerance, x, state, drive, counts, speeds, records, first, rows, samples):
     """Relax the samples first .. first + rows, from `state` to where they rest.
 
     Args:
@@ -159,6 +161,7 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
             negative: none does. x: flat inputs, rows of stride_0.
         state, drive: dense, float64; the initial state, replaced by the last one, and D at the last one.
         counts: (B,) receives the steps done, `steps + 1` for a sample that has not settled within them (tolerance >= 0).
+        speeds: (B,) receives the largest change of a state in the last step of a sample, over the gain; NaN if it is NaN.
         records: all states, `[layer][time][sample][unit]` with steps + 1 time points; empty for none.
     """
     layout = model.layout
@@ -205,14 +208,27 @@ def free_phase(model, gain, steps, tolerance, x, state, drive, counts, records, 
             _record(layout, rows, first, samples, steps + 1, step, records, now, state, False)
         if tolerance >= 0.0:
             left -= _settle(
-                layout, rows, first, samples, now, before, tolerance, settled, state, counts, step
+                layout,
+                rows,
+                first,
+                samples,
+                now,
+                before,
+                tolerance,
+                settled,
+                state,
+                counts,
+                speeds,
+                gain,
+                step,
             )
             if left == 0:
                 break
     for s in range(rows):
         if not settled[s]:
             _store(layout, s, rows, first + s, samples, state, now)
-            counts[first + s] = steps + 1 if tolerance >= 0.0 else steps
+            counts[first + s] = steps + 1 if tolerance >= 0.0 and model.form != GAUSSIAN else steps
+            speeds[first + s] = largest_change(layout, s, rows, now, before) / gain if steps > 0 else 0.0
     _load(layout, rows, first, samples, now, state)
     if model.form == HOPFIELD:
         for i in range(1, depth + 1):
@@ -233,23 +249,18 @@ def _descend(size, gain, state, slope, drive, start):
 
 
 @jit_part
-def _settle(layout, rows, first, samples, now, before, tolerance, settled, state, counts, step):
+def _settle(layout, rows, first, samples, now, before, tolerance, settled, state, counts, speeds, gain, step):
     """Leave the samples that have settled in this step at their state; returns how many."""
     done = 0
     for s in range(rows):
         if settled[s]:
             continue
-        change = 0.0
-        for i in range(1, layout.sizes.size):
-            place = rows * layout.rows[i] + s * layout.stride[i]
-            for k in range(place, place + layout.sizes[i]):
-                difference = abs(now[k] - before[k])
-                if not difference <= change:
-                    change = difference
+        change = largest_change(layout, s, rows, now, before)
         if change <= tolerance:
             settled[s] = True
             done += 1
             counts[first + s] = step
+            speeds[first + s] = change / gain
             _store(layout, s, rows, first + s, samples, state, now)
     return done
 
@@ -260,9 +271,7 @@ def _settle(layout, rows, first, samples, now, before, tolerance, settled, state
 class Base(NamedTuple):
     """A shard around its free state, in the dtype of the nudged phase."""
 
-    constants: (
-        np.ndarray
-    )  # three planes per layer, at 3 * start: of the difference formula, or in the first where it is at
+    constants: np.ndarray  # three planes per layer, at 3 * start: of the difference formula, or where it is
     residual: np.ndarray
     drive: np.ndarray
 
@@ -445,6 +454,7 @@ class NudgedArrays(NamedTuple):
     target: np.ndarray  # (B, n_L), float64
     deviations: np.ndarray  # receive state - free state, and the difference of the rates
     rate_deviations: np.ndarray
+    lengths: np.ndarray  # (B, WATCHED + 1) receive the lengths of the last steps, and of d at the end
     records: np.ndarray  # as in `free_phase`
 
 
@@ -462,20 +472,28 @@ def nudged_phase(model, free, nudging, arrays, first, rows, samples):
     wide = np.zeros(6 * max(free.layout.widest, 1), state.dtype)
     _set_base(model, base, free, wide, rows, first, samples, state, arrays.drive, nudging.limit)
     deviation, change, back = np.zeros(total, dtype), np.zeros(total, dtype), np.zeros(total, dtype)
-    moved = np.zeros(total, dtype)
+    moved, before = np.zeros(total, dtype), np.zeros(total, dtype)
     nudge = np.zeros((rows, layout.sizes[layout.sizes.size - 1]))
     rate = deviation if model.form == PROTOTYPICAL else moved
     if records.size > 0:
         _record(layout, rows, first, samples, points, 0, records, deviation, state, True)
     for step in range(1, points):
+        column = step - points + WATCHED
+        if column >= 0:
+            move(total, before, 0, deviation, 0)
         _nudge(
             layout, rows, first, samples, nudging.loss, nudging.beta, state, arrays.target, deviation, nudge
         )
         _advance(model, base, rows, nudging.gain, nudging.loss, deviation, rate, change, back, nudge)
         if model.form != PROTOTYPICAL:
             _finish_energy_step(model, rows, nudging.gain, deviation, rate, base, nudge)
+        if column >= 0:
+            for s in range(rows):
+                arrays.lengths[first + s, column] = distance(layout, s, rows, deviation, before)
         if records.size > 0:
             _record(layout, rows, first, samples, points, step, records, deviation, state, True)
+    fill(total, before, 0, 0.0)
     for s in range(rows):
+        arrays.lengths[first + s, WATCHED] = distance(layout, s, rows, deviation, before)
         _store(layout, s, rows, first + s, samples, arrays.deviations, deviation)
         _store(layout, s, rows, first + s, samples, arrays.rate_deviations, rate)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfc_numba.model.network import Network
+from dfc_numba.relatives.equilibrium_contrast import contrast
 from dfc_numba.relatives.equilibrium_propagation import (
     EquilibriumPropagation,
     FreeState,
-    contrast,
     free_phase,
     nudged_phase,
 )

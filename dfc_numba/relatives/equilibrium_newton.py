@@ -18,13 +18,13 @@ from scipy.special import softmax
 from dfc_numba.kernels.equilibrium_units import CLIPPED, NONLINEARITIES
 from dfc_numba.model.network import Network
 from dfc_numba.model.targets import as_targets
+from dfc_numba.relatives.equilibrium_contrast import contrast
 from dfc_numba.relatives.equilibrium_energy import rate_of, slope_of
 from dfc_numba.relatives.equilibrium_propagation import (
     EquilibriumPropagation,
     EquilibriumUpdate,
     FreeState,
     NudgedState,
-    contrast,
 )
 from dfc_numba.support import memory, threads
 from dfc_numba.support.ranges import Count, Finite, PositiveTolerance

@@ -23,8 +23,9 @@ from dfc_numba.model.network import Network
 from dfc_numba.model.noise_key import as_key
 from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.model.targets import as_targets
+from dfc_numba.relatives.equilibrium_contrast import contrast, usable
 from dfc_numba.relatives.equilibrium_energy import rate_of
-from dfc_numba.relatives.finiteness import Flagged, finite_samples, lost_samples
+from dfc_numba.relatives.finiteness import Flagged, lost_samples
 from dfc_numba.support import memory, threads
 from dfc_numba.support.options import options
 from dfc_numba.support.ranges import (
@@ -39,6 +40,12 @@ from dfc_numba.support.ranges import (
 from dfc_numba.support.validation import float_list, instance, number, samples, silent, whole_number
 
 FORMS = {"prototypical": kernel.PROTOTYPICAL, "hopfield": kernel.HOPFIELD, "gaussian": kernel.GAUSSIAN}
+RESTORING = {
+    "hopfield": 1.0,
+    "gaussian": 2.0,
+}  # rate, times tau, at which an output unit returns to rest without a nudge
+MOVING = 0.05  # speed, change of a state in a step over dt / tau, above which a sample still moves
+GROWING = 1e-4  # part of the deviation by which it grows in a step that counts as growth
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "steepsigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0)}
 
 
@@ -124,8 +131,9 @@ class FreeState(Flagged):
 
     Attributes:
         states: s_i or u_i. rates: phi of it (prototypical: the same). drives: W_i r_{i-1} + B_i r_{i+1} + b_i there.
-        steps: (B,) steps done. settled: (B,) whether the tolerance was met; None without one.
+        steps: (B,) steps done. settled: (B,) whether the tolerance was met; None without one. The Gaussian form starts at rest.
         trajectory: list of (T, B, n_i) with all time points, or None.
+        speeds: (B,) largest change of a state in the last step, divided by dt / tau; None if it was not simulated.
         diverged: whether some number of it is not finite.
     """
 
@@ -135,6 +143,14 @@ class FreeState(Flagged):
     steps: np.ndarray
     settled: np.ndarray | None
     trajectory: list | None = None
+    speeds: np.ndarray | None = None
+
+    @property
+    def moving(self):
+        """(B,) samples not settled: by the tolerance, or without one, faster than `MOVING` at the end; None if unknown."""
+        if self.settled is not None:
+            return ~self.settled
+        return None if self.speeds is None else ~(self.speeds <= MOVING)
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,8 @@ class NudgedState(Flagged):
     Attributes:
         beta: the nudge. deviations, rate_deviations: (B, n_i) of states and rates.
         trajectory: list of (T, B, n_i) with the states at all time points, or None.
+        growing: (B,) samples of the energy forms whose last five steps each are longer than the one before, and the last than
+            1e-4 of the deviation: steps down an energy shorten on the way to its minimum. None if it is not known.
         diverged: whether some number of it is not finite.
     """
 
@@ -151,6 +169,7 @@ class NudgedState(Flagged):
     deviations: list
     rate_deviations: list
     trajectory: list | None = None
+    growing: np.ndarray | None = None
 
 
 @silent()
@@ -220,13 +239,15 @@ class EquilibriumUpdate:
 
     @property
     def diverged(self):
-        """(B,) samples that did not settle, or are not finite; None without a tolerance where all are finite."""
-        parts = [part for nudged in self.nudged for part in (nudged.deviations, nudged.rate_deviations)]
-        finite = finite_samples(len(self.free.steps), self.free.states, self.free.drives, *parts)
-        lost = lost_samples(finite, self.weights, self.biases, self.backward)
-        if self.free.settled is not None:
-            return lost | ~self.free.settled
-        return lost if lost.any() else None
+        """(B,) samples that still move after the free phase, are still driven away by a nudge, or are not finite.
+
+        None where neither is known and all are finite.
+        """
+        flags = lost_samples(usable(self.free, self.nudged), self.weights, self.biases, self.backward)
+        known = [
+            flag for flag in (self.free.moving, *(part.growing for part in self.nudged)) if flag is not None
+        ]
+        return np.any([flags, *known], axis=0) if known or flags.any() else None
 
 
 @silent()
@@ -237,14 +258,14 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
 
     Args:
         x: inputs (B, n_0). y: targets (B, n_L), or integer labels (B,). initial: as for `free_phase`.
-        free: a `FreeState` to start from, such as one by `equilibrium_newton.free_equilibrium`.
+        free: a `FreeState` of these inputs to start from, as `free_phase` returns it.
 
     Returns:
-        `EquilibriumUpdate`. A sample that did not settle, or whose states are not finite, has its part in the update; see
-        `free.settled`.
+        `EquilibriumUpdate`. A sample that did not settle, or that a nudge drives away, has its part in the update, one whose
+        states are not finite has none; `diverged` flags them all.
 
     Raises:
-        ValueError, TypeError: for arguments that do not fit.
+        ValueError, TypeError: for arguments that do not fit, and a nudge that dt cannot carry (see `check_nudge`).
     """
     if free is not None:
         initial = instance("free", free, FreeState).states
@@ -264,52 +285,6 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
     free = phases.free() if free is None else free
     nudged = tuple(part.result() for part in nudged)
     return EquilibriumUpdate(*contrast(network, x, options, free, nudged), free, nudged)
-
-
-def contrast(network, x, options, free, nudged):
-    """Return (weights, biases, backward) of the update that follows from the states of both phases."""
-    dtype, count = network.dtype, len(x)
-    width = nudged[-1].beta - (nudged[0].beta if len(nudged) == 2 else 0.0)
-    x = np.asarray(x, dtype)
-    with threads.one_thread():
-        if options.form == "gaussian":
-            return (*_gaussian_contrast(network, x, free, nudged, 1.0 / (width * count)), None)
-        rates = [rate.astype(dtype) for rate in free.rates]
-        if len(nudged) == 1:
-            change = nudged[0].rate_deviations
-            middle = [rate + 0.5 * d for rate, d in zip(rates, change, strict=True)]
-        else:
-            pairs = list(zip(nudged[0].rate_deviations, nudged[1].rate_deviations, strict=True))
-            change = [second - first for first, second in pairs]
-            middle = [rate + 0.5 * (a + b) for rate, (a, b) in zip(rates, pairs, strict=True)]
-        scale = dtype.type(1.0 / (width * count))
-        change = [scale * d for d in change]
-        biases = None if network.biases is None else [d.sum(axis=0) for d in change]
-        if options.backward == "separate" and not options.same_update:
-            below, above = [x, *rates[:-1]], rates[1:]
-            weights = [d.T @ r for d, r in zip(change, below, strict=True)]
-            return weights, biases, [d.T @ r for d, r in zip(change, above, strict=False)]
-        weights = [change[0].T @ x]
-        for i in range(1, len(change)):
-            weights.append(change[i].T @ middle[i - 1] + middle[i].T @ change[i - 1])
-        backward = [np.ascontiguousarray(w.T) for w in weights[1:]] if options.same_update else None
-        return weights, biases, backward
-
-
-def _gaussian_contrast(network, x, free, nudged, scale):
-    """Return the update 2/D mean [e_i r_{i-1}^T]; the errors e_i are 0 in the free state."""
-    weights = [np.zeros_like(w) for w in network.weights]
-    biases = [np.zeros(n, network.dtype) for n in network.sizes[1:]]
-    signs = [1.0] if len(nudged) == 1 else [-1.0, 1.0]
-    for sign, part in zip(signs, nudged, strict=True):
-        rates = [rate.astype(network.dtype) for rate in free.rates]
-        below = [x, *[r + d for r, d in zip(rates, part.rate_deviations[:-1], strict=False)]]
-        for i, d in enumerate(part.deviations):
-            error = d if i == 0 else d - part.rate_deviations[i - 1] @ network.weights[i].T
-            error = network.dtype.type(2.0 * sign * scale) * error
-            weights[i] += error.T @ below[i]
-            biases[i] += error.sum(axis=0)
-    return weights, None if network.biases is None else biases
 
 
 # --- phases of a minibatch ------------------------------------------------------------------------------------------------
@@ -335,7 +310,7 @@ class Phases:
         self.x = padded_rows(x, self.places.stride[0], np.float64)
         total = self.count * self.places.dense[-1]
         self.state, self.drive = self._initial(initial, total), np.zeros(total)
-        self.steps = np.zeros(self.count, np.int64)
+        self.steps, self.speeds = np.zeros(self.count, np.int64), np.zeros(self.count)
         self.records = self._records(options.free_points - 1, record_free)
         self.shards = threads.shards(self.count)
         self.target = None if y is None else self._target(y)
@@ -351,7 +326,7 @@ class Phases:
         tolerance = -1.0 if self.options.tolerance is None else self.options.tolerance
         kernel.free_phase(
             self.wide, self.options.gain, self.options.free_steps, tolerance, self.x, self.state, self.drive,
-            self.steps, self.records, first, rows, self.count,
+            self.steps, self.speeds, self.records, first, rows, self.count,
         )  # fmt: skip
 
     def take(self, free):
@@ -371,12 +346,15 @@ class Phases:
                 for points, state in zip(trajectory, states, strict=True):
                     points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]
-        return FreeState(states, rates, drives, np.minimum(self.steps, steps), settled, trajectory)
+        return FreeState(
+            states, rates, drives, np.minimum(self.steps, steps), settled, trajectory, self.speeds
+        )
 
     def nudges(self, beta, steps, record):
         """Prepare a nudged phase of this minibatch."""
         if self.target is None:
             raise TypeError("y is None; targets (B, n_L) or labels (B,) are needed to nudge a network")
+        check_nudge(self.options, beta)
         return _Nudges(self, beta, steps, record)
 
     def _views(self, flat, times=None):
@@ -420,6 +398,7 @@ class _Nudges:
         total, dtype = len(phases.state), phases.network.dtype
         self.phases, self.beta, self.steps = phases, float(beta), steps
         self.deviations, self.rate_deviations = np.zeros(total, dtype), np.zeros(total, dtype)
+        self.lengths = np.zeros((phases.count, kernel.WATCHED + 1))
         self.records = phases._records(steps, record)
 
     def run(self, first, rows):
@@ -433,15 +412,26 @@ class _Nudges:
             ARGUMENT_LIMIT[dtype.itemsize],
         )
         arrays = kernel.NudgedArrays(
-            phases.state, phases.drive, phases.target, self.deviations, self.rate_deviations, self.records
-        )
+            phases.state, phases.drive, phases.target, self.deviations, self.rate_deviations,
+            self.lengths, self.records,
+        )  # fmt: skip
         kernel.nudged_phase(phases.narrow, phases.wide, nudging, arrays, first, rows, phases.count)
 
     def result(self):
         """Return the `NudgedState`."""
         views = self.phases._views
         trajectory = views(self.records, self.steps + 1) if self.records.size else None
-        return NudgedState(self.beta, views(self.deviations), views(self.rate_deviations), trajectory)
+        states = views(self.deviations), views(self.rate_deviations)
+        return NudgedState(self.beta, *states, trajectory, self._growing())
+
+    def _growing(self):
+        """Return which samples their nudge still drives away; steps down an energy shorten on the way to its minimum."""
+        if self.phases.options.form not in RESTORING:
+            return None
+        lengths, distance = self.lengths[:, -1 - min(self.steps, kernel.WATCHED) : -1], self.lengths[:, -1]
+        last = self.lengths[:, -2]
+        longer = (np.diff(lengths) > 0).all(axis=1) & (last > GROWING * distance) & (self.steps > 1)
+        return longer | ~np.isfinite(last)
 
 
 def keyed_states(key, count, sizes):
@@ -450,6 +440,36 @@ def keyed_states(key, count, sizes):
     for i, out in enumerate(draws, 1):
         keyed_draws(out, key.word(), np.ones(1, np.uint64), key.numbers(count), i)
     return [out[0] for out in draws]
+
+
+def check_nudge(options, beta):
+    """Refuse a nudge under which Euler steps of the output grow, in the energy forms with a squared error.
+
+    With its drive fixed, a step multiplies the distance of an output u_L from rest by 1 - (dt/tau)(1 + beta) (Hopfield:
+    tau du/dt = -u + beta (y - u) + ...) or 1 - (dt/tau)(2 + beta) (Gaussian: -2 e + beta (y - u) + ...). Below -1 it
+    oscillates and grows. A cross-entropy pulls by beta at most. A negative beta of that size repels as fast.
+
+    Raises:
+        ValueError: where (dt/tau)(1 + |beta|), or (dt/tau)(2 + |beta|), is above 2.
+    """
+    if options.form not in RESTORING or options.loss != "mse":
+        return
+    rate = RESTORING[options.form] + abs(beta)
+    if options.gain * rate <= 2.0 * (1.0 + 1e-12):
+        return
+    largest = 2.0 / options.gain - RESTORING[options.form]
+    smaller = f", or |beta| <= {_rounded_down(largest)}" if largest > 0 else ""
+    raise ValueError(
+        f"beta = {beta:g} with dt = {options.step:g}, tau = {options.tau:g} and form = {options.form!r}: (dt / tau) "
+        f"({RESTORING[options.form]:g} + |beta|) = {options.gain * rate:g} is above 2, so that every Euler step drives the "
+        f"output further out of range; choose dt <= {_rounded_down(2.0 * options.tau / rate)}{smaller}"
+    )
+
+
+def _rounded_down(value):
+    """Return a positive number as text with three digits, rounded down."""
+    unit = 10.0 ** (np.floor(np.log10(value)) - 2)
+    return f"{np.floor(value / unit * (1.0 + 1e-12)) * unit:.3g}"
 
 
 LOSSES_OF_KERNEL = {"mse": kernel.SQUARED_ERROR, "cross_entropy": kernel.CROSS_ENTROPY}

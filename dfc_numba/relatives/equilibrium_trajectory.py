@@ -32,7 +32,7 @@ class EquilibriumTrajectory(Storable):
         time: (T,) in units of the time constant (prototypical form: steps). step: (T,) number of the step.
         s: list of (T, B, n_i), s_i or u_i: free, then nudged by beta. s_minus: the same, nudged by -beta; None for one side.
         converged: (B,) whether a sample has settled in the free phase, where it then stays; None without a tolerance.
-        diverged: (B,) whether some state is not finite at the end.
+        diverged: (B,) whether some state is not finite at the end, or a nudge still drives it away (`NudgedState.growing`).
         samples: (B,) positions of the samples in the minibatch.
         recipe: the `Recipe` of the simulation, with copies of the parameters; None if it is not known.
 
@@ -98,17 +98,20 @@ def recorded(network, x, y, options, record):
     x, y = np.asarray(x, np.float64)[chosen], np.asarray(as_targets(y, network.sizes[-1]))[chosen]
     free = free_phase(network, x, options, record=True)
     every, kept = slice(None, None, record.every), dict.fromkeys(VARIABLES)
-    finite = np.ones(len(chosen), bool)
+    sound = np.ones(len(chosen), bool)
     for name in names:
         beta = options.beta if name == "s" else -options.beta
-        nudged = nudged_phase(network, x, y, free, options, beta=beta, record=True).trajectory
-        finite &= np.all([np.isfinite(states[-1]).all(axis=1) for states in nudged], axis=0)
+        found = nudged_phase(network, x, y, free, options, beta=beta, record=True)
+        nudged = found.trajectory
+        sound &= np.all([np.isfinite(states[-1]).all(axis=1) for states in nudged], axis=0)
+        if found.growing is not None:
+            sound &= ~found.growing
         if name in wanted:
             parts = zip(free.trajectory, nudged, strict=True)
             kept[name] = [np.concatenate([one, two[1:]])[every] for one, two in parts]
     step = np.arange(options.time_points)[every]
     return EquilibriumTrajectory(
-        time=step * options.gain, step=step, **kept, converged=free.settled, diverged=~finite, samples=chosen
+        time=step * options.gain, step=step, **kept, converged=free.settled, diverged=~sound, samples=chosen
     )
 
 

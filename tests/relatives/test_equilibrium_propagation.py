@@ -1,5 +1,7 @@
 """Equilibrium propagation: phases beside a plain version, the update beside the adjoint gradient, tiny nudges, refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import relatives_oracle as oracle
@@ -91,21 +93,44 @@ def feedforward_voltages(net, x, nonlinearity):
         ("prototypical", "cross_entropy", "steepsigmoid"),
         ("hopfield", "mse", "sigmoid"),
         ("hopfield", "cross_entropy", "tanh"),
+        ("gaussian", "mse", "sigmoid"),
+        ("gaussian", "cross_entropy", "tanh"),
     ],
 )
 @pytest.mark.parametrize("sides", [1, 2])
 def test_the_update_approaches_the_adjoint_gradient_with_order_one_or_two(form, loss, nonlinearity, sides):
-    """The error of a one-sided nudge falls as beta, of a two-sided one as beta^2."""
+    """The error of a one-sided nudge falls as beta, of a two-sided one as beta^2; `pytest -s` prints the slopes."""
     values = {"form": form, "loss": loss, "nonlinearity": nonlinearity, "sides": sides, "scale": 0.4}
     betas, errors = [0.04, 0.02, 0.01], []
     for beta in betas:
         net, options, x, y = problem(beta=beta, free_steps=1500, nudged_steps=1500, **values)
+        update = ep.equilibrium_update(net, x, y, options)
+        exact = adjoint(net, x, y, options)
+        errors.append(distance(update.weights + update.biases, exact))
+    slopes = np.diff(np.log(errors)) / np.diff(np.log(betas))
+    print(form, loss, nonlinearity, "sides", sides, "slopes", slopes.round(3), "errors", np.array(errors))
+    assert np.allclose(slopes, sides, atol=0.1), (slopes, errors)
+
+
+def adjoint(net, x, y, options):
+    """Return the gradient of the cost at the free equilibrium, weights then biases.
+
+    The Gaussian form rests at the feedforward state: there it is backpropagation with a linear output, in plain NumPy.
+    """
+    if options.form != "gaussian":
         exact = newton.equilibrium_gradient(net, x, y, options)
         assert exact.converged.all()
-        update = ep.equilibrium_update(net, x, y, options)
-        errors.append(distance(update.weights + update.biases, exact.weights + exact.biases))
-    slopes = np.diff(np.log(errors)) / np.diff(np.log(betas))
-    assert np.allclose(slopes, sides, atol=0.1), (slopes, errors)
+        return exact.weights + exact.biases
+    voltages = feedforward_voltages(net, x, options.nonlinearity)
+    rates = [x, *[energy.rate_of(options, v) for v in voltages[:-1]]]
+    delta = (oracle.softmax(voltages[-1]) if options.loss == "cross_entropy" else voltages[-1]) - y
+    weights, biases = [], []
+    for i in reversed(range(len(voltages))):
+        weights.insert(0, delta.T @ rates[i] / len(x))
+        biases.insert(0, delta.mean(axis=0))
+        if i:
+            delta = (delta @ net.weights[i]) * energy.slope_of(options, voltages[i - 1])
+    return weights + biases
 
 
 def distance(update, gradient):
@@ -203,6 +228,114 @@ def test_a_network_without_equilibrium_is_flagged():
     net, options, x, _ = problem(nonlinearity="linear", tolerance=1e-9, free_steps=200, scale=3.0)
     with np.errstate(over="ignore", invalid="ignore"):
         assert not ep.free_phase(net, x, options).settled.any()
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-3])
+@pytest.mark.parametrize(
+    ("form", "beta", "rate"), [("hopfield", 19.0, 1.0), ("hopfield", -19.0, 1.0), ("gaussian", 18.0, 2.0)]
+)
+def test_a_nudge_that_euler_steps_cannot_carry_is_refused(form, beta, rate, tolerance):
+    """The bound is that of the output's own step, 1 - (dt/tau)(rate + beta) >= -1; the largest beta is still taken."""
+    net, options, x, y = problem(form=form, beta=beta, nudged_steps=3, tolerance=tolerance)
+    assert options.gain * (rate + abs(beta)) == pytest.approx(2.0)
+    ep.equilibrium_update(net, x, y, options)
+    beyond = replace(options, beta=1.01 * beta)
+    with pytest.raises(
+        ValueError, match=rf"\(dt / tau\) \({rate:g} \+ \|beta\|\) = .* choose dt <= 0.09.*beta\| <= "
+    ):
+        ep.equilibrium_update(net, x, y, beyond)
+    with pytest.raises(ValueError, match="is above 2"):
+        ep.nudged_phase(net, x, y, ep.free_phase(net, x, options), options, beta=1.01 * beta)
+    ep.equilibrium_update(net, x, y, replace(beyond, loss="cross_entropy"))  # which pulls by beta at most
+    ep.equilibrium_update(net, x, y, replace(beyond, dt=0.09))
+
+
+@pytest.mark.parametrize(("form", "rate"), [("hopfield", 1.0), ("gaussian", 2.0)])
+def test_the_bound_on_a_nudge_is_where_euler_steps_begin_to_grow(form, rate, monkeypatch):
+    """Without the refusal: deviations of a lone output layer stay below the bound, and explode above it."""
+    monkeypatch.setattr(ep, "check_nudge", lambda options, beta: None)
+    for factor, grows in [(0.99, False), (1.01, True)]:
+        beta = factor * 20.0 - rate
+        net, options, x, y = problem(
+            form=form, sizes=[6, 3], nonlinearity="linear", beta=beta, nudged_steps=400, scale=0.1
+        )
+        update = ep.equilibrium_update(net, x, y, options)
+        assert (np.abs(update.nudged[-1].deviations[-1]).max() > 100.0) == grows
+        assert update.diverged.all() == grows
+        assert update.diverged.any() == grows
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("form", "beta"), [("hopfield", -3.0), ("gaussian", -2.5)])
+def test_a_nudge_that_drives_states_away_is_flagged(form, beta, dtype):
+    """A negative nudge that outweighs the return to rest leaves the energy without a minimum."""
+    values = {
+        "form": form,
+        "nonlinearity": "sigmoid",
+        "nudged_steps": 50,
+        "free_steps": 200,
+        "tolerance": 1e-3,
+    }
+    net, options, x, y = problem(beta=beta, dtype=dtype, **values)
+    update = ep.equilibrium_update(net, x, y, options)
+    assert update.nudged[0].growing.all()
+    assert update.diverged.all()
+    both = ep.equilibrium_update(net, x, y, replace(options, beta=-beta, sides=2))
+    assert both.diverged.all()
+    assert not both.nudged[1].growing.any()
+    harmless = ep.equilibrium_update(net, x, y, replace(options, beta=-beta))
+    assert not harmless.diverged.any()
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("form", ["hopfield", "gaussian"])
+@pytest.mark.parametrize("steps", [1, 5, 300])
+def test_a_nudge_on_its_way_to_rest_is_not_flagged(form, nonlinearity, steps):
+    for dtype in ("float64", "float32"):
+        values = {"form": form, "nonlinearity": nonlinearity, "nudged_steps": steps, "free_steps": 400}
+        net, options, x, y = problem(count=40, scale=0.4, dtype=dtype, **values)
+        assert not ep.equilibrium_update(net, x, y, options).nudged[0].growing.any()
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-3])
+def test_the_gaussian_form_starts_at_rest(tolerance):
+    net, options, x, y = problem(form="gaussian", tolerance=tolerance)
+    free = ep.free_phase(net, x, options)
+    assert free.settled is None if tolerance is None else free.settled.all()
+    assert not free.moving.any()
+    assert not free.steps.any()
+    assert not ep.equilibrium_update(net, x, y, options).diverged.any()
+
+
+@pytest.mark.parametrize("values", [{}, {"form": "hopfield"}, {"form": "gaussian"}, {"backward": "separate"}])
+def test_a_sample_that_is_not_finite_takes_no_part_and_is_flagged(values):
+    net, _, x, y = problem(scale=0.5, backward="backward" in values)
+    options = ep.EquilibriumPropagation(nonlinearity="relu", sides=2, tolerance=1.0, free_steps=100, **values)
+    net.weights[0][0] = 1.0
+    x[2] = 1.7e308  # whose drives overflow
+    update = ep.equilibrium_update(net, x, y, options)
+    assert list(np.flatnonzero(update.diverged)) == [2]
+    others = [0, 1, 3, 4]
+    alone = ep.equilibrium_update(net, x[others], y[others], options)
+    for kind in ("weights", "biases", "backward"):
+        for part, full in zip(getattr(alone, kind) or [], getattr(update, kind) or [], strict=True):
+            assert np.allclose(full, part * 4 / 5, rtol=1e-12, atol=1e-14)
+
+
+def test_samples_that_still_move_are_known_without_a_tolerance():
+    net, options, x, y = problem(count=30, scale=0.5, free_steps=6)
+    free = ep.free_phase(net, x, options, record=True)
+    assert free.settled is None
+    speeds = np.max([np.abs(p[-1] - p[-2]).max(axis=1) for p in free.trajectory], axis=0)
+    assert np.array_equal(free.speeds, speeds)
+    assert free.moving.any()
+    assert not free.moving.all()
+    assert np.array_equal(free.moving, speeds > ep.MOVING)
+    assert np.array_equal(ep.equilibrium_update(net, x, y, options).diverged, free.moving)
+    hopfield = ep.EquilibriumPropagation(form="hopfield", free_steps=6, dt=0.2, tau=2.0)
+    free = ep.free_phase(net, x, hopfield, record=True)
+    speeds = np.max([np.abs(p[-1] - p[-2]).max(axis=1) for p in free.trajectory], axis=0)
+    assert np.allclose(free.speeds, speeds / 0.1, rtol=1e-12)
 
 
 def test_continual_learning_with_a_vanishing_rate_adds_up_to_the_update_of_the_phases():
