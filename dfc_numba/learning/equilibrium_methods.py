@@ -38,8 +38,14 @@ def _ep_forward(network, minibatch, config):
     options = equilibrium_of(config)
     if config.method.get("solver") != "newton":
         return _planned(network, minibatch, options)
+    return _solved(network, minibatch, options)
+
+
+def _solved(network, minibatch, options, learned=None):
+    """Return minus the update by Newton's method; learned: as for `_planned`."""
     update = newton_update(network, minibatch.x, minibatch.y, options)
-    return Gradients(negative(update.weights), negative(update.biases), flagged=update.diverged)
+    own = learned and learned(update)
+    return Gradients(negative(update.weights), negative(update.biases), own=own, flagged=update.diverged)
 
 
 def _planned(network, minibatch, options, learned=None):
@@ -47,7 +53,9 @@ def _planned(network, minibatch, options, learned=None):
 
     def gradients(update):
         own = learned and learned(update)
-        return Gradients(negative(update.weights), negative(update.biases), own=own, flagged=update.diverged)
+        return Gradients(
+            negative(update.weights), negative(update.biases), own=own
+        )  # the loop counts `update.diverged`
 
     return PlannedUpdate(recorded_equilibrium_update, gradients, (minibatch.y, options), network=network)
 
@@ -72,8 +80,8 @@ def _vf_forward(network, minibatch, config, own):
     def learned(update):
         return numbered("B", negative(update.backward))
 
-    options = equilibrium_of(config)
-    return _planned(_vf_network(network, minibatch.x, own), minibatch, options, learned)
+    planned = _solved if config.method.solver == "newton" else _planned
+    return planned(_vf_network(network, minibatch.x, own), minibatch, equilibrium_of(config), learned)
 
 
 def _vf_predict(network, x, config, own):
@@ -93,17 +101,26 @@ def _ep_rules(config):
         config.log.on and config.method.get("solver") == "newton",
         "method.solver = 'newton' simulates nothing that could be logged; set method.solver = 'steps', or log.on = false",
     )
+    output = config.network.output_activation
     yield (
-        config.method.beta == 0,
-        "method.beta = 0 leaves nothing to divide by; set it to a number such as 0.1",
+        output != "linear",
+        f"the output of equilibrium propagation has the nonlinearity of network.hidden_activation (the prototypical form is "
+        f"linear with target.loss = 'cross_entropy'; energies nudge voltages), and network.output_activation = {output!r} would "
+        "be ignored; leave it at 'linear'",
     )
-    _, high = (
-        equilibrium_propagation.BOUNDS.get(name, (-np.inf, np.inf)) if isinstance(name, str) else (0.0, 1.0)
-    )
-    yield (
-        config.target.loss == "mse" and config.target.class_value > high,
-        f"target.class_value = {config.target.class_value:g} lies outside the range of {name!r}; lower it",
-    )
+    yield from _contradicting_options(config, known)
+
+
+def _contradicting_options(config, known):
+    """Yield what the options themselves refuse, and a nudge that their steps cannot carry."""
+    if config.network.hidden_activation not in known or config.target.loss not in LOSSES:
+        return
+    try:
+        options = equilibrium_of(config)
+        if config.method.get("solver") != "newton":
+            equilibrium_propagation.check_nudge(options, options.beta)
+    except ValueError as error:
+        yield True, f"section [method] of {config.training.method!r}: {error}"
 
 
 NOT_SETTLED = (
@@ -161,7 +178,7 @@ EQUILIBRIUM_METHODS = (
         "ep-vector-field", summary="equilibrium propagation with backward weights of their own", forward=_vf_forward,
         parameters=_vf_parameters, predict=_vf_predict, rules=_ep_rules, **SIMULATION,
         options=(
-            BETA, SIDES, FREE, NUDGED, TOLERANCE,
+            BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER,
             Option("same_update", False, "backward weights receive the symmetric rule's update"),
         ),
     ),

@@ -322,6 +322,14 @@ def test_a_sample_that_is_not_finite_takes_no_part_and_is_flagged(values):
             assert np.allclose(full, part * 4 / 5, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("form", ["hopfield", "gaussian"])
+def test_targets_beyond_the_range_of_the_rates_are_for_energies_alone(form):
+    """The prototypical form refuses them (below); voltages are not bounded."""
+    net, options, x, y = problem(form=form, nonlinearity="sigmoid", free_steps=100)
+    update = ep.equilibrium_update(net, x, y + 5.0, options)
+    assert not update.diverged.any()
+
+
 def test_samples_that_still_move_are_known_without_a_tolerance():
     net, options, x, y = problem(count=30, scale=0.5, free_steps=6)
     free = ep.free_phase(net, x, options, record=True)
