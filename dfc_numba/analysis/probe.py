@@ -23,6 +23,7 @@ from dfc_numba.registry import METHODS
 from dfc_numba.steady.equilibrium import steady_state
 from dfc_numba.support.threads import one_thread
 
+AT_REST_FEEDFORWARD = ("ep-gaussian",)  # methods whose `predict` gives the outputs of the feedforward pass
 NOISE_MINIBATCH = (
     2**64 - 1
 )  # the number in the noise key of a probe, which no minibatch of a training reaches
@@ -210,6 +211,11 @@ def reasons(config):
     elif METHODS[training.method].layer_parameters is not None:
         found["update"] = (
             f"{method} learns weights within a layer, and directions are those of feedforward networks"
+        )
+    elif METHODS[training.method].predict is not None and training.method not in AT_REST_FEEDFORWARD:
+        found["update"] = (
+            f"{method} has no feedforward pass, and directions are those of its loss; compare an update of equilibrium "
+            "propagation with `equilibrium_gradient` (docs/relatives.md)"
         )
     if not is_controlled(config):
         found["controller"] = f"{run} runs no controller in the forward phase"
