@@ -12,13 +12,16 @@ from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.shared_passes import shared_pass
 from dfc_numba.registry import Option
 from dfc_numba.relatives import equilibrium_propagation
+from dfc_numba.relatives.continual import continual_updates
 from dfc_numba.relatives.equilibrium_newton import newton_update
 from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, settled_state
 from dfc_numba.relatives.equilibrium_trajectory import recorded_equilibrium_update
+from dfc_numba.relatives.finiteness import finite_samples
 from dfc_numba.support import ranges
 
 FORMS = {
-    "ep": "prototypical", "ep-vector-field": "prototypical", "ep-hopfield": "hopfield", "ep-gaussian": "gaussian",
+    "ep": "prototypical", "ep-vector-field": "prototypical", "ep-continual": "prototypical",
+    "ep-hopfield": "hopfield", "ep-gaussian": "gaussian",
 }  # fmt: skip
 VECTOR_FIELD = "ep-vector-field"
 
@@ -52,10 +55,8 @@ def _planned(network, minibatch, options, learned=None):
     """Plan the update, which the log may record; learned: function of it that returns gradients of the method's own."""
 
     def gradients(update):
-        own = learned and learned(update)
-        return Gradients(
-            negative(update.weights), negative(update.biases), own=own
-        )  # the loop counts `update.diverged`
+        own = learned and learned(update)  # the loop counts `update.diverged`
+        return Gradients(negative(update.weights), negative(update.biases), own=own)
 
     return PlannedUpdate(recorded_equilibrium_update, gradients, (minibatch.y, options), network=network)
 
@@ -87,6 +88,47 @@ def _vf_forward(network, minibatch, config, own):
 def _vf_predict(network, x, config, own):
     options = equilibrium_of(config)
     return settled_state(_vf_network(network, x, own), x, options).states[-1]
+
+
+def _continual_forward(network, minibatch, config):
+    """Return minus the sum of what the nudged steps add, so that one step of plain gradient descent ends where they do."""
+    options, rate = equilibrium_of(config), config.optimizer.learning_rate
+    free = settled_state(network, minibatch.x, options)
+    steps = continual_updates(network, minibatch.x, minibatch.y, options, learning_rate=rate, free=free)
+    weights, biases = ([step.weights for step in steps], [step.biases for step in steps])
+    finite = finite_samples(len(minibatch.x), *(step.states for step in steps))
+    return Gradients(
+        [-sum(arrays) for arrays in zip(*weights, strict=True)],
+        None if network.biases is None else [-sum(arrays) for arrays in zip(*biases, strict=True)],
+        flagged=free.moving | ~finite,
+    )
+
+
+PLAIN = {
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "clip_norm": None,
+    "modulation": None,
+    "cosine_to": None,
+    "divide_by_step": False,
+}
+
+
+def _continual_rules(config):
+    yield from _ep_rules(config)
+    optimizer = config.optimizer
+    other = next((key for key, value in PLAIN.items() if getattr(optimizer, key) != value), None)
+    if optimizer.name != "sgd":
+        other = "name"
+    elif isinstance(optimizer.learning_rate, tuple):
+        other = "learning_rate"
+    yield (
+        other is not None,
+        "continual equilibrium propagation moves the weights at every nudged step, by plain gradient descent with one learning "
+        f"rate; optimizer.{other} = {getattr(optimizer, other or 'name')!r} would step them another way: set optimizer.name = "
+        "'sgd' and one optimizer.learning_rate, and leave out momentum, weight_decay, clip_norm, modulation, cosine_to and "
+        "divide_by_step",
+    )
 
 
 def _ep_rules(config):
@@ -181,5 +223,10 @@ EQUILIBRIUM_METHODS = (
             BETA, SIDES, FREE, NUDGED, TOLERANCE, SOLVER,
             Option("same_update", False, "backward weights receive the symmetric rule's update"),
         ),
+    ),
+    Method(
+        "ep-continual", summary="equilibrium propagation whose weights move at every nudged step (continual)",
+        forward=_continual_forward, predict=_ep_predict, rules=_continual_rules, flagged=NOT_SETTLED, losses=LOSSES,
+        options=(BETA, FREE, NUDGED, TOLERANCE),
     ),
 )  # fmt: skip

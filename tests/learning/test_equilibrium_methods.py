@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from dfc_numba.configuration.config import Config
+from dfc_numba.learning.equilibrium_methods import equilibrium_of
 from dfc_numba.learning.training import Trainer
+from dfc_numba.relatives.continual import continual_updates
+from dfc_numba.relatives.equilibrium_propagation import equilibrium_update
 from dfc_numba.runs.experiment import create_network, load_data
 
 SMALL = {
@@ -154,3 +157,71 @@ def test_a_small_nudge_of_the_gaussian_form_aligns_with_backpropagation():
     from dfc_numba.analysis.alignment import alignment
 
     assert alignment(probe.update, probe.reference("bp")).total < 0.1
+
+
+CONTINUAL = {
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.05,
+    "method.nudged_steps": 6,
+    "network.hidden": [24],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_minibatch_of_continual_training_ends_where_its_nudged_steps_do(bias, dtype):
+    run = trainer("ep-continual", **CONTINUAL, **{"network.bias": bias, "training.dtype": dtype})
+    before = run.network.copy()
+    minibatch = run._take(type("Pass", (), {"phase": "forward", "epoch": 1}), [np.arange(32)])
+    run._learn(minibatch, 1)
+    options = equilibrium_of(run.config)
+    last = continual_updates(before, minibatch.x, minibatch.y, options, learning_rate=0.05)[-1]
+    once = equilibrium_update(before, minibatch.x, minibatch.y, options)
+    pairs = [
+        (run.network.weights, last.new_weights, before.weights, once.weights),
+        (run.network.biases or [], last.new_biases or [], before.biases or [], once.biases or []),
+    ]
+    precision = 1e-13 if dtype == "float64" else 1e-6
+    for trained, expected, old, update in (four for kind in pairs for four in zip(*kind, strict=True)):
+        assert np.allclose(trained, expected, rtol=precision, atol=precision)
+        assert (
+            np.abs(trained - old - 0.05 * update).max() > 10 * precision
+        )  # not the update of both phases at once
+
+
+def test_continual_training_learns_and_resumes_to_the_same_bits():
+    more = {
+        **CONTINUAL, "optimizer.learning_rate": 0.02, "method.beta": 1.0, "network.init": "uniform", "network.init_range": 0.1,
+        "training.epochs": 3, "training.batch_size": 16,
+    }  # fmt: skip
+    run = trainer("ep-continual", **more)
+    assert run.run().status == "done"
+    assert run.rows[-1]["train_accuracy"] >= 0.6, run.rows[-1]
+    parted = trainer("ep-continual", [Stopper()], **more)
+    parted.observers[0].run = parted
+    assert parted.run().status == "interrupted"
+    again = trainer("ep-continual", **more)
+    again.restore(parted.state())
+    assert again.run().status == "done"
+    for one, two in zip(
+        run.network.weights + run.network.biases, again.network.weights + again.network.biases, strict=True
+    ):
+        assert np.array_equal(one, two)
+
+
+class Stopper:
+    """Stops a run in its second epoch."""
+
+    def on_epoch(self, row):
+        if row["epoch"] == 2:
+            self.run.request_stop("for the test")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", "adam"), ("momentum", 0.9), ("weight_decay", 1e-3), ("clip_norm", 1.0), ("cosine_to", 0.1),
+     ("learning_rate", [0.1, 0.2]), ("modulation", "grapes")],
+)  # fmt: skip
+def test_continual_training_refuses_other_optimisers(key, value):
+    with pytest.raises(ValueError, match=rf"optimizer.{key} = .* would step them another way"):
+        configuration("ep-continual", **{**CONTINUAL, f"optimizer.{key}": value})
