@@ -150,13 +150,16 @@ def _ep_rules(config):
         f"linear with target.loss = 'cross_entropy'; energies nudge voltages), and network.output_activation = {output!r} would "
         "be ignored; leave it at 'linear'",
     )
-    yield from _contradicting_options(config, known)
+    yield (
+        config.method.beta == 0,
+        "method.beta = 0 leaves nothing to divide by; set it to a number such as 0.1",
+    )
+    if config.method.beta != 0 and name in known and config.target.loss in LOSSES:
+        yield from _contradicting_options(config)
 
 
-def _contradicting_options(config, known):
+def _contradicting_options(config):
     """Yield what the options themselves refuse, and a nudge that their steps cannot carry."""
-    if config.network.hidden_activation not in known or config.target.loss not in LOSSES:
-        return
     try:
         options = equilibrium_of(config)
         if config.method.get("solver") != "newton":
