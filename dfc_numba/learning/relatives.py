@@ -1,4 +1,4 @@
-"""The relatives of DFC as learning methods: target propagation, equilibrium propagation, least control, GRAPES.
+"""The relatives of DFC as learning methods: target propagation, least control, GRAPES; see also `equilibrium_methods`.
 
 Their rules are the pure functions of `dfc_numba.relatives`; here they meet the configuration. What they add to the weights is
 handed to the optimisers as a gradient, with a minus sign. docs/relatives.md explains them.
@@ -10,12 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from dfc_numba.learning.equilibrium_methods import EQUILIBRIUM_METHODS
-from dfc_numba.learning.equilibrium_methods import equilibrium_of as equilibrium_of
 from dfc_numba.learning.method import Gradients, Method
-from dfc_numba.learning.named_arrays import listed as _listed
-from dfc_numba.learning.named_arrays import negative as _negative
-from dfc_numba.learning.named_arrays import numbered as _numbered
-from dfc_numba.learning.named_arrays import seed_of as _seed
+from dfc_numba.learning.named_arrays import listed, negative, numbered, seed_of
 from dfc_numba.learning.recurrent_methods import CONTROL, FLAGGED, LOSSES, control_options, control_rules
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.shared_passes import shared_pass
@@ -47,7 +43,7 @@ def _tp_mappings(network, config, *, rule):
     def create():
         return FeedbackMappings.create(
             network, _tp_options(config, rule), units=config.method.get("units", 1024),
-            bias=network.biases is not None, init=config.network.init, seed=_seed(config),
+            bias=network.biases is not None, init=config.network.init, seed=seed_of(config),
         )  # fmt: skip
 
     return shared_pass(create, "feedback mappings", network, config)
@@ -55,7 +51,7 @@ def _tp_mappings(network, config, *, rule):
 
 def _tp_parameters(network, config, *, rule):
     mappings = _tp_mappings(network, config, rule=rule)
-    return {**_numbered("Q", mappings.weights), **_numbered("d", mappings.biases)}
+    return {**numbered("Q", mappings.weights), **numbered("d", mappings.biases)}
 
 
 def _tp_state(network, config, *, rule):
@@ -64,7 +60,7 @@ def _tp_state(network, config, *, rule):
 
 
 def _tp_of(own):
-    return FeedbackMappings.sharing(_listed("Q", own), _listed("d", own), own.get("R"), own.get("c"))
+    return FeedbackMappings.sharing(listed("Q", own), listed("d", own), own.get("R"), own.get("c"))
 
 
 def _tp_forward(network, minibatch, config, own, *, rule):
@@ -73,7 +69,7 @@ def _tp_forward(network, minibatch, config, own, *, rule):
     update = target_propagation.target_update(network, _tp_of(own), minibatch.x, minibatch.y, options)
     learned = _tp_feedback(network, minibatch, config, own, rule=rule).own if config.feedback.train else None
     flagged = ~update.targets.usable
-    return Gradients(_negative(update.weights), _negative(update.biases), own=learned, flagged=flagged)
+    return Gradients(negative(update.weights), negative(update.biases), own=learned, flagged=flagged)
 
 
 def _tp_feedback(network, minibatch, config, own, *, rule):
@@ -83,7 +79,7 @@ def _tp_feedback(network, minibatch, config, own, *, rule):
         network, _tp_of(own), minibatch.x, _tp_options(config, rule), noise=noise, activity=minibatch.activity
     )
     return Gradients(
-        own={**_numbered("Q", _negative(update.weights)), **_numbered("d", _negative(update.biases))}
+        own={**numbered("Q", negative(update.weights)), **numbered("d", negative(update.biases))}
     )
 
 
@@ -92,7 +88,7 @@ def _gauss_newton(network, minibatch, config):
         network, minibatch.x, minibatch.y, loss=config.target.loss, damping=config.method.damping
     )
     weights, biases = target_propagation.local_updates(network, minibatch.x, targets)
-    return Gradients(_negative(weights), _negative(biases))
+    return Gradients(negative(weights), negative(biases))
 
 
 def _invertible(config):
@@ -137,7 +133,7 @@ def _target_propagation(name, summary, options=(SIGMA,)):
 
 def _lc_forward(network, minibatch, config, own=None, *, rule):
     """Return minus the update at rest of the controlled network, which alternating passes find."""
-    options, pairs = control_options(config, rule), own and [_double(s) for s in _listed("S", own)]
+    options, pairs = control_options(config, rule), own and [_double(s) for s in listed("S", own)]
     state = least_control.controlled_equilibrium(
         network, minibatch.x, minibatch.y, options, transposed=pairs,
         tolerance=config.method.tolerance, iterations=config.method.passes,
@@ -147,15 +143,13 @@ def _lc_forward(network, minibatch, config, own=None, *, rule):
     )
     learned = None
     if own:
-        learned = _numbered("S", [-s.astype(network.dtype) for s in update.transposed])
-    return Gradients(
-        _negative(update.weights), _negative(update.biases), own=learned, flagged=update.diverged
-    )
+        learned = numbered("S", [-s.astype(network.dtype) for s in update.transposed])
+    return Gradients(negative(update.weights), negative(update.biases), own=learned, flagged=update.diverged)
 
 
 def _kp_parameters(network, config):
-    pairs = control_learning.initial_transposed(network, seed=_seed(config))
-    return _numbered("S", [s.astype(network.dtype) for s in pairs])
+    pairs = control_learning.initial_transposed(network, seed=seed_of(config))
+    return numbered("S", [s.astype(network.dtype) for s in pairs])
 
 
 def _kp_decay(network, config, own):
@@ -166,14 +160,14 @@ def _kp_decay(network, config, own):
 
 
 def _lf_parameters(network, config):
-    feedback = control_learning.initial_feedback(network, seed=_seed(config))
-    return _numbered("Q", [q.astype(network.dtype) for q in feedback])
+    feedback = control_learning.initial_feedback(network, seed=seed_of(config))
+    return numbered("Q", [q.astype(network.dtype) for q in feedback])
 
 
 def _lf_forward(network, minibatch, config, own):
     """Return minus the updates of forward and feedback weights, from a controlled phase and a noisy one."""
     options = control_options(config, "lf")
-    feedback = [_double(q) for q in _listed("Q", own)]
+    feedback = [_double(q) for q in listed("Q", own)]
     state = least_control.controlled_phase(network, minibatch.x, minibatch.y, options, feedback=feedback)
     update = control_learning.control_update(
         network, minibatch.x, minibatch.y, options, feedback=feedback, state=state
@@ -184,9 +178,9 @@ def _lf_forward(network, minibatch, config, own):
     scale = -options.tau_q / options.dt  # the learning rate of [feedback_optimizer] stands for dt / tau_q
     learned = [(scale * q).astype(network.dtype) for q in noisy.feedback]
     return Gradients(
-        _negative(update.weights),
-        _negative(update.biases),
-        own=_numbered("Q", learned),
+        negative(update.weights),
+        negative(update.biases),
+        own=numbered("Q", learned),
         flagged=update.diverged,
     )
 
@@ -214,10 +208,10 @@ def _grapes_forward(network, minibatch, config, own=None, *, rule):
         rule=rule, form=method.form, clip=method.clip, keep=method.keep, output=GRAPES_OUTPUTS[config.target.loss]
     )  # fmt: skip
     update = grapes_update(
-        network, minibatch.x, minibatch.y, options, feedback=own and _listed("B", own),
+        network, minibatch.x, minibatch.y, options, feedback=own and listed("B", own),
         masks=_masks(network, minibatch, method.keep),
     )  # fmt: skip
-    return Gradients(_negative(update.weights), _negative(update.biases))
+    return Gradients(negative(update.weights), negative(update.biases))
 
 
 def _masks(network, minibatch, keep):
@@ -233,11 +227,11 @@ def _masks(network, minibatch, keep):
 
 def _grapes_feedback(network, config, *, rule):
     """Return fixed feedback weights, uniform in +- sqrt(6 / n_l) for the layer that receives them."""
-    rng = np.random.default_rng(_seed(config))
+    rng = np.random.default_rng(seed_of(config))
     above = network.sizes[2:] if rule == "fa" else [network.sizes[-1]] * (len(network.sizes) - 2)
     shapes = zip(network.sizes[1:-1], above, strict=True)
     arrays = [rng.uniform(-1, 1, shape) * np.sqrt(6.0 / shape[0]) for shape in shapes]
-    return _numbered("B", [array.astype(network.dtype) for array in arrays])
+    return numbered("B", [array.astype(network.dtype) for array in arrays])
 
 
 def _grapes_rules(config):
@@ -251,6 +245,17 @@ def _grapes_rules(config):
     yield (
         clip is not None and (len(clip) != 2 or not 0 <= clip[0] <= clip[1]),
         f'method.clip = {clip}; give two numbers 0 <= low <= high, such as [1.0, 2.0], or "none"',
+    )
+    modulation = getattr(config.optimizer, "modulation", None)
+    yield (
+        modulation is not None and config.method.form != "none",
+        f"optimizer.modulation = {modulation!r} would modulate a second time what method.form = {config.method.form!r} has "
+        "modulated; leave one of them out",
+    )
+    yield (
+        config.training.method == "grapes-dfa" and config.method.form == "local",
+        "method.form = 'local' is not for grapes-dfa, whose errors come straight from the output; set it to 'propagating', or to "
+        "'none' with optimizer.modulation = 'grapes', which scales rows",
     )
 
 

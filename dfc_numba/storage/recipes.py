@@ -11,8 +11,8 @@ from dfc_numba.dynamics import simulation as control
 from dfc_numba.dynamics.phase import judging_divergence
 from dfc_numba.inversion import dynamic_inversion as inversion
 from dfc_numba.inversion.trajectory import InversionTrajectory
+from dfc_numba.learning.equilibrium_methods import equilibrium_of
 from dfc_numba.learning.inversion_methods import inversion_of, inversion_update
-from dfc_numba.learning.relatives import equilibrium_of
 from dfc_numba.model.controller import Controller
 from dfc_numba.model.noise_key import NoiseKey, as_key
 from dfc_numba.model.recording import StoredUpdate

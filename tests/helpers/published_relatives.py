@@ -21,6 +21,7 @@ ENERGY = {
 DISCRETE = {
     **EP, "network.hidden": [512], "network.hidden_activation": "steepsigmoid", "method.beta": 0.1,
     "method.free_steps": 30, "method.nudged_steps": 10, "training.batch_size": 50, "optimizer.learning_rate": 5e-4,
+    "data.options": {"standardise": False},
 }  # fmt: skip
 LCP_BP = {
     **ADAM, "network.hidden": [256, 256], "network.hidden_activation": "tanh", "training.epochs": 30,

@@ -242,6 +242,8 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         ("grapes-bp", {"method.clip": [2.0, 1.0]}, "low <= high"),
         ("grapes-bp", {"method.keep": 0.0}, "method.keep = 0.0: must be a finite number > 0 and <= 1"),
         ("grapes-bp", {"target.loss": "mse"}, "output - y"),
+        ("grapes-bp", {"optimizer.modulation": "grapes"}, "a second time"),
+        ("grapes-dfa", {"method.form": "local"}, "not for grapes-dfa"),
     ],
 )
 def test_what_a_method_does_not_have_is_refused(name, more, message):

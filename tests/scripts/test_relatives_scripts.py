@@ -63,7 +63,9 @@ def test_the_digits_have_a_row_for_each_method(script, capsys):
 
 def test_the_benchmark_has_a_row_for_each_kernel(script, capsys, monkeypatch):
     module = script("bench_relatives")
-    monkeypatch.delattr(module.os, "sched_setaffinity", raising=False)  # the other tests keep their processors
+    monkeypatch.delattr(
+        module.os, "sched_setaffinity", raising=False
+    )  # the other tests keep their processors
     code = module.main(["--sizes", "20,16,16,5", "--batch", "16", "--repeats", "1"])
     out = capsys.readouterr().out
     assert "perturbed passes" in out and "prototypical, free phase" in out and "gaussian" in out
