@@ -30,7 +30,7 @@ INNER = {
     "checked", "checked_arguments", "contrast", "dense_views", "extrapolated", "feedback_chain", "keyed_states", "local_updates",
     "mapped_voltage", "mapping_shapes", "names_of", "rate_of", "slope_of", "rates_of", "slopes_of", "read_output", "recorded",
     "recorded_bytes", "recorded_equilibrium_update", "run_chain", "scaled", "scaled_rows", "settled_state", "sources",
-    "system_of", "free_state", "factors_of", "finite_samples", "is_finite", "lost_samples", "Phases",
+    "system_of", "free_state", "factors_of", "finite_samples", "is_finite", "lost_samples", "Phases", "check_nudge", "usable",
 }  # fmt: skip
 
 
