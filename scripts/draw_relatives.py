@@ -16,6 +16,7 @@ FAMILIES = {
     "least control": ("lcp-",),
     "GRAPES": ("grapes-",),
 }
+TICKS = 2, 3, 5, 10, 20, 40  # test errors in percent
 NAMES = {
     "training.method=dfc-ss-newton": "Newton",
     "optimizer.modulation=grapes": "GRAPES",
@@ -23,6 +24,8 @@ NAMES = {
     "data.name=fashion_mnist": "",
     "optimizer.name=sgd": "SGD",
     "optimizer.momentum=0.0": "",
+    "optimizer.learning_rate=10.0": "rate 10",
+    "optimizer.learning_rate=18.0": "rate 18",
 }
 
 
@@ -87,7 +90,10 @@ def draw(runs, out):
             label="mnist-bp",
         )
         panel.set(title=family, xlabel="epoch", yscale="log")
-        panel.grid(alpha=0.3, which="both")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_yticks(TICKS, list(map(str, TICKS)))
+        panel.minorticks_off()
+        panel.grid(alpha=0.3, which="major")
         panel.legend(fontsize="x-small", loc="upper right")
     panels[0].set_ylabel("test error (%)")
     figure.savefig(out, dpi=100)
