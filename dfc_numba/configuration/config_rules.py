@@ -337,10 +337,14 @@ def _analysis(config):
             if training.freeze_forward
             else f"training.method = {training.method!r}"
         )
-        there = ", ".join(possible)
+        remedy = (
+            f"choose from: {', '.join(possible)}"
+            if possible
+            else "it has nothing to measure: set analysis.every = 0"
+        )
         yield (
             True,
-            f"analysis.what lists {', '.join(others)}, which {run} does not have; choose from: {there}",
+            f"analysis.what lists {', '.join(others)}, which {run} does not have; {remedy}",
         )
     yield (
         len({*config.analysis.what}) < len(config.analysis.what),

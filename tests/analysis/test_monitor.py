@@ -132,7 +132,23 @@ def test_the_number_of_measurements_is_known_when_a_run_without_any_is_resumed(t
     assert len(monitor.notes) == times
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in RECURRENT])
+RELAXING = (
+    "ep",
+    "ep-hopfield",
+    "ep-vector-field",
+    "ep-continual",
+)  # to a state that is not a feedforward pass's
+
+
+@pytest.mark.parametrize("method", RELAXING)
+def test_nothing_is_measured_where_there_is_no_feedforward_pass(method):
+    plain = configuration(training={"method": method}, **NEEDS.get(method, {}))
+    assert not measurements.possible_in(plain)
+    with pytest.raises(ValueError, match="nothing to measure: set analysis.every = 0"):
+        measured(method, what=["alignment"])
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in (*RECURRENT, *RELAXING)])
 def test_every_method_of_feedforward_networks_is_measured(method):
     trainer, watcher, monitor = monitored(measured(method))
     assert watcher.calls[-1] == "done"

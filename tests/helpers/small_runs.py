@@ -21,6 +21,7 @@ RECURRENT = ("lcp-rnn-di", "lcp-rnn-kp", "lcp-rnn-lf", "recurrent-bp")
 NEEDS = {
     "dfc-single-phase": {"controller": {"sigma": 0.05, "tau_noise": 0.1}},
     "fa": {"inversion": {"feedback_scale": 1.0}},  # -W^T is for loops
+    "ep-continual": {"optimizer": {"name": "sgd", "learning_rate": 0.01}},
     **{name: {"network": {"hidden": [6]}} for name in RECURRENT},
 }
 
