@@ -4,7 +4,6 @@ The trial runs a few minibatches of every phase with few simulated steps, twice 
 extrapolates to the steps and minibatches of the run. It changes neither network nor data.
 """
 
-import gc
 import resource
 import sys
 import time
@@ -36,7 +35,6 @@ class Expectation:
 def expect(network, dataset, config, *, threads=None, done=0):
     """Return the `Expectation` of a run that has done `done` passes over the data."""
     seconds = _expected_seconds(network, dataset, config, threads, done)
-    gc.collect()  # trainers and their observers know each other: they would keep the data set for long
     return Expectation(memory=_memory_so_far() + _memory_to_come(network), seconds=seconds)
 
 
