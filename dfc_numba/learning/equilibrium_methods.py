@@ -37,22 +37,21 @@ def equilibrium_of(config):
     )  # fmt: skip
 
 
-def _ep_forward(network, minibatch, config):
-    options = equilibrium_of(config)
-    if config.method.get("solver") != "newton":
-        return _planned(network, minibatch, options)
-    return _solved(network, minibatch, options)
+def _ep_forward(network, minibatch, config, learned=None):
+    """Return or plan minus the update; learned: function of it that returns gradients of the method's own."""
+    take = _solved if config.method.get("solver") == "newton" else _planned
+    return take(network, minibatch, equilibrium_of(config), learned)
 
 
-def _solved(network, minibatch, options, learned=None):
-    """Return minus the update by Newton's method; learned: as for `_planned`."""
+def _solved(network, minibatch, options, learned):
+    """Return minus the update by Newton's method."""
     update = newton_update(network, minibatch.x, minibatch.y, options)
     own = learned and learned(update)
     return Gradients(negative(update.weights), negative(update.biases), own=own, flagged=update.diverged)
 
 
-def _planned(network, minibatch, options, learned=None):
-    """Plan the update, which the log may record; learned: function of it that returns gradients of the method's own."""
+def _planned(network, minibatch, options, learned):
+    """Plan minus the update by simulation, which the log may record."""
 
     def gradients(update):
         own = learned and learned(update)  # the loop counts `update.diverged`
@@ -81,13 +80,11 @@ def _vf_forward(network, minibatch, config, own):
     def learned(update):
         return numbered("B", negative(update.backward))
 
-    planned = _solved if config.method.solver == "newton" else _planned
-    return planned(_vf_network(network, minibatch.x, own), minibatch, equilibrium_of(config), learned)
+    return _ep_forward(_vf_network(network, minibatch.x, own), minibatch, config, learned)
 
 
 def _vf_predict(network, x, config, own):
-    options = equilibrium_of(config)
-    return settled_state(_vf_network(network, x, own), x, options).states[-1]
+    return _ep_predict(_vf_network(network, x, own), x, config)
 
 
 def _continual_forward(network, minibatch, config):
@@ -117,11 +114,12 @@ PLAIN = {
 def _continual_rules(config):
     yield from _ep_rules(config)
     optimizer = config.optimizer
-    other = next((key for key, value in PLAIN.items() if getattr(optimizer, key) != value), None)
     if optimizer.name != "sgd":
         other = "name"
     elif isinstance(optimizer.learning_rate, tuple):
         other = "learning_rate"
+    else:
+        other = next((key for key, value in PLAIN.items() if getattr(optimizer, key) != value), None)
     yield (
         other is not None,
         "continual equilibrium propagation moves the weights at every nudged step, by plain gradient descent with one learning "
