@@ -301,9 +301,8 @@ class _Solver:
         relative = ERROR_FACTOR[self.task.readout] * (
             self.time_factor * outcome.time_error + outcome.newton_error
         )
-        errors = relative[:, np.newaxis] * outcome.update_size + outcome.product_error[:, 1:]
-        expected = (outcome.status == state.SOLVED) & (relative != 0.0)
-        return np.where(expected[:, np.newaxis], errors, 0.0).T
+        relative = np.where(outcome.status == state.SOLVED, relative, 0.0)[:, np.newaxis]
+        return np.where(relative != 0.0, relative * outcome.update_size + outcome.product_error[:, 1:], 0.0).T
 
 
 def _vanishes_at_rest(rule):

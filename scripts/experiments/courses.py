@@ -4,7 +4,6 @@ A course that is finished is kept in a file, so that an experiment of hours goes
 """
 
 import json
-from itertools import groupby
 
 import numpy as np
 from learning import FEEDBACK_ONLY, preset, train
@@ -52,13 +51,7 @@ def report(name, options, presets, settings, *, seeds=1, drawn=DRAWN, **sizes):
             presets, settings | {"training.seed": seed}, results.path / f"seed-{seed}", **sizes
         )
     ]
-    methods = {
-        method: list(group)
-        for method, group in groupby(
-            sorted(courses, key=lambda course: list(presets).index(course.method)),
-            lambda course: course.method,
-        )
-    }
+    methods = {method: [course for course in courses if course.method == method] for method in presets}
     print_means(results, methods)
     results.save(draw(methods, drawn), [row for course in courses for row in course.rows])
 
