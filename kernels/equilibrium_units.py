@@ -117,7 +117,7 @@ def clipped_flow(d, change, drive, residual, base, gain, low, high):
 def logistic_descent(d, rate, error, back, q, g, shift, gain, k, a):
     """Return d + gain (2 phi'(u0 + d) back - 2 error), and the rate's deviation with it: a step down the Gaussian energy.
 
-    error: e_i = u_i - W_i r_{i-1} - b_i; back: W_{i+1}^T e_{i+1} (see `nudged_phases`).
+    error: e_i = u_i - W_i r_{i-1} - b_i; back: W_{i+1}^T e_{i+1} (see `equilibrium_phases`).
     """
     p0, p = 1.0 / (1.0 + q), rate / a
     slope = k * a * (p0 + p) * (1.0 - p0 - p)

@@ -20,7 +20,12 @@ import numpy as np
 import dfc_numba as dfc
 from dfc_numba.kernels.layout import layout, pack, padded_rows
 from dfc_numba.kernels.multiply import multiply
-from dfc_numba.relatives.equilibrium_propagation import EquilibriumPropagation, Phases, equilibrium_update
+from dfc_numba.relatives.equilibrium_propagation import (
+    EquilibriumPropagation,
+    Phases,
+    equilibrium_update,
+    free_phase,
+)
 from dfc_numba.relatives.feedback_mappings import (
     FeedbackMappings,
     Noise,
@@ -152,16 +157,14 @@ def relaxed(network, x, y, form, phase, steps=20):
     options = EquilibriumPropagation(
         form=form, nonlinearity="sigmoid", free_steps=steps, nudged_steps=steps, beta=0.1
     )
-    phases = Phases(network, x, options, y=y)
-    phases.run(lambda shard: phases.relax(*shard))
-    nudged = phases.nudges(0.1, steps, False)
+    nudges = {} if phase == "free" else {"free": free_phase(network, x, options), "y": y, "betas": [0.1]}
+    phases = Phases(network, x, options, steps=steps, **nudges)
     hidden = list(zip(network.sizes[1:], network.sizes[2:], strict=False))
     products = [(network.sizes[0], network.sizes[1], 1)] if phase == "free" else []
     products += [(*pair, steps) for pair in hidden] + [(*pair[::-1], steps) for pair in hidden]
     if phase == "free":
         products += [(*pair, 1) for pair in hidden] + [(*pair[::-1], 1) for pair in hidden]
-        return (lambda: phases.run(lambda shard: phases.relax(*shard))), products
-    return (lambda: phases.run(lambda shard: nudged.run(*shard))), products
+    return phases.run, products
 
 
 class Products:

@@ -51,4 +51,10 @@ dfc compare \
     tp-mnist-ddtp-rhl+data.name=fashion_mnist \
     --epochs 2 --out "$folder/fashion" "$@"
 
+mkdir -p "$folder/angles"
+for run in "$folder"/mnist/*-seed42; do # some have no feedforward pass to compare directions with, and say so
+    file="$folder/angles/$(basename "$run").csv"
+    [ -e "$file" ] || dfc analyze "$run" --what alignment --samples 128 --out "$file" >/dev/null || [ $? = 2 ]
+done
+
 python3 "$here/draw_relatives.py" "$folder" "$folder/relatives.png"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the runs of scripts/compare_relatives.sh and print their table, one row for each method.
+"""Draw the runs of scripts/compare_relatives.sh and print their table, one row for each method, with the angles of its update.
 
 python scripts/draw_relatives.py FOLDER OUT.png
 """
@@ -16,6 +16,7 @@ FAMILIES = {
     "least control": ("lcp-",),
     "GRAPES": ("grapes-",),
 }
+ANGLES = {"BP": "angle_bp", "Gauss-Newton": "angle_gn", "minimum norm": "angle_mn"}
 TICKS = 2, 3, 5, 10, 20, 40  # test errors in percent
 NAMES = {
     "training.method=dfc-ss-newton": "Newton",
@@ -37,16 +38,28 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     runs = {name: read(options.folder / name / "comparison.csv") for name in ("mnist", "fashion")}
     draw(runs["mnist"], options.out)
-    print("| method | test error (%) | train loss | seconds per epoch | Fashion-MNIST: test error (%) |")
+    print(
+        f"| method | test error (%) | train loss | angle to {', '.join(ANGLES)} | Fashion-MNIST: test error (%) |"
+    )
     print("|---|---|---|---|---|")
     fashion = {short(preset): rows for preset, rows in runs["fashion"].items()}
     for preset, rows in runs["mnist"].items():
         other = fashion.get(short(preset))
-        seconds = float(rows[-1]["seconds"])
         print(
-            f"| {short(preset)} | {error(rows[-1]):.1f} | {float(rows[-1]['train_loss']):.3g} | {seconds:.2g} "
+            f"| {short(preset)} | {error(rows[-1]):.1f} | {float(rows[-1]['train_loss']):.3g} "
+            f"| {angles(options.folder / 'angles' / f'{preset}-seed42.csv')} "
             f"| {f'{error(other[-1]):.1f}' if other else ''} |"
         )
+
+
+def angles(path):
+    """Return the angles of the whole update in degrees, with the last weights, as text; empty where they were not measured."""
+    if not path.exists():
+        return ""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["weights"] == "last" and not row["layer"]]
+    measured = {row["measurement"]: float(row["value"]) for row in rows}
+    return ", ".join(f"{measured[name]:.0f}" for name in ANGLES.values())
 
 
 def read(path):

@@ -223,10 +223,13 @@ class _Optimizer(Section):
 class OptimizerSection(_Optimizer):
     """The optimiser of the forward weights."""
 
-    modulation: Literal["grapes", "grapes-clipped"] | None = Field(
+    modulation: (
+        Literal["grapes", "grapes-clipped", "grapes-propagating", "grapes-propagating-clipped"] | None
+    ) = Field(
         None,
-        description="grapes: the gradient of a hidden unit times its responsibility (GRAPES, local form), in (0, 2]; clipped: "
-        "in [1, 2]",
+        description="grapes: the gradient of a hidden unit times its responsibility (GRAPES, local form), in (0, 2]; "
+        "propagating: errors on their way down times it, or times the senders' where they come straight from the output; "
+        "clipped: in [1, 2]",
     )
     divide_by_step: bool = Field(False, description="divide the learning rate by target.step")
 

@@ -39,6 +39,7 @@ def rules(config):
     yield _undamped(config)
     yield _no_nudge(config)
     yield from _unsuited_loss(config)
+    yield _unknown_path(config)
     method = method_of(config)
     if method.rules is not None:
         yield from method.rules(config)
@@ -111,6 +112,14 @@ def _unsuited_loss(config):
             f"target.loss = {loss.name!r} is for {loss.output} outputs, and network.output_activation = {output!r}; set "
             f"network.output_activation = {loss.output!r}, or another loss",
         )
+
+
+def _unknown_path(config):
+    modulation, method = config.optimizer.modulation, method_of(config)
+    return "propagating" in (modulation or "") and method.error_path is None, (
+        f"optimizer.modulation = {modulation!r} multiplies errors on their way from the output, which training.method = "
+        f"{method.name!r} does not send down; set it to 'grapes', the local form, which every method has"
+    )
 
 
 def _forward_learning(config):

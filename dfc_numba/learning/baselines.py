@@ -10,7 +10,7 @@ from dfc_numba.model.products import row_products
 from dfc_numba.model.targets import loss_gradient
 
 
-def backpropagation(network, x, y, *, loss, activity=None, **options):
+def backpropagation(network, x, y, *, loss, activity=None, factors=None, **options):
     """Return the gradient of the mean loss with respect to all weights and biases.
 
         delta_L = phi_L'(v_L) dloss/dr_L        delta_i = phi_i'(v_i) (W_{i+1}^T delta_{i+1})
@@ -21,6 +21,7 @@ def backpropagation(network, x, y, *, loss, activity=None, **options):
         x, y: inputs (B, n_0); targets (B, n_L), or integer labels (B,).
         loss: "mse" (mean over samples and outputs) or "cross_entropy" (of softmax(r_L); mean over samples).
         activity: what `network.forward(x)` returned, to save computing it again.
+        factors: of delta_i in the hidden layers, a list of (n_i,), with which they are passed on; None for ones.
 
     Returns:
         `Gradients` with `.weights[i]` (n_i, n_{i-1}) and `.biases[i]` (n_i,), or `.biases` None without
@@ -29,9 +30,8 @@ def backpropagation(network, x, y, *, loss, activity=None, **options):
     activity = network.forward(x) if activity is None else activity
     deltas = [_output_delta(network, activity, y, loss)]
     for layer in reversed(range(len(network.weights) - 1)):
-        deltas.insert(
-            0, row_products(deltas[0], network.weights[layer + 1].T) * slope(network, layer, activity)
-        )
+        delta = row_products(deltas[0], network.weights[layer + 1].T) * slope(network, layer, activity)
+        deltas.insert(0, delta if factors is None else delta * factors[layer])
     return gradients(network, x, activity, deltas, loss=loss, **options)
 
 

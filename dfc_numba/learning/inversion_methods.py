@@ -16,6 +16,7 @@ from dfc_numba.inversion.feedback import initial_feedback, restabilised_feedback
 from dfc_numba.inversion.rules import backward_errors, refuse_divergence
 from dfc_numba.inversion.trajectory import InversionTrajectory
 from dfc_numba.learning.method import Gradients, PlannedUpdate
+from dfc_numba.learning.modulation import factors_on_the_way
 from dfc_numba.learning.signals import gradients, update_options
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import Record
@@ -120,6 +121,8 @@ def from_errors(network, minibatch, config, *, rule):
     loss = config.target.loss
     slopes, output = driven(network, activity, minibatch.y, loss)
     options = {name: getattr(config.inversion, name) for name in RULE_OPTIONS.get(rule, ())}
+    if (factors := factors_on_the_way(network, config)) is not None:
+        slopes = [slope * factor for slope, factor in zip(slopes, factors, strict=True)]
     hidden = backward_errors(network.weights, network.backward, slopes, output, rule=rule, **options)
     return _gradients(network, minibatch.x, activity, [*hidden, output], loss, **update_options(config))
 

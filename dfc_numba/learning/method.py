@@ -196,6 +196,8 @@ class Method(Extension):
         flagged: what the samples that `Gradients.flagged` marks did, and the remedy: the end of a warning, "12 of 60
             samples ...".
         losses: names of the losses that it is for; empty: all of them.
+        error_path: how errors reach the hidden layers: "chain", from layer to layer, on which way `forward` multiplies them by
+            `modulation.factors_on_the_way`; "direct", from the output; None: a propagating `optimizer.modulation` is refused.
         rules: function of config that yields pairs (whether something contradicts itself, the sentence that says what to
             change).
     """
@@ -218,6 +220,7 @@ class Method(Extension):
     predict: Callable[..., Array] | None = None
     flagged: str = ""
     losses: Sequence[str] = ()
+    error_path: str | None = None
     rules: Callable[[Any], Iterable[tuple[Any, str]]] | None = None
 
     registry = METHODS
@@ -336,6 +339,10 @@ class Method(Extension):
         if wrong:
             raise ValueError(
                 f"method {self.name!r} has {wrong[0]} = {functions[wrong[0]]!r}; it needs to be a function"
+            )
+        if self.error_path not in (None, "chain", "direct"):
+            raise ValueError(
+                f"method {self.name!r} has error_path = {self.error_path!r}; allowed are 'chain', 'direct' and None"
             )
         _check_phases(self)
         _check_places(self)

@@ -20,6 +20,7 @@ from dfc_numba.learning import baselines
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.inversion_methods import create_backward, from_errors, from_loops, restabilise
 from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Gradients, Method, Minibatch, PlannedUpdate
+from dfc_numba.learning.modulation import CHAIN, DIRECT, factors_on_the_way
 from dfc_numba.learning.phases import EXPECTED, ONE_SHOT, simulation_of
 from dfc_numba.learning.signals import update_options
 from dfc_numba.model.network import feedforward_state
@@ -128,16 +129,16 @@ def expected(network, minibatch, config):
     return PlannedUpdate(expected_feedback_update, _feedback_gradients, arguments, options)
 
 
-def from_loss(network, minibatch, config, *, gradient):
+def from_loss(network, minibatch, config, *, gradient, **options):
     """Return the gradient of the mean loss, by one of the baselines."""
-    return gradient(
-        network,
-        minibatch.x,
-        minibatch.y,
-        loss=config.target.loss,
-        activity=minibatch.activity,
-        **update_options(config),
-    )
+    options |= {"loss": config.target.loss, "activity": minibatch.activity, **update_options(config)}
+    return gradient(network, minibatch.x, minibatch.y, **options)
+
+
+def backpropagated(network, minibatch, config):
+    """Return the gradient of the mean loss by backpropagation, whose errors may be modulated on their way."""
+    factors = factors_on_the_way(network, config)
+    return from_loss(network, minibatch, config, gradient=baselines.backpropagation, factors=factors)
 
 
 def pursued_target(network, minibatch, config):
@@ -207,14 +208,9 @@ def _two_phases(name, summary, *, readout, reads=SIMULATED, **options):
     """Return a method with feedback phases, which differ in where the forward update is read from."""
     return Method(
         name, summary=summary, forward=partial(controlled, readout=readout), feedback=from_noise, phases=TWO_PHASES,
-        reads=reads, simulations=FEEDBACK_PHASES | ({"forward": "controller"} if reads == SIMULATED else {}), **options,
+        reads=reads, simulations=FEEDBACK_PHASES | ({"forward": "controller"} if reads == SIMULATED else {}),
+        error_path=DIRECT, **options,
     )  # fmt: skip
-
-
-def _baseline(name, summary, gradient, reads=()):
-    return Method(
-        name, summary=summary, forward=partial(from_loss, gradient=gradient), reads=(*SAMPLES, *reads)
-    )
 
 
 def _loop(name, summary):
@@ -227,8 +223,8 @@ def _loop(name, summary):
 def _rule(name, summary, *keys, prepare=create_backward):
     reads = (*SAMPLES, *(f"inversion.{key}" for key in keys))
     return Method(
-        name, summary=summary, forward=partial(from_errors, rule=name), prepare=prepare, reads=reads
-    )
+        name, summary=summary, forward=partial(from_errors, rule=name), prepare=prepare, reads=reads, error_path=CHAIN
+    )  # fmt: skip
 
 
 register_built_ins(
@@ -245,13 +241,18 @@ register_built_ins(
     Method(
         "dfc-single-phase",
         summary="Strong-DFC in a single phase: forward and feedback weights learn from the same noisy simulation",
-        forward=single_phase, feedback=from_noise, phases=SINGLE_PHASE, single_phase=True, reads=SIMULATED,
+        forward=single_phase, feedback=from_noise, phases=SINGLE_PHASE, single_phase=True, reads=SIMULATED, error_path=DIRECT,
         simulations={
             "forward": "controller", "pretraining": "feedback_controller", "extra feedback": "controller",
         },
     ),
-    _baseline("bp", "backpropagation of the loss", baselines.backpropagation),
-    _baseline("dfa", "direct feedback alignment", baselines.direct_feedback_alignment, FEEDBACK_INIT),
+    Method(
+        "bp", summary="backpropagation of the loss", forward=backpropagated, reads=SAMPLES, error_path=CHAIN,
+    ),
+    Method(
+        "dfa", summary="direct feedback alignment", error_path=DIRECT, reads=(*SAMPLES, *FEEDBACK_INIT),
+        forward=partial(from_loss, gradient=baselines.direct_feedback_alignment),
+    ),
     _loop("di", "dynamic inversion: errors by inverting each layer's weights in a loop"),
     _loop("sldi", "single-loop dynamic inversion: errors by one loop through all layers"),
     _rule("ndi", "non-dynamical inversion: dynamic inversion at rest", "alpha", "feedback"),

@@ -67,7 +67,9 @@ def _tp_forward(network, minibatch, config, own, *, rule):
     """Return minus the updates towards the targets, and of the mappings by noise, at the parameters before the step."""
     options = _tp_options(config, rule, minibatch.nudge * len(minibatch.x))
     update = target_propagation.target_update(network, _tp_of(own), minibatch.x, minibatch.y, options)
-    learned = _tp_feedback(network, minibatch, config, own, rule=rule).own if config.feedback.train else None
+    learned = None
+    if config.feedback.train and config.method.schedule == "together":
+        learned = _tp_feedback(network, minibatch, config, own, rule=rule).own
     flagged = ~update.targets.usable
     return Gradients(negative(update.weights), negative(update.biases), own=learned, flagged=flagged)
 
@@ -80,6 +82,16 @@ def _tp_feedback(network, minibatch, config, own, *, rule):
     )
     return Gradients(
         own={**numbered("Q", negative(update.weights)), **numbered("d", negative(update.biases))}
+    )
+
+
+def _tp_rules(config):
+    yield from _invertible(config)
+    feedback = config.feedback
+    yield (
+        config.method.schedule == "alternating" and not (feedback.train and feedback.extra_epochs),
+        "method.schedule = 'alternating' leaves the mappings alone while forward weights learn; set feedback.train = true and "
+        "feedback.extra_epochs to 1 or more, the epochs in which they learn, or method.schedule = 'together'",
     )
 
 
@@ -115,6 +127,10 @@ ACTIVATION = Option(
     "feedback_activation", "tanh", "nonlinearity of the feedback mappings",
     choices=("linear", "tanh", "relu", "leakyrelu", "sigmoid"),
 )  # fmt: skip
+SCHEDULE = Option(
+    "schedule", "together", "when mappings learn after the pre-training; together: at every minibatch, beside the forward "
+    "weights, and in the extra feedback epochs; alternating: in these alone", choices=("together", "alternating"),
+)  # fmt: skip
 UNITS = Option("units", 1024, "units of the fixed random layer that the mappings read", ranges.Count)
 
 
@@ -123,8 +139,8 @@ def _target_propagation(name, summary, options=(SIGMA,)):
     return Method(
         name, summary=summary, forward=partial(_tp_forward, rule=rule), feedback=partial(_tp_feedback, rule=rule),
         phases=("pretraining", "forward", "extra feedback"), parameters=partial(_tp_parameters, rule=rule),
-        state=partial(_tp_state, rule=rule) if rule == "ddtp_rhl" else None, options=options,
-        reads=("target.step", "target.step_per"), rules=_invertible, flagged=NOT_USABLE, losses=LOSSES,
+        state=partial(_tp_state, rule=rule) if rule == "ddtp_rhl" else None, options=(*options, SCHEDULE),
+        reads=("target.step", "target.step_per"), rules=_tp_rules, flagged=NOT_USABLE, losses=LOSSES,
     )  # fmt: skip
 
 

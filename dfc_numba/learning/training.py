@@ -31,6 +31,7 @@ from dfc_numba.learning.descent import (
     per_layer,
 )
 from dfc_numba.learning.evaluation import Score, check_fit, count_correct, score
+from dfc_numba.learning.modulation import modulated
 from dfc_numba.learning.observers import check_observers, hears
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
@@ -39,7 +40,6 @@ from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import NoiseKey
 from dfc_numba.model.shared_passes import sharing_passes
 from dfc_numba.model.targets import loss_value
-from dfc_numba.relatives.grapes import factors_of, scaled_rows
 from dfc_numba.storage.network_file import KINDS
 from dfc_numba.support import ranks, threads
 from dfc_numba.support.array_types import Array
@@ -324,15 +324,23 @@ class Trainer:
 
     def _learn(self, minibatch, count):
         """Measure (forward phase), compute the gradients and take the optimisers' steps; `count`: minibatches of the pass."""
+        forward, frozen = minibatch.phase == "forward", self.config.training.freeze_forward
+        early = (
+            frozen or self.method.predict is None
+        )  # an own pass is measured later: gradients may have taken it
         with sharing_passes(), judging_divergence():
-            if minibatch.phase == "forward":
-                minibatch = self._measured(minibatch)
-                if self.config.training.freeze_forward:
-                    return
+            if forward:
+                minibatch = self._with_activity(minibatch)
+            if forward and early:
+                self._measure(minibatch)
+            if forward and frozen:
+                return
             logged = self.log is not None and self.log.wants(
                 minibatch.phase, minibatch.position, minibatch.number, count
             )
             gradients = self._gradients(minibatch, self._recorded if logged else self._counted)
+            if forward and not early:
+                self._measure(minibatch)
             gradients.check(self.method, self.network, self.parameters)
             self._tally.flag(gradients.flagged)
             divergence.check_gradients(gradients, minibatch, self._gradients)
@@ -357,28 +365,32 @@ class Trainer:
         self._tally.count(*(update if isinstance(update, tuple) else (update,)))
         return update
 
-    def _measured(self, minibatch):
-        """Return the minibatch with its feedforward activity, after adding up its loss and accuracy."""
+    def _with_activity(self, minibatch):
+        """Return the minibatch with its feedforward activity."""
         if self.network.dtype == np.float64 or "target.feedback" in self.method.reads:  # with the phase
             _, activity = exact_forward(self.network, minibatch.x)
         else:
             activity = self.network.forward(minibatch.x)
-        output, counters = activity.r[-1], self.counters
-        if self.method.predict is not None:
-            output = self._predict(minibatch.x)
+        return replace(minibatch, activity=activity)
+
+    def _measure(self, minibatch):
+        """Add up loss and accuracy of a minibatch."""
+        activity, counters = minibatch.activity, self.counters
+        output = activity.r[-1] if self.method.predict is None else self._predict(minibatch.x)
         loss = loss_value(output, minibatch.y, self.config.target.loss)
         divergence.check_loss(loss, activity, minibatch)
         counters.samples += len(output)
         counters.loss_sum += len(output) * loss
         counters.correct += count_correct(output, minibatch.y, self.dataset.task)
-        return replace(minibatch, activity=activity)
 
     def _step(self, gradients, minibatch):
         """Take one step of each optimiser whose parameters have a gradient."""
         pretraining = minibatch.phase == "pretraining"
         if gradients.weights is not None:
             layers = forward_layers(gradients.weights, gradients.biases)
-            layers = self._modulated(self._with_layer_parameters(layers, gradients.own))
+            layers = self._with_layer_parameters(layers, gradients.own)
+            arrays = self._with_layer_parameters([[w] for w in self.network.weights], self.parameters)
+            layers = modulated(layers, arrays, self.config, self.method.error_path)
             self._descend("forward", layers, minibatch)
         if gradients.feedback is not None:
             layers = feedback_layers(gradients.feedback, self.config.feedback.freeze_output)
@@ -401,20 +413,6 @@ class Trainer:
         optimizer = self.optimizers[name]
         least = None if minibatch.phase == "pretraining" else getattr(optimizer.options, "cosine_to", None)
         optimizer.step(layers, cosine(least, minibatch.epoch, self.config.training.epochs))
-
-    def _modulated(self, layers):
-        """Return gradients per layer, modulated according to `optimizer.modulation`.
-
-        A unit's factor is read from its rows of all matrices of its layer, and scales its gradients in all arrays there.
-        """
-        modulation = getattr(self.config.optimizer, "modulation", None)
-        if modulation is None:
-            return layers
-        clip = (1.0, 2.0) if modulation == "grapes-clipped" else None
-        arrays = self._with_layer_parameters([[w] for w in self.network.weights], self.parameters)
-        rows = [[a for a in layer if a.ndim == 2 and len(a) == len(layer[0])] for layer in arrays]
-        factors = factors_of([np.hstack(matrices) for matrices in rows], clip=clip)
-        return [*map(scaled_rows, layers, factors), layers[-1]]
 
     def _end_epoch(self, epoch):
         """Evaluate the epoch, keep its weights if they are the best so far, and return its row."""

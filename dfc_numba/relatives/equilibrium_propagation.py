@@ -6,7 +6,7 @@
 
 One-sided: free and +beta states, D = beta. Two-sided: -beta and +beta, D = 2 beta, whose bias is of second order in beta
 (Laborieux et al. 2021, arXiv:2006.03824). Vector field: backward weights B_i of their own (Scellier et al. 2018,
-arXiv:1808.04873). `kernels/nudged_phases.py` has the dynamics of the three forms.
+arXiv:1808.04873). `kernels/equilibrium_phases.py` has the dynamics of the three forms.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from dfc_numba.kernels import nudged_phases as kernel
+from dfc_numba.kernels import equilibrium_phases as kernel
 from dfc_numba.kernels.draws import keyed_draws
 from dfc_numba.kernels.equilibrium_units import NONLINEARITIES
 from dfc_numba.kernels.forms import ARGUMENT_LIMIT
+from dfc_numba.kernels.free_phase import GAUSSIAN, HOPFIELD, PROTOTYPICAL, Model, Relaxation
 from dfc_numba.kernels.layout import dense_views, layout, pack, padded_rows
 from dfc_numba.model.network import Network
 from dfc_numba.model.noise_key import as_key
@@ -39,7 +40,7 @@ from dfc_numba.support.ranges import (
 )
 from dfc_numba.support.validation import float_list, instance, number, samples, silent, whole_number
 
-FORMS = {"prototypical": kernel.PROTOTYPICAL, "hopfield": kernel.HOPFIELD, "gaussian": kernel.GAUSSIAN}
+FORMS = {"prototypical": PROTOTYPICAL, "hopfield": HOPFIELD, "gaussian": GAUSSIAN}
 RESTORING = {
     "hopfield": 1.0,
     "gaussian": 2.0,
@@ -187,9 +188,9 @@ def free_phase(network, x, options, *, initial=None, record=False):
     Raises:
         ValueError, TypeError: for arguments that do not fit. MemoryError: for records that do not.
     """
-    phases = Phases(network, x, options, initial, record_free=record)
-    phases.run(lambda shard: phases.relax(*shard))
-    return phases.free()
+    phases = Phases(network, x, options, initial, record=record)
+    phases.run()
+    return phases.free_state()
 
 
 def settled_state(network, x, options):
@@ -213,11 +214,10 @@ def nudged_phase(network, x, y, free, options, *, beta=None, steps=None, record=
     instance("options", options, EquilibriumPropagation)
     beta = options.beta if beta is None else number("beta", beta, Finite)
     steps = options.nudged_steps if steps is None else whole_number("steps", steps, CountOrZero)
-    phases = Phases(network, x, options, instance("free", free, FreeState).states, y=y)
-    phases.take(free)
-    nudged = phases.nudges(beta, steps, record)
-    phases.run(lambda shard: nudged.run(*shard))
-    return nudged.result()
+    free = instance("free", free, FreeState)
+    phases = Phases(network, x, options, free=free, y=y, betas=[beta], steps=steps, record=record)
+    phases.run()
+    return phases.nudged_states()[0]
 
 
 @dataclass(frozen=True)
@@ -267,23 +267,10 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
     Raises:
         ValueError, TypeError: for arguments that do not fit, and a nudge that dt cannot carry (see `check_nudge`).
     """
-    if free is not None:
-        initial = instance("free", free, FreeState).states
-    phases = Phases(network, x, options, initial, y=y)
-    if free is not None:
-        phases.take(free)
     betas = [options.beta] if options.sides == 1 else [-options.beta, options.beta]
-    nudged = [phases.nudges(beta, options.nudged_steps, False) for beta in betas]
-
-    def run(shard):
-        if free is None:
-            phases.relax(*shard)
-        for part in nudged:
-            part.run(*shard)
-
-    phases.run(run)
-    free = phases.free() if free is None else free
-    nudged = tuple(part.result() for part in nudged)
+    phases = Phases(network, x, options, initial, free=free, y=y, betas=betas, steps=options.nudged_steps)
+    phases.run()
+    free, nudged = phases.free_state(), phases.nudged_states()
     return EquilibriumUpdate(*contrast(network, x, options, free, nudged), free, nudged)
 
 
@@ -291,9 +278,16 @@ def equilibrium_update(network, x, y, options, *, initial=None, free=None):
 
 
 class Phases:
-    """Both phases of one minibatch: the network in packed form, and the arrays that its shards write to."""
+    """The phases of one minibatch: the network in packed form, and the arrays that its shards write to.
 
-    def __init__(self, network, x, options, initial=None, *, y=None, record_free=False):
+    Args:
+        initial: as for `free_phase`. free: a `FreeState` to nudge from; None runs the free phase.
+        y, betas, steps: targets, and the nudged phases. record: whether to keep all time points.
+    """
+
+    def __init__(
+        self, network, x, options, initial=None, *, free=None, y=None, betas=(), steps=0, record=False
+    ):
         instance("network", network, Network)
         instance("options", options, EquilibriumPropagation)
         x = samples("x", x, network.sizes[0])
@@ -304,73 +298,116 @@ class Phases:
                 "backward = 'separate' needs network.backward, a list with a matrix (n_i, n_{i+1}) for each hidden layer"
             )
         self.network, self.options, self.count = network, options, len(x)
+        self.given = None if free is None else instance("free", free, FreeState)
         self.places = layout(network.sizes, np.float64)
         self.wide = _packed(network, options, np.float64)
         self.narrow = self.wide if network.dtype == np.float64 else _packed(network, options, network.dtype)
         self.x = padded_rows(x, self.places.stride[0], np.float64)
-        total = self.count * self.places.dense[-1]
-        self.state, self.drive = self._initial(initial, total), np.zeros(total)
-        self.steps, self.speeds = np.zeros(self.count, np.int64), np.zeros(self.count)
-        self.records = self._records(options.free_points - 1, record_free)
+        self.state = self._initial(initial if free is None else free.states)
+        self.drive = np.zeros_like(self.state) if free is None else _flat(free.drives)
+        self.relaxation = self._relaxation(record and free is None)
+        self.nudging = self._nudging(y, betas, steps, record)
         self.shards = threads.shards(self.count)
-        self.target = None if y is None else self._target(y)
 
-    def run(self, function):
-        """Call function(shard) for all shards, on threads; shard: (first, rows)."""
+    def run(self):
+        """Run the phases of all shards, on threads."""
+
+        def run(shard):
+            first, rows = self.shards[shard]
+            kernel.phases(
+                self.wide, self.relaxation, self.narrow, self.nudging, self.x, self.state, self.drive,
+                first, rows, self.count,
+            )  # fmt: skip
+
         products = sum(w.size for w in self.network.weights)
         work = 4.0 * self.count * products * (self.options.free_steps + self.options.nudged_steps)
-        threads.run(len(self.shards), lambda k: function(self.shards[k]), work=work)
+        threads.run(len(self.shards), run, work=work)
 
-    def relax(self, first, rows):
-        """Run the free phase of a shard."""
-        tolerance = -1.0 if self.options.tolerance is None else self.options.tolerance
-        kernel.free_phase(
-            self.wide, self.options.gain, self.options.free_steps, tolerance, self.x, self.state, self.drive,
-            self.steps, self.speeds, self.records, first, rows, self.count,
-        )  # fmt: skip
-
-    def take(self, free):
-        """Start from a free state."""
-        self.drive = _flat(free.drives)
-
-    def free(self):
-        """Return the `FreeState`."""
-        steps = self.options.free_points - 1
+    def free_state(self):
+        """Return the `FreeState` that is given, or reached."""
+        if self.given is not None:
+            return self.given
+        steps, last_steps = self.relaxation.steps, self.relaxation.counts
         states, drives = self._views(self.state), self._views(self.drive)
-        settled = None if self.options.tolerance is None else self.steps <= steps
-        trajectory = self._views(self.records, steps + 1) if self.records.size else None
+        settled = None if self.options.tolerance is None else last_steps <= steps
+        trajectory = self._trajectory(self.relaxation.records, steps)
         if trajectory and settled is not None:
             for sample, last in enumerate(
-                self.steps
+                last_steps
             ):  # stays where it has settled; others of its shard continue
                 for points, state in zip(trajectory, states, strict=True):
                     points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]
-        return FreeState(
-            states, rates, drives, np.minimum(self.steps, steps), settled, trajectory, self.speeds
+        steps_done = np.minimum(last_steps, steps)
+        return FreeState(states, rates, drives, steps_done, settled, trajectory, self.relaxation.speeds)
+
+    def nudged_states(self):
+        """Return the `NudgedState`s, one for each nudge."""
+        nudging, growing = self.nudging, self._growing()
+        return tuple(
+            NudgedState(
+                float(beta),
+                self._views(nudging.deviations[k]),
+                self._views(nudging.rate_deviations[k]),
+                self._trajectory(nudging.records[k], nudging.steps),
+                None if growing is None else growing[k],
+            )
+            for k, beta in enumerate(nudging.betas)
         )
 
-    def nudges(self, beta, steps, record):
-        """Prepare a nudged phase of this minibatch."""
-        if self.target is None:
+    def _relaxation(self, record):
+        """Return the kernel's `Relaxation`; its steps are negative where a free state is given."""
+        tolerance = -1.0 if self.options.tolerance is None else self.options.tolerance
+        steps = -1 if self.given is not None else self.options.free_points - 1
+        counts, speeds = np.zeros(self.count, np.int64), np.zeros(self.count)
+        records = np.zeros(self._size_of_records(steps) if record else 0)
+        return Relaxation(float(self.options.gain), steps, float(tolerance), counts, speeds, records)
+
+    def _nudging(self, y, betas, steps, record):
+        """Return the kernel's `Nudging`."""
+        dtype, nudges = self.network.dtype, len(betas)
+        if y is None and nudges:
             raise TypeError("y is None; targets (B, n_L) or labels (B,) are needed to nudge a network")
-        check_nudge(self.options, beta)
-        return _Nudges(self, beta, steps, record)
+        for beta in betas:
+            check_nudge(self.options, beta)
+        return kernel.Nudging(
+            dtype.type(self.options.gain),
+            steps,
+            np.array(betas, np.float64),
+            LOSSES_OF_KERNEL[self.options.loss],
+            ARGUMENT_LIMIT[dtype.itemsize],
+            np.zeros((0, 0)) if y is None else self._target(y),
+            np.zeros((nudges, len(self.state)), dtype),
+            np.zeros((nudges, len(self.state)), dtype),
+            np.zeros((nudges, self.count, kernel.WATCHED + 1)),
+            np.zeros((nudges, self._size_of_records(steps) if record and nudges else 0)),
+        )
+
+    def _growing(self):
+        """Return which samples each nudge still drives away; steps down an energy shorten on the way to its minimum."""
+        if self.options.form not in RESTORING:
+            return None
+        steps, lengths = self.nudging.steps, self.nudging.lengths
+        last, distance = lengths[..., -2], lengths[..., -1]
+        watched = lengths[..., -1 - min(steps, kernel.WATCHED) : -1]
+        longer = (np.diff(watched) > 0).all(axis=-1) & (last > GROWING * distance) & (steps > 1)
+        return longer | ~np.isfinite(last)
 
     def _views(self, flat, times=None):
         return dense_views(flat, self.count, self.network.sizes, times)
 
-    def _records(self, steps, wanted):
-        if not wanted:
-            return np.zeros(0)
-        size = (steps + 1) * self.count * int(self.places.dense[-1])
-        memory.require(8 * size, "the trajectory of the phase", "record fewer samples or steps")
-        return np.zeros(size)
+    def _trajectory(self, records, steps):
+        return self._views(records, steps + 1) if records.size else None
 
-    def _initial(self, initial, total):
+    def _size_of_records(self, steps):
+        size = (steps + 1) * len(self.state)
+        memory.require(8 * size, "the trajectory of the phase", "record fewer samples or steps")
+        return size
+
+    def _initial(self, initial):
         sizes = self.network.sizes[1:]
         if initial is None:
-            return np.zeros(total)
+            return np.zeros(self.count * int(self.places.dense[-1]))
         key = as_key(initial)
         if key is not None:
             return _flat(keyed_states(key, self.count, sizes))
@@ -389,49 +426,6 @@ class Phases:
                 f"{high:g}: the nudge would drive them out of range; rescale the targets or choose another nonlinearity"
             )
         return np.ascontiguousarray(y)
-
-
-class _Nudges:
-    """One nudged phase: its nudge, and the arrays that its shards write to."""
-
-    def __init__(self, phases, beta, steps, record):
-        total, dtype = len(phases.state), phases.network.dtype
-        self.phases, self.beta, self.steps = phases, float(beta), steps
-        self.deviations, self.rate_deviations = np.zeros(total, dtype), np.zeros(total, dtype)
-        self.lengths = np.zeros((phases.count, kernel.WATCHED + 1))
-        self.records = phases._records(steps, record)
-
-    def run(self, first, rows):
-        phases, dtype = self.phases, self.phases.network.dtype
-        options = phases.options
-        nudging = kernel.Nudging(
-            dtype.type(options.gain),
-            self.steps,
-            self.beta,
-            LOSSES_OF_KERNEL[options.loss],
-            ARGUMENT_LIMIT[dtype.itemsize],
-        )
-        arrays = kernel.NudgedArrays(
-            phases.state, phases.drive, phases.target, self.deviations, self.rate_deviations,
-            self.lengths, self.records,
-        )  # fmt: skip
-        kernel.nudged_phase(phases.narrow, phases.wide, nudging, arrays, first, rows, phases.count)
-
-    def result(self):
-        """Return the `NudgedState`."""
-        views = self.phases._views
-        trajectory = views(self.records, self.steps + 1) if self.records.size else None
-        states = views(self.deviations), views(self.rate_deviations)
-        return NudgedState(self.beta, *states, trajectory, self._growing())
-
-    def _growing(self):
-        """Return which samples their nudge still drives away; steps down an energy shorten on the way to its minimum."""
-        if self.phases.options.form not in RESTORING:
-            return None
-        lengths, distance = self.lengths[:, -1 - min(self.steps, kernel.WATCHED) : -1], self.lengths[:, -1]
-        last = self.lengths[:, -2]
-        longer = (np.diff(lengths) > 0).all(axis=1) & (last > GROWING * distance) & (self.steps > 1)
-        return longer | ~np.isfinite(last)
 
 
 def keyed_states(key, count, sizes):
@@ -485,7 +479,7 @@ def _packed(network, options, dtype):
     numbers = np.array([(0.0,) * 4] + [values for _, values in codes], dtype)
     above = network.backward if options.backward == "separate" else [w.T for w in network.weights[1:]]
     biases = np.zeros(places.dense[-1]) if network.biases is None else np.concatenate(network.biases)
-    return kernel.Model(
+    return Model(
         places,
         FORMS[options.form],
         families,

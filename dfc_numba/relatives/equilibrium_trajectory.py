@@ -7,13 +7,13 @@ import numpy as np
 
 from dfc_numba.model.network import Network
 from dfc_numba.model.recording import EquilibriumVariable, Recipe, Record, Storable
+from dfc_numba.model.shared_passes import earlier_pass, shared_pass
 from dfc_numba.model.targets import as_targets
 from dfc_numba.relatives.equilibrium_propagation import (
     EquilibriumPropagation,
     equilibrium_update,
     free_phase,
     nudged_phase,
-    settled_state,
 )
 from dfc_numba.support import memory
 from dfc_numba.support.shapes import short_repr
@@ -76,10 +76,13 @@ def simulate_equilibrium(network, x, y, options, *, record=None):
 def recorded_equilibrium_update(network, x, y, options, *, record=None):
     """Return the `EquilibriumUpdate` of a minibatch, sharing its free phase with its prediction (see `settled_state`).
 
+    Before the prediction, free and nudged phases are one kernel.
+
     Args:
         record: a `Record` of what to keep of the states, in `trajectory`; None keeps nothing. The update has the same bits.
     """
-    update = equilibrium_update(network, x, y, options, free=settled_state(network, x, options))
+    update = equilibrium_update(network, x, y, options, free=earlier_pass(options, network, x))
+    shared_pass(lambda: update.free, options, network, x)
     if record is None:
         return update
     return replace(update, trajectory=recorded(network, x, y, options, record))

@@ -50,6 +50,7 @@ CONTRADICTIONS = [
     ([*EXPECTED, *SINGLE], "learns the feedback weights from simulations; set feedback.rule = 'noise_driven'"),
     (["feedback_optimizer.decay=homeostatic", "feedback_optimizer.weight_decay=0"], "keeps nothing; set"),
     (["network.feedback_init=jacobian_damped_pinv"], "set network.feedback_damping above 0"),
+    (["training.method=di", "optimizer.modulation=grapes-propagating"], "set it to 'grapes', the local form"),
     (["target.step=0"], "target.step = 0 leaves the output where it is"),
     # single phase
     (["training.method=dfc-single-phase", "controller.tau_noise=0.1"], "learns the feedback weights from noise in"),

@@ -212,9 +212,116 @@ def test_grapes_modulates_the_rows_of_every_methods_update(method, modulation, c
         assert all(map(np.array_equal, [layer[0] for layer in scaled], expected))
 
 
+@pytest.mark.parametrize("method", ["ddtp-linear", "dtp"])
+def test_alternating_epochs_leave_the_others_weights_alone(method):
+    more = {"feedback.pretraining_epochs": 1, "feedback.extra_epochs": 2, "method.schedule": "alternating"}
+    run = trainer(configuration(method, epochs=2, **more))
+    seen = []
+
+    def follow(name):
+        step = run.optimizers[name].step
+
+        def stepped(layers, scale):
+            seen.append((run.phase_of_test, name))
+            step(layers, scale)
+
+        run.optimizers[name].step = stepped
+
+    for name in run.optimizers:
+        follow(name)
+    learn = run._learn
+
+    def in_phase(minibatch, count):
+        run.phase_of_test = minibatch.phase
+        learn(minibatch, count)
+
+    run._learn = in_phase
+    run.run()
+    assert {*seen} == {("pretraining", "own_pretraining"), ("forward", "forward"), ("extra feedback", "own")}
+    assert seen.count(("extra feedback", "own")) == 2 * seen.count(("forward", "forward"))
+
+
+def first_steps(method, modulation=None, **method_options):
+    """Return the modulated gradients of three minibatches, and the run, without stepping the weights."""
+    optimizer = {"name": "sgd", "learning_rate": 0.01}
+    if modulation is not None:
+        optimizer["modulation"] = modulation
+    table = {"training": {"method": method, "epochs": 1, "batch_size": 500}, "optimizer": optimizer}
+    table["network"] = {"hidden": [12, 11, 9]}
+    if method.startswith("dfc"):
+        table["feedback"] = {"train": False}
+    if method_options:
+        table["method"] = method_options
+    run, steps = trainer(Config.model_validate(table)), []
+    run.optimizers["forward"].step = lambda layers, scale: steps.append(layers)
+    run.run()
+    return [[array for layer in layers for array in layer] for layers in steps], run
+
+
+@pytest.mark.parametrize("clip", [None, (1.0, 2.0)])
+def test_propagating_modulation_of_backpropagation_is_the_published_rule(clip):
+    ending = "" if clip is None else "-clipped"
+    modulated, _ = first_steps("bp", f"grapes-propagating{ending}")
+    published, _ = first_steps("grapes-bp", clip=clip or "none")
+    plain, _ = first_steps("bp")
+    assert len(modulated) == len(published) > 1
+    for ours, theirs, before in zip(modulated, published, plain, strict=True):
+        for one, two in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-14)
+        assert not np.allclose(ours[0], before[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["fa", "pbp"])
+def test_factors_multiply_up_on_the_way_from_layer_to_layer(method):
+    from dfc_numba.relatives.grapes import factors_of
+
+    modulated, run = first_steps(method, "grapes-propagating")
+    plain, _ = first_steps(method)
+    factors = factors_of(run.network.weights)
+    for ours, before in zip(modulated, plain, strict=True):
+        np.testing.assert_array_equal(ours[6], before[6])  # the output's weights
+        np.testing.assert_allclose(ours[4], factors[2][:, None] * before[4], rtol=1e-12)
+        assert not np.allclose(ours[2], factors[1][:, None] * before[2], rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["dfa", "dfc-ssa"])
+@pytest.mark.parametrize("clip", [None, (1.0, 2.0)])
+def test_errors_straight_from_the_output_are_modulated_by_senders(method, clip):
+    from dfc_numba.relatives.grapes import Grapes, grapes_update
+
+    modulated, run = first_steps(method, "grapes-propagating" + ("" if clip is None else "-clipped"))
+    plain, _ = first_steps(method)
+    net, split = run.network, run.dataset.train
+    feedback = net.feedback[:-1]
+    found = {}
+    for form in ("none", "propagating"):
+        options = Grapes(rule="dfa", form=form, clip=clip)
+        found[form] = grapes_update(net, split.x, split.y, options, feedback=feedback)
+    for arrays in zip(modulated, plain, strict=True):
+        ours, before = ([array for i, array in enumerate(layers)] for layers in arrays)
+        for i, (one, two) in enumerate(zip(ours, before, strict=True)):
+            kind = "weights" if i % 2 == 0 else "biases"
+            published, alone = (getattr(found[form], kind)[i // 2] for form in ("propagating", "none"))
+            np.testing.assert_allclose(one * alone, two * published, rtol=1e-9, atol=1e-15)
+        np.testing.assert_array_equal(ours[0], before[0])
+        assert not np.allclose(ours[2], before[2], rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
+        (
+            "dtp",
+            {"method.schedule": "alternating", "feedback.extra_epochs": 0},
+            "feedback.extra_epochs to 1 or more",
+        ),
+        ("ep", {"optimizer.modulation": "grapes-propagating"}, "does not send down"),
+        (
+            "grapes-fa",
+            {"optimizer.modulation": "grapes-propagating", "method.form": "none"},
+            "does not send down",
+        ),
+        ("di", {"optimizer.modulation": "grapes-propagating-clipped"}, "set it to 'grapes', the local form"),
         ("ep", {"method.beta": 0.0}, "leaves nothing to divide by"),
         ("ep", {"method.bta": 0.1}, "did you mean 'beta'"),
         ("ep", {"network.hidden_activation": "leakyrelu"}, "one nonlinearity for all layers"),

@@ -43,15 +43,18 @@ def test_a_minibatch_has_one_feedforward_pass(method, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["ep", "ep-vector-field"])
-def test_equilibrium_propagation_relaxes_a_minibatch_once(method, monkeypatch):
-    phases, free_phase = [], equilibrium_propagation.free_phase
-    monkeypatch.setattr(
-        equilibrium_propagation, "free_phase", lambda *a, **o: phases.append(len(a[1])) or free_phase(*a, **o)
-    )
+def test_both_phases_and_the_prediction_of_a_minibatch_are_one_call_of_the_kernel(method, monkeypatch):
+    calls, run_phases = [], equilibrium_propagation.Phases.run
+
+    def counted(self):
+        calls.append((self.relaxation.steps, len(self.nudging.betas)))
+        run_phases(self)
+
+    monkeypatch.setattr(equilibrium_propagation.Phases, "run", counted)
     run = trainer(f"training.method={method}", "target.loss=mse")
     monkeypatch.setattr(run, "_evaluate", lambda split: Score())
     run.run()
-    assert len(phases) == run.counters.minibatches
+    assert calls == [(30, 1)] * run.counters.minibatches
 
 
 def test_passes_are_shared_within_the_context_alone():

@@ -81,6 +81,14 @@ def test_the_comparison_is_drawn_and_printed_by_short_names(script, tmp_path, ca
         (tmp_path / folder).mkdir()
         lines = [f"{run}{change},{epoch},0.5,0.{epoch},{epoch}.5" for run in runs for epoch in (8, 9)]
         (tmp_path / folder / "comparison.csv").write_text("\n".join([head, *lines]) + "\n")
+    (tmp_path / "angles").mkdir()
+    kept = [("last", "", "bp", 12.3), ("last", "", "gn", 44.8), ("last", "", "mn", 41.2)]
+    kept += [("last", "1", "bp", 1.0), ("best", "", "bp", 5.0)]
+    angles = [f"{which},9,angle_{name},{layer},,{value},degrees" for which, layer, name, value in kept]
+    text = "\n".join(["weights,epoch,measurement,layer,sample,value,units", *angles])
+    (tmp_path / "angles" / "tp-mnist-dtp-seed42.csv").write_text(text + "\n")
     script("draw_relatives").main([str(tmp_path), str(tmp_path / "out.png")])
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    assert "| mnist-dfc-ss-fixed, Newton, SGD | 10.0 | 0.5 | 9.5 | 10.0 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| mnist-dfc-ss-fixed, Newton, SGD | 10.0 | 0.5 |  | 10.0 |" in printed
+    assert "| tp-mnist-dtp | 10.0 | 0.5 | 12, 45, 41 | 10.0 |" in printed
