@@ -5,7 +5,7 @@ separate weights; all layers step at once from the states before, without a nudg
 
     prototypical   s_i <- phi(D_i), r = s                                   (Ernoult et al. 2019)
     Hopfield       u_i += (dt/tau) (-u_i + phi'(u_i) D_i), r = phi(u)       (Scellier & Bengio 2017)
-    Gaussian       at rest at once, in the feedforward state
+    Gaussian       in equilibrium at once: the feedforward state
 
 in float64. Arrays of a shard are flat `[layer][sample][unit]` with padded rows, those of all samples dense (see `layout`).
 """
@@ -86,7 +86,7 @@ def add_from_above(model, i, rows, out, start, above):
 
 
 @jit_part
-def load_states(layout, rows, first, samples, state, dense):
+def _load(layout, rows, first, samples, state, dense):
     """Copy rows of all layers from a dense array."""
     for i in range(1, layout.sizes.size):
         n, stride = layout.sizes[i], layout.stride[i]
@@ -151,16 +151,10 @@ class Relaxation(NamedTuple):
 
     gain: float  # dt / tau
     steps: int
-    tolerance: float  # a sample whose states change by at most this in a step has settled and stays there; negative: none
-    counts: (
-        np.ndarray
-    )  # (B,) receive the steps done, `steps + 1` of a sample that has not settled within them
-    speeds: (
-        np.ndarray
-    )  # (B,) receive the largest change of a state in the last step of a sample, over the gain
-    records: (
-        np.ndarray
-    )  # all states, `[layer][time][sample][unit]` with steps + 1 time points; empty for none
+    tolerance: float  # largest change of a state in a step of a sample that has settled; negative: none
+    counts: np.ndarray  # (B,) receive the steps done; steps + 1: not settled within them
+    speeds: np.ndarray  # (B,) receive the largest change of a state in the last step, over the gain
+    records: np.ndarray  # `[layer][time][sample][unit]` with steps + 1 time points; empty for none
 
 
 @jit_creating_part
@@ -176,7 +170,7 @@ def free_phase(model, relaxation, x, state, drive, first, rows, samples):
     still, now = np.zeros(total, x.dtype), np.zeros(total, x.dtype)
     rate, drives, before = np.zeros(total, x.dtype), np.zeros(total, x.dtype), np.zeros(total, x.dtype)
     _begin_free(model, rows, first, x, still)
-    load_states(layout, rows, first, samples, now, state)
+    _load(layout, rows, first, samples, now, state)
     settled = np.zeros(rows, np.bool_)
     if model.form == GAUSSIAN:
         for i in range(1, depth + 1):
@@ -214,21 +208,7 @@ def free_phase(model, relaxation, x, state, drive, first, rows, samples):
         if records.size > 0:
             record_states(layout, rows, first, samples, steps + 1, step, records, now, state, False)
         if tolerance >= 0.0:
-            left -= _settle(
-                layout,
-                rows,
-                first,
-                samples,
-                now,
-                before,
-                tolerance,
-                settled,
-                state,
-                counts,
-                speeds,
-                gain,
-                step,
-            )
+            left -= _settle(layout, relaxation, rows, first, samples, now, before, settled, state, step)
             if left == 0:
                 break
     for s in range(rows):
@@ -236,7 +216,7 @@ def free_phase(model, relaxation, x, state, drive, first, rows, samples):
             store_sample(layout, s, rows, first + s, samples, state, now)
             counts[first + s] = steps + 1 if tolerance >= 0.0 and model.form != GAUSSIAN else steps
             speeds[first + s] = largest_change(layout, s, rows, now, before) / gain if steps > 0 else 0.0
-    load_states(layout, rows, first, samples, now, state)
+    _load(layout, rows, first, samples, now, state)
     if model.form == HOPFIELD:
         for i in range(1, depth + 1):
             start, size = rows * layout.rows[i], rows * layout.stride[i]
@@ -256,17 +236,17 @@ def _descend(size, gain, state, slope, drive, start):
 
 
 @jit_part
-def _settle(layout, rows, first, samples, now, before, tolerance, settled, state, counts, speeds, gain, step):
+def _settle(layout, relaxation, rows, first, samples, now, before, settled, state, step):
     """Leave the samples that have settled in this step at their state; returns how many."""
     done = 0
     for s in range(rows):
         if settled[s]:
             continue
         change = largest_change(layout, s, rows, now, before)
-        if change <= tolerance:
+        if change <= relaxation.tolerance:
             settled[s] = True
             done += 1
-            counts[first + s] = step
-            speeds[first + s] = change / gain
+            relaxation.counts[first + s] = step
+            relaxation.speeds[first + s] = change / relaxation.gain
             store_sample(layout, s, rows, first + s, samples, state, now)
     return done

@@ -4,6 +4,7 @@ A rule is a pair (whether it fires, the sentence).
 """
 
 from dfc_numba.configuration.config_usage import selects_minibatches
+from dfc_numba.learning.modulation import modulation_of
 from dfc_numba.learning.phases import (
     EXPECTED,
     ONE_SHOT,
@@ -115,10 +116,10 @@ def _unsuited_loss(config):
 
 
 def _unknown_path(config):
-    modulation, method = config.optimizer.modulation, method_of(config)
-    return "propagating" in (modulation or "") and method.error_path is None, (
-        f"optimizer.modulation = {modulation!r} multiplies errors on their way from the output, which training.method = "
-        f"{method.name!r} does not send down; set it to 'grapes', the local form, which every method has"
+    method, (propagates, _) = method_of(config), modulation_of(config) or (False, None)
+    return propagates and method.error_path is None, (
+        f"optimizer.modulation = {config.optimizer.modulation!r} multiplies errors on their way from the output, which "
+        f"training.method = {method.name!r} does not send down; set it to 'grapes', the local form, which every method has"
     )
 
 

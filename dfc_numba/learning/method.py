@@ -28,6 +28,7 @@ TWO_PHASES = PHASES
 SINGLE_PHASE = ("pretraining", "forward", "extra feedback")
 FORWARD_ONLY = ("forward",)
 EQUILIBRIUM = "equilibrium"  # what is simulated where the section [method] has its options
+CHAIN, DIRECT = "chain", "direct"  # `Method.error_path`
 SIMULATIONS = ("controller", "feedback_controller", "inversion", EQUILIBRIUM)
 FUNCTIONS = (
     "forward", "feedback", "prepare", "parameters", "layer_parameters", "state", "after_step", "predict", "rules",
@@ -340,9 +341,9 @@ class Method(Extension):
             raise ValueError(
                 f"method {self.name!r} has {wrong[0]} = {functions[wrong[0]]!r}; it needs to be a function"
             )
-        if self.error_path not in (None, "chain", "direct"):
+        if self.error_path not in (CHAIN, DIRECT, None):
             raise ValueError(
-                f"method {self.name!r} has error_path = {self.error_path!r}; allowed are 'chain', 'direct' and None"
+                f"method {self.name!r} has error_path = {self.error_path!r}; allowed are {CHAIN!r}, {DIRECT!r} and None"
             )
         _check_phases(self)
         _check_places(self)

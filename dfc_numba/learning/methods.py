@@ -19,8 +19,17 @@ from dfc_numba.dynamics.plasticity import (
 from dfc_numba.learning import baselines
 from dfc_numba.learning.evaluation import soft_targets
 from dfc_numba.learning.inversion_methods import create_backward, from_errors, from_loops, restabilise
-from dfc_numba.learning.method import SINGLE_PHASE, TWO_PHASES, Gradients, Method, Minibatch, PlannedUpdate
-from dfc_numba.learning.modulation import CHAIN, DIRECT, factors_on_the_way
+from dfc_numba.learning.method import (
+    CHAIN,
+    DIRECT,
+    SINGLE_PHASE,
+    TWO_PHASES,
+    Gradients,
+    Method,
+    Minibatch,
+    PlannedUpdate,
+)
+from dfc_numba.learning.modulation import factors_on_the_way
 from dfc_numba.learning.phases import EXPECTED, ONE_SHOT, simulation_of
 from dfc_numba.learning.signals import update_options
 from dfc_numba.model.network import feedforward_state

@@ -10,9 +10,8 @@ With "-clipped", factors are clipped to [1, 2].
 
 import numpy as np
 
+from dfc_numba.learning.method import CHAIN
 from dfc_numba.relatives.grapes import factors_of, scaled_rows
-
-CHAIN, DIRECT = "chain", "direct"  # of `Method.error_path`
 
 
 def modulation_of(config):
@@ -29,16 +28,14 @@ def factors_on_the_way(network, config):
     return factors_of(network.weights, clip=clip) if propagates else None
 
 
-def modulated(layers, arrays, config, error_path):
-    """Return gradients, a list of arrays for each layer, modulated according to a configuration.
+def modulated(layers, arrays, modulation, error_path):
+    """Return modulated gradients, a list of arrays for each layer.
 
     Args:
         arrays: what they are the gradients of, without biases, in the same order: a layer's weights come first, and a unit's
             factor is read from its rows of all matrices of its layer.
+        modulation: as `modulation_of` returns it. error_path: that of the method.
     """
-    modulation = modulation_of(config)
-    if modulation is None:
-        return layers
     propagates, clip = modulation
     if not propagates:
         rows = [[a for a in layer if a.ndim == 2 and len(a) == len(layer[0])] for layer in arrays]
@@ -50,9 +47,9 @@ def modulated(layers, arrays, config, error_path):
 def _by_senders(layers, weights, clip):
     """Return the gradients of the layers 1 < l < L by the factors of the units in layer l - 1 and in layer l."""
     factors = factors_of(weights, of="senders", clip=clip)  # of the inputs of the layers 2, ..., L
-    modulated = list(layers)
+    result = list(layers)
     for i in range(1, len(layers) - 1):
         inputs, own = factors[i - 1], factors[i]
-        scale = [own[:, None] * inputs, own * inputs.mean()]
-        modulated[i] = [(g * s).astype(g.dtype, copy=False) for g, s in zip(layers[i], scale, strict=False)]
-    return modulated
+        (rows,) = scaled_rows(layers[i][:1], own)
+        result[i] = [rows * inputs, *scaled_rows(layers[i][1:], own * inputs.mean())]
+    return result

@@ -31,7 +31,7 @@ from dfc_numba.learning.descent import (
     per_layer,
 )
 from dfc_numba.learning.evaluation import Score, check_fit, count_correct, score
-from dfc_numba.learning.modulation import modulated
+from dfc_numba.learning.modulation import modulated, modulation_of
 from dfc_numba.learning.observers import check_observers, hears
 from dfc_numba.learning.phases import simulated_steps, solves_in_time, trains_feedback
 from dfc_numba.learning.schedule import Clock, plan_passes, shuffled_minibatches
@@ -325,9 +325,8 @@ class Trainer:
     def _learn(self, minibatch, count):
         """Measure (forward phase), compute the gradients and take the optimisers' steps; `count`: minibatches of the pass."""
         forward, frozen = minibatch.phase == "forward", self.config.training.freeze_forward
-        early = (
-            frozen or self.method.predict is None
-        )  # an own pass is measured later: gradients may have taken it
+        # a prediction by the method's own pass comes after the gradients, which may have computed it on the way
+        early = frozen or self.method.predict is None
         with sharing_passes(), judging_divergence():
             if forward:
                 minibatch = self._with_activity(minibatch)
@@ -389,8 +388,9 @@ class Trainer:
         if gradients.weights is not None:
             layers = forward_layers(gradients.weights, gradients.biases)
             layers = self._with_layer_parameters(layers, gradients.own)
-            arrays = self._with_layer_parameters([[w] for w in self.network.weights], self.parameters)
-            layers = modulated(layers, arrays, self.config, self.method.error_path)
+            if (modulation := modulation_of(self.config)) is not None:
+                arrays = self._with_layer_parameters([[w] for w in self.network.weights], self.parameters)
+                layers = modulated(layers, arrays, modulation, self.method.error_path)
             self._descend("forward", layers, minibatch)
         if gradients.feedback is not None:
             layers = feedback_layers(gradients.feedback, self.config.feedback.freeze_output)

@@ -21,13 +21,14 @@ def shared_pass(compute, kind, network, x):
     shared = _shared_passes.get()
     if shared is None:
         return compute()
-    key = kind, id(network), id(x)
-    if key not in shared:
-        shared[key] = compute(), network, x  # which keeps both from being replaced
-    return shared[key][0]
+    result = earlier_pass(kind, network, x)
+    if result is None:
+        result = compute()
+        shared[kind, id(network), id(x)] = result, network, x  # which keeps both from being replaced
+    return result
 
 
 def earlier_pass(kind, network, x):
     """Return what `shared_pass` returned for these before in `sharing_passes`, or None."""
-    found = (_shared_passes.get() or {}).get((kind, id(network), id(x)))
-    return None if found is None else found[0]
+    stored = (_shared_passes.get() or {}).get((kind, id(network), id(x)))
+    return None if stored is None else stored[0]

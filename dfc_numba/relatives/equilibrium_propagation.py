@@ -327,19 +327,19 @@ class Phases:
         """Return the `FreeState` that is given, or reached."""
         if self.given is not None:
             return self.given
-        steps, last_steps = self.relaxation.steps, self.relaxation.counts
+        steps, counts = self.relaxation.steps, self.relaxation.counts
         states, drives = self._views(self.state), self._views(self.drive)
-        settled = None if self.options.tolerance is None else last_steps <= steps
+        settled = None if self.options.tolerance is None else counts <= steps
         trajectory = self._trajectory(self.relaxation.records, steps)
-        if trajectory and settled is not None:
-            for sample, last in enumerate(
-                last_steps
-            ):  # stays where it has settled; others of its shard continue
+        if (
+            trajectory and settled is not None
+        ):  # a sample stays where it has settled; others of its shard continue
+            for sample, last in enumerate(counts):
                 for points, state in zip(trajectory, states, strict=True):
                     points[last:, sample] = state[sample]
         rates = states if self.options.form == "prototypical" else [rate_of(self.options, u) for u in states]
-        steps_done = np.minimum(last_steps, steps)
-        return FreeState(states, rates, drives, steps_done, settled, trajectory, self.relaxation.speeds)
+        done = np.minimum(counts, steps)
+        return FreeState(states, rates, drives, done, settled, trajectory, self.relaxation.speeds)
 
     def nudged_states(self):
         """Return the `NudgedState`s, one for each nudge."""

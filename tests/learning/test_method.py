@@ -35,6 +35,7 @@ def descend(network, minibatch, config, arrays=None):
         ({"feedback": descend}, "no phase that calls it"),
         ({"simulations": {"forward": "controller"}}, "simulates 'controller'.* has to be in `reads`"),
         ({"options": [dfc.Option("rate", 0.1), dfc.Option("rate", 0.2)]}, "each name once"),
+        ({"error_path": "upwards"}, "has error_path = 'upwards'; allowed are 'chain', 'direct' and None"),
     ],
 )
 def test_a_wrong_method_is_refused_when_it_is_registered(options, message):

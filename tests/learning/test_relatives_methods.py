@@ -297,14 +297,31 @@ def test_errors_straight_from_the_output_are_modulated_by_senders(method, clip):
     for form in ("none", "propagating"):
         options = Grapes(rule="dfa", form=form, clip=clip)
         found[form] = grapes_update(net, split.x, split.y, options, feedback=feedback)
-    for arrays in zip(modulated, plain, strict=True):
-        ours, before = ([array for i, array in enumerate(layers)] for layers in arrays)
+    for ours, before in zip(modulated, plain, strict=True):
         for i, (one, two) in enumerate(zip(ours, before, strict=True)):
             kind = "weights" if i % 2 == 0 else "biases"
             published, alone = (getattr(found[form], kind)[i // 2] for form in ("propagating", "none"))
             np.testing.assert_allclose(one * alone, two * published, rtol=1e-9, atol=1e-15)
         np.testing.assert_array_equal(ours[0], before[0])
         assert not np.allclose(ours[2], before[2], rtol=1e-2)
+
+
+def test_further_arrays_of_a_layer_are_modulated_like_its_biases():
+    from dfc_numba.learning.modulation import modulated
+
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape) for shape in ((5, 4), (6, 5), (3, 6))]
+    own = rng.normal(size=(6, 2))
+    layers = [
+        [weights[0], weights[0][:, 0]],
+        [weights[1], weights[1][:, 0], own],
+        [weights[2], weights[2][:, 0]],
+    ]
+    found = modulated(layers, [[w] for w in weights], (True, None), "direct")
+    assert [[g.shape for g in layer] for layer in found] == [[g.shape for g in layer] for layer in layers]
+    np.testing.assert_allclose(
+        found[1][2] / own, np.outer(found[1][1] / weights[1][:, 0], np.ones(2)), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
