@@ -32,7 +32,7 @@ from dfc_numba.kernels.emit import (
 )
 from dfc_numba.kernels.jit import JIT_DISABLED, jit_part, jit_uncounted
 from dfc_numba.kernels.numba_internals import get_or_insert_function
-from dfc_numba.kernels.rows import add, move
+from dfc_numba.kernels.rows import add, fill, move
 
 TILE_VECTORS = 2 if REGISTER_BYTES == 64 else (4 if MANY_REGISTERS else 3)
 TILE_ROWS = (8, 4, 1) if REGISTER_BYTES == 64 else (4, 1)
@@ -276,12 +276,16 @@ def mix(
     columns,
     add,
 ):
-    """Write out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements, a multiple of the panel width.
+    """Write out (+)= C x with a small matrix C (rows, inner) and rows x of `columns` elements.
 
     Args:
-        coefficients: C from `first` on, in rows of `first_stride`. add: whether to add to `out`.
+        coefficients: C from `first` on, in rows of `first_stride`. columns: what exceeds whole panels is taken for padding, and
+            zero in `out` (rows of samples end with as much padding, see `layout.row_stride`). add: whether to add to `out`.
     """
     width = _width(out)
+    rest = columns % width
+    for row in range(rows if rest > 0 and not add else 0):
+        fill(rest, out, out_start + row * out_stride + columns - rest, 0.0)
     for column in range(0, columns - width + 1, width):
         _panel_of_rows(
             rows_at(out, out_start + column, out_stride), rows_at(coefficients, first, first_stride),

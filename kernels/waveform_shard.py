@@ -32,7 +32,7 @@ from dfc_numba.kernels.control_space import (
 from dfc_numba.kernels.emit import at
 from dfc_numba.kernels.jit import jit, jit_part, jit_shared
 from dfc_numba.kernels.multiply import _width, multiply
-from dfc_numba.kernels.rows import fill
+from dfc_numba.kernels.rows import dot, fill
 from dfc_numba.kernels.waveform_products import NOT_AT_ALL, leave_results
 from dfc_numba.kernels.waveform_state import (
     NO_LADDER,
@@ -225,6 +225,26 @@ def _correction_size(layout, fine, state):
     return size
 
 
+@jit_part
+def _deviation(layout, fine, minibatch, state):
+    """Return how far rates are from the feedforward ones, relative to these, in the hidden layer where it is most; at most 1."""
+    samples, largest = minibatch.gap.shape[0], 0.0
+    rates = state.seen if state.seen.size > 0 else state.rate
+    for i in range(1, layout.sizes.size - 1):
+        n, stride, place = layout.sizes[i], layout.stride[i], nodes_start(layout, state, i)
+        size, change, time = 0.0, 0.0, 0.0
+        for s in range(state.count):
+            dense = layout.dense[i] * samples + (state.first + s) * n
+            size += dot(n, minibatch.r_ff, dense, minibatch.r_ff, dense)
+        for node in range(state.nodes):
+            weight = abs(fine.total[fine.vector[state.rung] + node])
+            row = place + node * state.count * stride
+            change += weight * dot(state.count * stride, rates, row, rates, row)
+            time += weight
+        largest = max(largest, np.sqrt(change / (time * size)) if change < time * size else 1.0)
+    return largest
+
+
 @jit
 def _solve(
     layout, parameters, dynamics, ladder, fine, task, minibatch, state, tolerance, correction, outcome, number
@@ -251,7 +271,11 @@ def _solve(
         if age == 0:
             outcome.first_step[number] = step
         outcome.sweeps[number], outcome.last_step[number] = age + 1, step
-        outcome.newton_error[number] = step if correction == NOT_AT_ALL else step * rate
+        if correction == NOT_AT_ALL:
+            rate = 1.0
+        elif step > 0.1 * tolerance:  # the correction enters the factors, not what they are multiplied with
+            rate = min(1.0, rate + _deviation(layout, fine, minibatch, state))
+        outcome.newton_error[number] = step * rate
         if age > 0:
             for s in range(state.count):
                 accelerate(
@@ -276,7 +300,7 @@ def _solve(
 @jit
 def solve_shard(
     layout, parameters, dynamics, backward, ladders, task, minibatch, results, outcome,
-    place, tolerances, correction, workspace,
+    place, tolerances, correction, workspace, rung,
 ):  # fmt: skip
     """Solve the feedback phase of a shard.
 
@@ -285,6 +309,7 @@ def solve_shard(
         place: the `ShardPlace`, its samples and where it leaves results. tolerances: `Tolerances`.
         correction: how the last correction enters the factors.
         workspace: memory as `workspace_parts` says.
+        rung: of the ladder; below zero for that with the fewest nodes by which the linear response is within `tolerances.time`.
     """
     first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
@@ -304,9 +329,10 @@ def solve_shard(
             outcome.start[first + s, k] = start[s, k]
         for j in range(size):
             outcome.matrices[first + s, j] = state.systems.matrices[s * size + j]
-    found = np.zeros(2)
-    rung = _choose_rung(layout, fine, minibatch, state, tolerances.time, found)
-    outcome.time_error[number], outcome.end_error[number] = found[0], found[1]
+    if rung < 0:
+        found = np.zeros(2)
+        rung = _choose_rung(layout, fine, minibatch, state, tolerances.time, found)
+        outcome.time_error[number], outcome.end_error[number] = found[0], found[1]
     if rung < 0:
         outcome.status[number] = NO_LADDER
         return

@@ -5,19 +5,20 @@ Each shard is solved by itself, with as many nodes, sweeps and products as its o
 
 from copy import copy
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 from dfc_numba.dynamics import phase as euler
 from dfc_numba.dynamics import wide_outputs
 from dfc_numba.dynamics.phase import Closeness
-from dfc_numba.dynamics.time_operators import time_operators
+from dfc_numba.dynamics.time_ladder import MOST_OUTPUTS, ladder
 from dfc_numba.kernels import phase_state as kernel
 from dfc_numba.kernels import units
 from dfc_numba.kernels import waveform_products as products
 from dfc_numba.kernels import waveform_state as state
-from dfc_numba.kernels.control_space import Ladder, most_nodes, padded, step_linear
+from dfc_numba.kernels.control_space import REFERENCES, most_nodes, padded, step_linear
 from dfc_numba.kernels.layout import dense_views, pack
 from dfc_numba.kernels.multiply import panel_width
 from dfc_numba.kernels.waveform_shard import solve_shard, sum_shard
@@ -27,79 +28,20 @@ from dfc_numba.model.products import shards_of
 from dfc_numba.support import memory, ranks, threads
 from dfc_numba.support.summation import TreeSum
 
-RUNGS = (5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
-MOST_OUTPUTS = 64
-MOST_UNKNOWNS = 900  # of a sample's system
 FEWEST_STEPS = 64  # below which stepping is as fast
 SAFETY = 0.15  # part of rtol that time, iterations and modes may take each
 # the error of the linear response, of the shard's mean and its largest sample, times this is the estimate for the update
 ERROR_FACTOR = {kernel.AVERAGE: 2.0, kernel.FINAL: 4.0}
 # the same for wide outputs, whose nodes are judged by what layer L-1 receives, extrapolated from two numbers of nodes
 WIDE_TIME_FACTOR = 10.0
+# size of the first correction, relative to the control signal and the tolerance, up to which the linear response tells how many
+# nodes do: the part of the update that is not linear errs by up to a tenth of itself where the linear part is right
+NEARLY_LINEAR = 10.0
 ATTEMPTS = 3  # the first, one with smaller tolerances, one with shards stepped by Euler
 EXTRAPOLATED = (2, 4)  # parts of dt that the continuous limit is extrapolated from where it is stepped
 FINER = 0.03  # part of rtol with which samples in doubt are solved again
 END_SAFETY = 5.0  # times the expected error of the state at T that a flag has to be away from its threshold
 STEPPED = -1  # status of a shard that was not tried
-
-
-@lru_cache(maxsize=64)
-def ladder(controller, depth, outputs, dtype, final=False):
-    """Return the time operators of a controller for a network of `depth` layers, for all numbers of nodes, as kernels take them.
-
-    Args:
-        final: whether the state at T matters, rather than the sum over time.
-    """
-    if outputs > MOST_OUTPUTS:
-        rungs = wide_outputs.rungs_of(controller)
-    else:
-        rungs = [m for m in RUNGS if m * outputs <= MOST_UNKNOWNS]
-        if controller.limit == "published":
-            rungs = [m for m in rungs if m <= controller.steps]
-    operators = [time_operators(controller, m) for m in rungs]
-    m = np.array(rungs, np.int64)
-
-    def ends(lengths):
-        return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-
-    def flat(arrays):
-        return np.concatenate([np.ravel(a) for a in arrays]).astype(dtype)
-
-    response, response_start = zip(*(_responses(o, depth) for o in operators), strict=True)
-    readout = [np.eye(len(o.total))[-1] if final else o.total for o in operators]
-    return Ladder(
-        nodes=m,
-        square=ends(m * m),
-        vector=ends(m),
-        response=flat(r.transpose(2, 1, 0) for r in response),
-        response_start=flat(response_start),
-        average=flat(w @ r for w, r in zip(readout, response, strict=True)),
-        average_start=flat(r @ w for w, r in zip(readout, response_start, strict=True)),
-        soma=flat(o.soma for o in operators),
-        basal=flat(o.basal for o in operators),
-        control=flat(o.control for o in operators),
-        control_start=flat(o.control_start for o in operators),
-        last_control=flat(o.last_control for o in operators),
-        last_control_start=flat([o.last_control_start] for o in operators),
-        total=flat(o.total for o in operators),
-        root=flat(_root(o.products) for o in operators),
-        delayed=not controller.transmission_is_instant and controller.limit == "published",
-    )
-
-
-def _responses(operators, depth):
-    """Return A_k (L, m, m) and a_k (L, m): the filtered control signal, k layers on."""
-    matrices, vectors = [operators.control], [operators.control_start]
-    for _ in range(depth - 1):
-        matrices.append(operators.soma @ matrices[-1])
-        vectors.append(operators.soma @ vectors[-1])
-    return np.stack(matrices), np.stack(vectors)
-
-
-def _root(products):
-    """Return R with R^T R = products, which rounding may leave with eigenvalues below zero."""
-    values, vectors = np.linalg.eigh(products)
-    return np.sqrt(np.maximum(values, 0.0))[:, np.newaxis] * vectors.T
 
 
 def _backward(phase):
@@ -159,6 +101,7 @@ class _Solver:
         self.reduced = wide_outputs.reduce(phase, final) if wide else None
         self.time_factor = WIDE_TIME_FACTOR if wide else 1.0
         self.backward = None if wide else _backward(phase)
+        self.everybody = phase.minibatch._replace(active=np.ones(phase.count, np.bool_))
         self.pieces = shards_of(network, phase.count)
         self.solved = {}  # outcomes by tolerance, from which a solver `without` some samples sums again; not with wide outputs
         self.correction = (
@@ -190,18 +133,19 @@ class _Solver:
             shard = buffers.results(results, buffer)
             if number in stepped:
                 outcome.status[number] = STEPPED
-            elif before is not None:
-                self._copy(before, outcome, number)
-                if outcome.status[number] == state.SOLVED:
+            elif self.reduced is None:
+                fresh = before is None
+                if fresh:
+                    self._solve_shard(shard, outcome, place, tolerances, workspaces.array())
+                else:
+                    self._copy(before, outcome, number)
+                everybody = phase.minibatch.active[first : first + count].all()
+                if outcome.status[number] == state.SOLVED and not (fresh and everybody):
+                    buffer.fill(0)
                     sum_shard(
                         phase.places, phase.parameters, phase.dynamics, self.ladders, task, phase.minibatch,
                         shard, outcome, place, tolerances, self.correction, workspaces.array(),
                     )  # fmt: skip
-            elif self.reduced is None:
-                solve_shard(
-                    phase.places, phase.parameters, phase.dynamics, self.backward, self.ladders, task, phase.minibatch,
-                    shard, outcome, place, tolerances, self.correction, workspaces.array(),
-                )  # fmt: skip
             else:
                 solve_wide_shard(
                     phase.places, phase.parameters, phase.dynamics, self.reduced, self.ladders, task, phase.minibatch,
@@ -209,7 +153,7 @@ class _Solver:
                 )  # fmt: skip
             if outcome.status[number] == state.SOLVED:
                 chosen = slice(first, first + count)
-                outcome.update_size[number] = self._update_size(results, chosen)
+                outcome.update_size[number] = self._update_size(self._factors(results, place), place)
                 if task.readout == kernel.AVERAGE:
                     euler.add_feedforward_part(phase, shard, chosen)
             total.put(number, buffer)
@@ -231,6 +175,41 @@ class _Solver:
         if step and len(chosen):
             _add(sums, _stepped(self.whole.of_samples(chosen), self.asked), chosen)
         return sums, outcome
+
+    def _solve_shard(self, results, outcome, place, tolerances, workspace):
+        """Solve a shard; one that is far from linear with more and more nodes, until they change its update no longer.
+
+        How it is solved depends on all of its samples, whether they are active or not.
+        """
+        phase, number, rung, before = self.phase, place.number, -1, None
+        while True:
+            solve_shard(
+                phase.places, phase.parameters, phase.dynamics, self.backward, self.ladders, self.task, self.everybody,
+                results, outcome, place, tolerances, self.correction, workspace, rung,
+            )  # fmt: skip
+            solved = outcome.status[number] == state.SOLVED
+            if not solved or outcome.first_step[number] <= NEARLY_LINEAR * tolerances.time:
+                return
+            sums = self._factors(results, place), results.outer[place.buffer].copy()
+            if before is not None:
+                outcome.time_error[number] = self._change(before, sums, place)
+                if outcome.time_error[number] < tolerances.time:
+                    return
+            before = [factor.copy() for factor in sums[0]], sums[1]
+            results.outer[place.buffer] = 0.0
+            rung = int(np.searchsorted(self.fine.nodes, outcome.nodes[number])) + REFERENCES
+            if self.fine.nodes[min(rung, len(self.fine.nodes) - 1)] > self._most_nodes:
+                outcome.status[number] = state.SLOW
+                return
+
+    def _change(self, before, after, place):
+        """Return by how much two solutions of a shard differ, relative to each layer's update, at most."""
+        sizes = np.maximum(self._update_size(after[0], place), np.finfo(np.float64).tiny)
+        changes = self._update_size([b - a for a, b in zip(before[0], after[0], strict=True)], place)
+        if self.task.readout == kernel.AVERAGE:
+            starts, outer = self.phase.places.outer_shard, after[1] - before[1]
+            changes += [np.linalg.norm(outer[a:b].astype(np.float64)) for a, b in pairwise(starts[1:])]
+        return np.max(changes / sizes)
 
     def _copy(self, source, target, number):
         """Copy what an outcome says of a shard, and of its samples."""
@@ -286,14 +265,18 @@ class _Solver:
             correction=np.zeros((self.phase.count, unknowns * few)),
         )
 
-    def _update_size(self, results, chosen):
-        """Return (L,) norms of what a shard adds to the update: errors of samples may add up where their updates cancel."""
+    def _factors(self, results, place):
+        """Return for each layer (samples, n_i) the sums over time of the factors of a shard's samples."""
         factors = dense_views(results.factor, self.phase.count, self.phase.network.sizes)
-        sizes = []
-        for factor, rates in zip(factors, self.phase.presynaptic_factors, strict=True):
-            post, pre = factor[chosen], rates[chosen]
+        return [factor[place.first : place.first + place.count] for factor in factors]
+
+    def _update_size(self, factors, place):
+        """Return (L,) norms of what a shard adds to the update: errors of samples may add up where their updates cancel."""
+        sizes = np.zeros(len(factors))
+        for k, (post, rates) in enumerate(zip(factors, self.phase.presynaptic_factors, strict=True)):
+            pre = rates[place.first : place.first + place.count]
             gram = (post @ post.T) * (pre @ pre.T)
-            sizes.append(np.sqrt(max(gram.sum(), np.trace(gram))))
+            sizes[k] = np.sqrt(max(gram.sum(), np.trace(gram)))
         return sizes
 
     def errors(self, outcome):

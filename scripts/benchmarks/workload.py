@@ -14,7 +14,8 @@ import numpy as np
 import dfc_numba as dfc
 from dfc_numba.configuration.config_file import load_config
 from dfc_numba.dynamics.phase import prepare
-from dfc_numba.dynamics.waveform import RUNGS, solve_course
+from dfc_numba.dynamics.time_ladder import RUNGS
+from dfc_numba.dynamics.waveform import solve_course
 from dfc_numba.kernels.control_space import REFERENCES
 from dfc_numba.model.products import shards_of
 

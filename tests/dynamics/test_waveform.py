@@ -70,6 +70,24 @@ def test_every_rule_of_plasticity_has_its_update_within_rtol(rule, readout):
         assert problems.relative_deviation(ours, theirs) < 2e-3
 
 
+@pytest.mark.parametrize(("scale", "seed", "rtol"), [
+    (0.5, 1, 1e-3), (0.5, 3, 1e-4), (1.0, 1, 1e-3), (1.0, 3, 1e-2), (1.0, 3, 1e-4),
+    (2.0, 1, 1e-4), (2.0, 3, 1e-3), (3.0, 2, 1e-4),
+])  # fmt: skip
+def test_the_expected_error_holds_far_from_linear(scale, seed, rtol):
+    """Large targets: rates change as much as they are, so that products with the correction and the response in time matter."""
+    net, rng = dfc.Network.create([15, 20, 20, 4], seed=seed), np.random.default_rng(seed)
+    for w in net.weights:
+        w *= scale
+    x = rng.standard_normal((16, 15))
+    net.set_feedback("jacobian_transpose", rng.standard_normal((200, 15)))
+    target = 2.0 * np.eye(4)[rng.integers(0, 4, 16)] - 0.5
+    controller = dfc.Controller(dt=0.001, steps=499, alpha=0.0013, k_p=0.1, tau_v=0.0074)
+    update, reference = within_rtol(net, x, target, controller, rtol=rtol)
+    assert not update.fallback.any()
+    assert (errors(update, reference) <= update.estimated_error.max()).all()
+
+
 def test_update_agrees_with_the_literal_recurrence_of_the_oracle():
     net = network()
     x, target, controller = problem(net)
