@@ -9,8 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import invoked
 
 import dfc_numba as dfc
+from dfc_numba.configuration.config_file import load_config
+from dfc_numba.learning.baselines import backpropagation
+from dfc_numba.runs.experiment import load_data
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "experiments"
 slow = pytest.mark.slow
@@ -127,6 +131,27 @@ def test_mnist_alignment_draws_and_writes(script, tmp_path, mnist_dir):
 
 
 # --- what they compute by themselves ---------------------------------------------------------------------------------
+
+
+def test_direction_over_a_whole_set(script, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    settings = ["--set", "training.method=dfc-ss-newton", "--set", "data.options.train_size=60"]
+    assert invoked("train", "digits", "--epochs", "1", "--out", run, *settings).exit_code == 0
+    module = script("whole_set_direction")
+    assert module.main([str(run), "--feedback", "jacobian_transpose"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    last = [line.split() for line in lines[-5:]]
+    assert [row[0] for row in last] == ["layer", "1", "2", "3", "all"]
+    assert lines[-6].startswith("60 samples") and all(0.0 < float(row[1]) <= 1.0 for row in last[1:])
+    config, _ = load_config(run / "config.toml", [])
+    network, data = dfc.Network.load(run / "weights_last.h5").copy(dtype="float64"), load_data(config).train
+    whole = module.directions(network, data.x, data.y, config)
+    monkeypatch.setattr(module, "SAMPLES_AT_A_TIME", 7)
+    for ours, theirs in zip(whole, module.directions(network, data.x, data.y, config), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert np.linalg.norm(a - b) < 1e-9 * np.linalg.norm(a)
+    exact = backpropagation(network, data.x, np.eye(10)[data.y], loss="cross_entropy").weights
+    assert all(np.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(whole[1], exact, strict=True))
 
 
 def test_settling_time_and_overshoot(script):
