@@ -300,16 +300,16 @@ def _solve(
 @jit
 def solve_shard(
     layout, parameters, dynamics, backward, ladders, task, minibatch, results, outcome,
-    place, tolerances, correction, workspace, rung,
+    place, tolerances, correction, workspace,
 ):  # fmt: skip
     """Solve the feedback phase of a shard.
 
     Args:
         ladders: time operators, `Ladders`.
+        outcome: its `nodes` of the shard say how many to take; 0: as few as keep the linear response within `tolerances.time`.
         place: the `ShardPlace`, its samples and where it leaves results. tolerances: `Tolerances`.
         correction: how the last correction enters the factors.
         workspace: memory as `workspace_parts` says.
-        rung: of the ladder; below zero for that with the fewest nodes by which the linear response is within `tolerances.time`.
     """
     first, count, number, ladder, fine = place.first, place.count, place.number, ladders.own, ladders.fine
     width, depth, outputs = _width(workspace), layout.sizes.size - 1, layout.sizes[-1]
@@ -329,7 +329,9 @@ def solve_shard(
             outcome.start[first + s, k] = start[s, k]
         for j in range(size):
             outcome.matrices[first + s, j] = state.systems.matrices[s * size + j]
-    if rung < 0:
+    if outcome.nodes[number] > 0:
+        rung = np.searchsorted(fine.nodes, outcome.nodes[number])
+    else:
         found = np.zeros(2)
         rung = _choose_rung(layout, fine, minibatch, state, tolerances.time, found)
         outcome.time_error[number], outcome.end_error[number] = found[0], found[1]

@@ -181,11 +181,11 @@ class _Solver:
 
         How it is solved depends on all of its samples, whether they are active or not.
         """
-        phase, number, rung, before = self.phase, place.number, -1, None
+        phase, number, nodes, before = self.phase, place.number, self.fine.nodes, None
         while True:
             solve_shard(
                 phase.places, phase.parameters, phase.dynamics, self.backward, self.ladders, self.task, self.everybody,
-                results, outcome, place, tolerances, self.correction, workspace, rung,
+                results, outcome, place, tolerances, self.correction, workspace,
             )  # fmt: skip
             solved = outcome.status[number] == state.SOLVED
             if not solved or outcome.first_step[number] <= NEARLY_LINEAR * tolerances.time:
@@ -197,10 +197,11 @@ class _Solver:
                     return
             before = [factor.copy() for factor in sums[0]], sums[1]
             results.outer[place.buffer] = 0.0
-            rung = int(np.searchsorted(self.fine.nodes, outcome.nodes[number])) + REFERENCES
-            if self.fine.nodes[min(rung, len(self.fine.nodes) - 1)] > self._most_nodes:
+            more = nodes[np.searchsorted(nodes, outcome.nodes[number]) + REFERENCES]
+            if more > self._most_nodes:
                 outcome.status[number] = state.SLOW
                 return
+            outcome.nodes[number] = more
 
     def _change(self, before, after, place):
         """Return by how much two solutions of a shard differ, relative to each layer's update, at most."""

@@ -20,6 +20,7 @@ from dfc_numba.model.activations import addresses, phi, phi_prime
 from dfc_numba.model.initialization import initial_matrix
 from dfc_numba.model.network import Network, exact_forward
 from dfc_numba.model.noise_key import as_key, given_draws
+from dfc_numba.model.products import row_products
 from dfc_numba.registry import ACTIVATIONS
 from dfc_numba.relatives.finiteness import Flagged
 from dfc_numba.support import memory, threads
@@ -285,7 +286,7 @@ class _Passes:
             return rates, voltages, returned[-1]
         upper = sources(self.mappings, voltage, self.options, i)[0]
         if self.differs:
-            returned = (upper - self.base[i]) @ np.asarray(self.mappings.weights[i], upper.dtype).T
+            returned = row_products(upper - self.base[i], np.asarray(self.mappings.weights[i], upper.dtype))
             returned += self.rates[i]
             return upper, None, returned
         raised = mapped_voltage(self.mappings, i, upper)
@@ -342,7 +343,7 @@ def sources(mappings, voltage, options, begin=0):
 
 def mapped_voltage(mappings, i, source):
     """Return Q_i source + d_i, in the precision of the source."""
-    out = source @ np.asarray(mappings.weights[i], source.dtype).T
+    out = row_products(source, np.asarray(mappings.weights[i], source.dtype))
     return out if mappings.biases is None else out + np.asarray(mappings.biases[i], source.dtype)
 
 
